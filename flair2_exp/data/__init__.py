@@ -1,0 +1,1 @@
+"""The data set: finding, reading, preparing, augmenting, checking and downloading it."""

@@ -1,0 +1,41 @@
+"""The mistakes a user can make, each told in one or two lines and without a traceback.
+
+Everything that a user can get wrong (an override, a combination, a path, a damaged file) raises a
+subclass of `FlairError` whose message names the offending value, what was expected and the fix.
+The entry point prints the message and exits with status 1. Anything else is a bug and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+
+class FlairError(Exception):
+    """A mistake that the user can mend; the message says how."""
+
+
+class ConfigError(FlairError):
+    """A config value, or a combination of values, that no experiment can run with."""
+
+
+class DataError(FlairError):
+    """A data set that is missing, incomplete, inconsistent or not the expected one."""
+
+
+class DamagedPatchError(DataError):
+    """A file of one patch or one area that cannot be read as what it should be."""
+
+
+class ModelError(FlairError):
+    """A model that cannot be built as asked for."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint that is missing, unsafe to load or of another model."""
+
+
+class DeviceError(FlairError):
+    """A device or a precision that this machine lacks."""
+
+
+class TrackingError(FlairError):
+    """A tracking store that does not answer or cannot be written."""

@@ -1,0 +1,1 @@
+"""The networks: U-Net, U-TAE and their fusion, U-T&T."""

@@ -1,0 +1,1 @@
+"""From many runs to an answer: leaderboard, statistics, figures."""

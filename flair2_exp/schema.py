@@ -1,0 +1,339 @@
+"""The typed config: every option of an experiment, its type, its bounds, and the rules across groups.
+
+The dataclasses are registered in Hydra's ConfigStore, so that a misspelt key or a value of the wrong
+type is refused when the config is composed. What a type cannot say (one of these words, not below
+this number) stands in the field's metadata and is checked by `validate`, together with the rules
+that hold across groups. Values and rules only: nothing here imports another module of the package
+but its errors, and nothing heavy.
+
+A class is one node of the config; the group files of `conf/` set its values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from omegaconf import II, MISSING
+
+from flair2_exp.errors import ConfigError
+
+
+def _choice(default: str, *words: str) -> Any:
+    """A field that holds one of `words`."""
+    return field(default=default, metadata={"choices": words})
+
+
+def _number(default: Any, minimum: float = -math.inf, maximum: float = math.inf) -> Any:
+    """A field that holds a number (or a list of numbers) within bounds, both included."""
+    bounds = {"minimum": minimum, "maximum": maximum}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=bounds)
+    return field(default=default, metadata=bounds)
+
+
+def _list(*values: Any) -> Any:
+    return field(default_factory=lambda: list(values))
+
+
+@dataclass
+class DataConfig:
+    """Which modalities and classes an experiment reads, and in what batches."""
+
+    name: str = MISSING
+    satellite: bool = True
+    """Whether the satellite series may be read; the aerial patch always may."""
+    bands: list[str] = field(
+        default_factory=lambda: ["red", "green", "blue", "nir", "elevation"],
+        metadata={"choices": ("red", "green", "blue", "nir", "elevation")},
+    )
+    """Aerial bands, in the order in which the network sees them."""
+    classes: int = field(default=13, metadata={"choices": (13, 19)})
+    batch_size: int = _number(10, 1)
+    eval_batch_size: int = _number(10, 1)
+    workers: int = _number(2, 0)
+    """Processes that read, per device."""
+
+
+@dataclass
+class SampleConfig:
+    """How the synthetic data set is made; used by `dataset=sample` alone."""
+
+    seed: int = _number(0, 0)
+    patch_size: int = _number(128, 32, 1024)
+    """Pixels; a patch always covers 102.4 m, so 128 is 0.8 m a pixel and 512 is 0.2 m."""
+    domains: int = _number(8, 6, 40)
+    areas_per_domain: int = _number(2, 1, 20)
+    patches_per_area: int = _number(9, 1, 100)
+
+
+@dataclass
+class DatasetConfig:
+    """Where a data set's files are."""
+
+    name: str = MISSING
+    root: str | None = None
+    """The folder that holds the released tree; each part below may stand elsewhere."""
+    aerial_train: str | None = None
+    aerial_test: str | None = None
+    labels_train: str | None = None
+    labels_test: str | None = None
+    satellite_train: str | None = None
+    satellite_test: str | None = None
+    centroids: str | None = None
+    aerial_metadata: str | None = None
+    sample: SampleConfig | None = None
+    store: str | None = None
+    """A prepared store (`scripts/prepare.py`) to read from instead of the files."""
+    on_damaged: str = _choice("stop", "stop", "skip")
+
+
+@dataclass
+class SplitConfig:
+    """Which patches train, validate and test."""
+
+    name: str = _choice(MISSING, "official", "reference", "file")
+    file: str | None = None
+    """For `split=file`: YAML with lists `train`, `validation`, `test` of domains or patch ids."""
+    train_fraction: float = _number(0.8, 0.05, 0.95)
+    """For `split=reference`: the share of the train/val domains that trains."""
+    seed: int = _number(2022, 0)
+
+
+@dataclass
+class S2PreprocConfig:
+    """Preprocessing of the satellite series (FLAIR #2 baseline, cloud filter and monthly means)."""
+
+    name: str = MISSING
+    cloud_filter: bool = MISSING
+    monthly: bool = MISSING
+    size: int = _number(40, 16, 112)
+    """Pixels (10 m) on a side of the super-patch; a multiple of 8."""
+    threshold: int = _number(60, 0, 100)
+    """Probability (per cent) from which a pixel counts as snow or cloud."""
+    max_cover: float = _number(0.5, 0.0, 2.0)
+    """Share of covered pixels from which an acquisition is dropped."""
+    cover: str = _choice("union", "union", "sum")
+    on_empty: str = _choice("clearest", "clearest", "error")
+    scale: str = _choice("reflectance", "reflectance", "reference")
+    days: str = _choice("day_of_year", "day_of_year", "reference")
+    """How 29 February is read: by day of year, or as 28 February."""
+
+
+@dataclass
+class AugConfig:
+    """Augmentation of the training patches."""
+
+    name: str = MISSING
+    geometry: str = _choice("none", "none", "flips", "d4")
+    probability: float = _number(0.5, 0.0, 1.0)
+    """Of each flip and of the quarter turn, for `geometry: flips`."""
+    satellite: bool = True
+    """Whether series and satellite target follow the aerial patch."""
+    brightness: float = _number(0.0, 0.0, 1.0)
+    contrast: float = _number(0.0, 0.0, 1.0)
+    gamma: float = _number(0.0, 0.0, 1.0)
+    noise: float = _number(0.0, 0.0, 0.5)
+    zoom: float = _number(0.0, 0.0, 0.5)
+    """Largest relative enlargement about the patch's centre."""
+    drop_dates: float = _number(0.0, 0.0, 0.9)
+    """Share of a series' acquisitions left out at random."""
+
+
+@dataclass
+class MetadataConfig:
+    """The aerial patch's metadata (place, date, camera) as a further input."""
+
+    name: str = MISSING
+    enabled: bool = MISSING
+    month: str = _choice("cyclic", "cyclic", "reference")
+    fusion: str = _choice("channels", "channels", "rows")
+
+
+@dataclass
+class ModelConfig:
+    """The network; `utae` and `fusion` hold the satellite branch and the way it joins."""
+
+    name: str = _choice(MISSING, "unet", "utae", "utt")
+    encoder: str = "resnet34"
+    encoder_weights: str | None = "imagenet"
+    """`imagenet`, null, or a local file of weights."""
+    decoder_channels: list[int] = _number([256, 128, 64, 32, 16], 1)
+    weights: str | None = None
+    """A released baseline checkpoint, or weights saved by this package, to start from."""
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass
+class UTAEConfig:
+    """U-TAE, the satellite branch (Garnot and Landrieu, 2021)."""
+
+    encoder_widths: list[int] = _number([64, 64, 128, 128], 4)
+    decoder_widths: list[int] = _number([64, 64, 128, 128], 4)
+    heads: int = _number(16, 1)
+    d_model: int = _number(256, 4)
+    d_k: int = _number(4, 1)
+    aggregation: str = _choice("att_group", "att_group", "att_mean", "mean")
+    head_widths: list[int] = _number([32], 1)
+    """Widths of the output block between the last map and the classes."""
+    normalise_padding: bool = False
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+@dataclass
+class FusionConfig:
+    """How the satellite map joins the aerial encoder's features (U-T&T)."""
+
+    collapsed: str = _choice("each_sample", "each_sample", "first_sample")
+    dropout: str = _choice("each_sample", "each_sample", "always_batch")
+    dropout_rate: float = _number(0.0, 0.0, 1.0)
+    """Probability of leaving the satellite features out (modality dropout)."""
+    mlp_dropout: float = _number(0.3, 0.0, 0.9)
+
+
+@dataclass
+class LossConfig:
+    """The loss of both heads."""
+
+    name: str = _choice(MISSING, "cross_entropy", "focal", "dice_cross_entropy")
+    aerial: float = _number(1.0, 0.0)
+    satellite: float = _number(1.0, 0.0)
+    class_weights: dict[str, float] = field(default_factory=lambda: {"other": 0.0})
+    """Weight by class name; a class not named weighs 1."""
+    satellite_class_weights: str = _choice("as_aerial", "as_aerial", "reference")
+    label_smoothing: float = _number(0.0, 0.0, 0.5)
+    gamma: float = _number(2.0, 0.0, 10.0)
+    """Focusing exponent of the focal loss."""
+
+
+@dataclass
+class MetricConfig:
+    """The score."""
+
+    other_pixels: str = _choice("drop", "drop", "keep")
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer: any class of `torch.optim`."""
+
+    _target_: str = MISSING
+    """Its dotted path, as `torch.optim.AdamW`."""
+    lr: float = _number(MISSING, 0.0)
+    weight_decay: float = _number(0.0, 0.0)
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments."""
+
+
+@dataclass
+class SchedulerConfig:
+    """The learning rate's course over the epochs."""
+
+    name: str = _choice(MISSING, "none", "cosine", "plateau")
+    warmup_epochs: int = _number(0, 0)
+    final_factor: float = _number(0.01, 0.0, 1.0)
+    """Cosine: the last learning rate over the first."""
+    factor: float = _number(0.5, 0.01, 0.99)
+    """Plateau: what the learning rate is multiplied with."""
+    patience: int = _number(10, 0)
+    """Plateau: epochs without a better validation loss before that."""
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how long to train."""
+
+    accelerator: str = _choice("auto", "auto", "cpu", "gpu", "cuda", "mps")
+    devices: int = _number(1, -1)
+    num_nodes: int = _number(1, 1)
+    strategy: str = "auto"
+    precision: str = _choice("32-true", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
+    max_epochs: int = _number(100, 1)
+    accumulate_grad_batches: int = _number(1, 1)
+    gradient_clip_val: float = _number(0.0, 0.0)
+    """Largest norm of the gradients; 0 leaves them alone."""
+    deterministic: bool = True
+    limit_train_batches: int | None = None
+    limit_val_batches: int | None = None
+    limit_test_batches: int | None = None
+    log_every_n_steps: int = _number(50, 1)
+    threads: int | None = None
+    """Processor threads of torch; null leaves torch's choice."""
+
+
+@dataclass
+class CallbacksConfig:
+    """Checkpoints, early stopping, progress."""
+
+    name: str = MISSING
+    monitor: str = "val/loss"
+    mode: str = _choice("min", "min", "max")
+    patience: int = _number(30, 0)
+    """Epochs without a better `monitor` before training stops; 0: never."""
+    progress: str = _choice("auto", "auto", "always", "never")
+    """`auto`: bars on a terminal, one line an epoch elsewhere."""
+    panel_patches: int = _number(6, 0, 64)
+    """Test patches in the panel of images, truths and predictions."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where MLflow keeps the runs."""
+
+    name: str = MISSING
+    enabled: bool = MISSING
+    uri: str | None = None
+    experiment: str = "flair2"
+    run_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    timeout: float = _number(8.0, 0.1, 600)
+    """Seconds that a server may take to answer before the run is refused."""
+
+
+@dataclass
+class PathsConfig:
+    """Where results go."""
+
+    root: str = MISSING
+    data: str = MISSING
+    output: str = MISSING
+    mlflow: str = MISSING
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    s2_preproc: S2PreprocConfig = field(default_factory=S2PreprocConfig)
+    aug: AugConfig = field(default_factory=AugConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    utae: UTAEConfig = field(default_factory=UTAEConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    metric: MetricConfig = field(default_factory=MetricConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    compat: str = _choice(MISSING, "corrected", "reference")
+    name: str = "experiment"
+    """What the run is called: in its folder, in MLflow, in tables."""
+    seed: int = _number(1, 0, 2**32 - 1)
+    train: bool = True
+    test: bool = True
+    checkpoint: str | None = None
+    """A checkpoint of this package: training goes on from it, or it is tested (`train=false`)."""
+    objective: Any = "val/miou"
+    """The metric (or list of metrics) that the run returns to a sweeper."""

@@ -1,0 +1,1 @@
+"""Many runs: ablations, resume, and the Optuna sweeper."""

@@ -1,0 +1,1 @@
+"""The MLflow run: identity, provenance, figures, parent and child."""
