@@ -1,0 +1,1 @@
+"""Benchmarks: what the code costs against figures that it must reach (`scripts/benchmark.py`)."""
