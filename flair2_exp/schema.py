@@ -16,11 +16,15 @@ import difflib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from omegaconf import II, MISSING
+from omegaconf import MISSING
 
 from flair2_exp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def _choice(default: str, *words: str) -> Any:
@@ -337,3 +341,267 @@ class Config:
     """A checkpoint of this package: training goes on from it, or it is tested (`train=false`)."""
     objective: Any = "val/miou"
     """The metric (or list of metrics) that the run returns to a sweeper."""
+
+
+# --- what types cannot say ----------------------------------------------------------------------
+
+SATELLITE_MODELS: Final = ("utae", "utt")
+"""Models that read the satellite series."""
+
+AERIAL_MODELS: Final = ("unet", "utt")
+"""Models that read the aerial patch."""
+
+RUNTIME_OBJECTIVES: Final = ("inference/seconds_per_patch", "train/seconds", "model/parameters")
+"""What a run measures besides its losses and scores, and a sweeper may minimise."""
+
+
+def reads_satellite(config: Config) -> bool:
+    """Whether the experiment reads satellite series: what no model needs is not read."""
+    return config.data.satellite and config.model.name in SATELLITE_MODELS
+
+
+def reads_aerial(config: Config) -> bool:
+    """Whether the experiment reads aerial images."""
+    return config.model.name in AERIAL_MODELS
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """A hint such as `did you mean a, b?`, or the whole list where nothing is near."""
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are {', '.join(sorted(words))}."
+
+
+def option_names(node: type = Config, prefix: str = "") -> Iterator[str]:
+    """Dotted names of every option of the schema, nodes left out."""
+    for item in dataclasses.fields(node):
+        kind = _node_types(node).get(item.name)
+        if kind is not None:
+            yield from option_names(kind, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}"
+
+
+def _node_types(node: type) -> dict[str, type]:
+    """The fields of a node that are nodes themselves, with their classes."""
+    found: dict[str, type] = {}
+    for item in dataclasses.fields(node):
+        name = str(item.type).removesuffix(" | None")
+        kind = globals().get(name)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            found[item.name] = kind
+    return found
+
+
+def typed(config: DictConfig) -> Config:
+    """The composed config as checked dataclasses, every interpolation resolved.
+
+    Raises:
+        ConfigError: A value is missing, out of bounds, or in conflict with another.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
+
+    try:
+        result = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"a value is missing: {str(error).splitlines()[0]}") from error
+    if not isinstance(result, Config):
+        raise TypeError(f"expected a config composed on the schema, got {type(result).__name__}")
+    validate(result)
+    return result
+
+
+def validate(config: Config) -> None:
+    """Check every value's bounds and the rules across groups.
+
+    Raises:
+        ConfigError: The first thing wrong: the value, what was expected, the fix.
+    """
+    _check_bounds(config, "")
+    for rule in _RULES:
+        rule(config)
+
+
+def _check_bounds(node: Any, prefix: str) -> None:
+    for item in dataclasses.fields(node):
+        name, value = f"{prefix}{item.name}", getattr(node, item.name)
+        if dataclasses.is_dataclass(value):
+            _check_bounds(value, f"{name}.")
+            continue
+        if value is None:
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            _check_value(name, each, item.metadata)
+
+
+def _check_value(name: str, value: Any, metadata: Any) -> None:
+    choices = metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise ConfigError(
+            f"{name}={value}: expected one of {', '.join(map(str, choices))}."
+        )
+    if "minimum" in metadata:
+        low, high = metadata["minimum"], metadata["maximum"]
+        if not low <= value <= high:  # NaN fails this as well
+            bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+            raise ConfigError(f"{name}={value}: expected {bounds}.")
+
+
+def _model_has_its_modalities(config: Config) -> None:
+    if config.model.name in SATELLITE_MODELS and not config.data.satellite:
+        raise ConfigError(
+            f"model={config.model.name} needs the satellite series, which data={config.data.name} "
+            "does not read: use data=aerial_s2, or model=unet."
+        )
+
+
+def _super_patch_fits_utae(config: Config) -> None:
+    if config.s2_preproc.size % 8:
+        size = config.s2_preproc.size
+        lower = max(16, size // 8 * 8)
+        raise ConfigError(
+            f"s2_preproc.size={size}: U-TAE halves the super-patch three times, so it must be a "
+            f"multiple of 8 from 16 to 112; use {lower} or {min(112, lower + 8)}."
+        )
+
+
+def _heads_divide_widths(config: Config) -> None:
+    if config.model.name not in SATELLITE_MODELS:
+        return
+    utae = config.utae
+    widths = {
+        "utae.d_model": utae.d_model,
+        "the last of utae.encoder_widths": utae.encoder_widths[-1] if utae.encoder_widths else 0,
+        "the last of utae.decoder_widths": utae.decoder_widths[-1] if utae.decoder_widths else 0,
+    }
+    for name, width in widths.items():
+        if width == 0 or width % utae.heads:
+            raise ConfigError(
+                f"utae.heads={utae.heads} does not divide {name} ({width}): every head takes an "
+                "equal share of the channels."
+            )
+    if len(utae.encoder_widths) != 4 or len(utae.decoder_widths) != 4:
+        raise ConfigError(
+            "utae.encoder_widths and utae.decoder_widths hold four widths each, full resolution "
+            f"first; these hold {len(utae.encoder_widths)} and {len(utae.decoder_widths)}."
+        )
+    if utae.encoder_widths[-1] != utae.decoder_widths[-1]:
+        raise ConfigError(
+            f"utae.encoder_widths ends in {utae.encoder_widths[-1]} and utae.decoder_widths in "
+            f"{utae.decoder_widths[-1]}: the deepest map is the same, so they must agree."
+        )
+
+
+def _decoder_has_five_stages(config: Config) -> None:
+    if config.model.name in AERIAL_MODELS and len(config.model.decoder_channels) != 5:
+        raise ConfigError(
+            f"model.decoder_channels={config.model.decoder_channels}: expected five widths, "
+            "deepest first, one for each halving of the encoder."
+        )
+
+
+def _bands_are_distinct(config: Config) -> None:
+    bands = config.data.bands
+    if not 3 <= len(bands) <= 5 or len(set(bands)) != len(bands):
+        raise ConfigError(
+            f"data.bands={bands}: expected 3 to 5 different bands of red, green, blue, nir, "
+            "elevation."
+        )
+
+
+def _metadata_has_a_place(config: Config) -> None:
+    if config.metadata.enabled and config.model.name not in AERIAL_MODELS:
+        raise ConfigError(
+            f"metadata=on joins the aerial encoder, which model={config.model.name} does not "
+            "have: use metadata=off, or model=unet or utt."
+        )
+
+
+def _split_file_is_named(config: Config) -> None:
+    if config.split.name == "file" and not config.split.file:
+        raise ConfigError(
+            "split=file needs split.file=PATH, a YAML file with lists train, validation and test "
+            "of domains or patch ids."
+        )
+
+
+def _something_is_done(config: Config) -> None:
+    if not config.train and not config.test:
+        raise ConfigError("train=false test=false leaves nothing to do: drop one of them.")
+    if not config.train and not (config.checkpoint or config.model.weights):
+        raise ConfigError(
+            "train=false tests a trained model: name it with checkpoint=PATH (a checkpoint of this "
+            "package) or model.weights=PATH (released weights)."
+        )
+
+
+def _objective_is_measured(config: Config) -> None:
+    names = config.objective if isinstance(config.objective, list) else [config.objective]
+    if not names:
+        raise ConfigError("objective=[] names no metric: use objective=val/miou.")
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(f"objective={name}: expected the name of a metric, as val/miou.")
+        if name.startswith("test/"):
+            raise ConfigError(
+                f"objective={name}: choosing by the test set would leak it into the model; use a "
+                "validation metric, as val/miou."
+            )
+
+
+def _dataset_has_a_root(config: Config) -> None:
+    dataset = config.dataset
+    parts = (dataset.aerial_train, dataset.labels_train, dataset.aerial_test)
+    if dataset.root is None and not any(parts):
+        raise ConfigError(
+            f"dataset={dataset.name} needs its place: dataset.root=/path/to/the/released/tree."
+        )
+
+
+def _class_weights_name_classes(config: Config) -> None:
+    from flair2_exp.nomenclature import classes
+
+    names = [each.name for each in classes(config.data.classes)]
+    for name, weight in config.loss.class_weights.items():
+        if name not in names:
+            raise ConfigError(f"loss.class_weights: no class {name!r}; {nearest(name, names)}")
+        if not weight >= 0 or weight == math.inf:
+            raise ConfigError(f"loss.class_weights.{name}={weight}: expected a number from 0 up.")
+
+
+_RULES: Final[tuple[Callable[[Config], None], ...]] = (
+    _model_has_its_modalities,
+    _super_patch_fits_utae,
+    _heads_divide_widths,
+    _decoder_has_five_stages,
+    _bands_are_distinct,
+    _metadata_has_a_place,
+    _split_file_is_named,
+    _something_is_done,
+    _objective_is_measured,
+    _dataset_has_a_root,
+    _class_weights_name_classes,
+)
+
+
+def config_folder() -> Path:
+    """The folder of the config groups: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    beside = package.parent / "conf"
+    return beside if (beside / "config.yaml").is_file() else package / "conf"
+
+
+def register() -> None:
+    """Make the schema known to Hydra: conf/config.yaml begins with `schema`, and is checked.
+
+    Also registers the resolver `working_directory`, the folder a command runs in.
+    """
+    import os
+
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("working_directory", os.getcwd, replace=True)

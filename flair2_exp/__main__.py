@@ -1,0 +1,79 @@
+"""The entry point: `python -m flair2_exp`, or `flair2-exp` where the package is installed.
+
+Nothing heavy is imported before an experiment starts, so that help, completion and `--cfg job`
+answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flair2_exp import schema
+from flair2_exp.errors import FlairError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run_experiment(config: DictConfig) -> Any:
+    """One job of Hydra: check the config, then run the experiment in Hydra's output folder.
+
+    Returns:
+        The objective, a number or a list of numbers, for sweepers.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from flair2_exp.experiment import run
+
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    try:
+        return run(schema.typed(config), folder, list(hydra_config.overrides.task))
+    except FlairError as error:
+        if hydra_config.mode == RunMode.MULTIRUN:
+            raise  # the launcher marks this job as failed and goes on with the others
+        _refuse(str(error))
+        sys.exit(1)
+
+
+def main() -> None:
+    """Compose the config from the command line and run it; Hydra's own flags work as usual.
+
+    Exit status: 0 done, 1 a mistake of the user's or a failed run, 2 a misused flag, 130
+    interrupted, 143 terminated.
+    """
+    import hydra
+
+    from flair2_exp.explain import explain
+    from flair2_exp.sweeps.preflight import preflight
+
+    schema.register()
+    # With this Hydra hands exceptions on instead of printing its own account and exiting.
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        preflight(sys.argv[1:])
+        hydra.main(
+            version_base="1.3", config_path=str(schema.config_folder()), config_name="config"
+        )(run_experiment)()
+    except Exception as error:
+        message = explain(error)
+        if message is None or full_error == "1":
+            raise
+        _refuse(message)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _refuse("interrupted")
+        sys.exit(130)
+
+
+def _refuse(message: str) -> None:
+    print(f"flair2-exp: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Hydra's and OmegaConf's exceptions, said so that a person can act on them.
+
+Hydra reports a misspelt key or a value of the wrong type over many lines, and names no neighbour.
+Here each becomes one or two lines: what was given, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from flair2_exp import schema
+from flair2_exp.errors import FlairError
+
+CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
+"""What composing and reading a config can raise."""
+
+_ONLY_NULLABLE = "Only experiment and preset may be null."
+
+
+def explain(error: BaseException) -> str | None:
+    """The message to show for an exception, or None where it is a bug and keeps its traceback.
+
+    Args:
+        error: What the entry point caught.
+    """
+    if isinstance(error, FlairError):
+        return str(error)
+    text = str(error)
+    if isinstance(error, ValueError) and text.startswith("Config group override must be"):
+        return f"a config group takes the name of one of its files, not null. {_ONLY_NULLABLE}"
+    if not isinstance(error, CONFIG_EXCEPTIONS):
+        return None
+    for pattern, say in _CASES:
+        found = re.search(pattern, text, flags=re.DOTALL)
+        if found:
+            return say(found, error)
+    return _first_lines(text)
+
+
+def _missing_option(found: re.Match[str], error: BaseException) -> str:
+    # Hydra names only the last folder's options, and none below a group's subfolder.
+    folder = schema.config_folder()
+    group = found["path"].split("/")[0]
+    option = found["path"].removeprefix(f"{group}/")
+    options = sorted(
+        str(path.relative_to(folder / group).with_suffix("")) for path in (folder / group).rglob("*.yaml")
+    )
+    if not options:
+        return _unknown_group(found, error)
+    return f"{group}={option}: no such option; {schema.nearest(option, options)}"
+
+
+def _unknown_key(found: re.Match[str], error: BaseException) -> str:
+    key = found["key"]
+    names = list(schema.option_names())
+    # A misspelt word deep in the name is nearer than the whole name tells, so the last part counts
+    # within its own node.
+    node, _, last = key.rpartition(".")
+    siblings = [name.removeprefix(f"{node}.") for name in names if name.startswith(f"{node}.")]
+    if node and siblings:
+        return f"{key}: no such option of {node}; {schema.nearest(last, siblings)}"
+    if key.startswith("hydra."):
+        return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
+    if any(key.startswith(f"{name}.") for name in names):
+        return f"{key}: {node} has no such entry; to add it, write +{key}=VALUE"
+    groups = _top_level()
+    hint = schema.nearest(key, groups) if not node else schema.nearest(node, groups)
+    return f"{key}: no such option; {hint}"
+
+
+def _unknown_group(found: re.Match[str], error: BaseException) -> str:
+    key = next(iter(found.groupdict().values())).split("/")[0]
+    return f"{key}: no such group; {schema.nearest(key, _top_level())}"
+
+
+def _top_level() -> list[str]:
+    """The names that an override may begin with: the schema's nodes and the groups of conf/."""
+    names = {name.split(".")[0] for name in schema.option_names()}
+    names |= {path.name for path in schema.config_folder().iterdir() if path.is_dir()}
+    return sorted(names)
+
+
+def _wrong_type(found: re.Match[str], error: BaseException) -> str:
+    reason = _reason(error)
+    return f"{found['override']}: {reason}"
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost OmegaConf message, without the lines that speak of its internals."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    first = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    found = re.match(r"Value '(?P<value>.*)' of type '.*' could not be converted to (?P<kind>\w+)", first)
+    if found:
+        kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"expected {kinds.get(found['kind'], found['kind'])}."
+    return first
+
+
+def _syntax(found: re.Match[str], error: BaseException) -> str:
+    first = str(error).splitlines()[0]
+    return f"{first}\nQuote what the shell or Hydra's grammar reads otherwise, as 'key=\"a value\"'."
+
+
+def _first_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "\n".join(lines[:2])
+
+
+_CASES = (
+    (r"Could not find '(?P<path>[^']+)'", _missing_option),
+    (r"Could not override '(?P<key>[^'@]+)(@[^']*)?'\.?\s+No match in the defaults list", _unknown_group),
+    (r"Could not override '(?P<key>[^'@]+)", _unknown_key),
+    (r"Key '(?P<key>[^']+)' (?:is )?not in", _unknown_key),
+    (r"Error merging override (?P<override>.+?)(?:\n|$)", _wrong_type),
+    (r"(?:mismatched input|extraneous input|no viable alternative|token recognition error)", _syntax),
+)
