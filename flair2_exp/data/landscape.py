@@ -1,0 +1,472 @@
+"""A synthetic landscape: which land cover stands at a point, how high, and in which variety.
+
+The landscape of one area is vector-like: blocks bounded by roads, tracks and hedges, fields and
+forest stands within them, houses in rows along the streets of settlements, a river, lakes. It can
+be asked at any point, so the aerial patch (0.8 m or 0.2 m a pixel) and the satellite array (10 m)
+show one and the same ground.
+
+Coordinates are metres from the area's north-western corner: y to the south, x to the east.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Bools: TypeAlias = NDArray[np.bool_]
+
+VARIETIES: Final = 4
+"""Varieties of each class: crops, roofs, ages of a stand."""
+
+# Values in the masks (see `nomenclature`).
+BUILDING, PERVIOUS, IMPERVIOUS, BARE_SOIL, WATER, CONIFEROUS, DECIDUOUS = range(1, 8)
+BRUSHWOOD, VINEYARD, HERBACEOUS, AGRICULTURAL, PLOWED = range(8, 13)
+POOL, SNOW, CLEAR_CUT, MIXED, LIGNEOUS, GREENHOUSE, OTHER = range(13, 20)
+
+# What a block is used for.
+_TOWN, _WORKS, _FOREST, _FARM, _WILD = range(5)
+
+THEMES: Final = ("UA", "UN", "AU", "AN", "AF", "FA", "FN", "NA")
+"""Two letters as in the names of real areas (`Z17_UA`): urban, agricultural, forest, natural."""
+
+_BLOCK_DECK: Final = (_TOWN, _TOWN, _WORKS, _FOREST, _FOREST, _FOREST, _FARM, _FARM, _FARM, _WILD)
+_THEME_BLOCKS: Final = {"U": _TOWN, "A": _FARM, "F": _FOREST, "N": _WILD}
+_PARCEL_DECKS: Final[dict[int, tuple[int, ...]]] = {
+    _FARM: (
+        *(AGRICULTURAL,) * 6, *(PLOWED,) * 3, *(HERBACEOUS,) * 4, *(VINEYARD,) * 3,
+    ),
+    _FOREST: (*(DECIDUOUS,) * 6, *(CONIFEROUS,) * 4, *(BRUSHWOOD,) * 2),
+    _WILD: (*(HERBACEOUS,) * 3, *(BRUSHWOOD,) * 2, *(WATER,) * 2, *(BARE_SOIL,) * 2, DECIDUOUS),
+    _WORKS: (*(IMPERVIOUS,) * 3, *(PERVIOUS,) * 3, *(BARE_SOIL,) * 2),
+    _TOWN: (HERBACEOUS, HERBACEOUS, PERVIOUS, IMPERVIOUS, DECIDUOUS),
+}  # fmt: skip
+"""The covers of the parcels in a block, dealt out like cards, so that shares hold locally."""
+
+_RARE_COVERS: Final[dict[int, tuple[int, ...]]] = {
+    _FARM: (LIGNEOUS, GREENHOUSE, OTHER),
+    _FOREST: (CLEAR_CUT, MIXED),
+    _WILD: (CLEAR_CUT, OTHER),
+    _WORKS: (OTHER,),
+    _TOWN: (OTHER,),
+}
+_RARE_SHARE: Final = 0.04
+
+_WARP: Final = 7.0  # metres by which roads and boundaries swing, over about 120 m
+
+
+class Noise:
+    """A smooth random field of mean about 0 and standard deviation about 1.
+
+    Args:
+        rng: Source of randomness.
+        extent: Height and width in metres of the ground that it covers.
+        scale: Metres over which the field changes.
+    """
+
+    def __init__(self, rng: np.random.Generator, extent: tuple[float, float], scale: float) -> None:
+        # Quadratic B-splines weigh neighbours 1/8, 3/4, 1/8 at a knot: they smooth by about 0.6.
+        shape = [int(side / scale) + 8 for side in extent]
+        self._knots = rng.standard_normal(shape) / 0.6
+        self._scale = scale
+
+    def __call__(self, y: Floats, x: Floats) -> Floats:
+        """The field's values at points of any shape (metres)."""
+        from scipy.ndimage import map_coordinates
+
+        points = np.stack((y, x)) / self._scale + 3
+        values: Floats = map_coordinates(
+            self._knots, points, order=2, prefilter=False, mode="nearest"
+        )
+        return values
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The ground at N points (any shape, the same for all fields)."""
+
+    cover: NDArray[np.uint8]
+    """Class value, 1..19."""
+    height: Floats
+    """Metres above the ground."""
+    variety: Ints
+    """Variety of the class, 0..VARIETIES-1, one for each field, stand or building."""
+    tone: Floats
+    """Brightness of the field or building among its like, -1..1."""
+    across: Floats
+    """Metres across the rows of a field or across the ridge of a roof."""
+
+
+@dataclass
+class _Cells:
+    """Points of a Voronoi mosaic, each with the cell that it lies in."""
+
+    index: Ints
+    second: Ints
+    edge: Floats
+    """Metres to the boundary with the second nearest cell."""
+
+
+class _Mosaic:
+    """Voronoi cells around a jittered lattice, turned and stretched.
+
+    Args:
+        rng: Source of randomness.
+        extent: Height and width in metres.
+        cell: Mean width of a cell in metres.
+        jitter: How far centres leave the lattice, in cells: 0 gives rectangles.
+        stretch: Length of a cell over its width.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        extent: tuple[float, float],
+        cell: float,
+        jitter: float,
+        stretch: float = 1.0,
+    ) -> None:
+        from scipy.spatial import cKDTree
+
+        self.angle = float(rng.uniform(0, np.pi))
+        reach = float(np.hypot(*extent)) / 2 + 2 * cell * stretch
+        self._middle = (extent[0] / 2, extent[1] / 2)
+        self._stretch = stretch
+        steps = np.arange(-reach, reach, cell)
+        long = np.arange(-reach / stretch, reach / stretch, cell)
+        # Every second row is set off by half a cell, as bricks and fields are.
+        u, v = (grid.ravel().copy() for grid in np.meshgrid(long, steps, indexing="ij"))
+        v += np.where(np.round((u + reach / stretch) / cell) % 2 == 0, 0, cell / 2)
+        u += rng.uniform(-jitter, jitter, u.size) * cell
+        v += rng.uniform(-jitter, jitter, v.size) * cell
+        self._centres = np.stack((u, v), axis=-1)
+        self._tree: cKDTree = cKDTree(self._centres)
+        self.y, self.x = self._back(u, v)
+
+    def __len__(self) -> int:
+        return len(self._centres)
+
+    def _turn(self, y: Floats, x: Floats) -> Floats:
+        sine, cosine = np.sin(self.angle), np.cos(self.angle)
+        y, x = y - self._middle[0], x - self._middle[1]
+        return np.stack(((y * cosine + x * sine) / self._stretch, x * cosine - y * sine), axis=-1)
+
+    def _back(self, u: Floats, v: Floats) -> tuple[Floats, Floats]:
+        sine, cosine = np.sin(self.angle), np.cos(self.angle)
+        u = u * self._stretch
+        return u * cosine - v * sine + self._middle[0], u * sine + v * cosine + self._middle[1]
+
+    def across(self, y: Floats, x: Floats) -> Floats:
+        """Metres across the long side of the cells."""
+        return np.asarray(self._turn(y, x)[..., 1])
+
+    def nearest(self, y: Floats, x: Floats) -> Ints:
+        """The cell of each point."""
+        return np.asarray(self._tree.query(self._turn(y, x))[1], dtype=np.int64)
+
+    def find(self, y: Floats, x: Floats) -> _Cells:
+        """The cell of each point and how far its boundary is (unstretched mosaics only)."""
+        distances, cells = self._tree.query(self._turn(y, x), k=2)
+        first, second = cells[..., 0], cells[..., 1]
+        apart = np.linalg.norm(self._centres[second] - self._centres[first], axis=-1)
+        edge = (distances[..., 1] ** 2 - distances[..., 0] ** 2) / (2 * apart)
+        return _Cells(first.astype(np.int64), second.astype(np.int64), edge)
+
+    def facing(self, cells: _Cells) -> Floats:
+        """Angle (radians, of y against x) of the direction towards the boundary."""
+        y, x = self._back(*self._centres.T)
+        return np.arctan2(y[cells.second] - y[cells.index], x[cells.second] - x[cells.index])
+
+
+def _deal(
+    rng: np.random.Generator, distance: Floats, deck: tuple[int, ...], where: Bools | None = None
+) -> Ints:
+    """Give every cell a card, deck after deck from the centre outwards.
+
+    So that each neighbourhood as large as a deck, above all the one around the centre where the
+    patches lie, holds every card in its share.
+    """
+    order = np.argsort(distance, kind="stable")
+    if where is not None:
+        order = np.concatenate((order[where[order]], order[~where[order]]))
+    decks = [rng.permutation(deck) for _ in range(len(order) // len(deck) + 1)]
+    cards = np.empty(len(order), dtype=np.int64)
+    cards[order] = np.concatenate(decks)[: len(order)]
+    return cards
+
+
+class Landscape:
+    """The landscape of one area.
+
+    Args:
+        rng: Source of randomness; nothing is drawn after construction.
+        extent: Height and width of the area in metres.
+        theme: One of `THEMES`: what there is more of than elsewhere.
+        altitude: Metres above the sea.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        extent: tuple[float, float],
+        theme: str,
+        altitude: float,
+    ) -> None:
+        self._altitude = altitude
+        self._middle = (extent[0] / 2, extent[1] / 2)
+        self._relief = Noise(rng, extent, 220.0)
+        self._steepness = 4 + altitude / 25
+        self._warps = (Noise(rng, extent, 120.0), Noise(rng, extent, 120.0))
+        self._ragged = Noise(rng, extent, 7.0)
+        self._patchy = Noise(rng, extent, 16.0)
+        self._crowns = Noise(rng, extent, 4.0)
+        self._make_blocks(rng, extent, theme)
+        self._make_parcels(rng, extent)
+        self._make_houses(rng, extent)
+        self._make_river(rng, extent)
+
+    def _from_middle(self, y: Floats, x: Floats) -> Floats:
+        return np.hypot(y - self._middle[0], x - self._middle[1])
+
+    def _make_blocks(
+        self, rng: np.random.Generator, extent: tuple[float, float], theme: str
+    ) -> None:
+        """Blocks, what they are used for, and what runs along their boundaries."""
+        self._blocks = _Mosaic(rng, extent, cell=105.0, jitter=0.3)
+        deck = _BLOCK_DECK + tuple(_THEME_BLOCKS[letter] for letter in theme)
+        distance = self._from_middle(self._blocks.y, self._blocks.x)
+        self._use = _deal(rng, distance, deck)
+        count = len(self._blocks)
+        self._block_dice = rng.random(count)
+
+    def _make_parcels(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
+        """Fields (long, in rows) and stands (roundish), with cover, variety, tone and age."""
+        self._fields = _Mosaic(rng, extent, cell=34.0, jitter=0.18, stretch=1.7)
+        self._stands = _Mosaic(rng, extent, cell=46.0, jitter=0.4)
+        self._parcels: dict[int, tuple[Ints, Ints, Floats, Floats]] = {}
+        for use, deck in _PARCEL_DECKS.items():
+            mosaic = self._parcel_mosaic(use)
+            inside = self._use[self._blocks.nearest(mosaic.y, mosaic.x)] == use
+            covers = _deal(rng, self._from_middle(mosaic.y, mosaic.x), deck, inside)
+            rare = rng.random(len(mosaic)) < _RARE_SHARE
+            covers = np.where(rare, rng.choice(_RARE_COVERS[use], len(mosaic)), covers)
+            if use == _WILD and self._altitude > 900:
+                covers = np.where(rare & (covers == OTHER), SNOW, covers)
+            self._parcels[use] = (
+                covers,
+                rng.integers(0, VARIETIES, len(mosaic)),
+                rng.uniform(-1, 1, len(mosaic)),
+                rng.random(len(mosaic)),
+            )
+
+    def _parcel_mosaic(self, use: int) -> _Mosaic:
+        return self._fields if use in (_FARM, _WORKS) else self._stands
+
+    def _make_houses(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
+        """Plots along the streets of towns and in works, most with a building."""
+        from scipy.spatial import cKDTree
+
+        plots = _Mosaic(rng, extent, cell=19.0, jitter=0.16)
+        halls = _Mosaic(rng, extent, cell=48.0, jitter=0.12)
+        y = np.concatenate((plots.y, halls.y))
+        x = np.concatenate((plots.x, halls.x))
+        hall = np.arange(len(y)) >= len(plots)
+        cells = self._blocks.find(*self._warped(y, x))
+        use = self._use[cells.index]
+        size = rng.random(len(y))
+        half_long = np.where(hall, 13 + 9 * size, 5.5 + 4 * size)
+        half_wide = np.where(hall, 9 + 5 * rng.random(len(y)), 4 + 2.2 * rng.random(len(y)))
+        room = cells.edge - half_wide
+        home = (
+            ~hall & (use == _TOWN) & (room > 6.0) & (cells.edge < 40) & (rng.random(len(y)) < 0.93)
+        )
+        works = hall & (use == _WORKS) & (room > 7.0) & (rng.random(len(y)) < 0.85)
+        keep = np.flatnonzero(home | works)
+        if not len(keep):  # a landscape without houses: one plot far outside keeps lookups simple
+            keep = np.array([0])
+            y[0] = x[0] = -1e4
+        self._house_y, self._house_x = y[keep], x[keep]
+        self._house_tree: cKDTree = cKDTree(np.stack((y[keep], x[keep]), axis=-1))
+        self._house_angle = self._blocks.facing(cells)[keep]
+        self._house_long, self._house_wide = half_long[keep], half_wide[keep]
+        count = len(keep)
+        self._house_height = np.where(hall[keep], 7 + 5 * size[keep], 4 + 6 * rng.random(count))
+        self._house_variety = np.where(
+            hall[keep], 3, rng.choice(VARIETIES, count, p=(0.5, 0.25, 0.2, 0.05))
+        )
+        self._house_tone = rng.uniform(-1, 1, count)
+        self._house_pool = (rng.random(count) < 0.10) & ~hall[keep]
+        self._house_paved = rng.random(count)
+
+    def _make_river(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
+        """A winding river that passes near the middle."""
+        angle = rng.uniform(0, np.pi)
+        self._river_along = (np.sin(angle), np.cos(angle))
+        self._river_offset = rng.uniform(-0.14, 0.14) * min(extent)
+        self._river_swing = rng.uniform(14, 32), rng.uniform(120, 210), rng.uniform(0, 2 * np.pi)
+        self._river_width = rng.uniform(3.5, 9.0)
+
+    def _warped(self, y: Floats, x: Floats) -> tuple[Floats, Floats]:
+        return y + _WARP * self._warps[0](y, x), x + _WARP * self._warps[1](y, x)
+
+    def ground(self, y: Floats, x: Floats) -> Floats:
+        """Metres of the ground above the sea."""
+        height = self._altitude + self._steepness * self._relief(y, x)
+        return np.maximum(height, 0)
+
+    def _river(self, y: Floats, x: Floats) -> Floats:
+        """Metres from the river's bank, negative in the water."""
+        sine, cosine = self._river_along
+        v, u = y - self._middle[0], x - self._middle[1]
+        along, beside = u * cosine + v * sine, v * cosine - u * sine
+        swing, length, phase = self._river_swing
+        course = self._river_offset + swing * np.sin(2 * np.pi * along / length + phase)
+        return np.asarray(np.abs(beside - course) - self._river_width)
+
+    def surface(self, y: Floats, x: Floats) -> Surface:
+        """The surface at points of any shape (metres from the north-western corner)."""
+        shape = y.shape
+        y, x = y.ravel(), x.ravel()
+        ragged, patchy = self._ragged(y, x), self._patchy(y, x)
+        canvas = _Canvas(y, x, ragged, patchy)
+        near = self._warped(y, x)
+        cells = self._blocks.find(*near)
+        for use in range(5):
+            self._paint_parcels(canvas, use, np.flatnonzero(self._use[cells.index] == use), near)
+        self._paint_margins(canvas, cells)
+        self._paint_houses(canvas, self._use[cells.index])
+        self._paint_river(canvas, *near)
+        self._paint_roads(canvas, cells)
+        self._raise(canvas)
+        return Surface(
+            canvas.cover.astype(np.uint8).reshape(shape),
+            canvas.height.reshape(shape),
+            canvas.variety.reshape(shape),
+            canvas.tone.reshape(shape),
+            canvas.across.reshape(shape),
+        )
+
+    def _paint_parcels(
+        self, canvas: _Canvas, use: int, at: Ints, near: tuple[Floats, Floats]
+    ) -> None:
+        """Fields and stands of the blocks of one use."""
+        mosaic = self._parcel_mosaic(use)
+        cover, variety, tone, age = self._parcels[use]
+        y, x = near[0][at], near[1][at]
+        if use in (_FOREST, _WILD):
+            y = y + 2.0 * canvas.ragged[at]
+            x = x + 2.0 * canvas.patchy[at]
+        parcel = mosaic.nearest(y, x)
+        canvas.cover[at] = cover[parcel]
+        canvas.variety[at] = variety[parcel]
+        canvas.tone[at] = tone[parcel]
+        canvas.age[at] = age[parcel]
+        canvas.across[at] = mosaic.across(y, x)
+        if use == _TOWN:  # gardens with trees
+            trees = canvas.patchy[at] + 0.5 * canvas.ragged[at] > 1.35
+            canvas.put(at[trees], DECIDUOUS)
+
+    def _paint_margins(self, canvas: _Canvas, cells: _Cells) -> None:
+        """Hedges and scrub along the boundaries of the open country and of the forest."""
+        use = self._use[cells.index]
+        pair = self._pair_dice(cells)
+        ragged = 1.2 * canvas.ragged
+        hedge = (use == _FARM) & (pair > 0.6) & (cells.edge + ragged < 6)
+        canvas.put(np.flatnonzero(hedge & (pair < 0.8)), DECIDUOUS)
+        canvas.put(np.flatnonzero(hedge & (pair >= 0.8)), BRUSHWOOD)
+        fringe = (use == _FOREST) & (cells.edge + 2 * ragged < 6)
+        canvas.put(np.flatnonzero(fringe), BRUSHWOOD)
+        scattered = (use == _WILD) & (canvas.cover == HERBACEOUS) & (canvas.patchy > 1.0)
+        canvas.put(np.flatnonzero(scattered), BRUSHWOOD)
+
+    def _pair_dice(self, cells: _Cells) -> Floats:
+        """A number of 0..1 for each boundary, the same from both sides."""
+        return np.mod(self._block_dice[cells.index] + self._block_dice[cells.second], 1.0)
+
+    def _paint_houses(self, canvas: _Canvas, use: Ints) -> None:
+        """Buildings with their yards, and pools."""
+        at = np.flatnonzero((use == _TOWN) | (use == _WORKS))
+        points = np.stack((canvas.y[at], canvas.x[at]), axis=-1)
+        house = np.asarray(self._house_tree.query(points)[1], dtype=np.int64)
+        v, u = canvas.y[at] - self._house_y[house], canvas.x[at] - self._house_x[house]
+        sine, cosine = np.sin(self._house_angle[house]), np.cos(self._house_angle[house])
+        ahead, beside = u * cosine + v * sine, v * cosine - u * sine
+        wide, long = self._house_wide[house], self._house_long[house]
+        paved = self._house_paved[house]
+        # The yard reaches 12 m towards the street and 2 m around.
+        yard = (np.abs(beside) < long + 2) & (ahead > -wide - 2) & (ahead < wide + 12)
+        drive = yard & (use[at] == _TOWN) & (ahead > wide * (2 * paved - 1))
+        canvas.put(at[drive & (paved < 0.6)], PERVIOUS)
+        canvas.put(at[drive & (paved >= 0.6)], IMPERVIOUS)
+        pool = self._house_pool[house] & (
+            ((ahead + wide + 5) / 2.6) ** 2 + ((beside - 2) / 4.2) ** 2 < 1
+        )
+        canvas.put(at[pool], POOL)
+        roof = (np.abs(beside) < long) & (np.abs(ahead) < wide)
+        spots, owner = at[roof], house[roof]
+        canvas.put(spots, BUILDING)
+        canvas.variety[spots] = self._house_variety[owner]
+        canvas.tone[spots] = self._house_tone[owner]
+        canvas.across[spots] = ahead[roof]
+        canvas.height[spots] = self._house_height[owner]
+
+    def _paint_river(self, canvas: _Canvas, y: Floats, x: Floats) -> None:
+        """The river, its banks of gravel and its trees."""
+        bank = self._river(y, x) + canvas.ragged
+        canvas.put(np.flatnonzero((bank < 9) & (canvas.patchy > -0.3)), DECIDUOUS)
+        canvas.put(np.flatnonzero((bank < 5) & (canvas.patchy <= -0.3)), BRUSHWOOD)
+        canvas.put(np.flatnonzero((bank < 3) & (canvas.patchy < -0.9)), BARE_SOIL)
+        canvas.put(np.flatnonzero(bank < 0), WATER)
+
+    def _paint_roads(self, canvas: _Canvas, cells: _Cells) -> None:
+        """Streets around towns and works, some roads elsewhere, tracks between the rest."""
+        use, other = self._use[cells.index], self._use[cells.second]
+        pair = self._pair_dice(cells)
+        built = np.isin(use, (_TOWN, _WORKS)) | np.isin(other, (_TOWN, _WORKS))
+        road = built | (pair < 0.12)
+        width = np.where(built, 4.2, 3.4) + 0.8 * pair
+        track = ~road & (pair < 0.62)
+        canvas.put(np.flatnonzero(built & (cells.edge < width + 2.2) & (pair > 0.45)), PERVIOUS)
+        canvas.put(np.flatnonzero(road & (cells.edge < width)), IMPERVIOUS)
+        canvas.put(np.flatnonzero(track & (cells.edge < 2.2)), PERVIOUS)
+
+    def _raise(self, canvas: _Canvas) -> None:
+        """Heights of the vegetation; buildings have theirs already."""
+        crowns = self._crowns(canvas.y, canvas.x)
+        table = np.zeros(20)
+        spread = np.zeros(20)
+        for cover, mean, change in (
+            (CONIFEROUS, 9.0, 2.2), (DECIDUOUS, 8.8, 2.4), (MIXED, 9.0, 2.2), (BRUSHWOOD, 1.6, 0.7),
+            (VINEYARD, 1.1, 0.3), (LIGNEOUS, 4.0, 0.8), (CLEAR_CUT, 0.6, 0.5), (GREENHOUSE, 4.0, 0),
+            (AGRICULTURAL, 0.4, 0.1), (HERBACEOUS, 0.2, 0.15), (OTHER, 1.0, 1.0),
+        ):  # fmt: skip
+            table[cover], spread[cover] = mean, change
+        height = table[canvas.cover] * (0.6 + 0.7 * canvas.age) + spread[canvas.cover] * crowns
+        canvas.height = np.where(canvas.cover == BUILDING, canvas.height, np.maximum(height, 0))
+
+
+class _Canvas:
+    """The points being painted: flat arrays, one value a point."""
+
+    def __init__(self, y: Floats, x: Floats, ragged: Floats, patchy: Floats) -> None:
+        self.y, self.x = y, x
+        self.ragged, self.patchy = ragged, patchy
+        self.cover = np.full(y.size, HERBACEOUS, dtype=np.int64)
+        self.variety = np.zeros(y.size, dtype=np.int64)
+        self.tone = np.zeros(y.size)
+        self.age = np.full(y.size, 0.5)
+        self.height = np.zeros(y.size)
+        self.across = np.zeros(y.size)
+
+    def put(self, at: Ints, cover: int) -> None:
+        """Another cover at some points, over whatever was there."""
+        self.cover[at] = cover
+        self.height[at] = 0.0
+        self.age[at] = 0.5
