@@ -1,0 +1,194 @@
+"""Augmentation of image, label, satellite series and satellite target as one joint transform.
+
+The symmetries are array views that the copy into the batch resolves: torchvision has no quarter
+turn of tensors, and its flips copy each array once more. The zoom is torchvision's affine
+resampling, about the centre of each array. Image and series cover the same centre at their own
+resolutions, so one transform moves a landmark to the same place in both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
+from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]
+
+from flair2_exp.data.options import AugmentationOptions
+from flair2_exp.data.sentinel2 import Frames
+
+Image = NDArray[np.uint8]
+AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
+
+
+@dataclass
+class Sample:
+    """What a network gets of one patch; a modality that is not read is None."""
+
+    label: Image
+    """(H, W) class indices."""
+    image: Image | None = None
+    """(C, H, W) aerial bands."""
+    frames: Frames | None = None
+    """(T, 10, S, S) satellite series, unscaled."""
+    days: NDArray[np.int64] | None = None
+    """(T,) day offsets."""
+    satellite_label: Image | None = None
+    """(H, W) target of the satellite head; None where it is `label`."""
+    covered: bool = False
+    """Whether nothing of the series was clear enough, so that the clearest stands in."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One draw of the joint transform: flips first, then quarter turns, then the zoom."""
+
+    vertical: bool = False
+    horizontal: bool = False
+    turns: int = 0
+    """Quarter turns, counter-clockwise."""
+    zoom: float = 1.0
+    """Enlargement about the centre."""
+
+    def move(self, array: AnyArray) -> AnyArray:
+        """The flipped and turned array, a view; the last two axes are rows and columns."""
+        moved: Any = array
+        if self.vertical:
+            moved = moved[..., ::-1, :]
+        if self.horizontal:
+            moved = moved[..., ::-1]
+        if self.turns:
+            moved = np.rot90(moved, self.turns, axes=(-2, -1))
+        return moved  # type: ignore[no-any-return]
+
+    def apply(self, array: AnyArray, *, labels: bool = False) -> AnyArray:
+        """The transformed array: labels by nearest neighbour, all else bilinearly."""
+        moved = self.move(array)
+        return moved if self.zoom == 1 else _enlarge(moved, self.zoom, labels)
+
+
+def draw_geometry(generator: np.random.Generator, options: AugmentationOptions) -> Geometry:
+    """Draw a transform.
+
+    Args:
+        generator: The sample's own random numbers.
+        options: `flips` draws as the baseline: vertical flip, horizontal flip and a turn by 0 to 3
+            quarters, each with `probability`; `d4` draws one of eight symmetries uniformly.
+
+    Returns:
+        The transform.
+    """
+    vertical = horizontal = False
+    turns = 0
+    if options.geometry == "flips":
+        chances = generator.random(3) < options.probability
+        vertical, horizontal = bool(chances[0]), bool(chances[1])
+        turns = int(generator.integers(4)) if chances[2] else 0
+    elif options.geometry == "d4":
+        horizontal, turns = bool(generator.integers(2)), int(generator.integers(4))
+    zoom = 1 + options.zoom * float(generator.random()) if options.zoom else 1.0
+    return Geometry(vertical, horizontal, turns, zoom)
+
+
+def augment(
+    sample: Sample,
+    generator: np.random.Generator,
+    options: AugmentationOptions,
+    optical: tuple[bool, ...],
+) -> Sample:
+    """Augment a sample.
+
+    Args:
+        sample: What was read.
+        generator: The sample's own random numbers.
+        options: What to do. With `satellite=False` the geometry leaves series and satellite target
+            as they are (the baseline's quirk `aug.satellite`).
+        optical: For each band of the image whether it is a brightness; elevation is none and keeps
+            its values.
+
+    Returns:
+        A new sample, partly of views into the given one.
+    """
+    geometry = draw_geometry(generator, options)
+    result = dataclasses.replace(sample, label=geometry.apply(sample.label, labels=True))
+    if sample.image is not None:
+        image = geometry.apply(sample.image)
+        result.image = change_photometry(image, generator, options, optical)
+    if sample.frames is not None and sample.days is not None:
+        if options.satellite:
+            result.frames = geometry.apply(sample.frames)
+        else:
+            result.satellite_label = sample.label
+        if options.drop_dates:
+            stay = draw_dates(len(sample.days), generator, options.drop_dates)
+            result.frames, result.days = result.frames[stay], sample.days[stay]  # type: ignore[index]
+    return result
+
+
+def change_photometry(
+    image: Image,
+    generator: np.random.Generator,
+    options: AugmentationOptions,
+    optical: tuple[bool, ...],
+) -> Image:
+    """Change brightness, contrast and gamma of the optical bands alike, then add noise to each.
+
+    The three are one table of 256 values: contrast turns about mid-grey, so that it does not
+    depend on the patch. torchvision's functions of these names want one or three bands.
+
+    Args:
+        image: (C, H, W).
+        generator: The sample's own random numbers.
+        options: The largest changes; all zero leaves the image as it is.
+        optical: (C,) which bands are brightnesses.
+
+    Returns:
+        (C, H, W) uint8; a copy where anything changes.
+    """
+    bands = [band for band, is_optical in enumerate(optical) if is_optical]
+    limits = (options.brightness, options.contrast, options.gamma)
+    if not bands or not any((*limits, options.noise)):
+        return image
+    image = image.copy()
+    if any(limits):
+        brightness, contrast, gamma = 1 + np.array(limits) * generator.uniform(-1, 1, 3)
+        grey = np.linspace(0, 1, 256) ** gamma * brightness
+        grey = (grey - 0.5) * contrast + 0.5
+        table = np.rint(grey.clip(0, 1) * 255).astype(np.uint8)
+        for band in bands:
+            image[band] = table[image[band]]
+    if options.noise:
+        spread = np.float32(255 * options.noise)
+        for band in bands:
+            noise = generator.standard_normal(image[band].shape, dtype=np.float32) * spread
+            image[band] = np.rint(np.clip(image[band] + noise, 0, 255)).astype(np.uint8)
+    return image
+
+
+def draw_dates(count: int, generator: np.random.Generator, rate: float) -> NDArray[np.int64]:
+    """Draw which of `count` frames stay, each leaving with probability `rate`; one always stays."""
+    stay = np.flatnonzero(generator.random(count) >= rate)
+    return stay if len(stay) else generator.integers(count, size=1)
+
+
+def _enlarge(array: AnyArray, factor: float, labels: bool) -> AnyArray:
+    """Resample about the centre, size kept; unsigned integers are rounded."""
+    flat = np.ascontiguousarray(array).reshape(-1, 1, *array.shape[-2:])
+    mode = InterpolationMode.NEAREST if labels else InterpolationMode.BILINEAR
+    # float32 holds every uint8 and uint16, and torch does not resample uint16.
+    enlarged = functional.affine(
+        torch.from_numpy(flat.astype(np.float32)),
+        angle=0.0,
+        translate=[0.0, 0.0],
+        scale=factor,
+        shear=[0.0, 0.0],
+        interpolation=mode,
+    ).numpy()
+    if array.dtype.kind == "u":
+        enlarged = np.rint(enlarged).astype(array.dtype)
+    result: AnyArray = enlarged.reshape(array.shape)
+    return result

@@ -1,0 +1,412 @@
+"""The data of an experiment for Lightning: index, split, loaders, scaling on the device."""
+
+from __future__ import annotations
+
+import functools
+import math
+import multiprocessing
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import rasterio
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from flair2_exp.data import layout, metadata, sentinel2, splits
+from flair2_exp.data.dataset import (
+    COVERED,
+    DAMAGED,
+    Batch,
+    BatchKey,
+    Failure,
+    PatchDataset,
+    Reader,
+    TreeReader,
+)
+from flair2_exp.data.layout import Folders, Index
+from flair2_exp.data.options import (
+    AugmentationOptions,
+    MetadataOptions,
+    SeriesOptions,
+    SplitOptions,
+)
+from flair2_exp.errors import DamagedPatchError, DataError
+from flair2_exp.nomenclature import AERIAL_BANDS
+
+PARTS: Final = ("train", "validation", "test")
+
+
+class BatchSampler(DistributedSampler[Any]):
+    """Which patches make up each batch, as `BatchKey`s.
+
+    The order of an epoch depends on the seed and the epoch alone; Lightning calls `set_epoch`. It
+    is a DistributedSampler so that Lightning leaves it in place on several devices. There, each
+    process gets equally many batches, or they would wait for each other for ever: in training the
+    first patches of the order fill up the last round; in evaluation every patch comes exactly once
+    and batches differ in size by one (only fewer patches than batches are filled up).
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        """Make a sampler.
+
+        Args:
+            count: Patches.
+            batch_size: Patches in a batch of one process.
+            shuffle: Training (True) or evaluation.
+            seed: Of the order.
+            replicas: Processes that share the patches.
+            rank: Which of them this is.
+        """
+        super().__init__(range(count), replicas, rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.count = count
+        self.batch_size = batch_size
+        self._batches = math.ceil(math.ceil(count / replicas) / batch_size)
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+            share = np.resize(order, math.ceil(self.count / self.num_replicas) * self.num_replicas)
+            mine = share[self.rank :: self.num_replicas]
+        else:
+            mine = np.arange(self.count)
+            if self.num_replicas > 1:
+                return self._even(mine)
+        parts = (mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size))
+        return (BatchKey(self.epoch, tuple(part.tolist())) for part in parts)
+
+    def _even(self, order: NDArray[np.int64]) -> Iterator[BatchKey]:
+        """This process's evaluation batches, sizes evened out over all processes."""
+        slots = self._batches * self.num_replicas
+        parts = np.array_split(np.resize(order, max(slots, len(order))), slots)
+        return (
+            BatchKey(self.epoch, tuple(part.tolist()))
+            for part in parts[self.rank :: self.num_replicas]
+        )
+
+
+class PatchLoader(DataLoader[Any]):
+    """A loader of `PatchDataset`'s batches: raises failures here, leaves out empty batches."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, Failure):
+                raise DamagedPatchError(batch.message)
+            if batch is not None:
+                yield batch
+
+
+def _as_is(batch: object) -> object:
+    """The data set's batches are tensors already."""
+    return batch
+
+
+class FlairDataModule(LightningDataModule):
+    """Train, validation and test batches of a FLAIR #2 tree or of a prepared store.
+
+    Batches are those of `PatchDataset`, scaled on the device: see `on_after_batch_transfer`.
+
+    Loaders yield whole batches (`batch_size` of the DataLoader is None) through `BatchSampler`, so
+    `use_distributed_sampler` makes no difference. Workers are forked: they share the index and
+    need no fresh import of torch; they touch neither CUDA nor anything but files and arrays.
+
+    Attributes:
+        patch_size: Pixels on a side of a patch, from the files' headers.
+        channels: Aerial bands (0 where the image is not read).
+        counts: Patches by part (train, validation, test).
+        index: The data set's index.
+        split: Positions of the parts in the index.
+    """
+
+    patch_size: int
+    channels: int
+    counts: dict[str, int]
+    index: Index
+    split: splits.Split
+
+    def __init__(
+        self,
+        folders: Folders,
+        *,
+        split: SplitOptions | None = None,
+        aerial: bool = True,
+        satellite: bool = True,
+        metadata: MetadataOptions | None = None,
+        bands: Sequence[str] = AERIAL_BANDS,
+        classes: int = 13,
+        series: SeriesOptions | None = None,
+        augmentation: AugmentationOptions | None = None,
+        batch_size: int = 10,
+        eval_batch_size: int = 10,
+        workers: int = 0,
+        seed: int = 1,
+        on_damaged: Literal["stop", "skip"] = "stop",
+        store: str | Path | None = None,
+        parts: Sequence[str] = PARTS,
+    ) -> None:
+        """Choose the data; nothing is read before `setup`.
+
+        Args:
+            folders: The data set, from `layout.locate`.
+            split: Which patches train, validate and test.
+            aerial: Whether to read the aerial image.
+            satellite: Whether to read the satellite series.
+            metadata: How to encode the metadata; None: not read.
+            bands: Aerial bands in the wanted order.
+            classes: 13 or 19.
+            series: Preprocessing of the series.
+            augmentation: Of the training patches.
+            batch_size: Training patches in a batch.
+            eval_batch_size: Validation or test patches in a batch.
+            workers: Processes that read; 0 reads in this one.
+            seed: Of order and augmentation.
+            on_damaged: Whether a damaged patch stops the run or is skipped and counted.
+            store: A prepared store to read from instead of the files.
+            parts: The parts that the run reads and that must not be empty.
+        """
+        super().__init__()
+        self.folders = folders
+        self.split_options = split or SplitOptions()
+        self.aerial = aerial
+        self.satellite = satellite
+        self.metadata_options = metadata
+        self.bands = tuple(bands)
+        self.classes = classes
+        self.series = series or SeriesOptions()
+        self.augmentation = augmentation
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.workers = workers
+        self.seed = seed
+        self.on_damaged = on_damaged
+        self.store = Path(store) if store is not None else None
+        self.parts = tuple(parts)
+        self._datasets: dict[str, PatchDataset] = {}
+        self._lacking: dict[str, int] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Index, split and check the data; a second call does nothing.
+
+        Raises:
+            DataError: The data set cannot serve this run; the message says why.
+        """
+        del stage  # the parts belong together: a patch must not be in two of them
+        if self._datasets:
+            return
+        self.index = layout.index(self.folders)
+        divided = splits.split(self.index, self.split_options).parts()
+        splits.require(divided, self.split_options, self.parts)
+        whole = {name: self._whole(name, positions) for name, positions in divided.items()}
+        splits.require(whole, self.split_options, self.parts)
+        self.split = splits.Split(**whole)
+        self.counts = {name: len(positions) for name, positions in whole.items()}
+        self.channels = len(self.bands) if self.aerial else 0
+        self.patch_size = self._header_size(whole[self.parts[0]])
+        reader = self._reader()
+        for name in PARTS:
+            self._datasets[name] = self._dataset(name, reader, whole[name])
+
+    def _whole(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The patches of a part that have all the files and entries that this run needs."""
+        area = self.index.area[positions]
+        lacks: dict[str, NDArray[np.bool_]] = {"mask (MSK_*.tif)": ~self.index.labelled[positions]}
+        if self.satellite:
+            lacks["satellite series (sen folder)"] = ~self.index.area_series[area]
+            unknown = np.any(self.index.centroids[positions] < 0, axis=1)
+            lacks["centroid in flair-2_centroids_sp_to_patch.json"] = np.asarray(unknown)
+        if self.metadata_options is not None:
+            year = self.index.metadata["year"][positions]
+            lacks["valid entry in flair_aerial_metadata.json"] = year == 0
+        keep = np.ones(len(positions), dtype=np.bool_)
+        for what, missing in lacks.items():
+            if missing.any() and part in self.parts and self.on_damaged == "stop":
+                first = self.index.ids[positions[missing][0]]
+                raise DataError(
+                    f"{missing.sum()} of {len(positions)} {part} patches have no {what}; the first "
+                    f"is {first}.\nComplete the data set, or set dataset.on_damaged=skip."
+                )
+            keep &= ~missing
+        self._lacking[part] = int((~keep).sum())
+        return positions[keep]
+
+    def _header_size(self, positions: NDArray[np.int64]) -> int:
+        """Pixels on a side of the first patch; it also shows whether the files are FLAIR #2's."""
+        patch = int(positions[0])
+        path = self.index.image_path(patch)
+        try:
+            with rasterio.open(path) as file:
+                bands, height, width = file.count, file.height, file.width
+        except rasterio.errors.RasterioError as error:
+            if self.on_damaged == "skip" and len(positions) > 1:
+                return self._header_size(positions[1:])
+            raise DamagedPatchError(f"{path} is damaged: {error}.\nDownload it again.") from None
+        if bands < len(AERIAL_BANDS) or height != width:
+            raise DataError(
+                f"{path} has {bands} bands of {height} x {width} pixels; FLAIR #2 has "
+                f"{len(AERIAL_BANDS)} square ones.\nSet dataset.root to a FLAIR #2 data set."
+            )
+        return int(height)
+
+    def _reader(self) -> Reader:
+        """What reads the samples."""
+        series = self.series if self.satellite else None
+        if self.store is not None:
+            from flair2_exp.data.store import StoreReader
+
+            return StoreReader(
+                self.store,
+                self.index,
+                classes=self.classes,
+                bands=self.bands,
+                aerial=self.aerial,
+                series=series,
+            )
+        return TreeReader(
+            self.index,
+            patch_size=self.patch_size,
+            classes=self.classes,
+            bands=self.bands,
+            aerial=self.aerial,
+            series=series,
+        )
+
+    def _dataset(self, part: str, reader: Reader, positions: NDArray[np.int64]) -> PatchDataset:
+        """The data set of one part."""
+        encoded = None
+        if self.metadata_options is not None:
+            records = self.index.metadata[positions]
+            encoded = metadata.encode(records, self.metadata_options.month).astype(np.float32)
+            unknown = int((~np.isin(records["year"], metadata.YEARS)).sum())
+            if unknown and part in self.parts:
+                warnings.warn(
+                    f"{unknown} {part} patches are of a year outside 2018 to 2021: their year is "
+                    "encoded as all zeros",
+                    stacklevel=2,
+                )
+        return PatchDataset(
+            reader,
+            self.index,
+            positions,
+            seed=self.seed,
+            augmentation=self.augmentation if part == "train" else None,
+            optical=tuple(band != "elevation" for band in self.bands),
+            metadata=encoded,
+            on_damaged=self.on_damaged,
+            replace=part == "train",
+        )
+
+    def dataset(self, part: str) -> PatchDataset:
+        """The patches of `train`, `validation` or `test`, after `setup`."""
+        return self._datasets[part]
+
+    def train_dataloader(self) -> PatchLoader:
+        """Shuffled, augmented batches."""
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> PatchLoader:
+        """Validation batches in the index's order."""
+        return self._loader("validation", self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> PatchLoader:
+        """Test batches in the index's order."""
+        return self._loader("test", self.eval_batch_size, shuffle=False)
+
+    def _loader(self, part: str, batch_size: int, *, shuffle: bool) -> PatchLoader:
+        dataset = self._datasets[part]
+        sampler = BatchSampler(
+            len(dataset),
+            batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            replicas=self.trainer.world_size if self.trainer else 1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+        )
+        can_fork = "fork" in multiprocessing.get_all_start_methods()
+        return PatchLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=_as_is,
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
+            multiprocessing_context="fork" if self.workers and can_fork else None,
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Scale a batch where it is: on the device.
+
+        Returns:
+            The batch with `image` as float32 in 0..1, `series` as float32 divided as the options
+            say (`sentinel2.divisor`; zero frames stay zero), `label` and `satellite_label` as
+            int64.
+        """
+        del dataloader_idx
+        scaled = dict(batch)
+        label: Tensor = batch["label"].long()
+        scaled["label"] = label
+        if "image" in batch:
+            scaled["image"] = batch["image"].float().div_(255)
+        if "series" in batch:
+            # A float32 series of a second call would be divided again; the loop calls this once.
+            scaled["series"] = batch["series"].to(torch.float32) / sentinel2.divisor(self.series)
+            other = batch.get("satellite_label")
+            scaled["satellite_label"] = label if other is None else other.long()
+        return scaled
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the split and of the used files' names and sizes; 64 hexadecimal digits."""
+        return layout.fingerprint(self._described())
+
+    def _described(self) -> Iterator[bytes]:
+        """What the fingerprint is of."""
+        for part, positions in self.split.parts().items():
+            sizes = layout.file_sizes(self.index, positions, satellite=self.satellite)
+            yield part.encode()
+            yield "\n".join(self.index.ids[positions].tolist()).encode()
+            yield sizes.astype("<i8").tobytes()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Damaged patches by part so far, those without all their files included."""
+        return {name: self._lacking[name] + self._flagged(name, DAMAGED) for name in self._datasets}
+
+    @property
+    def covered(self) -> dict[str, int]:
+        """Patches by part whose series had no clear acquisition, so far."""
+        return {name: self._flagged(name, COVERED) for name in self._datasets}
+
+    def _flagged(self, part: str, flag: int) -> int:
+        return int(((self._datasets[part].flags & flag) > 0).sum())
+
+    def teardown(self, stage: str) -> None:
+        """Say what was skipped and where a covered acquisition stands in."""
+        del stage
+        for name, count in self.skipped.items():
+            if count:
+                warnings.warn(f"{count} damaged {name} patches were skipped", stacklevel=2)
+        for name, count in self.covered.items():
+            if count:
+                warnings.warn(
+                    f"{count} {name} patches have no acquisition clear enough: "
+                    "their clearest stand in",
+                    stacklevel=2,
+                )

@@ -1,0 +1,432 @@
+"""Patches as batches: read from the tree or from a prepared store, augmented, put together.
+
+A batch is a dictionary of tensors in the files' own integer types (monthly means are float32);
+`datamodule.FlairDataModule` scales it on the device. The random numbers of a sample depend on the
+seed, the epoch and the patch alone, so neither the number of workers nor the batch size changes
+what a patch looks like.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from flair2_exp.data import sentinel2
+from flair2_exp.data.augment import Image, Sample, augment
+from flair2_exp.data.layout import Index, SeriesFiles
+from flair2_exp.data.options import AugmentationOptions, SeriesOptions
+from flair2_exp.data.sentinel2 import Dates, Series
+from flair2_exp.errors import DamagedPatchError
+from flair2_exp.nomenclature import AERIAL_BANDS, class_indices
+
+Batch = dict[str, Any]
+
+READING: Final = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no search for side files among hundreds
+    "GDAL_GEOREF_SOURCES": "NONE",  # the place is not needed; parsing it takes most of an opening
+    "GDAL_NUM_THREADS": "1",  # a worker is one process of one thread
+}
+"""GDAL options for reading pixels and nothing else."""
+
+
+class BatchKey(NamedTuple):
+    """What a loader asks the data set for: positions in the split, in an epoch."""
+
+    epoch: int
+    positions: tuple[int, ...]
+
+
+class Reader(Protocol):
+    """Something that reads the samples of an index: the tree, or a prepared store."""
+
+    def read(self, patch: int) -> Sample:
+        """The sample of a patch, not augmented.
+
+        Raises:
+            DamagedPatchError: A file of the patch cannot be read as what it should be.
+        """
+        ...
+
+
+def read_raster(path: Path, bands: Sequence[int] | None = None) -> Image:
+    """Read bands of a GeoTIFF.
+
+    Args:
+        path: The file.
+        bands: Bands counted from 1, in the wanted order; None for all.
+
+    Returns:
+        (C, H, W) uint8.
+
+    Raises:
+        DamagedPatchError: Unreadable, truncated, too few bands or not uint8.
+    """
+    try:
+        with warnings.catch_warnings(), rasterio.Env(**READING):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # as asked for in READING
+            with rasterio.open(path) as file:
+                if bands is not None and file.count < len(AERIAL_BANDS):
+                    raise DamagedPatchError(_damage(path, f"{file.count} bands instead of 5"))
+                image: NDArray[Any] = np.asarray(file.read(bands))
+    except (RasterioError, OSError, ValueError) as error:
+        raise DamagedPatchError(_damage(path, str(error))) from None
+    if image.dtype != np.uint8:
+        raise DamagedPatchError(_damage(path, f"pixels are {image.dtype}, not uint8"))
+    return image
+
+
+def read_mask(path: Path) -> Image:
+    """Read a mask's values 1..19 as (H, W) uint8; raises like `read_raster`."""
+    image = read_raster(path)
+    if len(image) != 1:
+        raise DamagedPatchError(_damage(path, f"{len(image)} bands instead of 1"))
+    return image[0]
+
+
+def to_classes(mask: Image, table: Image, path: Path) -> Image:
+    """Class indices of a mask's values, by the table of `nomenclature.class_indices`.
+
+    Raises:
+        DamagedPatchError: A value is outside 1..19.
+    """
+    label = np.take(table, mask)
+    if label.max(initial=0) == 255:
+        values = sorted(set(np.unique(mask).tolist()) - set(range(1, 20)))
+        raise DamagedPatchError(_damage(path, f"mask values {values} outside 1 to 19"))
+    return label
+
+
+def open_array(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[Any]:
+    """Map one of an area's arrays into memory, read-only.
+
+    Args:
+        path: A `.npy` file.
+        channels: Expected size of the second axis.
+        kinds: Accepted types.
+
+    Returns:
+        (T, channels, H, W), T ≥ 1.
+
+    Raises:
+        DamagedPatchError: Not such an array, truncated, or of pickled objects (never loaded).
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DamagedPatchError(_damage(path, str(error))) from None
+    if array.ndim != 4 or array.shape[1] != channels or not len(array):
+        raise DamagedPatchError(_damage(path, f"shape {array.shape} is not (T, {channels}, H, W)"))
+    if array.dtype.str not in kinds:
+        raise DamagedPatchError(_damage(path, f"values are {array.dtype}, not unsigned integers"))
+    return array
+
+
+@functools.lru_cache(maxsize=1024)
+def read_dates(path: Path) -> Dates:
+    """Acquisition dates of an area, by its list of products; kept for FLAIR #2's 916 areas.
+
+    Raises:
+        DamagedPatchError: The file is unreadable or a line has no date.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return sentinel2.acquisition_dates([line.strip() for line in lines if line.strip()])
+    except (OSError, ValueError) as error:
+        raise DamagedPatchError(_damage(path, str(error))) from None
+
+
+def read_series(files: SeriesFiles, centroid: NDArray[np.int32], options: SeriesOptions) -> Series:
+    """Read and preprocess a patch's satellite series.
+
+    Args:
+        files: The area's files.
+        centroid: (2,) row and column of the patch's centre.
+        options: Size, filter, monthly means.
+
+    Returns:
+        The series, unscaled.
+
+    Raises:
+        DamagedPatchError: A file is damaged, the files disagree, the crop leaves the area, or
+            nothing is clear enough and the options refuse that.
+    """
+    data = open_array(files.data, sentinel2.BANDS, ("<u2",))
+    dates = read_dates(files.products)
+    if len(dates) != len(data):
+        reason = f"{len(dates)} products for {len(data)} acquisitions"
+        raise DamagedPatchError(_damage(files.products, reason))
+    masks = None
+    if options.filter:
+        masks = open_array(files.masks, 2, ("|u1", "<u2"))
+        if (len(masks), *masks.shape[2:]) != (len(data), *data.shape[2:]):
+            reason = f"shape {masks.shape} does not go with data of shape {data.shape}"
+            raise DamagedPatchError(_damage(files.masks, reason))
+    try:
+        window = sentinel2.crop_window(centroid.tolist(), options.size, data.shape[2:])
+        return sentinel2.preprocess(data, masks, dates, window, options)
+    except ValueError as error:
+        raise DamagedPatchError(_damage(files.data, str(error))) from None
+
+
+def _damage(path: Path, reason: str) -> str:
+    """The first line about a damaged file."""
+    return f"{path}: {' '.join(reason.split())}."
+
+
+class TreeReader:
+    """Reads samples from the released tree's files.
+
+    Attributes:
+        patch_size: Pixels on a side that every patch must have.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        patch_size: int,
+        classes: int = 13,
+        bands: Sequence[str] = AERIAL_BANDS,
+        aerial: bool = True,
+        series: SeriesOptions | None = None,
+    ) -> None:
+        """Choose what to read.
+
+        Args:
+            index: The data set.
+            patch_size: Pixels on a side of every patch.
+            classes: 13 or 19.
+            bands: Aerial bands, in the wanted order.
+            aerial: Whether to read the aerial image.
+            series: How to read the satellite series; None: not at all.
+        """
+        self.index = index
+        self.patch_size = patch_size
+        self._table = np.array(class_indices(classes), dtype=np.uint8)
+        self._bands = [AERIAL_BANDS.index(band) + 1 for band in bands] if aerial else None
+        self._series = series
+
+    def read(self, patch: int) -> Sample:
+        """The sample of a patch; see `Reader.read`."""
+        mask_path = self.index.mask_path(patch)
+        mask = self._checked(read_mask(mask_path), mask_path)
+        sample = Sample(label=to_classes(mask, self._table, mask_path))
+        if self._bands is not None:
+            path = self.index.image_path(patch)
+            sample.image = self._checked(read_raster(path, self._bands), path)
+        if self._series is not None:
+            files = self.index.series_files(int(self.index.area[patch]))
+            series = read_series(files, self.index.centroids[patch], self._series)
+            sample.frames, sample.days, sample.covered = series
+        return sample
+
+    def _checked(self, image: Image, path: Path) -> Image:
+        if image.shape[-2:] != (self.patch_size, self.patch_size):
+            height, width = image.shape[-2:]
+            reason = f"{height} x {width} pixels instead of {self.patch_size} x {self.patch_size}"
+            raise DamagedPatchError(_damage(path, reason))
+        return image
+
+
+DAMAGED: Final = 1
+COVERED: Final = 2
+"""Flags of a patch: it could not be read; the clearest acquisition had to stand in."""
+
+
+class Failure(NamedTuple):
+    """What stops the run, as a value: a worker's exception would carry its traceback along."""
+
+    message: str
+
+
+class PatchDataset(Dataset[Any]):
+    """A split's patches as whole batches.
+
+    It is indexed with a `BatchKey` and gives a dictionary of
+
+    - `image` (B, C, H, W) uint8, where the reader reads it;
+    - `label` (B, H, W) uint8 class indices, and `satellite_label` alike where it differs;
+    - `series` (B, T, 10, S, S) uint16 or float32, `days` (B, T) int64 and `padding` (B, T) bool,
+      where the reader reads them: shorter series are padded at the end with zero frames, and a
+      frame that is zero everywhere counts as padding, too; days are 0 there;
+    - `metadata` (B, 45) float32, where given;
+    - `patch_id` and `area`, lists of B names.
+
+    A damaged patch is a `Failure`, or is skipped: in training another patch takes its place, so
+    that batches stay whole; elsewhere the batch is shorter, and None where nothing of it is left.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        index: Index,
+        patches: NDArray[np.int64],
+        *,
+        seed: int = 1,
+        augmentation: AugmentationOptions | None = None,
+        optical: tuple[bool, ...] = (True, True, True, True, False),
+        metadata: NDArray[np.float32] | None = None,
+        on_damaged: Literal["stop", "skip"] = "stop",
+        replace: bool = False,
+    ) -> None:
+        """Make a data set.
+
+        Args:
+            reader: Reads samples.
+            index: Names the patches.
+            patches: (n,) positions in `index`: the split.
+            seed: Of the random numbers.
+            augmentation: None for evaluation.
+            optical: For each band whether it is a brightness.
+            metadata: (n, 45) encoded metadata.
+            on_damaged: `stop` or `skip`.
+            replace: Whether another patch takes a skipped one's place.
+        """
+        self.reader = reader
+        self.index = index
+        self.patches = patches
+        self.seed = seed
+        self.augmentation = augmentation if augmentation and augmentation.active else None
+        self.optical = optical
+        self.metadata = metadata
+        self.on_damaged = on_damaged
+        self.replace = replace
+        self.flags = torch.zeros(len(patches), dtype=torch.uint8)
+        self.flags.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, key: BatchKey) -> Batch | Failure | None:
+        read: list[tuple[int, Sample]] = []
+        for position in key.positions:
+            try:
+                read.append((position, self.sample(position, key.epoch)))
+            except DamagedPatchError as error:
+                if self.on_damaged == "stop":
+                    return Failure(self._name(position, error))
+                self.flags[position] |= DAMAGED
+                if self.replace:
+                    other = self._replacement(position, key.epoch)
+                    if other is None:
+                        return Failure(self._name(position, error))
+                    read.append(other)
+        return self._collate(read) if read else None
+
+    def sample(self, position: int, epoch: int) -> Sample:
+        """The sample at a position of the split, augmented as in an epoch.
+
+        Raises:
+            DamagedPatchError: It cannot be read; the message names the file.
+        """
+        sample = self.reader.read(int(self.patches[position]))
+        if sample.covered:
+            self.flags[position] |= COVERED
+        if self.augmentation is None:
+            return sample
+        return augment(sample, self._generator(position, epoch), self.augmentation, self.optical)
+
+    def _generator(self, position: int, epoch: int, stream: int = 0) -> np.random.Generator:
+        """Random numbers of a patch in an epoch, the same in whichever process or split."""
+        patch = zlib.crc32(str(self.index.ids[self.patches[position]]).encode())
+        return np.random.default_rng([self.seed, epoch, patch, stream])
+
+    def _replacement(self, position: int, epoch: int) -> tuple[int, Sample] | None:
+        """Another sample of the split for a damaged one; None where 20 draws find none."""
+        generator = self._generator(position, epoch, stream=1)
+        for other in generator.integers(len(self.patches), size=20).tolist():
+            try:
+                return other, self.sample(other, epoch)
+            except DamagedPatchError:
+                self.flags[other] |= DAMAGED
+        return None
+
+    def _name(self, position: int, error: DamagedPatchError) -> str:
+        """What is damaged, and what to do."""
+        patch = int(self.patches[position])
+        return (
+            f"patch {self.index.ids[patch]} of {self.index.area_name(patch)} is damaged: {error}\n"
+            "Run scripts/check.py on the data set and mend it, or set dataset.on_damaged=skip."
+        )
+
+    def _collate(self, read: list[tuple[int, Sample]]) -> Batch:
+        """Put samples together; resolves the views that augmentation left."""
+        positions = [position for position, _ in read]
+        samples = [sample for _, sample in read]
+        patches = self.patches[positions]
+        batch: Batch = {
+            "label": _stack([sample.label for sample in samples]),
+            "patch_id": self.index.ids[patches].tolist(),
+            "area": self.index.areas[self.index.area[patches]].tolist(),
+        }
+        if samples[0].image is not None:
+            batch["image"] = _stack([sample.image for sample in samples])
+        if samples[0].frames is not None:
+            batch["series"], batch["days"], batch["padding"] = pad_series(samples)
+        if any(sample.satellite_label is not None for sample in samples):
+            batch["satellite_label"] = _stack([sample.satellite_label for sample in samples])
+        if self.metadata is not None:
+            batch["metadata"] = torch.from_numpy(self.metadata[positions])
+        return batch
+
+
+def pad_series(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Stack series of unequal lengths.
+
+    Args:
+        samples: Each with `frames` (T_i, 10, S, S) and `days` (T_i,).
+
+    Returns:
+        Frames (B, T, 10, S, S), days (B, T) int64 and padding (B, T) bool, T the longest T_i.
+        Frames beyond a series' end are zero; they and frames that are zero everywhere are padding
+        with day 0.
+    """
+    series = [(s.frames, s.days) for s in samples if s.frames is not None and s.days is not None]
+    longest = max(len(days) for _, days in series)
+    first = series[0][0]
+    frames = _empty((len(series), longest, *first.shape[1:]), first.dtype)
+    stacked = frames.numpy()
+    days = torch.zeros(len(series), longest, dtype=torch.int64)
+    padding = torch.ones(len(series), longest, dtype=torch.bool)
+    for row, (one, offsets) in enumerate(series):
+        count = len(offsets)
+        np.copyto(stacked[row, :count], one)
+        stacked[row, count:] = 0
+        blank = _blank(one)
+        padding[row, :count] = torch.from_numpy(blank)
+        days[row, :count] = torch.from_numpy(np.where(blank, 0, offsets))
+    return frames, days, padding
+
+
+def _blank(frames: sentinel2.Frames) -> NDArray[np.bool_]:
+    """(T,) which frames are zero everywhere; only those with a zero in the corner are searched."""
+    blank: NDArray[np.bool_] = frames[:, 0, 0, 0] == 0
+    for position in np.flatnonzero(blank).tolist():
+        blank[position] = not frames[position].any()
+    return blank
+
+
+def _stack(arrays: Sequence[NDArray[Any] | None]) -> Tensor:
+    """Copy arrays of one shape into one tensor."""
+    present = [array for array in arrays if array is not None]
+    stacked = _empty((len(present), *present[0].shape), present[0].dtype)
+    for row, array in zip(stacked.numpy(), present, strict=True):
+        np.copyto(row, array)
+    return stacked
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+    """An uninitialised tensor."""
+    return torch.from_numpy(np.empty(shape, dtype=dtype))

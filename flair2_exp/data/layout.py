@@ -1,0 +1,501 @@
+"""Where the files of a FLAIR #2 tree are, and an index of its patches in compact arrays.
+
+The released tree and the toy set have different folder names; `locate` knows both and takes each
+folder by itself as well. `index` lists a tree once and keeps the result in the user's cache
+directory, keyed by the state of every directory it listed, so that a run on all 77,762 patches
+starts at once and a changed tree is listed anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flair2_exp.data.metadata import RECORD, parse_record
+from flair2_exp.errors import DataError
+
+FOLDER_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "aerial_train": ("flair_aerial_train", "flair_2_toy_aerial_train"),
+    "aerial_test": ("flair_2_aerial_test", "flair_2_toy_aerial_test"),
+    "labels_train": ("flair_labels_train", "flair_2_toy_labels_train"),
+    "labels_test": ("flair_2_labels_test", "flair_2_toy_labels_test"),
+    "satellite_train": ("flair_sen_train", "flair_2_toy_sen_train"),
+    "satellite_test": ("flair_2_sen_test", "flair_2_toy_sen_test"),
+    "centroids": ("flair-2_centroids_sp_to_patch.json",),
+    "aerial_metadata": (
+        "flair_aerial_metadata.json",
+        "flair-2_aerial_metadata.json",
+        "flair_2_aerial_metadata.json",
+    ),
+}
+"""For each part its name in the released tree, then in the toy set."""
+
+TOY_FOLDER: Final = "flair_2_toy_dataset"
+"""The toy set's archive unpacks its images into this folder; its JSON files lie there or beside."""
+
+DOMAIN: Final = re.compile(r"D(\d{3})_\d{4}")
+AREA: Final = re.compile(r"Z\d+_\w+")
+IMAGE: Final = re.compile(r"IMG_\d+\.tif")
+
+_FORMAT: Final = 1
+"""Raised when the cached index changes its form."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where each part of a data set is; None where the data set lacks it."""
+
+    aerial_train: Path | None = None
+    aerial_test: Path | None = None
+    labels_train: Path | None = None
+    labels_test: Path | None = None
+    satellite_train: Path | None = None
+    satellite_test: Path | None = None
+    centroids: Path | None = None
+    aerial_metadata: Path | None = None
+
+    def part(self, name: str, *, test: bool) -> Path | None:
+        """The folder `aerial`, `labels` or `satellite` of the train or of the test tree."""
+        folder: Path | None = getattr(self, f"{name}_{'test' if test else 'train'}")
+        return folder
+
+
+class SeriesFiles(NamedTuple):
+    """The three files of an area's satellite series."""
+
+    data: Path
+    masks: Path
+    products: Path
+
+
+def locate(
+    root: str | Path | None = None,
+    *,
+    aerial_train: str | Path | None = None,
+    aerial_test: str | Path | None = None,
+    labels_train: str | Path | None = None,
+    labels_test: str | Path | None = None,
+    satellite_train: str | Path | None = None,
+    satellite_test: str | Path | None = None,
+    centroids: str | Path | None = None,
+    aerial_metadata: str | Path | None = None,
+) -> Folders:
+    """Find the parts of a data set under `root`, or where each argument says.
+
+    Args:
+        root: The folder that holds the released tree or the toy set (or the toy set's own folder);
+            None where every part is given by itself.
+        aerial_train: Replaces what is found under `root`, like each of the arguments after it.
+        aerial_test: Test images.
+        labels_train: Masks of the training images.
+        labels_test: Masks of the test images.
+        satellite_train: Series of the training areas.
+        satellite_test: Series of the test areas.
+        centroids: JSON of each patch's place in its area's series.
+        aerial_metadata: JSON of each patch's place, date and camera.
+
+    Returns:
+        The parts that exist; the absent ones are None and are missed only by a run that needs them.
+
+    Raises:
+        DataError: Nothing is given; a given path does not exist; `root` is empty or holds none of
+            the names of FLAIR #2; there are no aerial images.
+    """
+    given = {
+        "aerial_train": aerial_train,
+        "aerial_test": aerial_test,
+        "labels_train": labels_train,
+        "labels_test": labels_test,
+        "satellite_train": satellite_train,
+        "satellite_test": satellite_test,
+        "centroids": centroids,
+        "aerial_metadata": aerial_metadata,
+    }
+    found = _search(Path(root).expanduser()) if root is not None else {}
+    for name, value in given.items():
+        if value is not None:
+            found[name] = _existing(Path(value).expanduser(), name)
+    if not found and root is None:
+        raise DataError(
+            "no data set is given: dataset.root is empty.\n"
+            "Set dataset.root to the folder that holds flair_aerial_train and its neighbours, "
+            "or use dataset=sample."
+        )
+    if "aerial_train" not in found and "aerial_test" not in found:
+        raise DataError(
+            f"no aerial images in {root or 'the given folders'}: expected flair_aerial_train or "
+            "flair_2_aerial_test.\nUnpack them there, or set dataset.aerial_train."
+        )
+    return Folders(**found)
+
+
+def _existing(path: Path, name: str) -> Path:
+    """`path`, resolved; a DataError where it is not there or not of the right kind."""
+    is_file = name in ("centroids", "aerial_metadata")
+    if (is_file and path.is_file()) or (not is_file and path.is_dir()):
+        return path.resolve()
+    kind = "JSON file" if is_file else "folder"
+    raise DataError(
+        f"dataset.{name}={path} is no {kind}.\n"
+        f"Set it to the {kind} called {FOLDER_NAMES[name][0]} in the released data set."
+    )
+
+
+def _search(root: Path) -> dict[str, Path]:
+    """The parts under `root` by their released or toy names."""
+    if not root.is_dir():
+        raise DataError(
+            f"dataset.root={root} is no folder.\nSet it to the folder that holds "
+            "flair_aerial_train and its neighbours, or use dataset=sample."
+        )
+    inside = sorted(entry.name for entry in os.scandir(root))
+    if not inside:
+        raise DataError(
+            f"dataset.root={root} is empty.\nUnpack FLAIR #2 there, or use dataset=sample."
+        )
+    found: dict[str, Path] = {}
+    for name, candidates in FOLDER_NAMES.items():
+        is_file = name in ("centroids", "aerial_metadata")
+        for place in (root, root / TOY_FOLDER):
+            for candidate in candidates:
+                path = place / candidate
+                if name not in found and (path.is_file() if is_file else path.is_dir()):
+                    found[name] = path.resolve()
+    if not found:
+        some = ", ".join(inside[:4]) + (", …" if len(inside) > 4 else "")
+        raise DataError(
+            f"dataset.root={root} holds no FLAIR #2 tree but {some}; expected flair_aerial_train, "
+            "flair_labels_train, …\nSet dataset.root to the folder right above those."
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """All patches of a data set, in the order (tree: train, test; domain; area; id).
+
+    Arrays only, some 15 MB for the whole of FLAIR #2: a forked worker shares them with its parent.
+    """
+
+    folders: Folders
+    areas: NDArray[np.str_]
+    """(A,) names like "D004_2021/Z1_NN"."""
+    area_test: NDArray[np.bool_]
+    """(A,) whether the area lies in the test tree."""
+    area_series: NDArray[np.bool_]
+    """(A,) whether the area has its folder of satellite series."""
+    ids: NDArray[np.str_]
+    """(N,) names like "IMG_000001"."""
+    area: NDArray[np.int32]
+    """(N,) position in `areas`."""
+    labelled: NDArray[np.bool_]
+    """(N,) whether the patch has a mask."""
+    centroids: NDArray[np.int32]
+    """(N, 2) row and column of the patch's centre in its area's series; -1 where unknown."""
+    metadata: NDArray[np.void]
+    """(N,) of dtype `metadata.RECORD`; year 0 where unknown."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def test(self) -> NDArray[np.bool_]:
+        """(N,) whether the patch lies in the test tree."""
+        return self.area_test[self.area]
+
+    @property
+    def domains(self) -> NDArray[np.str_]:
+        """(N,) names like "D004_2021"."""
+        names = np.array([name.partition("/")[0] for name in self.areas.tolist()], dtype=np.str_)
+        return names[self.area] if len(names) else names
+
+    def area_name(self, patch: int) -> str:
+        """The patch's area, like "D004_2021/Z1_NN"."""
+        return str(self.areas[self.area[patch]])
+
+    def image_path(self, patch: int) -> Path:
+        """The patch's aerial image."""
+        return self._base("aerial", int(self.area[patch])) / "img" / f"{self.ids[patch]}.tif"
+
+    def mask_path(self, patch: int) -> Path:
+        """The patch's mask of labels."""
+        name = f"MSK{str(self.ids[patch])[3:]}.tif"
+        return self._base("labels", int(self.area[patch])) / "msk" / name
+
+    def series_files(self, area: int) -> SeriesFiles:
+        """The files of an area's satellite series."""
+        folder = self._base("satellite", area) / "sen"
+        stem = f"SEN2_sp_{str(self.areas[area]).replace('/', '-')}_"
+        return SeriesFiles(
+            folder / f"{stem}data.npy",
+            folder / f"{stem}masks.npy",
+            folder / f"{stem}products.txt",
+        )
+
+    def _base(self, part: str, area: int) -> Path:
+        folder = self.folders.part(part, test=bool(self.area_test[area]))
+        if folder is None:
+            side = "test" if self.area_test[area] else "train"
+            raise DataError(
+                f"the data set has no {part} folder for its {side} tree.\n"
+                f"Set dataset.{part}_{side}, or choose an experiment that does not need it."
+            )
+        return folder / str(self.areas[area])
+
+
+def index(folders: Folders, *, cache: bool = True) -> Index:
+    """List the patches of a data set.
+
+    The result is kept under `$XDG_CACHE_HOME/flair2_exp` (default `~/.cache`) together with the
+    inode and the times of every listed directory and JSON file. It is used again only while all of
+    them are unchanged: a file or folder that is added, removed or renamed changes its directory.
+    Nothing about the files' contents is kept.
+
+    Args:
+        folders: What `locate` found.
+        cache: Whether the cached index may be read and written.
+
+    Returns:
+        The index; patches are sorted, so it does not depend on the file system.
+
+    Raises:
+        DataError: There is no patch at all, a JSON file is none or a metadata record is malformed.
+    """
+    path = _cache_file(folders)
+    if cache and (known := _load(path, folders)) is not None:
+        return known
+    listed: dict[str, tuple[int, ...]] = {}
+    built = _build(folders, listed)
+    if not len(built):
+        raise DataError(
+            f"no IMG_*.tif under {folders.aerial_train or folders.aerial_test}; expected "
+            "D004_2021/Z1_NN/img/IMG_000001.tif and so on.\n"
+            "Set dataset.root to an unpacked data set."
+        )
+    if cache:
+        _save(path, built, listed)
+    return built
+
+
+def _state(path: str | Path) -> tuple[int, ...]:
+    """What changes when a directory's entries or a JSON file's content do; zeros if absent."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, 0, 0, 0
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def _scan(path: str, listed: dict[str, tuple[int, ...]]) -> list[str]:
+    """Sorted names in a directory, its state noted before they are read."""
+    listed[path] = _state(path)
+    try:
+        return sorted(entry.name for entry in os.scandir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _areas(folder: Path | None, listed: dict[str, tuple[int, ...]]) -> Iterator[str]:
+    """The areas under one of the tree's folders, sorted."""
+    if folder is None:
+        return
+    for domain in _scan(str(folder), listed):
+        if DOMAIN.fullmatch(domain):
+            for area in _scan(f"{folder}/{domain}", listed):
+                if AREA.fullmatch(area):
+                    yield f"{domain}/{area}"
+
+
+def _build(folders: Folders, listed: dict[str, tuple[int, ...]]) -> Index:
+    """List the tree; `listed` receives the state of every directory and JSON file."""
+    areas: list[str] = []
+    area_test: list[bool] = []
+    area_series: list[bool] = []
+    ids: list[str] = []
+    area: list[int] = []
+    labelled: list[bool] = []
+    for test in (False, True):
+        aerial = folders.part("aerial", test=test)
+        labels = folders.part("labels", test=test)
+        series = set(_areas(folders.part("satellite", test=test), listed))
+        for name in _areas(aerial, listed):
+            _scan(f"{aerial}/{name}", listed)
+            images = [n[:-4] for n in _scan(f"{aerial}/{name}/img", listed) if IMAGE.fullmatch(n)]
+            masks = set(_scan(f"{labels}/{name}/msk", listed)) if labels else set()
+            ids += images
+            area += [len(areas)] * len(images)
+            labelled += [f"MSK{image[3:]}.tif" in masks for image in images]
+            areas.append(name)
+            area_test.append(test)
+            area_series.append(name in series)
+    return Index(
+        folders=folders,
+        areas=np.array(areas, dtype=np.str_),
+        area_test=np.array(area_test, dtype=np.bool_),
+        area_series=np.array(area_series, dtype=np.bool_),
+        ids=np.array(ids, dtype=np.str_),
+        area=np.array(area, dtype=np.int32),
+        labelled=np.array(labelled, dtype=np.bool_),
+        centroids=_centroids(folders.centroids, ids, listed),
+        metadata=_metadata(folders.aerial_metadata, ids, listed),
+    )
+
+
+def _json(path: Path, listed: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        listed[str(path)] = _state(path)
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}.\nDownload it again.") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object by patch.\nDownload it again.")
+    return content
+
+
+def _centroids(
+    path: Path | None, ids: list[str], listed: dict[str, tuple[int, ...]]
+) -> NDArray[np.int32]:
+    """(N, 2) row and column by patch, -1 where the file lacks it or holds something else."""
+    centroids = np.full((len(ids), 2), -1, dtype=np.int32)
+    if path is None:
+        return centroids
+    content = _json(path, listed)
+    for position, name in enumerate(ids):
+        value = content.get(f"{name}.tif")
+        try:
+            row, column = value or (-1, -1)
+            centroids[position] = int(row), int(column)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return centroids
+
+
+def _metadata(
+    path: Path | None, ids: list[str], listed: dict[str, tuple[int, ...]]
+) -> NDArray[np.void]:
+    """(N,) metadata by patch, year 0 where the file lacks it or it is malformed."""
+    records = np.zeros(len(ids), dtype=RECORD)
+    if path is None:
+        return records
+    content = _json(path, listed)
+    for position, name in enumerate(ids):
+        if name in content:
+            try:
+                records[position] = parse_record(content[name])
+            except ValueError:
+                continue
+    return records
+
+
+def _cache_file(folders: Folders) -> Path:
+    """The cached index of these folders."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    key = json.dumps([_FORMAT, dataclasses.asdict(folders)], default=str)
+    name = hashlib.sha256(key.encode()).hexdigest()[:24]
+    return Path(base) / "flair2_exp" / f"index-{name}.npz"
+
+
+_ARRAYS: Final = (
+    "areas", "area_test", "area_series", "ids", "area", "labelled", "centroids", "metadata",
+)  # fmt: skip
+
+
+def _load(path: Path, folders: Folders) -> Index | None:
+    """The cached index, or None where there is none or a directory has changed since."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names: list[str] = stored["listed"].tolist()
+            states: list[list[int]] = stored["states"].tolist()
+            if any(list(_state(n)) != s for n, s in zip(names, states, strict=True)):
+                return None
+            return Index(folders=folders, **{name: stored[name] for name in _ARRAYS})
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _save(path: Path, built: Index, listed: dict[str, tuple[int, ...]]) -> None:
+    """Keep the index, unless the cache cannot be written or a directory changed just now.
+
+    A directory can change twice within one tick of the file system's clock. A state as young as
+    that does not prove that the listing is complete, so such an index is not kept.
+    """
+    newest = max(max(state[1:3]) for state in listed.values())
+    temporary = path.with_name(f"{path.stem}-{os.getpid()}.tmp.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if time.time_ns() - newest < 2_000_000_000:  # 2 s: the coarsest clock in use (FAT)
+            return
+        np.savez(
+            temporary,
+            listed=np.array(list(listed), dtype=np.str_),
+            states=np.array(list(listed.values()), dtype=np.int64),
+            **{name: getattr(built, name) for name in _ARRAYS},
+        )
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def fingerprint(parts: Iterable[bytes]) -> str:
+    """A SHA-256 over byte strings, their lengths included; 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def file_sizes(index: Index, patches: NDArray[np.int64], *, satellite: bool) -> NDArray[np.int64]:
+    """Sizes of patches' files, looked up now.
+
+    Args:
+        index: The data set.
+        patches: (n,) positions in it.
+        satellite: Whether the areas' series are used.
+
+    Returns:
+        (n, 5) bytes of image, mask, and the area's data, masks and products (-1 where absent or not
+        used).
+    """
+    return file_states(index, patches, satellite=satellite)[:, :, 0]
+
+
+def file_states(index: Index, patches: NDArray[np.int64], *, satellite: bool) -> NDArray[np.int64]:
+    """Size and time of change of patches' files, looked up now.
+
+    Returns:
+        (n, 5, 2): bytes and nanoseconds of the files that `file_sizes` names; -1 where absent.
+    """
+    states = np.full((len(patches), 5, 2), -1, dtype=np.int64)
+    areas = index.area[patches]
+    with ThreadPoolExecutor(16) as pool:  # waiting for a network file system, not computing
+        for position, name in enumerate((index.image_path, index.mask_path)):
+            paths = map(name, patches.tolist())
+            states[:, position] = list(pool.map(_size_and_time, paths, chunksize=256))
+    if satellite:
+        for area in np.unique(areas).tolist():
+            found = [_size_and_time(path) for path in index.series_files(area)]
+            states[areas == area, 2:] = found
+    return states
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns

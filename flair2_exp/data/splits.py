@@ -1,0 +1,176 @@
+"""Which patches train, validate and test."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from flair2_exp.data.layout import DOMAIN, Index
+from flair2_exp.data.options import SplitOptions
+from flair2_exp.errors import DataError
+
+OFFICIAL_TRAIN: Final = frozenset(
+    {6, 7, 8, 9, 13, 16, 17, 21, 23, 30, 32, 33, 34, 35, 38, 41, 44, 46, 49, 51, 52, 55, 60, 63}
+    | {70, 72, 74, 78, 80, 81, 86, 91}
+)
+"""Domain numbers that train in the official split."""
+
+OFFICIAL_VALIDATION: Final = frozenset({4, 14, 29, 31, 58, 66, 67, 77})
+"""Domain numbers that validate in the official split."""
+
+OFFICIAL_TEST: Final = frozenset({15, 22, 26, 36, 61, 64, 68, 69, 71, 84})
+"""Domain numbers of the official test set."""
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Positions of patches in an `Index`, ascending; no patch is in two of them."""
+
+    train: Positions
+    validation: Positions
+    test: Positions
+
+    def parts(self) -> dict[str, Positions]:
+        """The three parts by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def split(index: Index, options: SplitOptions) -> Split:
+    """Divide a data set's patches.
+
+    `official`: patches of the train tree by the number of their domain; the test tree tests.
+    `reference`: the baseline's way with the directory listing replaced by a sorted one: the train
+    tree's domains are shuffled with the seed, the first ⌊train_fraction · n⌋ train, the rest
+    validate; the test tree tests. `file`: what a YAML file says.
+
+    Args:
+        index: The data set.
+        options: Which split.
+
+    Returns:
+        Positions in `index`; a part may be empty (see `require`).
+
+    Raises:
+        DataError: A domain has no place in the official split, or the file is not as it should be.
+    """
+    if options.name == "file":
+        return _from_file(index, options.file)
+    test = index.test
+    domains = index.domains
+    names = sorted(set(domains[~test].tolist()))
+    if options.name == "official":
+        validation = {name for name in names if _official_part(name) == "validation"}
+    else:
+        random.Random(options.seed).shuffle(names)
+        validation = set(names[int(len(names) * options.train_fraction) :])
+    validates = np.isin(domains, sorted(validation)) if validation else np.zeros_like(test)
+    return Split(
+        train=np.flatnonzero(~test & ~validates),
+        validation=np.flatnonzero(~test & validates),
+        test=np.flatnonzero(test),
+    )
+
+
+def require(parts: dict[str, Positions], options: SplitOptions, needed: tuple[str, ...]) -> None:
+    """Refuse a split whose needed parts hold no patches.
+
+    Args:
+        parts: Positions by part.
+        options: The split that gave them.
+        needed: The parts that a run reads.
+
+    Raises:
+        DataError: Names the empty part and what to do.
+    """
+    for name in needed:
+        if not len(parts[name]):
+            counts = ", ".join(f"{part} {len(positions)}" for part, positions in parts.items())
+            raise DataError(
+                f"split={options.name} leaves no {name} patches ({counts}).\n{_fix(options, name)}"
+            )
+
+
+def _fix(options: SplitOptions, name: str) -> str:
+    if name == "test" and options.name != "file":
+        return "Give the test tree (dataset.aerial_test), set test=false, or use split=file."
+    if options.name == "official":
+        return "Use split=reference, or split=file with domains that the data set has."
+    if options.name == "reference":
+        return "Change split.train_fraction, or use split=file."
+    return f"List domains, areas or patch ids under `{name}:` in split.file={options.file}."
+
+
+def _official_part(domain: str) -> str:
+    """`train` or `validation` for a domain of the train tree."""
+    number = int(domain[1:4]) if DOMAIN.fullmatch(domain) else -1
+    if number in OFFICIAL_VALIDATION:
+        return "validation"
+    if number in OFFICIAL_TRAIN:
+        return "train"
+    where = "belongs to the test set" if number in OFFICIAL_TEST else "is not in the official split"
+    raise DataError(
+        f"domain {domain} {where}, but lies in the train tree.\n"
+        "Move it to the test tree, or use split=reference or split=file."
+    )
+
+
+def _from_file(index: Index, file: str | None) -> Split:
+    """The split that a YAML file of names describes."""
+    if file is None:
+        raise DataError("split=file needs split.file: YAML with lists train, validation, test.")
+    try:
+        content = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"split.file={file} cannot be read as YAML: {reason}.") from None
+    parts = ("train", "validation", "test")
+    if not isinstance(content, dict) or not set(content) <= set(parts):
+        raise DataError(
+            f"split.file={file} must hold lists `train`, `validation` and `test` and nothing else."
+        )
+    places = _places(index)
+    chosen = {part: _chosen(content.get(part), part, places, file) for part in parts}
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        both = np.intersect1d(chosen[one], chosen[other])
+        if len(both):
+            raise DataError(
+                f"split.file={file} puts {index.ids[both[0]]} into {one} and {other}.\n"
+                f"Take it ({len(both)} patches in all) out of one of them."
+            )
+    return Split(**chosen)
+
+
+def _places(index: Index) -> dict[str, Positions]:
+    """Positions by name of domain, area or patch."""
+    places: dict[str, Positions] = {}
+    for values in (index.domains, index.areas[index.area], index.ids):
+        order = np.argsort(values, kind="stable")
+        names, starts = np.unique(values[order], return_index=True)
+        places.update(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
+    return places
+
+
+def _chosen(names: object, part: str, places: dict[str, Positions], file: str) -> Positions:
+    """Positions of everything a list names."""
+    names = [] if names is None else names
+    if not isinstance(names, list):
+        raise DataError(f"split.file={file}: `{part}` must be a list, not {names!r}.")
+    chosen: list[Positions] = [np.empty(0, dtype=np.int64)]
+    for name in names:
+        if str(name) not in places:
+            near = difflib.get_close_matches(str(name), places, n=3)
+            hint = f"nearest: {', '.join(near)}" if near else "write names like D004_2021"
+            raise DataError(
+                f"split.file={file}: `{part}` names {name!r}, which the data set lacks ({hint})."
+            )
+        chosen.append(places[str(name)])
+    return np.unique(np.concatenate(chosen))
