@@ -1,0 +1,363 @@
+"""The place that MLflow runs are kept: a local sqlite database, or a server.
+
+MLflow is spoken to through its client with an explicit address, never through its global state,
+so that neither `MLFLOW_RUN_ID` nor another library's tracking can divert a run. It is imported
+when a store is opened, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from flair2_exp.errors import TrackingError
+from flair2_exp.tracking.process import HOST_TAG, WriterProcess
+from flair2_exp.tracking.provenance import scrub
+from flair2_exp.tracking.signals import KILLED
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.tracking import MlflowClient
+
+T = TypeVar("T")
+
+ENDED_TAG: Final = "flair2.ended"
+
+_DATABASE: Final = "mlflow.db"
+_BUSY_SECONDS: Final = 20.0
+"""As long as MLflow's own connections wait for a lock of the database."""
+
+
+def local_uri(folder: str | Path) -> str:
+    """The address of the sqlite store in a folder: `sqlite:////absolute/folder/mlflow.db`."""
+    return f"sqlite:///{Path(folder).absolute() / _DATABASE}"
+
+
+def open_store(uri: str, *, timeout: float = 8.0) -> Store:
+    """Open a store, make a local one if it is new, and be sure that it takes runs.
+
+    Safe when several processes open the same new store at once.
+
+    Args:
+        uri: `sqlite:////absolute/path/mlflow.db` (its artifacts lie beside it, in `artifacts`) or
+            the `http(s)://` address of an MLflow server.
+        timeout: Seconds in which a server must answer.
+
+    Raises:
+        TrackingError: An address of another kind, a folder or database that cannot be written, a
+            server that does not answer in time or is not MLflow's.
+    """
+    scheme = uri.partition(":")[0].lower() if "://" in uri else ""
+    if scheme in ("http", "https"):
+        _check_server(uri, timeout)
+        return Store(uri, folder=None, timeout=timeout)
+    if scheme != "sqlite":
+        fix = "sqlite:////absolute/path/mlflow.db or http://127.0.0.1:5000"
+        raise TrackingError(
+            f"tracking.uri={scrub(uri)} is neither a sqlite database nor a server"
+            f" (MLflow keeps no runs in plain folders any more).\nGive an address like {fix}."
+        )
+    path = _database_path(uri)
+    return _open_local(path, timeout)
+
+
+def _database_path(uri: str) -> Path:
+    path = uri.removeprefix("sqlite:///")
+    if path == uri or not path or path.startswith(":") or "?" in path:
+        raise TrackingError(
+            f"tracking.uri={scrub(uri)} names no database file."
+            "\nGive an address like sqlite:////absolute/path/mlflow.db (four slashes)."
+        )
+    return Path(path).absolute()
+
+
+def _open_local(database: Path, timeout: float) -> Store:
+    folder = database.parent
+    try:
+        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+        store = Store(f"sqlite:///{database}", folder=folder, timeout=timeout)
+        with store.locked():
+            if database.exists() and not os.access(database, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+            # Before MLflow, which tries for minutes to open what is no database.
+            with contextlib.closing(sqlite3.connect(database, timeout=_BUSY_SECONDS)) as connection:
+                # Readers (the UI) and a writer do not wait for each other; kept in the file.
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("BEGIN IMMEDIATE")  # fails where nothing can be written
+                connection.rollback()
+            store.call("opening", lambda client: client.search_experiments(max_results=1))
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise TrackingError(
+            f"the MLflow store {folder} cannot be written ({reason})."
+            "\nGive another folder with paths.mlflow=…, or turn tracking off with tracking=off."
+        ) from error
+    return store
+
+
+def _check_server(uri: str, timeout: float) -> None:
+    """Ask a server one small question, without MLflow's retries and without importing it.
+
+    In a thread of its own, since looking up a host's name knows no time limit.
+    """
+    answers: list[tuple[int, bool] | str] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(_ask_server(uri, timeout)), daemon=True, name="mlflow-check"
+    )
+    thread.start()
+    thread.join(timeout)
+    answer = answers[0] if answers else f"no answer within {timeout:g} s"
+    if isinstance(answer, tuple):
+        status, is_mlflow = answer
+        if is_mlflow or status in (401, 403):  # who may do what is told when the run is made
+            return
+        answer = f"status {status}, " + ("an error" if status >= 500 else "not an MLflow server's")
+    raise TrackingError(
+        f"the MLflow server {scrub(uri)} does not answer as expected: {answer}.\nStart it (mlflow "
+        "server), mend tracking.uri=…, or keep runs locally (tracking=local) or not (tracking=off)."
+    )
+
+
+def _ask_server(uri: str, timeout: float) -> tuple[int, bool] | str:
+    """The status of the answer and whether it is MLflow's, or in words why there is none."""
+    import requests
+
+    headers = {}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    try:
+        response = requests.get(
+            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
+            params={"max_results": "1"},
+            headers=headers,
+            auth=(user, password) if user and password else None,
+            timeout=timeout,
+            verify=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure,
+        )
+    except requests.exceptions.Timeout:
+        return f"no answer within {timeout:g} s"
+    except requests.exceptions.SSLError:
+        return "its certificate is not accepted"
+    except requests.exceptions.ConnectionError as error:
+        refused = "refused" in str(error).lower()
+        return "connection refused" if refused else "no connection to such a host"
+    except (requests.exceptions.RequestException, ValueError) as error:
+        return f"{type(error).__name__}"
+    try:
+        return response.status_code, response.ok and isinstance(response.json(), dict)
+    except ValueError:
+        return response.status_code, False
+
+
+@contextmanager
+def _patience(timeout: float, retries: int) -> Iterator[None]:
+    """Bound how long MLflow's client waits for a server, which by itself is minutes.
+
+    It reads these variables at each request; what the user has set stays.
+    """
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, math.ceil(timeout))),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    }
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep MLflow from telling what is told here in one line: tracebacks, tables, addresses."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        # Ending a run prints the server's address with its password to stdout.
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, scrubbed and at most 300 characters."""
+    lines = [line.strip() for line in scrub(str(error)).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+class Store:
+    """A place where runs are kept; made by `open_store`.
+
+    Attributes:
+        uri: The address, with credentials if it has any: not for showing.
+        folder: The folder of a local store; None for a server.
+        timeout: Seconds that a server may take for an answer.
+    """
+
+    def __init__(self, uri: str, *, folder: Path | None, timeout: float) -> None:
+        self.uri = uri
+        self.folder = folder
+        self.timeout = timeout
+        self._client: MlflowClient | None = None
+
+    def __str__(self) -> str:
+        return scrub(self.uri)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether runs go to a database on this machine."""
+        return self.folder is not None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time; for a server, which locks for itself, nothing.
+
+        Raises:
+            OSError: The lock's file cannot be made.
+        """
+        if self.folder is None:
+            yield
+            return
+        import fcntl
+
+        with (self.folder / ".mlflow.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # given up when the file is closed
+            yield
+
+    def call(self, what: str, action: Callable[[MlflowClient], T], *, retries: int = 1) -> T:
+        """Do something with MLflow's client, in bounded time and with errors in one line.
+
+        Args:
+            what: What is done, for the error.
+            action: Gets the client.
+            retries: How often MLflow's client may repeat a request to a server.
+
+        Raises:
+            TrackingError: Whatever went wrong; artifact stores (S3 and others) have errors of
+                their own kinds, so every exception counts.
+        """
+        try:
+            with _patience(self.timeout, retries), _silence():
+                if self._client is None:
+                    # Usage statistics over the network are not for an experiment to send.
+                    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+                    from mlflow.tracking import MlflowClient
+
+                    self._client = MlflowClient(tracking_uri=self.uri)
+                return action(self._client)
+        except Exception as error:
+            raise TrackingError(
+                f"MLflow ({self}) failed at {what}: {reason_of(error)}.\nMend the store (is the "
+                "disk full, are the credentials right?) or run with tracking=off."
+            ) from error
+
+    def ensure_experiment(self, name: str) -> str:
+        """The id of the experiment of that name, made if it is new, also by several at once.
+
+        A deleted experiment of that name is taken back.
+
+        Raises:
+            TrackingError: The store does not take it.
+        """
+        location = None
+        if self.folder is not None:
+            part = re.sub(r"[^\w\-.]+", "_", name).strip(".") or "experiment"
+            location = (self.folder / "artifacts" / part).as_uri()
+
+        def ensure(client: MlflowClient) -> str:
+            from mlflow.exceptions import MlflowException
+
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                try:
+                    return str(client.create_experiment(name, artifact_location=location))
+                except MlflowException:  # another process was faster (servers have no lock here)
+                    experiment = client.get_experiment_by_name(name)
+                    if experiment is None:
+                        raise
+            if experiment.lifecycle_stage == "deleted":
+                client.restore_experiment(experiment.experiment_id)
+            return str(experiment.experiment_id)
+
+        with self.locked():
+            return self.call(f"making the experiment {name!r}", ensure)
+
+    def find_run(self, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+        """The id of the newest run that has all these tags; None if there is none.
+
+        Raises:
+            TrackingError: The store does not answer.
+        """
+        condition = " and ".join(f"tags.`{name}` = {_quoted(tags[name])}" for name in tags)
+        runs = self.call(
+            "looking for a run",
+            lambda client: client.search_runs(
+                [experiment_id], condition, max_results=1, order_by=["attributes.start_time DESC"]
+            ),
+        )
+        return runs[0].info.run_id if runs else None
+
+    def close_dead_runs(self) -> list[str]:
+        """Set runs to KILLED that a process of this machine left RUNNING when it was killed.
+
+        Such a run ends when it last wrote a metric, and says so in the tag `flair2.ended`. Runs
+        of other machines, of other containers and of living processes are left alone.
+
+        Returns:
+            The ids of the runs closed.
+
+        Raises:
+            TrackingError: The store does not answer.
+        """
+        return self.call("closing the runs of killed processes", self._close_dead_runs)
+
+    def _close_dead_runs(self, client: MlflowClient) -> list[str]:
+        host = WriterProcess.this().host
+        condition = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = {_quoted(host)}"
+        closed: list[str] = []
+        for experiment in client.search_experiments():
+            for run in client.search_runs([experiment.experiment_id], condition):
+                writer = WriterProcess.from_tags(run.data.tags)
+                if writer is None or not writer.has_ended(shared_store=not self.is_local):
+                    continue
+                run_id = run.info.run_id
+                note = f"process {writer.pid} was killed and left the run open"
+                client.set_tag(run_id, ENDED_TAG, note)
+                client.set_terminated(run_id, KILLED, end_time=_last_sign(client, run))
+                closed.append(run_id)
+        return closed
+
+
+def _last_sign(client: MlflowClient, run: MlflowRun) -> int:
+    """When a run last wrote, in milliseconds: its start, or a metric's last value."""
+    times: list[int] = [run.info.start_time]
+    for name in sorted(run.data.metrics)[:3]:  # all metrics of an epoch are written together
+        times += [metric.timestamp for metric in client.get_metric_history(run.info.run_id, name)]
+    return max(times)
+
+
+def _quoted(text: str) -> str:
+    """A string for MLflow's filters, which know no escapes: one kind of quote or the other."""
+    if "'" in text and '"' in text:
+        raise TrackingError(f"a tag to search for may not hold both kinds of quotes: {text}")
+    return f'"{text}"' if "'" in text else f"'{text}'"

@@ -1,0 +1,47 @@
+"""The description of a run on its MLflow page: the same lines for each, so that runs compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flair2_exp.tracking.provenance import scrub
+
+
+def summary(
+    *,
+    facts: Mapping[str, object],
+    scores: Mapping[str, float] | None = None,
+    command: str = "",
+    folder: str = "",
+    note: str = "",
+) -> str:
+    """A short Markdown page.
+
+    Args:
+        facts: What the run is, by a short name each: model, data, preprocessing, seed, …
+        scores: What came out, by metric; left out where there are none yet.
+        command: The command that makes the run again.
+        folder: The run's folder.
+        note: A sentence in front, such as that the data are synthetic.
+
+    Returns:
+        Markdown: note, a table of facts and scores, command and folder.
+    """
+    lines = [note, ""] if note else []
+    lines += ["| | |", "| --- | --- |"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
+    lines += [f"| **{name}** | **{_number(value)}** |" for name, value in (scores or {}).items()]
+    if command:
+        lines += ["", "```", scrub(command), "```"]
+    if folder:
+        lines += ["", f"Folder: `{folder}`"]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    return scrub(str(value)).replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: float) -> str:
+    """Shares with four decimals; larger numbers with as many digits as mean something."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
