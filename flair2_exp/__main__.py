@@ -46,6 +46,12 @@ def main() -> None:
     Exit status: 0 done, 1 a mistake of the user's or a failed run, 2 a misused flag, 130
     interrupted, 143 terminated.
     """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        # Hydra's own help copies the schema for every group that it lists: two seconds.
+        from flair2_exp.help import help_text
+
+        print(help_text(schema.config_folder()))
+        return
     import hydra
 
     from flair2_exp.explain import explain

@@ -1,0 +1,50 @@
+# make help        what there is
+# Every target sets the environment up first; PYTHON chooses the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 5000
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format ui clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## make the environment in .venv with the tested versions
+
+# uv installs the 6 GB in half a minute; bytecode is compiled now, since a machine may forbid
+# writing it later and every start would then compile torch anew.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
+		--constraints constraints.txt --editable '.[all,dev]'
+	touch $@
+
+demo: $(STAMP)  ## train and test a small U-T&T on the synthetic sample (no GPU, no data set)
+	$(BIN)/python -m flair2_exp preset=tiny name=demo
+
+test: $(STAMP)  ## every check
+	$(BIN)/python -m pytest -n 2
+
+test-fast: $(STAMP)  ## the checks without the slow ones
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(STAMP)  ## MLflow on 127.0.0.1:5000 (make ui PORT=5001)
+	$(BIN)/python scripts/ui.py --port $(PORT)
+
+clean:  ## remove the environment and all caches; runs and data stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

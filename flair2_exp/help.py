@@ -1,0 +1,49 @@
+"""What `python -m flair2_exp --help` prints: the groups, their options and how to use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+USAGE: Final = """\
+flair2_exp: experiments on FLAIR #2 land cover, from config groups to scored MLflow runs.
+
+  python -m flair2_exp model=utt s2_preproc=monthly_cloudfree      one experiment
+  python -m flair2_exp preset=tiny                                 a small one, for a processor
+  python -m flair2_exp --multirun model=unet,utt seed=1,2,3        several
+  python -m flair2_exp model=utae --cfg job                        print the config, run nothing
+  python -m flair2_exp --hydra-help                                Hydra's own flags
+
+Choose an option of a group with GROUP=OPTION, set a value with GROUP.KEY=VALUE. Each option's file
+in {folder} begins with the command that uses it.
+
+"""
+
+
+def help_text(folder: Path) -> str:
+    """The help, with every group of a config folder and its options.
+
+    Args:
+        folder: `conf/`.
+    """
+    groups = {
+        path.name: sorted(
+            str(each.relative_to(path).with_suffix("")) for each in path.rglob("*.yaml")
+        )
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and path.name != "hydra"
+    }
+    width = max(map(len, groups)) + 2
+    lines = [f"  {name:<{width}}{_wrapped(options, width + 2)}" for name, options in groups.items()]
+    return USAGE.format(folder=folder) + "Groups\n" + "\n".join(lines)
+
+
+def _wrapped(words: list[str], indent: int) -> str:
+    """Words with commas between, in lines of at most 100 columns."""
+    lines, line = [], ""
+    for word in words:
+        if line and indent + len(line) + len(word) + 2 > 100:
+            lines.append(line)
+            line = ""
+        line += f"{word}, "
+    return f"\n{' ' * indent}".join([*lines, line]).rstrip(", ")

@@ -1,0 +1,284 @@
+"""What a run keeps and tells while it trains and tests: checkpoints, progress, panel, times."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+
+log = logging.getLogger(__name__)
+
+TRUE_COLOUR = (2, 1, 0)
+"""B4, B3, B2 among the satellite bands."""
+
+
+def best_checkpoint(folder: Path, *, monitor: str, mode: str) -> ModelCheckpoint:
+    """Keeps `best.ckpt` in `folder`: the epoch with the best `monitor`."""
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename="best",
+        monitor=monitor,
+        mode=mode,
+        save_top_k=1,
+        # A resumed run replaces its own file rather than adding best-v1.ckpt.
+        enable_version_counter=False,
+    )
+
+
+class ResumePoint(Checkpoint):
+    """Keeps `last.ckpt` of every epoch, and `previous.ckpt` of the one before.
+
+    Each file appears whole under its name or not at all; should a disk tear the last one none the
+    less, the one before is there. Lightning calls checkpoint callbacks after all others and in
+    their order, so that this one, listed last, stores the state of all.
+
+    Args:
+        folder: Where the files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.last, self.previous = folder / "last.ckpt", folder / "previous.ckpt"
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the new file beside, then moves the names along."""
+        fresh = self.last.with_suffix(".writing")
+        trainer.save_checkpoint(fresh)  # every process takes part; the first one writes
+        if trainer.is_global_zero:
+            if self.last.exists():
+                self.last.replace(self.previous)
+            fresh.replace(self.last)
+
+
+class EpochSeeds(Callback):
+    """Seeds torch anew in every epoch, from the run's seed and the epoch alone.
+
+    So dropout in an epoch does not depend on what ran before it in this process, and a run that
+    goes on from a checkpoint computes what the uninterrupted one would have.
+
+    Args:
+        seed: The run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seeds this epoch; processes of a distributed run differ."""
+        key = [self._seed, trainer.current_epoch, trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+class BestEpoch(Callback):
+    """Remembers the validation metrics of the best epoch: the scores of `best.ckpt`.
+
+    Args:
+        monitor: The metric that decides.
+        mode: `min` or `max`.
+
+    Attributes:
+        scores: The `val/...` metrics of that epoch, and its number (from 0) as `val/best_epoch`.
+    """
+
+    def __init__(self, monitor: str, mode: str) -> None:
+        self._monitor, self._sign = monitor, 1.0 if mode == "max" else -1.0
+        self.scores: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares this epoch with the best so far, as strictly as Lightning's checkpoint does."""
+        if not trainer.training or self._monitor not in trainer.callback_metrics:
+            return
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        before = self.scores.get(self._monitor)
+        if before is None or self._sign * metrics[self._monitor] > self._sign * before:
+            self.scores = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores, for a checkpoint."""
+        return {"scores": dict(self.scores)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.scores = {str(key): float(value) for key, value in state_dict["scores"].items()}
+
+
+def early_stopping(*, monitor: str, mode: str, patience: int) -> EarlyStopping:
+    """Stops after `patience` epochs without a better `monitor`, or when it is no longer finite."""
+    return EarlyStopping(monitor=monitor, mode=mode, patience=patience, check_finite=True)
+
+
+def progress(*, bars: bool) -> list[Callback]:
+    """Rich progress bars, or one line an epoch for a log file."""
+    return [RichProgressBar(leave=False)] if bars else [EpochLines()]
+
+
+def learning_rate() -> LearningRateMonitor:
+    """Logs the learning rate of each epoch."""
+    return LearningRateMonitor(logging_interval="epoch")
+
+
+class EpochLines(Callback):
+    """One line an epoch: losses, validation score, seconds."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the line; validation of the epoch has run by now."""
+        if not trainer.is_global_zero:
+            return
+        shown = " ".join(
+            f"{name}={float(trainer.callback_metrics[name]):.4f}"
+            for name in ("train/loss", "val/loss", "val/miou")
+            if name in trainer.callback_metrics
+        )
+        epochs = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        log.info("epoch %s %s (%.1f s)", epochs, shown, time.monotonic() - self._started)
+
+
+class Stopwatch(Callback):
+    """Seconds spent training and testing, and the epochs trained.
+
+    Attributes:
+        seconds: `train/seconds` and `inference/seconds`; the latter is the whole test loop, reading
+            included, as the challenge measured it.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the training clock, which goes on from a resumed run's."""
+        self._started = time.monotonic() - self.seconds.get("train/seconds", 0.0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the training clock, so that a checkpoint holds it."""
+        self.seconds["train/seconds"] = time.monotonic() - self._started
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the training clock."""
+        self.seconds["train/seconds"] = time.monotonic() - self._started
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the test clock."""
+        self._started = time.monotonic()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the test clock."""
+        self.seconds["inference/seconds"] = time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds so far, for a checkpoint."""
+        return {"seconds": dict(self.seconds)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.seconds = {str(key): float(value) for key, value in state_dict["seconds"].items()}
+
+
+@dataclass
+class PanelRow:
+    """One test patch of the panel."""
+
+    patch: str
+    image: npt.NDArray[np.uint8]
+    """(H, W, 3) red, green, blue, 0..255."""
+    truth: npt.NDArray[np.uint8]
+    """(H, W) class indices."""
+    prediction: npt.NDArray[np.uint8]
+    """(H, W) class indices."""
+
+
+@dataclass
+class PanelCollector(Callback):
+    """Keeps evenly spaced test patches with their predictions, for a figure.
+
+    Args:
+        count: How many patches; 0 keeps none.
+        total: How many patches the test set has.
+        rgb: Positions of red, green and blue among the image's bands; None shows one band in grey.
+    """
+
+    count: int
+    total: int
+    rgb: tuple[int, int, int] | None = (0, 1, 2)
+    rows: list[PanelRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        spaced = np.linspace(0, max(0, self.total - 1), min(self.count, self.total))
+        self._wanted = set(spaced.round().astype(int).tolist())
+        self._seen = 0
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets an earlier test."""
+        self.rows.clear()
+        self._seen = 0
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Mapping[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the wanted patches of a batch."""
+        for position, patch in enumerate(batch["patch_id"]):
+            if self._seen + position in self._wanted:
+                image = _picture(batch, position, self.rgb)
+                truth, prediction = (
+                    each[position].to(torch.uint8).cpu().numpy() for each in (batch["label"], outputs)
+                )
+                self.rows.append(PanelRow(patch, image, truth, prediction))
+        self._seen += len(batch["patch_id"])
+
+
+def _picture(
+    batch: Mapping[str, Any], position: int, rgb: tuple[int, int, int] | None
+) -> npt.NDArray[np.uint8]:
+    """A patch as (H, W, 3) uint8: its aerial image, or where there is none its satellite series."""
+    image = batch.get("image")
+    if image is not None:
+        bands = list(rgb or (0, 0, 0))
+        picture = image[position, bands].float().cpu().numpy()
+    else:
+        picture = _series_picture(batch, position)
+    return np.asarray(np.moveaxis(picture * 255, 0, -1).clip(0, 255), dtype=np.uint8)
+
+
+def _series_picture(batch: Mapping[str, Any], position: int) -> npt.NDArray[np.float32]:
+    """The footprint's median over time in true colour, stretched, at the label's size."""
+    series = batch["series"][position].float()
+    real = series[~batch["padding"][position]]
+    size = series.shape[-1]
+    footprint = max(2, round(10.24))
+    start = (size - footprint) // 2
+    crop = real[:, list(TRUE_COLOUR), start : start + footprint, start : start + footprint]
+    median = crop.median(dim=0).values
+    stretched = median / torch.quantile(median, 0.98).clamp_min(1e-6)
+    resized = torch.nn.functional.interpolate(stretched[None], size=batch["label"].shape[-2:])
+    return np.asarray(resized[0].cpu().numpy(), dtype=np.float32)

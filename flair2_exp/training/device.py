@@ -1,0 +1,55 @@
+"""Whether this machine has the device and the precision that a run asks for."""
+
+from __future__ import annotations
+
+from flair2_exp.errors import DeviceError
+
+
+def require_device(accelerator: str, devices: int, precision: str) -> None:
+    """Refuse what this machine lacks, before anything is read.
+
+    Args:
+        accelerator: `auto`, `cpu`, `gpu`, `cuda` or `mps`.
+        devices: How many; -1 for all.
+        precision: Lightning's name, as `bf16-mixed`.
+
+    Raises:
+        DeviceError: No such device, too few of them, or a precision that they do not compute in.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    apple = torch.backends.mps.is_available()
+    if accelerator == "cuda" or (accelerator == "gpu" and not apple):
+        if gpus == 0:
+            raise DeviceError(
+                f"trainer.accelerator={accelerator}: this machine has no CUDA device that torch "
+                f"{torch.__version__} can use. Run with trainer=cpu, or on a machine with a GPU."
+            )
+        if devices > gpus:
+            raise DeviceError(
+                f"trainer.devices={devices}: this machine has {gpus}. Use trainer.devices={gpus}."
+            )
+    elif accelerator == "mps" and not apple:
+        raise DeviceError(
+            "trainer.accelerator=mps: this machine has no Apple GPU. Run with trainer=cpu."
+        )
+    if devices == 0:
+        raise DeviceError("trainer.devices=0: expected a number from 1 up, or -1 for all devices.")
+    if devices == -1 and accelerator == "cpu":
+        raise DeviceError(
+            "trainer.devices=-1 means all GPUs; on the processor say how many processes, as "
+            "trainer.devices=1."
+        )
+    on_gpu = accelerator != "cpu" and (gpus > 0 or apple)
+    if precision == "16-mixed" and not on_gpu:
+        raise DeviceError(
+            "trainer.precision=16-mixed needs a GPU: the processor trains in 32-true or bf16-mixed."
+        )
+    if precision.startswith("bf16") and on_gpu and gpus and not torch.cuda.is_bf16_supported():
+        raise DeviceError(
+            f"trainer.precision={precision}: {torch.cuda.get_device_name()} has no bfloat16. Use "
+            "trainer.precision=16-mixed."
+        )
+    if precision == "64-true" and on_gpu and apple and not gpus:
+        raise DeviceError("trainer.precision=64-true: Apple GPUs compute in 32 bits at most.")

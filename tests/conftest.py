@@ -1,0 +1,33 @@
+"""Shared by all tests: one torch thread a worker, and a small sample data set made once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# Two workers of pytest share two cores; threads on top would only fight over them. Set before torch
+# is imported, and inherited by the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test asks a hub; what tries is told at once rather than after its timeouts.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from flair2_exp import schema
+
+# These machines are shared: how long one example takes says nothing.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _registered_schema() -> None:
+    schema.register()
+
+
+@pytest.fixture(autouse=True)
+def _no_leaking_tracking_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "FLAIR2_EXP_ROOT", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+    yield

@@ -1,0 +1,75 @@
+"""The command line as users type it, without an experiment behind it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MISTAKES = [
+    ("modell=utt", "modell: no such option; did you mean model?"),
+    ("model=utx", "model=utx: no such option; did you mean"),
+    ("model.encodr=x", "model.encodr: no such option of model; did you mean encoder"),
+    ("utea.heads=3", "utea.heads: no such option; did you mean utae"),
+    ("experiment=leaderboard/unett", "did you mean leaderboard/unet"),
+    ("hydra.foo=1", "hydra.foo: no such option"),
+    ("loss.class_weights.water=1", "write +loss.class_weights.water=VALUE"),
+    ("seed=abc", "seed=abc: expected a whole number."),
+    ("train=maybe", "train=maybe: "),
+    ("model=null", "a config group takes the name of one of its files"),
+    ("model=[", "no viable alternative"),
+    ("s2_preproc.size=30", "multiple of 8"),
+    ("paths.root=/proc/nowhere", "cannot write to /proc/nowhere"),
+    ("seed=1,2", "Ambiguous value"),
+]
+
+
+def command(*arguments: str, folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run `python -m flair2_exp` in a folder."""
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-m", "flair2_exp", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=120, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES, ids=[each for each, _ in MISTAKES])
+def test_a_mistake_is_told_in_two_lines_and_leaves_nothing_behind(
+    override: str, message: str, tmp_path: Path
+) -> None:
+    done = command(override, folder=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert not done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_in_a_later_job_stops_the_sweep_before_the_first(tmp_path: Path) -> None:
+    done = command("--multirun", "model=unet,utae,utt", "data=aerial_only", folder=tmp_path)
+    assert done.returncode == 1
+    assert "model=utae needs the satellite series" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
+    done = command("--help", folder=tmp_path)
+    assert done.returncode == 0
+    for words in ("s2_preproc", "monthly_cloudfree", "leaderboard/utt", "--multirun"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["modell=utt"]])
+def test_nothing_heavy_is_imported_before_an_experiment(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        f"sys.argv = ['flair2-exp', *{arguments!r}]\n"
+        "from flair2_exp.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'lightning', 'mlflow', 'numpy', 'rasterio', 'optuna', 'pandas'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.rstrip().endswith("heavy: []"), done.stdout[-300:] + done.stderr
