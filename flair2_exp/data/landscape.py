@@ -37,16 +37,16 @@ _TOWN, _WORKS, _FOREST, _FARM, _WILD = range(5)
 THEMES: Final = ("UA", "UN", "AU", "AN", "AF", "FA", "FN", "NA")
 """Two letters as in the names of real areas (`Z17_UA`): urban, agricultural, forest, natural."""
 
-_BLOCK_DECK: Final = (_TOWN, _TOWN, _WORKS, _FOREST, _FOREST, _FOREST, _FARM, _FARM, _FARM, _WILD)
+_BLOCK_DECK: Final = (_TOWN, _TOWN, _WORKS, _FOREST, _FOREST, *(_FARM,) * 4, _WILD)
 _THEME_BLOCKS: Final = {"U": _TOWN, "A": _FARM, "F": _FOREST, "N": _WILD}
 _PARCEL_DECKS: Final[dict[int, tuple[int, ...]]] = {
     _FARM: (
-        *(AGRICULTURAL,) * 6, *(PLOWED,) * 3, *(HERBACEOUS,) * 4, *(VINEYARD,) * 3,
+        *(AGRICULTURAL,) * 7, *(PLOWED,) * 3, *(HERBACEOUS,) * 5, *(VINEYARD,) * 2,
     ),
     _FOREST: (*(DECIDUOUS,) * 6, *(CONIFEROUS,) * 4, *(BRUSHWOOD,) * 2),
-    _WILD: (*(HERBACEOUS,) * 3, *(BRUSHWOOD,) * 2, *(WATER,) * 2, *(BARE_SOIL,) * 2, DECIDUOUS),
+    _WILD: (*(HERBACEOUS,) * 4, *(BRUSHWOOD,) * 2, *(WATER,) * 2, *(BARE_SOIL,) * 2),
     _WORKS: (*(IMPERVIOUS,) * 3, *(PERVIOUS,) * 3, *(BARE_SOIL,) * 2),
-    _TOWN: (HERBACEOUS, HERBACEOUS, PERVIOUS, IMPERVIOUS, DECIDUOUS),
+    _TOWN: (*(HERBACEOUS,) * 4, PERVIOUS, IMPERVIOUS),
 }  # fmt: skip
 """The covers of the parcels in a block, dealt out like cards, so that shares hold locally."""
 
@@ -281,8 +281,8 @@ class Landscape:
         cells = self._blocks.find(*self._warped(y, x))
         use = self._use[cells.index]
         size = rng.random(len(y))
-        half_long = np.where(hall, 13 + 9 * size, 5.5 + 4 * size)
-        half_wide = np.where(hall, 9 + 5 * rng.random(len(y)), 4 + 2.2 * rng.random(len(y)))
+        half_long = np.where(hall, 13 + 9 * size, 6 + 4 * size)
+        half_wide = np.where(hall, 9 + 5 * rng.random(len(y)), 4.5 + 2.2 * rng.random(len(y)))
         room = cells.edge - half_wide
         home = (
             ~hall & (use == _TOWN) & (room > 6.0) & (cells.edge < 40) & (rng.random(len(y)) < 0.93)
@@ -370,7 +370,7 @@ class Landscape:
         canvas.age[at] = age[parcel]
         canvas.across[at] = mosaic.across(y, x)
         if use == _TOWN:  # gardens with trees
-            trees = canvas.patchy[at] + 0.5 * canvas.ragged[at] > 1.35
+            trees = canvas.patchy[at] + 0.5 * canvas.ragged[at] > 1.2
             canvas.put(at[trees], DECIDUOUS)
 
     def _paint_margins(self, canvas: _Canvas, cells: _Cells) -> None:
@@ -381,7 +381,7 @@ class Landscape:
         hedge = (use == _FARM) & (pair > 0.6) & (cells.edge + ragged < 6)
         canvas.put(np.flatnonzero(hedge & (pair < 0.8)), DECIDUOUS)
         canvas.put(np.flatnonzero(hedge & (pair >= 0.8)), BRUSHWOOD)
-        fringe = (use == _FOREST) & (cells.edge + 2 * ragged < 6)
+        fringe = (use == _FOREST) & (cells.edge + 2 * ragged < 4.5)
         canvas.put(np.flatnonzero(fringe), BRUSHWOOD)
         scattered = (use == _WILD) & (canvas.cover == HERBACEOUS) & (canvas.patchy > 1.0)
         canvas.put(np.flatnonzero(scattered), BRUSHWOOD)
@@ -415,7 +415,9 @@ class Landscape:
         canvas.variety[spots] = self._house_variety[owner]
         canvas.tone[spots] = self._house_tone[owner]
         canvas.across[spots] = ahead[roof]
-        canvas.height[spots] = self._house_height[owner]
+        # A gable: the roof falls off from the ridge, on halls hardly.
+        fall = np.where(self._house_variety[owner] == 3, 0.05, 0.5)
+        canvas.height[spots] = self._house_height[owner] - fall * np.abs(ahead[roof])
 
     def _paint_river(self, canvas: _Canvas, y: Floats, x: Floats) -> None:
         """The river, its banks of gravel and its trees."""

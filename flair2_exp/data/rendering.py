@@ -159,14 +159,14 @@ def render_patch(
     colour = _paint(surface, flight, pixel)
     colour *= _light(surface.height, flight.sun, pixel)
     inner = (slice(margin, -margin), slice(margin, -margin))
-    image = np.concatenate((colour[:, *inner], _measure(rng, surface, margin)[None]))
+    image = np.concatenate((colour[:, *inner], _measure(rng, surface, pixel, margin)[None]))
     grain = np.full(20, 0.05)
     grain[list(_GRAIN)] = list(_GRAIN.values())
     cover = surface.cover[inner]
     if blocks == 2:
         image = image.repeat(2, axis=-2).repeat(2, axis=-1)
         cover = cover.repeat(2, axis=-2).repeat(2, axis=-1)
-    return _expose(rng, image, grain[cover], flight), cover
+    return _expose(rng, image, grain[cover], flight, side / size), cover
 
 
 def _paint(surface: Surface, flight: Flight, pixel: float) -> Floats:
@@ -206,24 +206,28 @@ def _light(height: Floats, sun: tuple[float, float], pixel: float) -> Floats:
     return np.asarray(light * (1 - 0.45 * shadow))
 
 
-def _measure(rng: np.random.Generator, surface: Surface, margin: int) -> Floats:
+def _measure(rng: np.random.Generator, surface: Surface, pixel: float, margin: int) -> Floats:
     """The elevation band: heights as photogrammetry finds them, in units, without the margin."""
     from scipy.ndimage import gaussian_filter
 
     inner = (slice(margin, -margin), slice(margin, -margin))
-    blunder = gaussian_filter(rng.standard_normal(surface.height.shape), 4.0) * 4.0 * 3.5
-    height = gaussian_filter(surface.height, 0.8) * (1 + 0.22 * blunder) + 0.4 * np.abs(blunder)
+    blunder = gaussian_filter(rng.standard_normal(surface.height.shape), max(3.0 / pixel, 0.5))
+    blunder /= blunder.std()
+    blurred = gaussian_filter(surface.height, 0.7 / pixel)
+    height = blurred * (1 + 0.22 * blunder) + 0.4 * np.abs(blunder)
     return np.asarray(height[inner] / METRES_PER_UNIT)
 
 
 def _expose(
-    rng: np.random.Generator, image: Floats, grain: Floats, flight: Flight
+    rng: np.random.Generator, image: Floats, grain: Floats, flight: Flight, pixel: float
 ) -> NDArray[np.uint8]:
     """Texture, optics, the flight's light and noise; then eight bits."""
     from scipy.ndimage import gaussian_filter
 
-    coarse = gaussian_filter(rng.standard_normal(grain.shape), 1.2) * 4.2
-    texture = 1 + grain * (0.7 * rng.standard_normal(grain.shape) + 0.7 * coarse)
+    coarse = gaussian_filter(rng.standard_normal(grain.shape), max(0.9 / pixel, 0.5))
+    coarse /= coarse.std()
+    fine = min(0.7, 0.4 + 0.4 * pixel) * rng.standard_normal(grain.shape)
+    texture = 1 + grain * (fine + 0.7 * coarse)
     spectral = image[:4] * texture
     spectral = np.stack([gaussian_filter(band, 0.5) for band in spectral])
     spectral = flight.gain[:, None, None] * spectral + flight.haze[:, None, None]
@@ -239,7 +243,7 @@ _SPECTRA: Final[dict[str, tuple[int, ...]]] = {
     "needles": (200, 360, 230, 560, 1650, 2000, 2150, 2250, 1000, 480),
     "leaves": (180, 420, 220, 700, 2500, 3100, 3300, 3400, 1500, 650),
     "litter": (340, 470, 600, 880, 1200, 1350, 1500, 1650, 1900, 1300),
-    "heath": (300, 460, 430, 800, 1700, 2050, 2250, 2350, 1700, 950),
+    "heath": (330, 520, 560, 900, 1500, 1750, 1900, 2000, 1900, 1200),
     "straw": (650, 900, 1150, 1500, 1900, 2050, 2200, 2350, 2900, 2000),
     "soil": (720, 1000, 1330, 1650, 1850, 2000, 2200, 2350, 2900, 2450),
     "mineral": (1250, 1550, 1900, 2150, 2250, 2350, 2500, 2600, 3100, 2800),
@@ -336,20 +340,20 @@ def _crop(variety: int, days: Floats, late: float) -> Floats:
 
 
 def _courses(rng: np.random.Generator, days: Floats, altitude: float) -> Floats:
-    """Reflectance of every variety on every day, (20·VARIETIES,T,10), in whole units.
+    """Reflectance of every variety on every day, (T,10,20·VARIETIES), in whole units.
 
     Whole units make sums over mixed pixels exact, so that no order of summation shows in the files.
     """
     spectra = {name: np.array(values, dtype=np.float64) for name, values in _SPECTRA.items()}
     late = altitude / 60 + rng.normal(0, 5)
-    courses = np.zeros((20, VARIETIES, len(days), 10))
+    courses = np.zeros((len(days), 10, 20, VARIETIES))
     for cover, grounds in _GROUNDS.items():
         for variety, (plant, ground) in enumerate(grounds):
             green = _greenness(cover, variety, days, late + rng.normal(0, 5))
             green = np.clip(green * rng.normal(1, 0.07), 0, 1)[:, None]
             mix = green * spectra[plant] + (1 - green) * spectra[ground]
-            courses[cover, variety] = mix * rng.normal(1, 0.05)
-    return np.round(courses).reshape(20 * VARIETIES, len(days), 10)
+            courses[:, :, cover, variety] = mix * rng.normal(1, 0.05)
+    return np.round(courses).reshape(len(days), 10, 20 * VARIETIES)
 
 
 @dataclass(frozen=True)
@@ -399,10 +403,12 @@ def render_series(
     data = np.empty((len(dates), 10, *shape), dtype=np.uint16)
     masks = np.empty((len(dates), 2, *shape), dtype=np.uint8)
     open_ground = _open_ground(shares).reshape(shape)
+    brightness = (1 + 0.08 * tone.reshape(shape)) / _SAMPLES**2
     for number in range(len(dates)):
-        ground = (shares @ courses[:, number]).T.reshape(10, *shape) / _SAMPLES**2
-        ground = ground * (1 + 0.08 * tone.reshape(shape))
-        data[number], masks[number] = _acquire(rng, ground, open_ground, sky, number)
+        ground = (courses[number] @ shares).reshape(10, *shape) * brightness
+        data[number], masks[number] = _acquire(
+            rng, ground.astype(np.float32), open_ground, sky, number
+        )
     order = _listing_order(rng, len(dates))
     products = _product_names(rng, dates, tile)
     return Series(data[order], masks[order], [products[number] for number in order])
@@ -412,7 +418,7 @@ _SAMPLES: Final = 3  # points a side within a satellite pixel
 
 
 def _mix_pixels(landscape: Landscape, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-    """How many of a pixel's points show each variety (H·W,20·VARIETIES), and its mean tone."""
+    """How many of a pixel's points show each variety (20·VARIETIES,H·W), and its mean tone."""
     step = 10.0 / _SAMPLES
     y, x = np.meshgrid(
         *((np.arange(side * _SAMPLES) + 0.5) * step for side in shape), indexing="ij"
@@ -420,11 +426,10 @@ def _mix_pixels(landscape: Landscape, shape: tuple[int, int]) -> tuple[Floats, F
     surface = landscape.surface(y, x)
     code = surface.cover.astype(np.int64) * VARIETIES + surface.variety
     pixel = (y // 10).astype(np.int64) * shape[1] + (x // 10).astype(np.int64)
-    kinds = 20 * VARIETIES
     count = shape[0] * shape[1]
-    shares = np.bincount((pixel * kinds + code).ravel(), minlength=count * kinds)
+    shares = np.bincount((code * count + pixel).ravel(), minlength=20 * VARIETIES * count)
     tone = np.bincount(pixel.ravel(), weights=surface.tone.ravel(), minlength=count)
-    return shares.reshape(count, kinds).astype(np.float64), tone / _SAMPLES**2
+    return shares.reshape(-1, count).astype(np.float64), tone / _SAMPLES**2
 
 
 def _open_ground(shares: Floats) -> Floats:
@@ -432,7 +437,7 @@ def _open_ground(shares: Floats) -> Floats:
     cover = np.zeros(20)
     cover[[CONIFEROUS, DECIDUOUS, MIXED]] = 0.65
     cover[[BUILDING, WATER, IMPERVIOUS]] = 0.4
-    return np.asarray(1 - shares @ np.repeat(cover, VARIETIES) / _SAMPLES**2)
+    return np.asarray(1 - np.repeat(cover, VARIETIES) @ shares / _SAMPLES**2)
 
 
 def _acquisition_dates(rng: np.random.Generator, year: int) -> list[datetime.date]:
@@ -471,29 +476,39 @@ def _make_sky(rng: np.random.Generator, dates: list[datetime.date], altitude: fl
 
 
 def _acquire(
-    rng: np.random.Generator, ground: Floats, open_ground: Floats, sky: _Sky, number: int
+    rng: np.random.Generator,
+    ground: NDArray[np.float32],
+    open_ground: Floats,
+    sky: _Sky,
+    number: int,
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """One acquisition: snow on the ground, light, clouds with their shadows, noise.
 
     Returns:
         The frame, uint16 (10,H,W), and the probabilities of snow and cloud, uint8 (2,H,W).
     """
-    snow = _snow_cover(rng, open_ground.shape) if sky.snowy[number] else 0 * open_ground
-    cloud = _cloud_cover(rng, open_ground.shape, sky.kinds[number])
-    white = np.array(_SPECTRA["snow"])[:, None, None] * rng.uniform(0.75, 1.15)
-    lying = snow * open_ground
-    frame = ground * (1 - lying) + white * lying
-    frame *= 1 + 0.06 * np.cos(2 * np.pi * (sky.days[number] - 172) / 365) + rng.normal(0, 0.03)
-    frame += (rng.gamma(2.0, 40.0) * np.linspace(1.6, 0.1, 10))[:, None, None]  # aerosol: blue
+    shape = open_ground.shape
+    snow = _snow_cover(rng, shape) if sky.snowy[number] else np.zeros(shape)
+    cloud = _cloud_cover(rng, shape, sky.kinds[number])
+    white = np.array(_SPECTRA["snow"]) * rng.uniform(0.75, 1.15)
+    frame = _blend(ground, white, snow * open_ground)
+    light = 1 + 0.06 * np.cos(2 * np.pi * (sky.days[number] - 172) / 365) + rng.normal(0, 0.03)
+    aerosol = rng.gamma(2.0, 40.0) * np.linspace(1.6, 0.1, 10)  # most in the blue
     shift = (int(rng.integers(3, 9)), int(rng.integers(2, 7)))
     shadow = np.roll(cloud, (-shift[0], -shift[1]), axis=(0, 1))
-    frame *= 1 - 0.5 * np.clip(shadow - cloud, 0, 1)
-    top = np.array(_SPECTRA["cloud"])[:, None, None] * rng.uniform(0.55, 1.5)
-    frame = frame * (1 - cloud) + top * (0.75 + 0.25 * cloud) * cloud
+    frame *= (light * (1 - 0.5 * np.clip(shadow - cloud, 0, 1))).astype(np.float32)
+    frame += aerosol.astype(np.float32)[:, None, None]
+    top = np.array(_SPECTRA["cloud"]) * rng.uniform(0.55, 1.5)
+    frame = _blend(frame, top, cloud)
     frame *= 1 + 0.03 * rng.standard_normal(frame.shape, dtype=np.float32)
-    frame += 25 * rng.standard_normal(frame.shape, dtype=np.float32)
     probabilities = _probabilities(rng, snow, cloud, bright=ground[0] > 1700)
-    return np.clip(np.round(frame), 1, 20000).astype(np.uint16), probabilities
+    return np.clip(np.rint(frame), 1, 20000).astype(np.uint16), probabilities
+
+
+def _blend(frame: NDArray[np.float32], colour: Floats, opacity: Floats) -> NDArray[np.float32]:
+    """A frame (10,H,W) behind something of a colour (10,) and an opacity (H,W)."""
+    weight = opacity.astype(np.float32)
+    return frame * (1 - weight) + colour.astype(np.float32)[:, None, None] * weight
 
 
 def _field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Floats:
