@@ -29,23 +29,20 @@ _GIT_SECONDS: Final = 20.0
 
 _HIDDEN: Final = "***"
 
-_SECRET_WORD: Final = (
+_SECRET_NAME: Final = re.compile(
     r"(?:token|secret|passw(?:or)?d|passphrase|api_?key|access_?key|private_?key|credentials?)"
+    r"(?![a-z])",  # not in "tokenizer"
+    re.IGNORECASE,
 )
 
-_SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    # user:password@ (or token@) of a URL; up to the last @ before the path, as clients read it
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://)[^\s/?#\"'<>]*@"), rf"\1{_HIDDEN}@"),
-    # NAME=value and NAME: value, where the name says that it is a secret; also --name value
-    (
-        re.compile(
-            rf"(?i)([\w.\-]*{_SECRET_WORD}(?![a-z])[\w\-]*[\"']?\s?(?:=|:(?!/))\s?)"
-            r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&\"'}\]]+)"
-        ),
-        rf"\1{_HIDDEN}",
-    ),
-    (re.compile(rf"(?i)(--[\w\-]*{_SECRET_WORD}\s+)[^\s\-][^\s]*"), rf"\1{_HIDDEN}"),
-    (re.compile(r"(?i)\b((?:bearer|basic)\s+)[a-z0-9+/=._~\-]{8,}"), rf"\1{_HIDDEN}"),
+_LEAST_SECRET: Final = 8
+"""Shorter values are no secrets worth the name, but words that a text may hold by chance."""
+
+# Each pattern takes time linear in the text: nothing unbounded stands before its fixed part.
+_SHAPES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    # user:password@ (or token@) of a URL, up to the last @ before the path, as clients read it
+    (re.compile(r"(?<=://)[^\s/?#\"'<>]*@"), f"{_HIDDEN}@"),
+    (re.compile(r"\b(?i:(bearer|basic)[ ]+)[A-Za-z0-9+/=._~\-]{16,}"), rf"\1 {_HIDDEN}"),
     # tokens known by their own shape: Hugging Face, GitHub, GitLab, AWS key ids, Databricks
     (
         re.compile(
@@ -56,8 +53,33 @@ _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     ),
 )
 
+_QUOTED: Final = (
+    re.compile(
+        rf"({_SECRET_NAME.pattern}[\w\-]{{0,40}}[\"']?\s?[=:]\s?)(?:\"[^\"\n]{{8,}}\"|'[^'\n]{{8,}}')",
+        re.IGNORECASE,
+    ),
+    rf"\1'{_HIDDEN}'",
+)
+"""name = "value" in code, where anything but a literal is a part of the program."""
 
-def scrub(text: str, environment: Mapping[str, str] | None = None) -> str:
+_NAMED: Final = (
+    re.compile(
+        rf"({_SECRET_NAME.pattern}[\w\-]{{0,40}}[\"']?(?:\s?=\s?|\s?:(?!/)\s?))"
+        r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&\"'}\]]+)",
+        re.IGNORECASE,
+    ),
+    rf"\1{_HIDDEN}",
+)
+"""name=value and name: value in commands, configs and messages."""
+
+_OPTION: Final = (
+    re.compile(rf"(--[\w\-]{{0,40}}{_SECRET_NAME.pattern}[ ]+)(?!-)\S+", re.IGNORECASE),
+    rf"\1{_HIDDEN}",
+)
+"""--name value in commands."""
+
+
+def scrub(text: str, *, code: bool = False, environment: Mapping[str, str] | None = None) -> str:
     """The text without credentials, each replaced by `***`.
 
     Removed are user and password in URLs, values behind names that say what they are (token,
@@ -66,15 +88,23 @@ def scrub(text: str, environment: Mapping[str, str] | None = None) -> str:
 
     Args:
         text: Any text that is to be stored or shown.
+        code: The text is source code or a diff: behind a telling name only quoted values count.
         environment: The variables to look through; the process's own by default.
+
+    Returns:
+        The text; a second time changes nothing more.
     """
     for name, value in (os.environ if environment is None else environment).items():
-        # Shorter values than 8 characters are no secrets worth the name, but words of the text.
-        if len(value) >= 8 and re.search(_SECRET_WORD, name, re.IGNORECASE):
+        if len(value) >= _LEAST_SECRET and _SECRET_NAME.search(name):
             text = text.replace(value, _HIDDEN)
-    for pattern, replacement in _SECRETS:
+    for pattern, replacement in (*_SHAPES, *((_QUOTED,) if code else (_NAMED, _OPTION))):
         text = pattern.sub(replacement, text)
     return text
+
+
+def scrub_value(name: str, text: str) -> str:
+    """The value of an option or a tag without credentials; all of it where the name tells."""
+    return _HIDDEN if text not in ("", "null") and _SECRET_NAME.search(name) else scrub(text)
 
 
 @dataclass(frozen=True)
@@ -224,12 +254,12 @@ def git_state(folder: Path) -> GitState:
 
 
 def _bounded(diff: str) -> str:
-    scrubbed = scrub(diff)
-    if len(scrubbed) <= DIFF_LIMIT:
-        return scrubbed
+    kept = scrub(diff[:DIFF_LIMIT], code=True)
+    if len(diff) <= DIFF_LIMIT:
+        return kept
     return (
-        f"{scrubbed[:DIFF_LIMIT]}\n# cut here: {len(scrubbed)} characters in all,"
-        f" of which the first {DIFF_LIMIT} are kept; this patch does not apply as it is\n"
+        f"{kept}\n# cut here: {len(diff)} characters in all, of which the first {DIFF_LIMIT}"
+        " are kept; this patch does not apply as it is\n"
     )
 
 

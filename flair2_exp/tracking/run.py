@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flair2_exp.errors import TrackingError
 from flair2_exp.tracking.params import flatten, render, shorten, valid_name, valid_names
 from flair2_exp.tracking.process import WriterProcess
-from flair2_exp.tracking.provenance import scrub
+from flair2_exp.tracking.provenance import scrub, scrub_value
 from flair2_exp.tracking.signals import FINISHED, status_of
 from flair2_exp.tracking.store import ENDED_TAG, Store
 
@@ -268,7 +268,7 @@ class TrackedRun(Run):
         names = valid_names(flat)
         params: dict[str, str] = {}
         for name, value in flat.items():
-            text, valid = scrub(render(value)), names[name]
+            text, valid = scrub_value(name, render(value)), names[name]
             artifact = f"params/{valid.replace('/', '_')}.txt"
             params[valid] = shorten(text, artifact)
             if params[valid] != text:
@@ -482,7 +482,10 @@ def _tags(tags: Mapping[str, object]) -> dict[str, str]:
     cut = " … [cut]"
     result = {}
     for name, value in tags.items():
-        text, limit = scrub(render(value)), _NOTE_LIMIT if name == ERROR_TAG else _TAG_LIMIT
+        text, limit = (
+            scrub_value(name, render(value)),
+            _NOTE_LIMIT if name == ERROR_TAG else _TAG_LIMIT,
+        )
         result[names[name]] = text if len(text) <= limit else text[: limit - len(cut)] + cut
     return result
 

@@ -73,10 +73,11 @@ def open_store(uri: str, *, timeout: float = 8.0) -> Store:
 
 def _database_path(uri: str) -> Path:
     path = uri.removeprefix("sqlite:///")
-    if path == uri or not path or path.startswith(":") or "?" in path:
+    # SQLAlchemy reads `?` as options and, from 2.1 on, `%20` as a blank.
+    if path == uri or not path or path.startswith(":") or "?" in path or "%" in path:
         raise TrackingError(
-            f"tracking.uri={scrub(uri)} names no database file."
-            "\nGive an address like sqlite:////absolute/path/mlflow.db (four slashes)."
+            f"tracking.uri={scrub(uri)} names no database file that MLflow can open.\nGive an "
+            "address like sqlite:////absolute/path/mlflow.db (four slashes), without % or ?."
         )
     return Path(path).absolute()
 
@@ -257,12 +258,12 @@ class Store:
                 their own kinds, so every exception counts.
         """
         try:
+            # Usage statistics over the network are not for an experiment to send.
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            from mlflow.tracking import MlflowClient  # sets up its logging: before the silence
+
             with _patience(self.timeout, retries), _silence():
                 if self._client is None:
-                    # Usage statistics over the network are not for an experiment to send.
-                    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-                    from mlflow.tracking import MlflowClient
-
                     self._client = MlflowClient(tracking_uri=self.uri)
                 return action(self._client)
         except Exception as error:

@@ -1,0 +1,160 @@
+"""What Lightning logs, to the MLflow run and to `history.csv` in the run's folder.
+
+This module imports Lightning (and with it torch): import it where a trainer is made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+from flair2_exp.tracking.run import Run
+
+_STEP: Final = "_step"
+_EPOCH: Final = "_epoch"
+
+
+class RunLogger(Logger):
+    """Lightning's metrics, to a run and to a table with one row an epoch.
+
+    Metrics of an epoch are stored at the epoch's number, counted from 0; those whose name ends in
+    `_step` (Lightning adds that where a metric is logged both ways), and those that come without
+    an epoch (the learning rate of Lightning's monitor), at the optimizer's step. `_epoch` behind a
+    name is left out.
+
+    Hyper-parameters are not taken: the run has the whole config. Nor is the run ended: only the
+    experiment knows how it ended.
+    """
+
+    def __init__(self, run: Run, folder: str | Path, name: str = "") -> None:
+        """Log to a run and a folder.
+
+        Args:
+            run: The run, or a `NullRun`.
+            folder: The run's folder, for `history.csv`.
+            name: The experiment's name, should Lightning ask.
+        """
+        super().__init__()
+        self._run = run
+        self._folder = Path(folder)
+        self._name = name
+        self.history = History(self._folder / "history.csv")
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """The run's id."""
+        return self._run.run_id
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder."""
+        return str(self._folder)
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Take metrics of a step or of an epoch, as Lightning sends them."""
+        values = dict(metrics)
+        number = values.pop("epoch", None)
+        by_step = {
+            name: value for name, value in values.items() if number is None or name.endswith(_STEP)
+        }
+        if by_step:
+            self._run.log_metrics(by_step, step or 0)
+        by_epoch = {
+            name.removesuffix(_EPOCH): value
+            for name, value in values.items()
+            if name not in by_step
+        }
+        if by_epoch and number is not None:
+            self._run.log_metrics(by_epoch, int(number))
+            self.history.add(int(number), by_epoch)
+
+    @override
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take nothing: the run has the whole config."""
+
+    @override
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Send what waits; the run stays open."""
+        self._run.flush()
+
+
+class History:
+    """A CSV table with one row an epoch: `epoch`, then train/…, then val/…, then the rest.
+
+    Values of an epoch are gathered until a `train/` metric comes, which Lightning sends last;
+    a validation or test outside training therefore makes no row. The file is replaced as a whole,
+    so it is never torn. A training that goes on from an earlier epoch replaces the rows from
+    there on.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._rows = self._read()
+        self._waiting: dict[int, dict[str, float]] = {}
+        self._first = True
+
+    def _read(self) -> dict[int, dict[str, float]]:
+        if not self.path.is_file():
+            return {}
+        rows: dict[int, dict[str, float]] = {}
+        with self.path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                try:
+                    epoch = int(row.pop("epoch"))
+                    rows[epoch] = {name: float(text) for name, text in row.items() if text}
+                except (KeyError, TypeError, ValueError):  # a line edited by hand
+                    continue
+        return rows
+
+    def add(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Take metrics of an epoch; write its row once training metrics are among them."""
+        kept = {name: value for name, value in metrics.items() if not name.startswith("test/")}
+        self._waiting.setdefault(epoch, {}).update(kept)
+        if not any(name.startswith("train/") for name in kept):
+            return
+        if self._first:  # what a longer training left behind, before it was set back to here
+            self._rows = {number: row for number, row in self._rows.items() if number < epoch}
+            self._first = False
+        self._rows.setdefault(epoch, {}).update(self._waiting.pop(epoch))
+        self._write()
+
+    def _write(self) -> None:
+        order = {"train": 0, "val": 1}
+        names = sorted(
+            {name for row in self._rows.values() for name in row},
+            key=lambda name: (order.get(name.partition("/")[0], 2), name),
+        )
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["epoch", *names])
+        for epoch in sorted(self._rows):
+            row = self._rows[epoch]
+            writer.writerow([epoch, *(_cell(row.get(name, math.nan)) for name in names)])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".csv.new")
+        temporary.write_text(text.getvalue())
+        temporary.replace(self.path)
+
+
+def _cell(value: float) -> str:
+    """A number with all its digits; nothing for one that is not there."""
+    return "" if math.isnan(value) else repr(float(value))
