@@ -1,0 +1,127 @@
+"""Samplers and pruners from their config, through an allow-list.
+
+A config may come from anywhere, and a `_target_` runs code: only classes of `optuna.samplers` and
+`optuna.pruners`, and those below the prefixes that the user names, are built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+_HOMES: Final = {"sampler": "optuna.samplers", "pruner": "optuna.pruners"}
+# Samplers that draw at random, trial by trial. The others (grid, quasi-Monte Carlo, one's own) lay
+# out a fixed design from the seed, which therefore must be the same for every trial and worker.
+_RANDOM_SAMPLERS: Final = (
+    "TPESampler",
+    "RandomSampler",
+    "CmaEsSampler",
+    "NSGAIISampler",
+    "NSGAIIISampler",
+    "GPSampler",
+)
+
+
+def target_class(role: str, config: object, allowed: Sequence[str] = ()) -> type[Any]:
+    """The class that a config names.
+
+    Args:
+        role: `sampler` or `pruner`.
+        config: Mapping with `_target_`.
+        allowed: Prefixes of dotted paths outside of Optuna that may be used.
+
+    Raises:
+        SweepError: The path is unknown, not allowed, or names something else.
+    """
+    path = config.get("_target_") if isinstance(config, Mapping) else None
+    if not isinstance(path, str):
+        raise SweepError(
+            f"{role}: {config!r} names no class. Give {{_target_: {_HOMES[role]}....}}."
+        )
+    home = _HOMES[role]
+    if not any(path == p or path.startswith(p.rstrip(".") + ".") for p in (home, *allowed)):
+        raise SweepError(
+            f"{role}: {path} is not of {home}; to use it, add its package to allowed_targets."
+        )
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise SweepError(f"{role}: {path} cannot be imported: {error}.") from None
+    found = getattr(module, name, None)
+    base = getattr(importlib.import_module(home), f"Base{role.capitalize()}")
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        known = [n for n in dir(importlib.import_module(home)) if n.endswith(role.capitalize())]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"; did you mean {home}.{near[0]}?" if near else f"; known: {', '.join(known)}."
+        raise SweepError(f"{role}: there is no {role} {path}{hint}")
+    return found
+
+
+def _build(
+    role: str, config: Mapping[str, Any], allowed: Sequence[str], **changes: object
+) -> object:
+    cls = target_class(role, config, allowed)
+    arguments = {k: v for k, v in config.items() if not k.startswith("_")} | changes
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise SweepError(f"{role}: {cls.__name__}: {error}.") from None
+    except ImportError as error:
+        raise SweepError(f"{role}: {cls.__name__} needs another package: {error}.") from None
+
+
+def build_pruner(config: Mapping[str, Any], allowed: Sequence[str] = ()) -> BasePruner:
+    """A pruner from its config."""
+    return cast("BasePruner", _build("pruner", config, allowed))
+
+
+class SamplerFactory:
+    """The sampler of each trial.
+
+    Two workers that draw from the same seed would draw the same values. So a random sampler is
+    built anew for every trial, its seed made from the configured one and the trial's number, which
+    the storage hands out once: workers differ, a search with one worker repeats exactly, and one
+    that is resumed goes on instead of starting over.
+    """
+
+    def __init__(self, config: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
+        self._config = config
+        self._allowed = allowed
+        cls = target_class("sampler", config, allowed)
+        self.is_grid = cls.__name__ == "GridSampler" and cls.__module__.startswith("optuna.")
+        self.seed = config.get("seed")
+        self._varies = cls.__name__ in _RANDOM_SAMPLERS and self.seed is not None
+        self._kept: BaseSampler | None = None
+        if not self.is_grid:
+            self._kept = self._make()  # a wrong argument is told before the study is opened
+
+    def _make(self, **changes: object) -> BaseSampler:
+        sampler = _build("sampler", self._config, self._allowed, **changes)
+        return cast("BaseSampler", sampler)
+
+    def __call__(self, number: int) -> BaseSampler:
+        """The sampler for the trial of that number."""
+        if self.is_grid:
+            from optuna.samplers import RandomSampler
+
+            return RandomSampler()  # every value of a grid's trial is already fixed
+        if self._varies or self._kept is None:
+            return self._make(seed=_mix(self.seed, number))
+        return self._kept
+
+
+def _mix(seed: object, number: int) -> int:
+    """A seed for NumPy's generators: 32 bits that depend on both arguments."""
+    digest = hashlib.sha256(f"{seed}:{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")

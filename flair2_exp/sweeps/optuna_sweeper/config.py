@@ -1,0 +1,99 @@
+"""The sweeper's config and its registration with Hydra.
+
+The group option is `hydra/sweeper=optuna_study`, so that the published `hydra-optuna-sweeper`,
+whose option is `optuna`, may be installed beside it. Samplers and pruners are groups of their own:
+`hydra/sweeper/sampler` (tpe, random, grid, cmaes, nsgaii, gp) and `hydra/sweeper/pruner` (median,
+hyperband, none). Nothing here imports Optuna.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+NAME: Final = "optuna_study"
+
+
+@dataclass
+class OptunaStudyConf:
+    """One search: what is varied, what is sought, where the study is kept, when to stop."""
+
+    defaults: list[Any] = field(
+        default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "median"}, "_self_"]
+    )
+    _target_: str = MISSING
+    _recursive_: bool = False  # the sweeper builds sampler and pruner itself, from an allow-list
+    sampler: Any = MISSING
+    """`_target_` of a class of `optuna.samplers` and its keyword arguments."""
+    pruner: Any = MISSING
+    """`_target_` of a class of `optuna.pruners` and its keyword arguments."""
+    allowed_targets: list[str] = field(default_factory=list)
+    """Prefixes of further dotted paths that sampler and pruner may come from."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """Search space: override key to a sweep in Hydra's grammar; the command line comes after."""
+    custom_search_space: str | None = None
+    """Dotted path of a function `(config, trial)` that suggests further values."""
+    first: list[Any] = field(default_factory=list)
+    """Parameter values tried before any other, each a mapping by override key."""
+    n_trials: int | None = None
+    """Complete and pruned trials of the study in all; null: the whole grid, or 20."""
+    n_jobs: int = 1
+    """Jobs handed to the launcher at once; more than 1 needs a parallel launcher."""
+    objective: Any = None
+    """Name of what the job returns, or names; picked from the mapping if the job returns one."""
+    direction: Any = "minimize"
+    """`minimize` or `maximize`, one for all objectives or a list."""
+    forbidden_objectives: list[str] = field(default_factory=lambda: ["test/*"])
+    """Patterns of names that may not be an objective."""
+    max_failures: int | None = 5
+    """Failed trials, counted from the start of this command, that end the search; null: never."""
+    study_name: str | None = None
+    """null: the job's name."""
+    storage: str | None = None
+    """A journal's path or a database's URL, without a password; null: in the sweep's folder."""
+    storage_timeout: float = 10.0
+    """Seconds within which the storage must answer at the start."""
+    heartbeat_grace: float = 120.0
+    """Seconds of silence after which a worker on another machine counts as dead."""
+    poll: float = 0.5
+    """Seconds between two looks at the study while other workers finish it."""
+    on_change: str = "refuse"
+    """`refuse` a study of another search space or direction, or open a `new_study`."""
+    may_change: list[str] = field(default_factory=list)
+    """Patterns of override keys that may differ between two commands on one study."""
+
+
+_SAMPLERS: Final[dict[str, dict[str, Any]]] = {
+    # Constant liar: a trial that runs elsewhere counts as a bad one, so that workers spread out.
+    "tpe": {"_target_": "optuna.samplers.TPESampler", "seed": 1, "constant_liar": True},
+    "random": {"_target_": "optuna.samplers.RandomSampler", "seed": 1},
+    "grid": {"_target_": "optuna.samplers.GridSampler", "seed": None},
+    "cmaes": {"_target_": "optuna.samplers.CmaEsSampler", "seed": 1},
+    "nsgaii": {"_target_": "optuna.samplers.NSGAIISampler", "seed": 1},
+    "gp": {"_target_": "optuna.samplers.GPSampler", "seed": 1},
+}
+_PRUNERS: Final[dict[str, dict[str, Any]]] = {
+    # Five trials make a median worth comparing with, as Optuna's own default has it.
+    "median": {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 5},
+    "hyperband": {"_target_": "optuna.pruners.HyperbandPruner"},
+    "none": {"_target_": "optuna.pruners.NopPruner"},
+}
+
+
+def store_configs(target: str) -> None:
+    """Put the sweeper's groups into Hydra's ConfigStore.
+
+    Args:
+        target: The name by which Hydra finds the sweeper's class.
+    """
+    store = ConfigStore.instance()
+    provider = "optuna_study_sweeper"
+    store.store(
+        group="hydra/sweeper", name=NAME, node=OptunaStudyConf(_target_=target), provider=provider
+    )
+    for group, options in (("sampler", _SAMPLERS), ("pruner", _PRUNERS)):
+        for name, node in options.items():
+            store.store(group=f"hydra/sweeper/{group}", name=name, node=node, provider=provider)

@@ -1,0 +1,80 @@
+"""The class that Hydra knows: light to import, it hands over to `search` when a sweep starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf
+
+from flair2_exp.sweeps.optuna_sweeper.config import store_configs
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+    from hydra.types import HydraContext, TaskFunction
+
+
+class OptunaStudySweeper(Sweeper):
+    """Runs the trials of an Optuna study through Hydra's launchers.
+
+    Args:
+        options: The fields of `OptunaStudyConf`, as Hydra hands them over.
+    """
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what the sweep needs and make its launcher (called by Hydra)."""
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[Any]:
+        """Run the search.
+
+        Args:
+            arguments: The overrides of the command line.
+
+        Returns:
+            Hydra's `JobReturn`s, one list for each call of the launcher.
+
+        Raises:
+            SweepError: The search cannot be run as configured, or too many of its trials failed.
+        """
+        from flair2_exp.sweeps.optuna_sweeper.search import Search, read_options
+
+        if self.config is None or self.launcher is None or self.hydra_context is None:
+            raise RuntimeError("setup() comes before sweep()")
+        return Search(
+            options=read_options({key: _plain(value) for key, value in self.options.items()}),
+            config=self.config,
+            launcher=self.launcher,
+            config_loader=self.hydra_context.config_loader,
+            arguments=arguments,
+        ).run()
+
+
+def _plain(value: object) -> object:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def register() -> None:
+    """Make the sweeper known to Hydra; harmless when repeated."""
+    plugins = Plugins.instance()
+    plugins.register(OptunaStudySweeper)
+    target = f"{OptunaStudySweeper.__module__}.{OptunaStudySweeper.__qualname__}"
+    if hasattr(plugins, "is_in_toplevel_plugins_module"):
+        # Hydra 1.3 instantiates a sweeper only by a name below `hydra_plugins`, also one that was
+        # registered by hand. It looks that name up in this table; 1.4 has no such rule.
+        target = f"hydra_plugins.optuna_study.{OptunaStudySweeper.__qualname__}"
+        plugins.class_name_to_class[target] = OptunaStudySweeper
+    store_configs(target)

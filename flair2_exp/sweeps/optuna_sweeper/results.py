@@ -1,0 +1,152 @@
+"""What a search leaves behind: its result, a table of its trials, the best as a config file."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+from flair2_exp.sweeps.optuna_sweeper.study import FAILURE, LOST, RETRY_OF, WITHDRAWN
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+def best_trials(trials: Iterable[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
+    """The complete trials that no other one beats in all objectives (one objective: the best).
+
+    Args:
+        trials: Trials of a study.
+        directions: `minimize` or `maximize` of each objective.
+
+    Returns:
+        By the first objective, best first; the earlier of two equal single-objective ones.
+    """
+    from optuna.trial import TrialState
+
+    signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
+    costs = [
+        (tuple(s * v for s, v in zip(signs, trial.values, strict=True)), trial)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.values is not None
+    ]
+    if len(signs) == 1:
+        return [min(costs, key=lambda pair: (pair[0], pair[1].number))[1]] if costs else []
+    front = [
+        pair
+        for pair in costs
+        if not any(
+            other != pair[0] and all(a <= b for a, b in zip(other, pair[0], strict=True))
+            for other, _ in costs
+        )
+    ]
+    return [trial for _, trial in sorted(front, key=lambda pair: (pair[0], pair[1].number))]
+
+
+def write_results(
+    folder: Path, name: str, trials: Sequence[FrozenTrial], directions: Sequence[str]
+) -> None:
+    """Write `optimization_results.yaml`, as Hydra's own sweepers do, and `trials.csv`."""
+    best = best_trials(trials, directions)
+    content: dict[str, Any] = {"name": "optuna", "study": name}
+    if len(directions) == 1:
+        if best:
+            content |= {"best_params": best[0].params, "best_value": best[0].values[0]}
+            content["best_trial"] = best[0].number
+    else:
+        content["solutions"] = [
+            {"params": t.params, "values": list(t.values), "trial": t.number} for t in best
+        ]
+    _replace(folder / "optimization_results.yaml", yaml.safe_dump(content, sort_keys=False))
+    write_table(folder / "trials.csv", trials, len(directions))
+
+
+def write_table(path: Path, trials: Sequence[FrozenTrial], objectives: int) -> None:
+    """Write one line a trial: state, values, times, parameters, and why it failed."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    values = ["value"] if objectives == 1 else [f"value_{i}" for i in range(objectives)]
+    head = ["number", "state", *values, "steps", "start", "seconds", RETRY_OF, FAILURE]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*head, *names])
+        for trial in trials:
+            numbers = list(trial.values or [])
+            numbers += [""] * (objectives - len(numbers))
+            row: list[Any] = [trial.number, state_name(trial), *numbers]
+            row += [len(trial.intermediate_values), trial.datetime_start, _seconds(trial)]
+            row += [trial.user_attrs.get(key, "") for key in (RETRY_OF, FAILURE)]
+            writer.writerow(row + [trial.params.get(name, "") for name in names])
+    temporary.replace(path)
+
+
+def state_name(trial: FrozenTrial) -> str:
+    """A trial's state in lower case; `lost` and `withdrawn` are kinds of failed trials."""
+    for mark in (LOST, WITHDRAWN):
+        if mark in trial.user_attrs:
+            return mark
+    return trial.state.name.lower()
+
+
+def _seconds(trial: FrozenTrial) -> float | str:
+    return "" if trial.duration is None else round(trial.duration.total_seconds(), 3)
+
+
+def write_best(
+    path: Path,
+    overrides: Sequence[str],
+    groups: Collection[str],
+    *,
+    comment: str = "",
+    defaults: Sequence[Any] = (),
+) -> None:
+    """Write overrides as a config file that composes to the same config.
+
+    The file belongs into a config group (`experiment/best.yaml` is then `experiment=best`) and
+    applies to the whole config.
+
+    Args:
+        path: The file.
+        overrides: A trial's overrides, as `key=value`.
+        groups: Those of the keys that are config groups; they become `override` entries of the
+            defaults list (a group that the override adds, an entry of its own).
+        comment: Lines for the file's head.
+        defaults: Further entries for the start of the defaults list.
+
+    Raises:
+        SweepError: An override that a file cannot express (a deletion).
+    """
+    entries: list[Any] = list(defaults)
+    values = OmegaConf.create({})
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        name = override.get_key_element().lstrip("+")
+        if override.is_delete() or override.is_sweep_override():
+            raise SweepError(f"{override.input_line} cannot be written into a config file.")
+        if name in groups:
+            added = override.is_add() or override.is_force_add()
+            entries.append({f"/{name}" if added else f"override /{name}": override.value()})
+        else:
+            OmegaConf.update(values, name, override.value(), force_add=True)
+    content: dict[str, Any] = {"defaults": [*entries, "_self_"]}
+    content.update(_plain(OmegaConf.to_container(values)))
+    head = "# @package _global_\n" + "".join(f"# {line}\n" for line in comment.splitlines())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, head + yaml.safe_dump(content, sort_keys=False))
+
+
+def _plain(container: object) -> Mapping[str, Any]:
+    return container if isinstance(container, Mapping) else {}
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in one step: other workers write the same one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)

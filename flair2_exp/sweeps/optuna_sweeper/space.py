@@ -1,0 +1,340 @@
+"""From Hydra's override grammar to Optuna's distributions, and from a trial's values back.
+
+| Override | Distribution |
+|---|---|
+| `a=x,y` · `a=choice(x,y)` · `group=glob(*)` | one of the options |
+| `a=range(1,9,2)` | 1, 3, 5, 7: the end is left out, as in Hydra |
+| `a=range(0,1,0.25)` | 0, 0.25, 0.5, 0.75 |
+| `a=interval(0,1)` | a real number, both ends included |
+| `a=int(interval(1,8))` | a whole number, both ends included |
+| `a=tag(log,interval(1e-5,1e-1))` | the same on a log scale; also `int`, and `range` of step 1 |
+
+An option that is a number stays a number in the study; any other is kept as the text that stands
+after the `=` of an override, so that it composes again exactly as it was written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    ParsedElementType,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Transformer,
+)
+from hydra.errors import HydraException
+
+from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from optuna.distributions import BaseDistribution
+
+Value = str | int | float
+_LOG: Final = "log"
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One swept key: either `choices`, or the numbers from `low` to `high`, both included."""
+
+    key: str
+    """As in the override, with its `+` if it has one."""
+    choices: tuple[Value, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+    log: bool = False
+    whole: bool = False
+
+    @property
+    def name(self) -> str:
+        """The key without the prefix that adds it."""
+        return self.key.lstrip("+")
+
+    def distribution(self) -> BaseDistribution:
+        """The distribution as Optuna has it."""
+        from optuna.distributions import (
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
+
+        if self.choices:
+            return CategoricalDistribution(self.choices)
+        if self.whole:
+            step = 1 if self.step is None else int(self.step)
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def describe(self) -> str:
+        """The sweep in one canonical form; two dimensions are the same when these are."""
+        if self.choices:
+            return f"choice({','.join(map(str, self.choices))})"
+        ends = f"{_number(self.low, self.whole)},{_number(self.high, self.whole)}"
+        if self.step is not None:
+            text = f"range({ends} inclusive,{_number(self.step, self.whole)})"
+        else:
+            text = f"int(interval({ends}))" if self.whole else f"interval({ends})"
+        return f"tag(log,{text})" if self.log else text
+
+    def override(self, value: Value) -> str:
+        """The override that sets a suggested value."""
+        if self.choices:
+            return f"{self.key}={value}"
+        number = float(value)
+        if self.step is not None and not self.whole:
+            number = _on_step(self.low, self.step, number)
+        return f"{self.key}={_number(number, self.whole)}"
+
+    def points(self) -> list[Value]:
+        """Every value, in order, for a grid.
+
+        Raises:
+            SweepError: The values cannot be listed.
+        """
+        if self.choices:
+            return list(self.choices)
+        if self.whole:
+            step = 1 if self.step is None else int(self.step)
+            return list(range(int(self.low), int(self.high) + 1, step))
+        if self.step is None:
+            raise SweepError(
+                f"{self.name}: a grid has no end over {self.describe()}. "
+                "Give choice(...) or range(start,stop,step), or another sampler."
+            )
+        count = round((self.high - self.low) / self.step) + 1
+        return [_on_step(self.low, self.step, self.low + i * self.step) for i in range(count)]
+
+    def internal(self, value: ParsedElementType) -> Value:
+        """A value written by a person (in `first`) as the study holds it.
+
+        Raises:
+            SweepError: The dimension does not hold it.
+        """
+        if self.choices:
+            texts = (as_text(value), str(value))
+            for choice in self.choices:
+                if choice == value or choice in texts:
+                    return choice
+        elif isinstance(value, int | float) and self.low <= value <= self.high:
+            return int(value) if self.whole else float(value)
+        raise SweepError(f"first: {self.name}={value} lies outside of {self.describe()}.")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a trial's overrides are made of, in the order in which they were given."""
+
+    entries: dict[str, Dimension | str]
+    """By key without prefix: a dimension, or the text of a fixed override."""
+    groups: frozenset[str] = field(default_factory=frozenset)
+    """Those of the keys that are config groups."""
+
+    @property
+    def dimensions(self) -> dict[str, Dimension]:
+        """The swept keys."""
+        return {k: e for k, e in self.entries.items() if isinstance(e, Dimension)}
+
+    @property
+    def fixed(self) -> dict[str, str]:
+        """The overrides that every trial has."""
+        return {k: e for k, e in self.entries.items() if isinstance(e, str)}
+
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+        """A trial's overrides; `values` beyond the dimensions (conditional ones) come last."""
+        result = []
+        for name, entry in self.entries.items():
+            if isinstance(entry, str):
+                result.append(entry)
+            elif name in values:
+                result.append(entry.override(values[name]))
+        further = (name for name in values if name not in self.dimensions)
+        return result + [f"{name}={as_text(values[name])}" for name in further]
+
+    def grid(self) -> Iterator[dict[str, Value]]:
+        """Every combination; the last key changes fastest, as in Hydra's basic sweeper.
+
+        Raises:
+            SweepError: One dimension is continuous.
+        """
+        names = list(self.dimensions)
+        points = [dimension.points() for dimension in self.dimensions.values()]
+        return (dict(zip(names, values, strict=True)) for values in itertools.product(*points))
+
+
+def read_space(
+    params: Mapping[str, Any], arguments: Sequence[str], config_loader: ConfigLoader | None
+) -> Space:
+    """Parse the search space.
+
+    Args:
+        params: Override key to sweep or value, from the config.
+        arguments: Overrides of the command line; each replaces the param of the same key.
+        config_loader: Knows the config groups and their options.
+
+    Raises:
+        SweepError: A sweep that no trial can be drawn from.
+    """
+    texts = [f"{key}={_param_text(value)}" for key, value in params.items()]
+    parser = OverridesParser.create(config_loader=config_loader)
+    entries: dict[str, Dimension | str] = {}
+    for text in itertools.chain(texts, arguments):
+        override = _parse(parser, text)
+        if override.is_hydra_override():
+            raise SweepError(f"{text}: Hydra's own config cannot be part of a search space.")
+        name = override.get_key_element().lstrip("+~")
+        entries[name] = _dimension(override) if override.is_sweep_override() else text
+    groups = frozenset(
+        name for name, entry in entries.items() if _is_group(name, entry, config_loader)
+    )
+    return Space(entries, groups)
+
+
+def _parse(parser: OverridesParser, text: str) -> Override:
+    try:
+        return parser.parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise SweepError(
+            f"{text}: {reason}\nExpected a value, choice(a,b), range(start,stop,step), "
+            "interval(low,high), tag(log,...), int(...) or glob(...)."
+        ) from None
+
+
+def _dimension(override: Override) -> Dimension:
+    key, value = override.get_key_element(), override.value()
+    if isinstance(value, IntervalSweep):
+        return _interval(key, value)
+    if isinstance(value, RangeSweep):
+        return _range(key, value)
+    if getattr(value, "tags", None):
+        raise SweepError(f"{key}: tag(...) goes with range and interval, options have no scale.")
+    choices = _choices(override.sweep_iterator())
+    if not choices:
+        raise SweepError(f"{override.input_line}: no option matches, the sweep is empty.")
+    return Dimension(key, choices=choices)
+
+
+def _choices(elements: Iterable[Any]) -> tuple[Value, ...]:
+    """Options without repetition: finite numbers as such, all else as an override's text."""
+    elements = list(elements)
+    numbers = [e for e in elements if _is_number(e)]
+    if len({float(n) for n in numbers}) < len({str(n) for n in numbers}):
+        numbers = []  # 1 and 1.0 are equal for Optuna, as texts they are not
+    kept = [e if _is_number(e) and numbers else as_text(e) for e in elements]
+    return tuple(dict.fromkeys(kept))
+
+
+def as_text(element: ParsedElementType) -> str:
+    """What stands after the `=` of an override that sets `element`."""
+    text: str = Transformer.str(element)
+    if isinstance(element, str):
+        try:
+            same = OverridesParser.create().parse_override(f"key={text}").value() == element
+        except HydraException:
+            same = False
+        if not same:  # "1" and "true" are words only between quotes
+            return QuotedString(element, Quote.single).with_quotes()
+    return text
+
+
+def _is_number(element: object) -> bool:
+    if isinstance(element, bool) or not isinstance(element, int | float):
+        return False
+    return math.isfinite(element)
+
+
+def _is_log(key: str, tags: set[str]) -> bool:
+    unknown = tags - {_LOG}
+    if unknown:
+        raise SweepError(f"{key}: unknown tag {', '.join(sorted(unknown))}; the only one is log.")
+    return _LOG in tags
+
+
+def _interval(key: str, sweep: IntervalSweep) -> Dimension:
+    low, high, log = sweep.start, sweep.end, _is_log(key, sweep.tags)
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        raise SweepError(f"{key}: interval({low},{high}) needs two finite ends.")
+    whole = isinstance(low, int) and isinstance(high, int)
+    if low > high:
+        raise SweepError(f"{key}: interval({low},{high}) is empty, its low end comes first.")
+    return _scaled(Dimension(key, low=low, high=high, log=log, whole=whole))
+
+
+def _range(key: str, sweep: RangeSweep) -> Dimension:
+    if sweep.start is None or sweep.stop is None:
+        raise SweepError(f"{key}: range needs a stop.")
+    if not all(math.isfinite(number) for number in (sweep.start, sweep.stop, sweep.step)):
+        raise SweepError(f"{key}: range({sweep.start},{sweep.stop},{sweep.step}) is not finite.")
+    # Decimals: 0.1 means a tenth here, not the nearest binary fraction, so that the end is met.
+    numbers = _plain_range(sweep)
+    start, stop, step = (Decimal(str(number)) for number in numbers)
+    count = int(((stop - start) / step).to_integral_value(ROUND_CEILING)) if step else 0
+    if count < 1:
+        raise SweepError(f"{key}: range({numbers[0]},{numbers[1]},{numbers[2]}) is empty.")
+    low, high = sorted((start, start + (count - 1) * step))
+    whole = all(isinstance(number, int) for number in numbers)
+    size = None if whole and abs(step) == 1 else float(abs(step))
+    log = _is_log(key, sweep.tags)
+    return _scaled(
+        Dimension(key, low=float(low), high=float(high), step=size, log=log, whole=whole)
+    )
+
+
+def _plain_range(sweep: RangeSweep) -> tuple[Any, Any, Any]:
+    """Start, stop and step, with the casts that Hydra 1.4 leaves for later already made."""
+    numbers = (sweep.start, sweep.stop, sweep.step)
+    for cast in getattr(sweep, "transformers", ()):
+        numbers = (cast(numbers[0]), cast(numbers[1]), cast(numbers[2]))
+    return numbers
+
+
+def _scaled(dimension: Dimension) -> Dimension:
+    if dimension.log and dimension.step is not None:
+        raise SweepError(f"{dimension.key}: a log scale has no step; use tag(log,interval(...)).")
+    if dimension.log and dimension.low <= 0:
+        raise SweepError(f"{dimension.key}: {dimension.describe()} must start above 0.")
+    return dimension
+
+
+def _is_group(name: str, entry: Dimension | str, config_loader: ConfigLoader | None) -> bool:
+    """Whether a key names a config group; an option that its group lacks is refused."""
+    if config_loader is None:
+        return False
+    group = name.partition("@")[0]
+    options = config_loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+    if not options:
+        return False
+    choices = entry.choices if isinstance(entry, Dimension) else ()
+    for choice in map(str, choices):
+        # A path reaches into a nested group, a list selects several: Hydra checks those.
+        if choice not in options and choice != "null" and not set("/[") & set(choice):
+            raise SweepError(f"{name}={choice}: no such option; {group} has {', '.join(options)}.")
+    return True
+
+
+def _param_text(value: ParsedElementType) -> str:
+    """A param of the config as the text of an override: strings are sweeps already."""
+    return value if isinstance(value, str) else as_text(value)
+
+
+def _number(value: float, whole: bool) -> str:
+    return str(int(value)) if whole else str(float(value))
+
+
+def _on_step(low: float, step: float, value: float) -> float:
+    """The decimal number on the grid of a range that a binary sum came near to."""
+    start, size = Decimal(str(low)), Decimal(str(step))
+    return float(start + size * round((Decimal(str(value)) - start) / size))

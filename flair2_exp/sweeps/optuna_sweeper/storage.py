@@ -1,0 +1,270 @@
+"""Where a study is kept: a journal file, SQLite or a database server.
+
+A storage is named by one text: a path (a journal file, the default) or a database's URL. A URL
+holds no password: PostgreSQL's own library reads `PGPASSWORD` or the file `PGPASSFILE`, for any
+other database `OPTUNA_STORAGE_PASSWORD` is put in when connecting. So the name may stand in logs,
+configs and tickets.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from sqlalchemy.engine import URL, Connection, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+T = TypeVar("T")
+PASSWORD_VARIABLE: Final = "OPTUNA_STORAGE_PASSWORD"
+_SECRET_QUERY: Final = re.compile(
+    r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret)[^=&\s]*=)[^&\s]*", re.IGNORECASE
+)
+_SQLITE_BUSY_SECONDS: Final = 60  # as long as a slow disk may keep another worker's write waiting
+# Several workers that start together on an empty database create its tables at the same time; all
+# but one fail and find them there the next time.
+_ATTEMPTS: Final = 5
+
+_open: dict[tuple[int, str], BaseStorage] = {}
+
+
+class FileLock:
+    """The journal's lock: the kernel's, so that it is free again when its owner is killed.
+
+    Optuna's own lock files outlive a killed process, and every other worker then waits half a
+    minute. A process killed in the middle of a write leaves half a record at the end of the file,
+    and whoever writes next would make the study unreadable; the lock's next owner cuts it off.
+    Not for network file systems without working locks (NFS before version 4).
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def acquire(self) -> bool:
+        """Wait for the lock and repair the journal's end."""
+        descriptor = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._cut_half_record()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.close(self._descriptor)
+
+    def _cut_half_record(self) -> None:
+        with open(self._path, "rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size == 0:
+                return
+            file.seek(size - 1)
+            if file.read(1) == b"\n":
+                return
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def resolve(storage: str | None, folder: Path) -> str:
+    """The storage's full name: an absolute path or a URL.
+
+    Args:
+        storage: As configured; null for a journal in `folder`.
+        folder: The sweep's folder.
+
+    Raises:
+        SweepError: The URL holds a password.
+    """
+    if storage is None:
+        return str((folder / "optuna.journal").absolute())
+    if "://" not in storage:
+        return str(Path(storage).expanduser().absolute())
+    authority = storage.partition("://")[2].partition("/")[0]
+    user = authority.rpartition("@")[0]
+    if ":" in user or _SECRET_QUERY.search(storage):
+        raise SweepError(
+            f"storage {redact(storage)}: a password in a URL ends up in logs and configs. "
+            f"Leave it out; set PGPASSWORD or PGPASSFILE (PostgreSQL) or {PASSWORD_VARIABLE}."
+        )
+    if storage.startswith("sqlite"):
+        return _absolute_sqlite(storage)
+    return storage
+
+
+def _absolute_sqlite(storage: str) -> str:
+    """The URL with its path made absolute: a job may run in a folder of its own."""
+    scheme, _, path = storage.partition(":///")
+    if not path or path.startswith(":memory:"):
+        raise SweepError(
+            f"storage {storage}: a database in memory is seen by no other process; "
+            "expected sqlite:///file.db."
+        )
+    return f"{scheme}:///{Path(path).absolute()}"
+
+
+def redact(text: str) -> str:
+    """`text` without what could be a password in a URL."""
+    text = re.sub(r"://([^/@:\s]*):[^/\s]*@", r"://\1:***@", text)
+    return _SECRET_QUERY.sub(r"\1***", text)
+
+
+def open_storage(name: str, timeout: float = 10.0) -> BaseStorage:
+    """Open a storage by its full name; within one process each is opened once.
+
+    Raises:
+        SweepError: It does not answer in time, or refuses.
+    """
+    key = (os.getpid(), name)
+    if key not in _open:
+        _open[key] = _within(timeout, name, lambda: _connect(name, timeout))
+    return _open[key]
+
+
+def _within(timeout: float, name: str, work: Callable[[], T]) -> T:
+    """The result of `work`; a database may keep a connection waiting past its own time-outs."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True, name="storage")
+    thread.start()
+    thread.join(timeout)
+    if results:
+        return results[0]
+    if not errors:
+        raise SweepError(
+            f"storage {redact(name)} does not answer within {timeout:g} s. Is the server running, "
+            "and can this machine reach it?"
+        )
+    error = errors[0]
+    if isinstance(error, SweepError):
+        raise error
+    raise SweepError(f"storage {redact(name)}: {explain(error)}") from None
+
+
+def explain(error: BaseException) -> str:
+    """The root of a storage's error in one line, without passwords."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    error = getattr(error, "orig", None) or error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return redact(lines[0]) if lines else type(error).__name__
+
+
+def _connect(name: str, timeout: float) -> BaseStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if "://" in name:
+        return _database(name, timeout)
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.touch()
+        # Optuna types the lock as its private base class; what it uses is the two methods.
+        lock: Any = FileLock(name)
+        return JournalStorage(JournalFileBackend(name, lock_obj=lock))
+    except (ValueError, KeyError, AssertionError, TypeError):
+        raise SweepError(
+            f"storage {name} is not a study's journal. Give the path of a new file, or a database "
+            "URL such as sqlite:///studies.db."
+        ) from None
+
+
+def _database(name: str, timeout: float) -> BaseStorage:
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage, get_storage
+    from sqlalchemy.exc import DBAPIError
+
+    url = _driver_url(name)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.get_backend_name() == "sqlite":
+        options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
+    elif url.get_backend_name() == "postgresql":
+        # Whole seconds, at least 2 for libpq, and a host name may stand for two addresses.
+        options["connect_args"] = {"connect_timeout": max(2, int(timeout / 2))}
+    for attempt in range(_ATTEMPTS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                storage = RDBStorage(
+                    url.render_as_string(hide_password=False), engine_kwargs=options
+                )
+            break
+        except (DBAPIError, StorageInternalError) as error:
+            if attempt == _ATTEMPTS - 1 or not _is_creation_race(error):
+                raise
+            time.sleep(0.2 * (attempt + 1))
+    if url.get_backend_name() == "sqlite":
+        _serialise(storage.engine)
+    return get_storage(storage)
+
+
+def _is_creation_race(error: BaseException) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in ("already exists", "duplicate key", "unique", "locked"))
+
+
+def _driver_url(name: str) -> URL:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(name)
+        if url.drivername == "postgresql" and importlib.util.find_spec("psycopg"):
+            url = url.set(drivername="postgresql+psycopg")
+        url.get_dialect().import_dbapi()
+    except ArgumentError:
+        raise SweepError(
+            f"storage {redact(name)} is no database URL that SQLAlchemy knows; expected a path, "
+            "sqlite:///file.db or postgresql://user@host/database."
+        ) from None
+    except ImportError as error:
+        hint = " (pip install 'psycopg[binary]')" if "postgresql" in name else ""
+        raise SweepError(
+            f"storage {redact(name)}: its driver is not installed: {error}{hint}."
+        ) from None
+    password = os.environ.get(PASSWORD_VARIABLE)
+    if password and url.get_backend_name() not in ("postgresql", "sqlite"):
+        url = url.set(password=password)
+    return url
+
+
+def _serialise(engine: Engine) -> None:
+    """Make every transaction of SQLite take the write lock at its start.
+
+    By default it takes none until it writes, so two workers could read that a trial waits and both
+    take it.
+    """
+    from sqlalchemy import event
+
+    def connect(connection: DBAPIConnection, _: object) -> None:
+        connection.isolation_level = None  # the driver begins no transactions of its own
+        connection.cursor().execute("PRAGMA journal_mode=WAL")
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()
+    event.listen(engine, "connect", connect)
+    event.listen(engine, "begin", begin)

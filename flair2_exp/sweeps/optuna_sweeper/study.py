@@ -1,0 +1,365 @@
+"""The study that workers share: opened once, its trials claimed so that the total is exact.
+
+Optuna numbers the trials of a study without gaps, one writer after the other, on every storage.
+All that workers must agree on is settled by that order:
+
+- A trial is *active* when it is complete, pruned, running or waiting. A worker that made a trial
+  runs it only if fewer than `total` trials with smaller numbers are active; else it withdraws it.
+  A trial enters the active ones when it is made and can only leave them, so of the trials that were
+  ever allowed to run at most `total` finish: the last of them saw all the others.
+- A trial that waits (to be retried, or queued at the start) is taken by the storage's own change
+  from waiting to running, which succeeds for one worker only.
+- A dead worker's trial is queued again before it is closed as failed. Two workers may both queue
+  it; the copy with the smaller number counts, the other is withdrawn when it is taken.
+
+A withdrawn trial is a failed one with the attribute `withdrawn`; it was never run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+from flair2_exp.sweeps.optuna_sweeper.storage import explain, redact
+from flair2_exp.sweeps.optuna_sweeper.worker import WORKER, Watch, identity
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+SWEEP: Final = "sweep"
+"""Study attribute: what the study searches. Written when the study is ready for workers."""
+FAILURE: Final = "failure"
+"""Trial attribute: why it failed, in one line."""
+PRUNED_AT: Final = "pruned_at"
+"""Trial attribute: the step at which the job was told to stop."""
+LOST: Final = "lost"
+"""Trial attribute: its process died and its parameters are tried once more."""
+WITHDRAWN: Final = "withdrawn"
+RETRY_OF: Final = "retry_of"
+QUEUED: Final = "queued"
+_FIXED_PARAMS: Final = "fixed_params"  # Optuna's own attribute, as Study.enqueue_trial sets it
+_READY_SECONDS: Final = 20.0  # a grid of some thousand points is queued within
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study must be, for workers to share it and later commands to go on with it."""
+
+    directions: tuple[str, ...]
+    objective: tuple[str, ...] = ()
+    space: Mapping[str, str] = field(default_factory=dict)
+    """Key to sweep, in canonical form."""
+    fixed: tuple[str, ...] = ()
+    """Overrides that all trials have, without those that may change."""
+    custom: str | None = None
+    groups: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as the study keeps it."""
+        return {
+            "directions": list(self.directions),
+            "objective": list(self.objective),
+            "space": dict(self.space),
+            "fixed": list(self.fixed),
+            "custom": self.custom,
+            "groups": list(self.groups),
+        }
+
+    def differences(self, known: Mapping[str, Any]) -> list[str]:
+        """What differs from a study's own plan, a phrase each."""
+        found = []
+        for key, label in (("directions", "direction"), ("objective", "objective")):
+            then, now = known.get(key), self.to_json()[key]
+            if then != now:
+                found.append(f"{label} was {_names(then)}, now {_names(now)}")
+        space = known.get("space", {})
+        for name in dict.fromkeys([*space, *self.space]):
+            then, now = space.get(name), self.space.get(name)
+            if then != now:
+                found.append(f"{name} was {then or 'not swept'}, now {now or 'not swept'}")
+        for label, then, now in (
+            ("dropped", known.get("fixed", []), self.fixed),
+            ("new", self.fixed, known.get("fixed", [])),
+        ):
+            found += [f"{label} override {text}" for text in then if text not in now]
+        if known.get("custom") != self.custom:
+            found.append(f"custom_search_space was {known.get('custom')}, now {self.custom}")
+        return found
+
+
+def _names(names: Sequence[str] | None) -> str:
+    return ", ".join(names) if names else "none"
+
+
+@dataclass(frozen=True)
+class StudyHandle:
+    """A study of a storage."""
+
+    storage: BaseStorage
+    study_id: int
+    name: str
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; not to be changed."""
+        return self.storage.get_all_trials(self.study_id, deepcopy=False)
+
+
+def open_study(
+    storage: BaseStorage,
+    storage_name: str,
+    name: str,
+    plan: Plan,
+    queue: Sequence[Mapping[str, Any]] = (),
+    on_change: str = "refuse",
+) -> StudyHandle:
+    """Create the study, or join it if it is the same search.
+
+    Args:
+        storage: Where it is kept.
+        storage_name: The storage's name, for messages.
+        name: The study's name.
+        plan: What it must be.
+        queue: Parameters of the trials to run first, in order.
+        on_change: `refuse` a study of another plan, or `new_study`: take the next free name.
+
+    Raises:
+        SweepError: The study is of another search, or the storage refuses.
+    """
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    attempt, candidate = 1, name
+    try:
+        while True:
+            handle, created = _create_or_load(storage, candidate, plan)
+            known = None if created else _wait_for_plan(handle)
+            if known is None:
+                _fill(handle, queue)
+                storage.set_study_user_attr(handle.study_id, SWEEP, plan.to_json())
+                known = plan.to_json()
+            differences = plan.differences(known)
+            if not differences:
+                return handle
+            if on_change != "new_study":
+                raise SweepError(
+                    f"study {candidate} searches something else: {_brief(differences)}.\n"
+                    "Give another study_name, or on_change=new_study to open the next free one."
+                )
+            attempt += 1
+            candidate = f"{name}-{attempt}"
+    except (OptunaError, SQLAlchemyError, OSError) as error:
+        raise SweepError(
+            f"storage {redact(storage_name)}: study {candidate}: {explain(error)}"
+        ) from None
+
+
+def _brief(differences: Sequence[str], limit: int = 4) -> str:
+    more = len(differences) - limit
+    return "; ".join(differences[:limit]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _create_or_load(storage: BaseStorage, name: str, plan: Plan) -> tuple[StudyHandle, bool]:
+    from optuna.exceptions import DuplicatedStudyError
+    from optuna.study import StudyDirection
+
+    directions = [StudyDirection[direction.upper()] for direction in plan.directions]
+    try:
+        return StudyHandle(storage, storage.create_new_study(directions, name), name), True
+    except DuplicatedStudyError:
+        return StudyHandle(storage, storage.get_study_id_from_name(name), name), False
+
+
+def _wait_for_plan(handle: StudyHandle) -> dict[str, Any] | None:
+    """The study's plan; null if who made it died before it was ready."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while True:
+        plan = handle.storage.get_study_user_attrs(handle.study_id).get(SWEEP)
+        if isinstance(plan, dict):
+            return plan
+        trials = handle.trials()
+        if any(QUEUED not in trial.user_attrs for trial in trials):
+            return _foreign_plan(handle)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.1)
+
+
+def _foreign_plan(handle: StudyHandle) -> dict[str, Any]:
+    """What is known of a study that another program made: its directions alone."""
+    directions = [d.name.lower() for d in handle.storage.get_study_directions(handle.study_id)]
+    return {"directions": directions, "objective": ["unknown: made by another program"]}
+
+
+def _fill(handle: StudyHandle, queue: Sequence[Mapping[str, Any]]) -> None:
+    present = {trial.user_attrs.get(QUEUED) for trial in handle.trials()}
+    for index, params in enumerate(queue):
+        if index not in present:
+            _enqueue(handle, params, {QUEUED: index})
+
+
+def _enqueue(handle: StudyHandle, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    from optuna.trial import TrialState, create_trial
+
+    waiting = create_trial(
+        state=TrialState.WAITING,
+        system_attrs={_FIXED_PARAMS: dict(params)},
+        user_attrs=dict(attributes),
+    )
+    handle.storage.create_new_trial(handle.study_id, waiting)
+
+
+class Ledger:
+    """This worker's dealings with the others.
+
+    Args:
+        handle: The study.
+        total: Complete and pruned trials to reach.
+        watch: Tells dead workers.
+        may_create: Whether new trials may be made once the queue is empty (not for a grid).
+    """
+
+    def __init__(
+        self, handle: StudyHandle, total: int, watch: Watch, *, may_create: bool = True
+    ) -> None:
+        self.handle = handle
+        self._total = total
+        self._watch = watch
+        self._may_create = may_create
+        self._identity = identity()
+        self._mine: set[int] = set()
+        self._old_failures = {trial.number for trial in self._failed(handle.trials())}
+
+    @staticmethod
+    def _failed(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        from optuna.trial import TrialState
+
+        excused = (LOST, WITHDRAWN)
+        return [
+            trial
+            for trial in trials
+            if trial.state == TrialState.FAIL and not any(a in trial.user_attrs for a in excused)
+        ]
+
+    def finished(self, trials: Iterable[FrozenTrial]) -> int:
+        """How many trials are complete or pruned."""
+        from optuna.trial import TrialState
+
+        return sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+
+    def new_failures(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Trials of any worker that failed since this one started."""
+        return [t for t in self._failed(trials) if t.number not in self._old_failures]
+
+    def is_exhausted(self, trials: Iterable[FrozenTrial]) -> bool:
+        """Whether nothing runs, waits or could be made."""
+        from optuna.trial import TrialState
+
+        open_states = (TrialState.RUNNING, TrialState.WAITING)
+        return not self._may_create and not any(t.state in open_states for t in trials)
+
+    def close_dead(self) -> list[int]:
+        """Close the running trials whose process died; their numbers."""
+        from optuna.trial import TrialState
+
+        closed = []
+        for trial in self.handle.trials():
+            if trial.state != TrialState.RUNNING or trial._trial_id in self._mine:
+                continue
+            if self._watch.is_dead(trial) and self.give_up(trial._trial_id, "its process died"):
+                closed.append(trial.number)
+        return closed
+
+    def give_up(self, trial_id: int, reason: str) -> bool:
+        """Close a trial that came to no result, and queue its parameters if that is the first time.
+
+        Returns:
+            False if it had been closed already.
+        """
+        trial = self.handle.storage.get_trial(trial_id)
+        if trial.state.is_finished():
+            return False
+        params = trial.params or trial.system_attrs.get(_FIXED_PARAMS, {})
+        if not params or RETRY_OF in trial.user_attrs:
+            return self.fail(trial_id, reason)
+        copies = [t for t in self.handle.trials() if t.user_attrs.get(RETRY_OF) == trial.number]
+        if not copies:
+            _enqueue(self.handle, params, {RETRY_OF: trial.number})
+        return self.fail(trial_id, reason, **{LOST: True})
+
+    def fail(self, trial_id: int, reason: str, **attributes: object) -> bool:
+        """Close a trial as failed; False if it had been closed already."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        self._mine.discard(trial_id)
+        storage = self.handle.storage
+        try:
+            for key, value in {FAILURE: reason, **attributes}.items():
+                storage.set_trial_user_attr(trial_id, key, value)
+            return storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            return False
+
+    def done(self, trial_id: int) -> None:
+        """This worker told the trial's outcome."""
+        self._mine.discard(trial_id)
+
+    def claim(self) -> int | None:
+        """Take the next trial to run.
+
+        Returns:
+            Its id in the storage; null if there is none for this worker now.
+        """
+        from optuna.trial import TrialState
+
+        trials = self.handle.trials()
+        active = [t.number for t in trials if t.state != TrialState.FAIL]
+        for rank, number in enumerate(active):
+            if rank >= self._total:
+                return None
+            trial = trials[number]
+            if trial.state == TrialState.WAITING and self._take(trial, trials):
+                return trial._trial_id
+        if len(active) >= self._total or not self._may_create:
+            return None
+        return self._create()
+
+    def _take(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+        """Try to be the one that runs a waiting trial."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        storage, trial_id = self.handle.storage, trial._trial_id
+        try:
+            if not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return False
+        except UpdateFinishedTrialError:
+            return False
+        self._mine.add(trial_id)
+        storage.set_trial_user_attr(trial_id, WORKER, self._identity)
+        for key in (RETRY_OF, QUEUED):
+            mark = trial.user_attrs.get(key)
+            if mark is not None and any(
+                t.user_attrs.get(key) == mark for t in trials[: trial.number]
+            ):
+                self.fail(trial_id, "queued twice", **{WITHDRAWN: True})
+                return False
+        return True
+
+    def _create(self) -> int | None:
+        from optuna.trial import TrialState, create_trial
+
+        running = create_trial(state=TrialState.RUNNING, user_attrs={WORKER: self._identity})
+        trial_id = self.handle.storage.create_new_trial(self.handle.study_id, running)
+        self._mine.add(trial_id)
+        trials = self.handle.trials()
+        number = next(t.number for t in reversed(trials) if t._trial_id == trial_id)
+        before = sum(t.state != TrialState.FAIL for t in trials[:number])
+        if before < self._total:
+            return trial_id
+        self.fail(trial_id, "another worker was first", **{WITHDRAWN: True})
+        return None

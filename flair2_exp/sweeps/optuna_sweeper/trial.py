@@ -1,0 +1,184 @@
+"""The job's side of a trial: report on the way, and learn whether to stop.
+
+    trial = current_trial()
+    for epoch in range(epochs):
+        score = train_and_validate(...)
+        if trial is not None and trial.report(score, epoch):
+            break  # or: raise TrialPruned
+
+The sweeper hands each job a *ticket*: the environment variable `OPTUNA_STUDY_TRIAL`, which Hydra
+itself sets around the task function (`hydra.job.env_set`). That reaches a job in the sweeper's
+process, in a process of joblib and on a node of submitit alike, and child processes inherit it; it
+is part of Hydra's own config, so the job's config, its list of overrides and its folder's name stay
+what they are without a sweeper. The ticket holds the storage's name (which has no password), the
+study's name, the trial's number and the pruner.
+
+Nothing heavy is imported before a trial reports.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs, urlencode
+
+from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+
+if TYPE_CHECKING:
+    import optuna
+
+VARIABLE: Final = "OPTUNA_STUDY_TRIAL"
+log = logging.getLogger(__name__)
+
+
+class TrialPruned(Exception):
+    """Raised by a job to end as pruned."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a job needs to find its trial."""
+
+    storage: str
+    study: str
+    number: int
+    pruner: str
+    """The pruner's config and the allowed prefixes, as JSON."""
+
+    def encode(self) -> str:
+        """One line of letters, digits and `%&=+-._`, which needs no escape in any shell or YAML."""
+        return urlencode(
+            {
+                "storage": self.storage,
+                "study": self.study,
+                "number": self.number,
+                "pruner": self.pruner,
+            }
+        )
+
+    @classmethod
+    def decode(cls, text: str) -> Ticket:
+        """The ticket of that text.
+
+        Raises:
+            SweepError: It is none.
+        """
+        fields = {key: values[0] for key, values in parse_qs(text).items()}
+        try:
+            return cls(fields["storage"], fields["study"], int(fields["number"]), fields["pruner"])
+        except (KeyError, ValueError):
+            raise SweepError(
+                f"{VARIABLE}={text!r} is no trial of a sweep; unset it to run outside of one."
+            ) from None
+
+
+def pruner_text(config: Mapping[str, Any], allowed: list[str]) -> str:
+    """The pruner as a ticket carries it."""
+    return json.dumps({"config": dict(config), "allowed": allowed}, sort_keys=True)
+
+
+class RunningTrial:
+    """The trial that this job evaluates.
+
+    Attributes:
+        number: Its number in the study.
+        study_name: The study's name.
+    """
+
+    def __init__(self, ticket: Ticket, trial: optuna.Trial) -> None:
+        self.number = ticket.number
+        self.study_name = ticket.study
+        self._trial = trial
+        self._multiple = len(trial.study.directions) > 1
+        self._stopped = False
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameter values by override key; options that are no numbers as an override's text."""
+        return dict(self._trial.params)
+
+    def report(self, value: float, step: int) -> bool:
+        """Report the objective at a step and learn whether to stop.
+
+        A study of several objectives knows no pruning: its reports are dropped. A storage that does
+        not answer costs the report, not the training.
+
+        Args:
+            value: The objective so far, in the study's direction.
+            step: Epoch or the like, from 0.
+
+        Returns:
+            Whether the job should stop now, as `should_prune`.
+        """
+        from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if self._multiple or self._stopped:
+            return self._stopped
+        try:
+            self._trial.report(float(value), int(step))
+            if self._trial.should_prune():
+                self._stop(int(step))
+        except UpdateFinishedTrialError:
+            log.warning(
+                "Trial %d was closed by another worker, which took this one for dead; stopping.",
+                self.number,
+            )
+            self._stopped = True
+        except (OptunaError, SQLAlchemyError, OSError) as error:
+            log.warning("Trial %d could not report step %d: %s", self.number, step, error)
+        return self._stopped
+
+    def should_prune(self) -> bool:
+        """Whether a report has been answered with stop."""
+        return self._stopped
+
+    def _stop(self, step: int) -> None:
+        from flair2_exp.sweeps.optuna_sweeper.study import PRUNED_AT
+
+        self._trial.set_user_attr(PRUNED_AT, step)
+        self._stopped = True
+
+
+def current_trial() -> RunningTrial | None:
+    """The trial that this process runs; null outside of a search.
+
+    The same object for every call in one job. A process that shares the job's environment (another
+    rank of distributed training) gets the trial too: let one of them report, and tell the others.
+
+    Raises:
+        SweepError: The storage does not answer, or does not know the trial.
+    """
+    text = os.environ.get(VARIABLE)
+    return _trial(text, os.getpid()) if text else None
+
+
+@functools.lru_cache(maxsize=1)
+def _trial(text: str, _: int) -> RunningTrial:
+    import optuna
+
+    from flair2_exp.sweeps.optuna_sweeper.components import build_pruner
+    from flair2_exp.sweeps.optuna_sweeper.storage import open_storage, redact
+
+    ticket = Ticket.decode(text)
+    pruner = json.loads(ticket.pruner)
+    storage = open_storage(ticket.storage)
+    try:
+        study = optuna.Study(
+            ticket.study,
+            storage,
+            sampler=optuna.samplers.RandomSampler(),  # never asked: the values are drawn already
+            pruner=build_pruner(pruner["config"], pruner["allowed"]),
+        )
+        study_id = storage.get_study_id_from_name(ticket.study)
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, ticket.number)
+    except KeyError:
+        raise SweepError(
+            f"storage {redact(ticket.storage)} has no trial {ticket.study}/{ticket.number}."
+        ) from None
+    return RunningTrial(ticket, optuna.Trial(study, trial_id))
