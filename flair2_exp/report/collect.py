@@ -1,0 +1,506 @@
+"""Gather runs for a report: from MLflow, or straight from run folders.
+
+A run brings its confusion counts by area, so that a report never reads images again. What cannot be
+used (failed, still running, without counts, damaged) is not dropped: it becomes an `AbsentRun` with
+its reason, and the report shows it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flair2_exp.errors import ConfigError, DataError, TrackingError
+from flair2_exp.report.statistics import Integers, sum_by_area
+from flair2_exp.tracking.params import flatten, render
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+COUNTS: Final[str] = "confusion_per_patch.npz"
+CURVES: Final[tuple[str, ...]] = ("val/miou", "val/loss", "train/loss")
+"""Metrics whose course over the epochs is drawn."""
+
+_SEED_FOLDER: Final = re.compile(r"seed=(\d+)")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Confusion counts of a run's test set.
+
+    Attributes:
+        areas: (A,) names, sorted.
+        confusion: (A, C, C) int64 pixels, rows truth, columns prediction.
+        classes: C names.
+        patches: Number of test patches.
+        test_set: Hash of the patches' names and of their true pixels of the scored classes: equal
+            for runs that were tested on the same patches with the same labels.
+    """
+
+    areas: tuple[str, ...]
+    confusion: Integers
+    classes: tuple[str, ...]
+    patches: int
+    test_set: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        row: The leaderboard row it belongs to.
+        seed: Its seed.
+        counts: What it counted on the test set.
+        setting: What must agree before two runs may be compared: dataset, fingerprint, split,
+            other_pixels. An empty value means that it was not recorded.
+        metrics: Last values by name, as `test/miou`.
+        settings: The whole config, flat, values as text.
+        curves: By metric, the epochs (from 1) and values of validation or training.
+        source: Folder or MLflow run id, for messages.
+        identity: `flair2.identity`, empty where not recorded.
+    """
+
+    row: str
+    seed: int
+    counts: Counts
+    setting: Mapping[str, str]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    source: str = ""
+    identity: str = ""
+
+
+@dataclass(frozen=True)
+class AbsentRun:
+    """A run that a row should have and that cannot be scored."""
+
+    row: str
+    seed: int
+    state: str
+    """`failed`, `missing`, `running`, `killed`, `unfinished`, `damaged`, ..."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was found, in the order in which it was found."""
+
+    runs: tuple[Run, ...]
+    absent: tuple[AbsentRun, ...]
+
+
+def read_counts(path: Path) -> Counts:
+    """Read `confusion_per_patch.npz` and sum it by area.
+
+    Args:
+        path: The file: `patch_ids` (N,), `areas` (N,), `confusion` (N, C, C), `classes` (C,).
+
+    Raises:
+        DataError: The file is missing, damaged, incomplete or inconsistent.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names = ("patch_ids", "areas", "confusion", "classes")
+            patch_ids, areas, confusion, classes = (stored[name] for name in names)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: test the run again (train=false)") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged ({error}): test the run again (train=false)") from None
+    count = len(classes)
+    problem = _problem(patch_ids, areas, confusion, count)
+    if problem:
+        raise DataError(f"{path} is inconsistent ({problem}): test the run again (train=false)")
+    by_area, summed = sum_by_area(areas, confusion)
+    return Counts(
+        areas=tuple(str(name) for name in by_area),
+        confusion=summed,
+        classes=tuple(str(name) for name in classes),
+        patches=len(patch_ids),
+        test_set=_test_set(patch_ids, confusion),
+    )
+
+
+def _problem(
+    patch_ids: NDArray[Any], areas: NDArray[Any], confusion: NDArray[Any], classes: int
+) -> str:
+    if confusion.shape != (len(patch_ids), classes, classes) or len(areas) != len(patch_ids):
+        return (
+            f"{len(patch_ids)} patches, {len(areas)} areas and {classes} classes, "
+            f"but counts of shape {confusion.shape}"
+        )
+    if not len(patch_ids):
+        return "no patch"
+    if not np.issubdtype(confusion.dtype, np.integer) or confusion.min() < 0:
+        return "counts must be whole numbers from 0 on"
+    if len(np.unique(patch_ids)) != len(patch_ids):
+        return "a patch is counted twice"
+    return ""
+
+
+def _test_set(patch_ids: NDArray[Any], confusion: NDArray[Any]) -> str:
+    """Hash of names and true pixels; those of "other" (the last class) depend on the metric."""
+    order = np.argsort(patch_ids)
+    truth = confusion.sum(axis=2, dtype=np.int64)[order, :-1]
+    digest = hashlib.sha256("\n".join(str(name) for name in patch_ids[order]).encode())
+    digest.update(np.ascontiguousarray(truth, dtype="<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_folder(folder: Path) -> Run:
+    """Read one run folder (`config.yaml`, `metrics.json`, `history.csv`, the counts).
+
+    The row is the tag `flair2.row` of the config where there is one, else the name of the folder
+    above a `seed=N`, else the config's `name`.
+
+    Raises:
+        DataError: A file is missing, damaged or inconsistent.
+    """
+    settings = _read_settings(folder)
+    row, seed = _row_and_seed(folder, settings)
+    metrics = _read_json(folder / "metrics.json")
+    numbers = {key: float(value) for key, value in metrics.items() if _is_number(value)}
+    return Run(
+        row=row,
+        seed=seed,
+        counts=read_counts(folder / COUNTS),
+        setting={
+            "dataset": settings.get("dataset.name", ""),
+            "fingerprint": _folder_fingerprint(folder),
+            "split": settings.get("split.name", ""),
+            "other_pixels": settings.get("metric.other_pixels", ""),
+        },
+        metrics=numbers,
+        settings=settings,
+        curves=_read_history(folder / "history.csv"),
+        source=str(folder),
+    )
+
+
+def read_folders(folders: Iterable[Path]) -> Collected:
+    """Read run folders, and all run folders below folders that are none themselves.
+
+    A folder with a config but without usable counts gives an `AbsentRun`.
+
+    Raises:
+        ConfigError: There is no run folder in one of `folders`.
+    """
+    runs: list[Run] = []
+    absent: list[AbsentRun] = []
+    for start in folders:
+        found = list(_run_folders(start))
+        if not found:
+            raise ConfigError(f"no run folder (one with a config.yaml) in {start}")
+        for folder in found:
+            try:
+                runs.append(read_folder(folder))
+            except DataError as error:
+                absent.append(_absent_folder(folder, error))
+    return Collected(tuple(runs), tuple(absent))
+
+
+def _run_folders(start: Path) -> Iterator[Path]:
+    if (start / "config.yaml").is_file():
+        yield start
+        return
+    for config in sorted(start.rglob("config.yaml"), key=lambda path: _natural(path.parent)):
+        if config.parent.name != ".hydra":
+            yield config.parent
+
+
+def _natural(path: Path) -> list[tuple[str, int]]:
+    """Sort key that puts seed=10 behind seed=9."""
+    parts = re.findall(r"(\D*)(\d*)", str(path))
+    return [(text, int(number or -1)) for text, number in parts]
+
+
+def _absent_folder(folder: Path, error: DataError) -> AbsentRun:
+    try:
+        row, seed = _row_and_seed(folder, _read_settings(folder))
+    except DataError as unreadable:
+        match = _SEED_FOLDER.fullmatch(folder.name)
+        row, seed = (folder.parent.name, int(match[1])) if match else (folder.name, -1)
+        return AbsentRun(row, seed, "damaged", str(unreadable))
+    if (folder / COUNTS).exists():
+        return AbsentRun(row, seed, "damaged", str(error))
+    return AbsentRun(row, seed, "unfinished", f"no {COUNTS} in {folder}")
+
+
+def _read_settings(folder: Path) -> dict[str, str]:
+    import yaml
+
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{path} holds no config")
+    return {name: render(value) for name, value in flatten(config).items()}
+
+
+def _row_and_seed(folder: Path, settings: Mapping[str, str]) -> tuple[str, int]:
+    match = _SEED_FOLDER.fullmatch(folder.name)
+    row = settings.get("tracking.tags.flair2.row") or (
+        folder.parent.name if match else settings.get("name", folder.name)
+    )
+    seed = settings.get("seed", match[1] if match else "")
+    if not seed.isdecimal():
+        raise DataError(f"{folder / 'config.yaml'} has no seed")
+    return row, int(seed)
+
+
+def _folder_fingerprint(folder: Path) -> str:
+    for path in (folder / "provenance" / "dataset.json", folder / "dataset.json"):
+        if path.is_file():
+            return str(_read_json(path).get("fingerprint", ""))
+    return ""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_history(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Courses by metric from a table with a column `epoch` counted from 0; blanks are left out."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    if not path.is_file():
+        return curves
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for number, line in enumerate(csv.DictReader(file)):
+                epoch = float(line.get("epoch") or number) + 1
+                for name in CURVES:
+                    if line.get(name):
+                        curves.setdefault(name, []).append((epoch, float(line[name])))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from None
+    return curves
+
+
+def read_mlflow(
+    tracking_uri: str,
+    *,
+    sweep: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    run_ids: Sequence[str] = (),
+) -> Collected:
+    """Read runs from an MLflow store or server, over all its experiments.
+
+    Args:
+        tracking_uri: As `sqlite:///mlflow.db` or `http://127.0.0.1:5000`.
+        sweep: Runs with the tag `flair2.sweep` of this value.
+        tags: Runs that have all these tags.
+        run_ids: These runs, by id.
+
+    Returns:
+        Runs, oldest first. Of several finished runs of one row, seed and identity the latest
+        counts; a run that did not finish and was done again is left out.
+
+    Raises:
+        ConfigError: Nothing was asked for or nothing found, or one row and seed has finished runs
+            of different configs.
+        TrackingError: The store does not answer or has no such run.
+    """
+    wanted = dict(tags or {}) | ({"flair2.sweep": sweep} if sweep else {})
+    if not wanted and not run_ids:
+        raise ConfigError("name the runs of the report: a sweep, a tag or run ids")
+    from mlflow.exceptions import MlflowException
+
+    client = _open(tracking_uri)
+    try:
+        found = [client.get_run(run_id) for run_id in run_ids]
+        found += _search(client, wanted) if wanted else []
+    except MlflowException as error:
+        raise TrackingError(f"{tracking_uri}: {_first_line(error)}") from None
+    if not found:
+        described = ", ".join(f"{key}={value}" for key, value in wanted.items())
+        raise ConfigError(f"no run with {described} in {tracking_uri}")
+    return _latest(found, client)
+
+
+def _open(tracking_uri: str) -> MlflowClient:
+    """A client of a store that exists: MLflow itself would make a new, empty database."""
+    from mlflow import MlflowClient
+
+    from flair2_exp.tracking.store import open_store
+
+    if tracking_uri.startswith("sqlite:///"):
+        database = Path(tracking_uri.removeprefix("sqlite:///"))
+        if not database.is_file():
+            raise TrackingError(f"there is no MLflow database {database}: see --tracking-uri")
+    else:
+        open_store(tracking_uri)  # a server that does not answer is told at once
+    return MlflowClient(tracking_uri)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _search(client: MlflowClient, tags: Mapping[str, str]) -> list[MlflowRun]:
+    """All runs with these tags that are rows (a sweep's parent carries no row)."""
+    quoted = {key: value.replace("'", "''") for key, value in tags.items()}
+    condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in quoted.items())
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    found: list[MlflowRun] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments,
+            condition,
+            max_results=500,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        found += [run for run in page if "flair2.row" in run.data.tags]
+        token = page.token
+        if not token:
+            return found
+
+
+def _latest(found: Sequence[MlflowRun], client: MlflowClient) -> Collected:
+    places: dict[tuple[str, int], list[MlflowRun]] = {}
+    for run in found:
+        places.setdefault(_place(run), []).append(run)
+    runs: list[Run] = []
+    absent: list[AbsentRun] = []
+    for (row, seed), tried in places.items():
+        finished = [run for run in tried if run.info.status == "FINISHED"]
+        identities = {run.data.tags.get("flair2.identity", "") for run in finished}
+        if len(identities) > 1:
+            ids = ", ".join(run.info.run_id for run in finished)
+            raise ConfigError(
+                f"row {row}, seed {seed} has finished runs of different configs ({ids}): "
+                "name the ones to report by their ids"
+            )
+        if not finished:
+            state = tried[-1].info.status.lower()
+            absent.append(AbsentRun(row, seed, state, f"MLflow run {tried[-1].info.run_id}"))
+            continue
+        try:
+            runs.append(_read_run(finished[-1], client))
+        except DataError as error:
+            absent.append(AbsentRun(row, seed, "damaged", str(error)))
+    return Collected(tuple(runs), tuple(absent))
+
+
+def _place(run: MlflowRun) -> tuple[str, int]:
+    tags, params = run.data.tags, run.data.params
+    row = tags.get("flair2.row") or params.get("name") or run.info.run_name or run.info.run_id
+    seed = tags.get("flair2.seed") or params.get("seed", "")
+    return row, int(seed) if seed.isdecimal() else -1
+
+
+def _read_run(run: MlflowRun, client: MlflowClient) -> Run:
+    row, seed = _place(run)
+    tags = run.data.tags
+    setting = {
+        "dataset": tags.get("flair2.dataset", run.data.params.get("dataset.name", "")),
+        "fingerprint": tags.get("flair2.dataset_fingerprint", ""),
+        "split": tags.get("flair2.split", run.data.params.get("split.name", "")),
+        "other_pixels": tags.get("flair2.metric", run.data.params.get("metric.other_pixels", "")),
+    }
+    return Run(
+        row=row,
+        seed=seed,
+        counts=_download_counts(run.info.run_id, client),
+        setting=setting,
+        metrics={key: float(value) for key, value in run.data.metrics.items()},
+        settings=dict(run.data.params),
+        curves={name: curve for name in CURVES if (curve := _curve(run, name, client))},
+        source=f"MLflow run {run.info.run_id}",
+        identity=tags.get("flair2.identity", ""),
+    )
+
+
+def _download_counts(run_id: str, client: MlflowClient) -> Counts:
+    from mlflow.exceptions import MlflowException
+
+    artifact = f"results/{COUNTS}"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = client.download_artifacts(run_id, artifact, folder)
+        except (MlflowException, OSError) as error:
+            raise DataError(
+                f"MLflow run {run_id} has no artifact {artifact} ({_first_line(error)})"
+            ) from None
+        try:
+            return read_counts(Path(path))
+        except DataError as error:
+            told = str(error).replace(str(path), artifact)
+            raise DataError(f"MLflow run {run_id}: {told}") from None
+
+
+def _curve(run: MlflowRun, name: str, client: MlflowClient) -> list[tuple[float, float]]:
+    """A metric's history, one value an epoch, counted from 1 in the order of the steps."""
+    if name not in run.data.metrics:
+        return []
+    by_step = {
+        point.step: point.value
+        for point in client.get_metric_history(run.info.run_id, name)
+        if math.isfinite(point.value)
+    }
+    return [(float(at), by_step[step]) for at, step in enumerate(sorted(by_step), 1)]
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse to compare runs of different data sets, splits, metric settings or test patches.
+
+    A value that was not recorded (empty) agrees with every other; the test set's hash is always
+    known.
+
+    Raises:
+        ConfigError: They differ; the message says in what and names a run of each kind.
+    """
+    fixes = {
+        "dataset": "data sets",
+        "fingerprint": "contents of the data set (fingerprints)",
+        "split": "splits",
+        "other_pixels": "settings of metric.other_pixels",
+        "classes": "classes",
+        "test_set": "test patches or labels",
+    }
+    for key, kinds in fixes.items():
+        values: dict[str, Run] = {}
+        for run in runs:
+            value = _comparable(run, key)
+            if value:
+                values.setdefault(value, run)
+        if len(values) > 1:
+            told = "; ".join(f"{value}: {run.row}, {run.source}" for value, run in values.items())
+            raise ConfigError(
+                f"runs of different {kinds} cannot be compared ({told}): report them separately"
+            )
+
+
+def _comparable(run: Run, key: str) -> str:
+    if key == "classes":
+        return ", ".join(run.counts.classes)
+    if key == "test_set":
+        return run.counts.test_set
+    return run.setting.get(key, "")

@@ -1,0 +1,194 @@
+"""Main effects and two-way interactions of a full factorial over the rows.
+
+Each factor is an option with two levels, each row one cell. An effect is a contrast of the cells'
+mean scores: a main effect is the mean over the cells with the factor on minus the mean over those
+with it off; an interaction is half the difference between the effect of one factor with the other
+on and with it off. In a balanced design these are the coefficients of the least-squares fit, twice
+over (levels coded -1 and +1).
+
+Two intervals, for two questions:
+
+- *areas and seeds* (`statistics.estimate` on the contrast): does the effect hold on other areas and
+  with other seeds? This is the one to quote; the rows share the test areas, which a fit to the
+  runs' scores cannot know.
+- *seeds alone* (statsmodels' ordinary least squares on the runs' mIoU, spread pooled over cells):
+  is the effect on these very test areas more than the seeds' luck? With one seed a cell, three-way
+  and higher interactions serve as the error, as is usual for unreplicated factorials.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from flair2_exp.errors import ConfigError
+from flair2_exp.report.statistics import Floats
+
+
+@dataclass(frozen=True)
+class Factor:
+    """An option with two levels."""
+
+    name: str
+    """For tables, as `cloud filter`."""
+    key: str
+    """The config's key, as `s2_preproc.cloud_filter`."""
+    low: str = "false"
+    high: str = "true"
+
+
+KNOWN: Final[tuple[Factor, ...]] = (
+    Factor("cloud filter", "s2_preproc.cloud_filter"),
+    Factor("monthly averages", "s2_preproc.monthly"),
+    Factor("augmentation", "aug.geometry", "none", "flips"),
+    Factor("metadata", "metadata.enabled"),
+    Factor("satellite", "model.name", "unet", "utt"),
+)
+"""The questions of the published table; those that vary over the rows are analysed by default."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A full factorial.
+
+    Attributes:
+        factors: k factors.
+        rows: For each cell its row's index, 2^k of them.
+        codes: (2^k, k) levels, -1 or +1.
+    """
+
+    factors: tuple[Factor, ...]
+    rows: tuple[int, ...]
+    codes: Floats
+
+    def effects(self) -> list[tuple[str, Floats]]:
+        """Main effects, then two-way interactions: name and contrast over the cells (2^k,)."""
+        half = len(self.rows) / 2
+        mains = [(factor.name, self.codes[:, at] / half) for at, factor in enumerate(self.factors)]
+        return mains + [
+            (f"{self.factors[i].name} × {self.factors[j].name}", codes / half)
+            for i, j in itertools.combinations(range(len(self.factors)), 2)
+            for codes in [self.codes[:, i] * self.codes[:, j]]
+        ]
+
+
+def find_factors(
+    settings: Sequence[Mapping[str, str]], keys: Sequence[str] = ()
+) -> tuple[Factor, ...]:
+    """The factors of a set of rows.
+
+    Args:
+        settings: For each row its flat config.
+        keys: Config keys to analyse; without them the `KNOWN` factors that vary.
+
+    Raises:
+        ConfigError: A key that does not take two values over the rows.
+    """
+    known = {factor.key: factor for factor in KNOWN}
+    chosen = []
+    for key in keys or known:
+        values = list(dict.fromkeys(row.get(key, "") for row in settings))
+        if not keys and len(values) < 2:
+            continue
+        if len(values) != 2 or "" in values:
+            told = ", ".join(value or "nothing" for value in values)
+            raise ConfigError(f"factor {key} must take two values over the rows, not {told}")
+        factor = known.get(key)
+        if factor is None or set(values) != {factor.low, factor.high}:
+            low, high = values if values != ["true", "false"] else ["false", "true"]
+            factor = Factor(factor.name if factor else key, key, low, high)
+        chosen.append(factor)
+    if not chosen:
+        raise ConfigError("no factor varies over the rows: name the keys (--factors key,key)")
+    return tuple(chosen)
+
+
+def full_design(
+    names: Sequence[str], settings: Sequence[Mapping[str, str]], factors: Sequence[Factor]
+) -> Design:
+    """Place each row in its cell.
+
+    Args:
+        names: The rows that have finished runs.
+        settings: For each its flat config.
+        factors: k factors.
+
+    Raises:
+        ConfigError: Cells without a row (named), or two rows in one cell.
+    """
+    cells: dict[tuple[int, ...], int] = {}
+    for at, row in enumerate(settings):
+        cell = tuple(1 if row.get(factor.key) == factor.high else -1 for factor in factors)
+        if cell in cells:
+            raise ConfigError(
+                f"rows {names[cells[cell]]} and {names[at]} are the same cell "
+                f"({_describe(cell, factors)}): they differ in something that is no factor"
+            )
+        cells[cell] = at
+    wanted = list(itertools.product((-1, 1), repeat=len(factors)))
+    missing = [cell for cell in wanted if cell not in cells]
+    if missing:
+        told = "; ".join(_describe(cell, factors) for cell in missing)
+        raise ConfigError(f"no full factorial, cells without a finished run: {told}")
+    return Design(tuple(factors), tuple(cells[cell] for cell in wanted), np.array(wanted, float))
+
+
+def _describe(cell: Sequence[int], factors: Sequence[Factor]) -> str:
+    return ", ".join(
+        f"{factor.name}={factor.high if level > 0 else factor.low}"
+        for factor, level in zip(factors, cell, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class SeedFit:
+    """Least squares on the runs' scores: effects with intervals over seeds alone.
+
+    Attributes:
+        value: (E,) effects, in the order of `Design.effects`.
+        low: (E,) lower ends; NaN where no run is left to judge the error by.
+        high: (E,) upper ends.
+        p: (E,) two-sided.
+        freedom: Residual degrees of freedom.
+    """
+
+    value: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    freedom: int
+
+
+def fit_seeds(design: Design, scores: Sequence[Sequence[float]], level: float = 0.95) -> SeedFit:
+    """Fit the runs' scores by the factors.
+
+    All interactions are fitted where a cell has several runs; otherwise those of three and more
+    factors are left to the residual.
+
+    Args:
+        design: The cells.
+        scores: For each *row* (not cell) its runs' mIoU.
+        level: Coverage of the intervals.
+    """
+    from statsmodels.regression.linear_model import OLS
+
+    count = len(design.factors)
+    repeated = any(len(scores[row]) > 1 for row in design.rows)
+    orders = range(count + 1) if repeated else range(min(count, 2) + 1)
+    terms = [term for order in orders for term in itertools.combinations(range(count), order)]
+    columns = np.stack([design.codes[:, list(term)].prod(axis=1) for term in terms], axis=1)
+    cells = [cell for cell, row in enumerate(design.rows) for _ in scores[row]]
+    observed = np.array([score for row in design.rows for score in scores[row]])
+    shown = slice(1, 1 + count + count * (count - 1) // 2)  # behind the mean; pairs follow mains
+    freedom = len(observed) - len(terms)
+    if freedom <= 0:
+        solution = np.linalg.lstsq(columns[cells], observed, rcond=None)[0]
+        nothing = np.full_like(solution[shown], np.nan)
+        return SeedFit(2 * solution[shown], nothing, nothing, nothing, 0)
+    fit = OLS(observed, columns[cells]).fit()
+    low, high = (2 * fit.conf_int(alpha=1 - level)[shown]).T
+    return SeedFit(2 * fit.params[shown], low, high, fit.pvalues[shown], freedom)

@@ -1,0 +1,350 @@
+"""The report's figures: legible in print, safe for colour-blind readers.
+
+Rows have the colours of Okabe and Ito (2008) and a marker each, so that none is told by colour
+alone; classes have their own colours as swatches beside their names. Each function returns a
+matplotlib `Figure` and touches no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from flair2_exp.nomenclature import classes
+from flair2_exp.report import words
+from flair2_exp.report.leaderboard import Difference, Report, Row, Score
+from flair2_exp.report.statistics import Floats, Integers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+WIDTH: Final[float] = 7.2
+"""Inches: a printed page's text, so that letters keep their size in print."""
+FEW_ROWS: Final[int] = 6
+"""Up to here rows are drawn as dots side by side, beyond as a heat map."""
+
+_STYLE: Final[Any] = {  # its keys' type differs between versions of matplotlib
+    "font.size": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "text.parse_math": False,  # a row's name may hold a dollar sign
+    "svg.hashsalt": "flair2_exp",  # the same figure gives the same file
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Fonts and lines of the report, for the duration of drawing and saving."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def figures(report: Report) -> dict[str, Figure]:
+    """All figures that the report has content for, by file name."""
+    drawn: dict[str, Callable[[Report], Figure | None]] = {
+        "forest": forest,
+        "iou_by_class": iou_by_class,
+        "confusion": confusion,
+        "learning_curves": learning_curves,
+        "effects": effects,
+    }
+    with style():
+        made = {name: draw(report) for name, draw in drawn.items()}
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def _new(width: float, height: float, **layout: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(**layout)  # type: ignore[union-attr]
+    return figure
+
+
+def _say_synthetic(figure: Figure, report: Report) -> None:
+    if report.synthetic:
+        figure.text(
+            1.0, 1.0, "synthetic sample data", ha="right", va="top", fontsize=7, color="#7a7a7a"
+        )
+
+
+def _interval(axes: Axes, score: Score, y: float, colour: str, marker: str, size: float) -> None:
+    if score.value is None:
+        return
+    if score.low is not None and score.high is not None:
+        axes.plot([score.low, score.high], [y, y], color=colour, lw=1.6, solid_capstyle="butt")
+    axes.plot(score.value, y, marker, color=colour, ms=size, mec="white", mew=0.6, zorder=3)
+
+
+def forest(report: Report) -> Figure:
+    """Each row's mIoU with its interval and runs, and its difference to the baseline."""
+    rows = report.rows
+    figure = _new(WIDTH, 1.3 + 0.42 * len(rows), wspace=0.03)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.0, 1.0])
+    for at, row in enumerate(rows):
+        _interval(left, row.miou, at, COLOURS[0], "o", 6)
+        left.plot(row.scores, [at + 0.24] * len(row.scores), "|", color="#555555", ms=6, mew=1)
+        if row.published:
+            left.plot(row.published.mean, at - 0.24, "D", color="white", mec="black", ms=4.5)
+        _difference(right, row, at)
+    names = [row.name if not row.absent else f"{row.name} *" for row in rows]
+    left.set_yticks(range(len(rows)), names)
+    left.set_ylim(len(rows) - 0.5, -0.6)
+    left.set_xlabel("mIoU")
+    left.set_title("Mean over seeds, 95 % interval; | single runs", loc="left", fontsize=8)
+    right.axvline(0, color="black", lw=0.8)
+    right.set_xlabel("difference in mIoU")
+    right.set_title(f"Against {report.baseline}, 95 % interval", loc="left", fontsize=8)
+    right.tick_params(left=False)
+    for axes in (left, right):
+        axes.grid(axis="x", color="#dddddd", lw=0.6)
+        axes.set_axisbelow(True)
+    foot = [f"{report.areas} test {report.unit}s; p Holm-corrected"]
+    foot += ["◇ published mean"] if any(row.published for row in rows) else []
+    foot += ["* seeds missing or failed"] if any(row.absent for row in rows) else []
+    foot += ["synthetic sample data"] if report.synthetic else []
+    figure.supxlabel("; ".join(foot), fontsize=7.5, color="#444444")
+    return figure
+
+
+def _difference(axes: Axes, row: Row, at: int) -> None:
+    if row.against_baseline is None:
+        axes.text(0.0, at, " baseline", va="center", fontsize=8, color="#444444")
+        return
+    difference = row.against_baseline
+    _interval(axes, difference.miou, at, COLOURS[1], "s", 5.5)
+    p = "" if difference.p_holm is None else f", {words.p_equals(difference.p_holm)}"
+    label = f"{words.signed(difference.miou.value)}{p}"
+    axes.text(difference.miou.value or 0.0, at - 0.2, label, ha="center", va="bottom", fontsize=7)
+
+
+def iou_by_class(report: Report) -> Figure:
+    """IoU of each scored class by row: dots with intervals, or a heat map of many rows."""
+    if len(report.rows) > FEW_ROWS:
+        return _heat_map(report)
+    names = report.class_names[: report.scored]
+    figure = _new(WIDTH, 1.1 + len(names) * (0.18 + 0.1 * len(report.rows)))
+    axes = figure.subplots()
+    step = 0.8 / len(report.rows)
+    for at, row in enumerate(report.rows):
+        offset = (at - (len(report.rows) - 1) / 2) * step
+        colour, marker = COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)]
+        for place, score in enumerate(row.classes):
+            _interval(axes, score, place + offset, colour, marker, 5)
+        axes.plot([], [], marker=marker, color=colour, lw=1.6, ms=5, label=row.name)
+    for place in range(0, len(names), 2):
+        axes.axhspan(place - 0.5, place + 0.5, color="#f2f2f2", zorder=0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("IoU, mean over seeds, 95 % interval")
+    axes.grid(axis="x", color="#d0d0d0", lw=0.6)
+    axes.set_axisbelow(True)
+    _swatches(axes, names, len(report.class_names), vertical=True)
+    figure.legend(loc="outside upper center", ncols=min(3, len(report.rows)), frameon=False)
+    _say_synthetic(figure, report)
+    return figure
+
+
+def _heat_map(report: Report) -> Figure:
+    names = report.class_names[: report.scored]
+    values = np.array(
+        [[np.nan if s.value is None else s.value for s in row.classes] for row in report.rows]
+    )
+    figure = _new(WIDTH, 1.9 + 0.24 * len(report.rows))
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            ink = "black" if value > 0.55 else "white"
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    axes.set_yticks(range(len(report.rows)), [row.name for row in report.rows])
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    _swatches(axes, names, len(report.class_names), vertical=False)
+    figure.colorbar(image, ax=axes, label="IoU, mean over seeds", fraction=0.03)
+    _say_synthetic(figure, report)
+    return figure
+
+
+def _swatches(axes: Axes, names: Sequence[str], count: int, *, vertical: bool) -> None:
+    """A square of each class's colour between its name and the axis."""
+    from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+
+    colours = {one.name: one.colour for one in classes(13 if count == 13 else 19)}
+    parts = (axes.transAxes, axes.transData) if vertical else (axes.transData, axes.transAxes)
+    shift = (-0.075, 0.0) if vertical else (0.0, -0.075)
+    place = blended_transform_factory(*parts) + ScaledTranslation(
+        *shift, axes.figure.dpi_scale_trans
+    )
+    for at, name in enumerate(names):
+        x, y = (0.0, at) if vertical else (at, 0.0)
+        colour = colours.get(name, "#888888")
+        axes.plot(
+            x, y, "s", color=colour, ms=6, mec="#444444", mew=0.4, transform=place, clip_on=False
+        )
+    axes.tick_params(axis="y" if vertical else "x", length=0, pad=9)
+
+
+def confusion(report: Report) -> Figure:
+    """Row-normalised confusion of the baseline and of the best other row, and their difference."""
+    base = report.row(report.baseline)
+    others = sorted(
+        (row for row in report.rows if row.name != base.name),
+        key=lambda row: row.miou.value or 0.0,
+    )
+    shown = [base, *others[-1:]]
+    figure = _new(9.2, 9.0 if others else 5.4, hspace=0.02, wspace=0.02)
+    grid = figure.subplots(2 if others else 1, 2).ravel()
+    for axes, row in zip(grid, shown, strict=False):
+        _matrix(axes, _share(row.confusion), report.class_names, row.name)
+    if others:
+        change = _share(shown[1].confusion) - _share(shown[0].confusion)
+        _matrix(grid[2], change, report.class_names, f"{shown[1].name} − {base.name}", change=True)
+    _explain(grid[3] if others else grid[1], bool(others))
+    _say_synthetic(figure, report)
+    return figure
+
+
+def _share(counts: Integers) -> Floats:
+    """Of each true class's pixels the share predicted as each class; NaN without such pixels."""
+    total = counts.sum(axis=1, keepdims=True).astype(np.float64)
+    out = np.full(counts.shape, np.nan)
+    share: Floats = np.divide(counts, total, out=out, where=total > 0)
+    return share
+
+
+def _matrix(
+    axes: Axes, values: Floats, names: Sequence[str], title: str, *, change: bool = False
+) -> None:
+    percent = 100 * values
+    if change:
+        limit = max(5.0, float(np.nanmax(np.abs(percent))))
+        axes.imshow(percent, cmap="PuOr_r", vmin=-limit, vmax=limit)
+        dark = 0.6 * limit
+    else:
+        axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+        dark = 55.0
+    for (y, x), value in np.ndenumerate(percent):
+        if np.isfinite(value) and abs(value) >= 0.5:
+            text = f"{value:+.0f}".replace("-", "−") if change else f"{value:.0f}"
+            ink = "white" if abs(value) > dark else "black"
+            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=ink)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    _swatches(axes, names, len(names), vertical=True)
+    _swatches_below(axes, names)
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+def _swatches_below(axes: Axes, names: Sequence[str]) -> None:
+    """Swatches along the lower edge of a matrix, whose y axis points down."""
+    _swatches(axes, names, len(names), vertical=False)
+
+
+def _explain(axes: Axes, compared: bool) -> None:
+    axes.axis("off")
+    lines = [
+        "Each line: of the pixels of that true class,",
+        "the per cent predicted as each class",
+        "(all seeds and test areas together).",
+        "Empty: below 0.5 %, or no pixel of the class.",
+    ]
+    if compared:
+        lines += [
+            "",
+            "Difference, in percentage points:",
+            "orange: more often than in the baseline,",
+            "violet: less often. On the diagonal orange",
+            "is better, elsewhere violet is.",
+        ]
+    axes.text(0.05, 0.95, "\n".join(lines), va="top", fontsize=9, linespacing=1.5)
+
+
+def learning_curves(report: Report) -> Figure | None:
+    """Validation mIoU (or loss) over the epochs: mean and range over seeds, a panel a row."""
+    for name, label in (("val/miou", "validation mIoU"), ("val/loss", "validation loss")):
+        rows = [row for row in report.rows if row.curves.get(name)]
+        if rows:
+            return _curves(report, rows, name, label)
+    return None
+
+
+def _curves(report: Report, rows: Sequence[Row], name: str, label: str) -> Figure:
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = _new(WIDTH, 0.5 + 1.9 * lines)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    means = [_mean_curve(row.curves[name]) for row in rows]
+    for at, (axes, row) in enumerate(zip(grid, rows, strict=False)):
+        for epochs, mean, _, _ in means:
+            axes.plot(epochs, mean, color="#cccccc", lw=0.8, zorder=1)
+        colour = COLOURS[at % len(COLOURS)]
+        epochs, mean, low, high = means[at]
+        for curve in row.curves[name]:
+            axes.plot(*np.array(curve).T, color=colour, lw=0.6, alpha=0.6, zorder=2)
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.25, lw=0, zorder=2)
+        axes.plot(epochs, mean, color=colour, lw=1.8, zorder=3)
+        seeds = len(row.curves[name])
+        axes.set_title(f"{row.name} ({seeds} seed{'s' if seeds > 1 else ''})", loc="left")
+        axes.grid(color="#e5e5e5", lw=0.6)
+    for axes in grid[len(rows) :]:
+        axes.axis("off")
+    figure.supylabel(label, fontsize=9)
+    foot = "epoch; bold: mean over seeds while all train, band: their range, grey: other rows"
+    figure.supxlabel(foot + ("; synthetic sample data" if report.synthetic else ""), fontsize=8)
+    return figure
+
+
+def _mean_curve(
+    curves: Sequence[Sequence[tuple[float, float]]],
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Epochs that all seeds reached, with mean, lowest and highest: none stops within the mean."""
+    courses = [dict(curve) for curve in curves]
+    epochs = sorted(set.intersection(*(set(course) for course in courses)))
+    values = [[course[epoch] for course in courses] for epoch in epochs]
+    means = [sum(each) / len(each) for each in values]
+    return epochs, means, [min(each) for each in values], [max(each) for each in values]
+
+
+def effects(report: Report) -> Figure | None:
+    """Main effects and two-way interactions with their intervals."""
+    if report.factorial is None or not report.factorial.effects:
+        return None
+    found = report.factorial.effects
+    figure = _new(WIDTH, 1.1 + 0.3 * len(found))
+    axes = figure.subplots()
+    for at, effect in enumerate(found):
+        main = "×" not in effect.row
+        colour, marker = (COLOURS[0], "o") if main else (COLOURS[1], "D")
+        _interval(axes, effect.miou, at, colour, marker, 6 if main else 5)
+        axes.text(1.01, at, _effect_label(effect), transform=axes.get_yaxis_transform(),
+                  va="center", fontsize=7.5)  # fmt: skip
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_yticks(range(len(found)), [effect.row for effect in found])
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.grid(axis="x", color="#dddddd", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("effect on mIoU, 95 % interval over areas and seeds")
+    axes.set_title("● main effects   ◆ interactions (half the difference of effects)", loc="left")
+    _say_synthetic(figure, report)
+    return figure
+
+
+def _effect_label(effect: Difference) -> str:
+    p = "" if effect.p_holm is None else f"  {words.p_equals(effect.p_holm)}"
+    return f"{words.signed(effect.miou.value)}{p}"
