@@ -1,0 +1,147 @@
+"""How the satellite map joins the aerial encoder's features: the fusion of U-T&T.
+
+For each level of the encoder the satellite map gives two terms: *cropped*, the part that lies under
+the patch, which keeps where things are; and *collapsed*, the mean over the whole super-patch, which
+tells what surrounds the patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flair2_exp.errors import ModelError
+from flair2_exp.models.heads import footprint
+
+COLLAPSED: Final[tuple[str, ...]] = ("each_sample", "first_sample")
+DROPOUT: Final[tuple[str, ...]] = ("each_sample", "always_batch")
+
+
+@dataclass(frozen=True)
+class FusionOptions:
+    """The choices of the fusion.
+
+    Attributes:
+        collapsed: `each_sample`: a sample's context is its own; `first_sample`: the published
+            behaviour, all samples get the context of the batch's first.
+        dropout: `each_sample`: modality dropout in training, for each sample by itself;
+            `always_batch`: the published behaviour, also in validation and test, and for the whole
+            batch at once.
+        dropout_rate: Probability of leaving the satellite's terms out.
+        mlp_dropout: Dropout rate inside the perceptrons of the collapsed map.
+    """
+
+    collapsed: str = "each_sample"
+    dropout: str = "each_sample"
+    dropout_rate: float = 0.0
+    mlp_dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuses unknown words.
+
+        Raises:
+            ModelError: If an option is none of its words.
+        """
+        if self.collapsed not in COLLAPSED:
+            raise ModelError(f"fusion.collapsed={self.collapsed}: expected one of {COLLAPSED}.")
+        if self.dropout not in DROPOUT:
+            raise ModelError(f"fusion.dropout={self.dropout}: expected one of {DROPOUT}.")
+
+
+def _perceptron(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+    """Three layers: widths in equal steps from `inputs` to `outputs`, or by twice where equal."""
+    if inputs == outputs:
+        first = second = 2 * inputs
+    else:
+        step = (outputs - inputs) // 3 if outputs > inputs else -((inputs - outputs) // 3)
+        first, second = inputs + step, inputs + 2 * step
+    return nn.Sequential(
+        nn.Linear(inputs, first),
+        nn.Dropout(dropout),
+        nn.ReLU(inplace=True),
+        nn.Linear(first, second),
+        nn.Dropout(dropout),
+        nn.ReLU(inplace=True),
+        nn.Linear(second, outputs),
+    )
+
+
+class SatelliteFusion(nn.Module):
+    """Adds a satellite map to the features of an aerial encoder.
+
+    A level without channels (some encoders have no map at half resolution) has nothing to add to.
+
+    Args:
+        satellite_channels: Channels of the satellite map.
+        feature_channels: Channels of each encoder level, the input image first.
+        options: The choices.
+    """
+
+    def __init__(
+        self, satellite_channels: int, feature_channels: Sequence[int], options: FusionOptions
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.cropped = nn.ModuleList(
+            nn.Conv2d(satellite_channels, channels, 1) if channels else nn.Identity()
+            for channels in feature_channels
+        )
+        self.collapsed = nn.ModuleList(
+            _perceptron(satellite_channels, channels, options.mlp_dropout)
+            if channels
+            else nn.Identity()
+            for channels in feature_channels
+        )
+
+    def forward(
+        self, features: Sequence[Tensor], satellite_map: Tensor, *, first_level: int = 0
+    ) -> list[Tensor]:
+        """Fuses all levels.
+
+        The collapsed term is the same everywhere, so it is added before the resizing, to 100 pixels
+        instead of to all: bilinear weights sum to one.
+
+        Args:
+            features: A map (B, channels, h, w) a level, the input image first.
+            satellite_map: (B, satellite channels, S, S).
+            first_level: Levels below it are returned as they are.
+
+        Returns:
+            Maps of the features' shapes.
+        """
+        crop = footprint(satellite_map)
+        context = satellite_map.mean((2, 3))
+        if self.options.collapsed == "first_sample":
+            context = context[:1].expand_as(context)
+        keep = self._keep(len(context), context)
+
+        fused = list(features)
+        for level in range(first_level, len(fused)):
+            feature = fused[level]
+            if not feature.shape[1]:
+                continue
+            terms = self.cropped[level](crop) + self.collapsed[level](context)[:, :, None, None]
+            if keep is not None:
+                terms = terms * keep
+            resized = functional.interpolate(
+                terms, size=feature.shape[2:], mode="bilinear", align_corners=False
+            )
+            fused[level] = (
+                resized.add_(feature) if resized.dtype == feature.dtype else (resized + feature)
+            )
+        return fused
+
+    def _keep(self, samples: int, like: Tensor) -> Tensor | None:
+        """Modality dropout: (B, 1, 1, 1), 0 for samples whose satellite terms are left out."""
+        options = self.options
+        always = options.dropout == "always_batch"
+        if options.dropout_rate == 0 or not (self.training or always):
+            return None
+        draws = torch.rand(1 if always else samples, device=like.device)
+        kept = (draws >= options.dropout_rate).to(like.dtype)
+        return kept.expand(samples).view(-1, 1, 1, 1)

@@ -1,0 +1,106 @@
+"""Named tensors from a file that may come from anywhere, compared with those of a module.
+
+Nothing is unpickled but tensors and plain containers: a file that needs more is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flair2_exp.errors import CheckpointError
+
+_LISTED = 8
+"""Names listed of each kind of mismatch; the rest are counted."""
+
+
+def read_file(path: str | Path) -> object:
+    """The content of a checkpoint: `.safetensors`, or whatever `torch.save` wrote.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, or holds other objects than tensors and
+            plain values.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f"No checkpoint at {file}: give the path of an existing file.")
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file, device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds more than tensors and plain values (or is damaged) and is not loaded, "
+            f"since that could run its code: save its state_dict alone. ({_unsafe(error)})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{file} is not a readable checkpoint (damaged, or cut short): fetch it again. "
+            f"({_first_line(error)})"
+        ) from error
+
+
+def named_tensors(content: object, path: str | Path) -> dict[str, Tensor]:
+    """The network's tensors of a file's content, without wrappings.
+
+    Lightning keeps them under `state_dict`, those of the network under `model.`; what a Lightning
+    module holds beside its network (class weights of a loss, sums of a metric) is left out.
+
+    Raises:
+        CheckpointError: If there are no named tensors in it.
+    """
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    tensors: dict[str, Tensor] = {}
+    if isinstance(content, Mapping):
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no named tensors: expected a model's state_dict.")
+    if any(name.startswith("model.") for name in tensors):
+        tensors = {
+            name.removeprefix("model."): value
+            for name, value in tensors.items()
+            if name.startswith("model.")
+        }
+    return {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
+
+
+def mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """What keeps `found` from being loaded where `expected` is: None, or lists of names."""
+    missing = [name for name in expected if name not in found]
+    left_over = [name for name in found if name not in expected]
+    other_shape = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    lists = {"missing": missing, "left over": left_over, "of another shape": other_shape}
+    told = [f"{len(names)} {kind}: {_some(names)}" for kind, names in lists.items() if names]
+    return "; ".join(told) or None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _unsafe(error: BaseException) -> str:
+    """The line of torch's long advice that names the object, or its first."""
+    for line in str(error).splitlines():
+        if "GLOBAL" in line or "Unsupported" in line:
+            return line.strip().split(". ")[0]
+    return _first_line(error)

@@ -1,0 +1,281 @@
+"""U-TAE: a U-Net whose bottleneck attends over time (Garnot and Landrieu 2021, §3); its use alone.
+
+    series ─ encoder, each real frame ─┬─ maps of 4 scales ─ aggregation ─ skips ─┐
+                                       └─ deepest map ─ temporal encoder ─────────┴─ decoder ─ maps
+
+Frames are packed before the encoder (padded dates are left out) and go through it in passes.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from flair2_exp.errors import ModelError
+from flair2_exp.models.aggregation import MODES, aggregate, segments
+from flair2_exp.models.base import SegmentationModel
+from flair2_exp.models.blocks import ConvBlock, PointBlock, Residual, UpBlock
+from flair2_exp.models.heads import SatelliteHead
+from flair2_exp.models.ltae import TemporalEncoder
+
+SATELLITE_BANDS: Final = 10
+_GROUPS: Final = 4
+"""Groups of the encoder's GroupNorms."""
+_BYTES_A_PASS: Final = 12 * 2**20
+"""Of the largest feature map of a pass, on a processor. Buffers of this size are handed out again
+by the allocator; larger ones are fresh pages from the system each time, and clearing those costs
+more than the normalisation that fills them."""
+
+
+@dataclass(frozen=True)
+class UTAEOptions:
+    """The sizes and choices of a U-TAE; the defaults are the published baseline's sizes.
+
+    Attributes:
+        encoder_widths: Channels of the encoder's maps, full resolution first.
+        decoder_widths: Channels of the decoder's maps, full resolution first; ends as
+            `encoder_widths` does.
+        heads: Attention heads; divides the encoder's widths and `d_model`.
+        d_model: Channels in the temporal encoder.
+        d_k: Channels of a key.
+        aggregation: How skips lose their time axis: `att_group`, `att_mean` or `mean`.
+        head_widths: Widths of the output block before the classes.
+        normalise_padding: The published behaviour: padded dates enter the temporal encoder's
+            normalisation.
+        checkpointing: Recompute the encoder's convolutions in the backward pass.
+    """
+
+    encoder_widths: tuple[int, ...] = (64, 64, 128, 128)
+    decoder_widths: tuple[int, ...] = (64, 64, 128, 128)
+    heads: int = 16
+    d_model: int = 256
+    d_k: int = 4
+    aggregation: str = "att_group"
+    head_widths: tuple[int, ...] = (32,)
+    normalise_padding: bool = False
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that do not fit each other.
+
+        Raises:
+            ModelError: If they do not.
+        """
+        widths, heads = self.encoder_widths, self.heads
+        if len(widths) < 2 or len(widths) != len(self.decoder_widths):
+            raise ModelError(
+                f"U-TAE needs as many decoder widths as encoder widths, at least two: got "
+                f"utae.encoder_widths={list(widths)}, utae.decoder_widths="
+                f"{list(self.decoder_widths)}."
+            )
+        if widths[-1] != self.decoder_widths[-1]:
+            raise ModelError(
+                f"The last of utae.encoder_widths={list(widths)} and of utae.decoder_widths="
+                f"{list(self.decoder_widths)} must be equal: the decoder starts from that map."
+            )
+        odd = [width for width in widths if width % _GROUPS]
+        if odd:
+            raise ModelError(f"utae.encoder_widths must be multiples of {_GROUPS}: got {odd}.")
+        grouped = widths if self.aggregation == "att_group" else widths[-1:]
+        uneven = [width for width in (*grouped, self.d_model) if width % heads]
+        if uneven:
+            raise ModelError(
+                f"utae.heads={heads} must divide utae.encoder_widths and utae.d_model: "
+                f"it does not divide {uneven}."
+            )
+        if self.aggregation not in MODES:
+            raise ModelError(f"utae.aggregation={self.aggregation}: expected one of {MODES}.")
+
+
+class UTAEMaps(NamedTuple):
+    """What U-TAE gives."""
+
+    maps: tuple[Tensor, ...]
+    """The decoder's maps (B, width, h, w), deepest first; the last has the series' resolution."""
+    attention: Tensor
+    """(B, T, heads, h, w) at the deepest map's resolution."""
+
+
+class FrameEncoder(nn.Module):
+    """The encoder's convolutions, the same for every frame (§3.1)."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        first = widths[0]
+        self.stem = nn.Sequential(
+            ConvBlock(SATELLITE_BANDS, first, groups=_GROUPS),
+            ConvBlock(first, first, groups=_GROUPS),
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                ConvBlock(inputs, inputs, groups=_GROUPS, kernel=4, stride=2),
+                ConvBlock(inputs, outputs, groups=_GROUPS),
+                Residual(outputs, groups=_GROUPS),
+            )
+            for inputs, outputs in itertools.pairwise(widths)
+        )
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """(n, 10, S, S) to a map a width, full resolution first, each half as wide."""
+        maps = [self.stem(frames)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return tuple(maps)
+
+
+class DecoderStage(nn.Module):
+    """One step up: upsample, concatenate with the skip, two 3×3 blocks (§3.3)."""
+
+    def __init__(self, inputs: int, outputs: int, skip: int) -> None:
+        super().__init__()
+        self.up = UpBlock(inputs, outputs)
+        self.skip = PointBlock(skip)
+        self.merge = ConvBlock(outputs + skip, outputs)
+        self.residual = Residual(outputs)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, inputs, h, w) and the skip (B, ·, 2h, 2w) to (B, outputs, 2h, 2w)."""
+        y: Tensor = self.residual(self.merge(torch.cat([self.up(x), self.skip(skip)], dim=1)))
+        return y
+
+
+class UTAE(nn.Module):
+    """U-TAE.
+
+    Args:
+        options: Sizes and choices.
+        classes: Classes of the output block; None leaves the block out.
+    """
+
+    def __init__(self, options: UTAEOptions, classes: int | None = None) -> None:
+        super().__init__()
+        self.options = options
+        encoder, decoder = options.encoder_widths, options.decoder_widths
+        self.encoder = FrameEncoder(encoder)
+        self.temporal = TemporalEncoder(
+            encoder[-1],
+            heads=options.heads,
+            d_model=options.d_model,
+            d_k=options.d_k,
+            normalise_padding=options.normalise_padding,
+        )
+        self.decoder = nn.ModuleList(
+            DecoderStage(decoder[level + 1], decoder[level], encoder[level])
+            for level in reversed(range(len(encoder) - 1))
+        )
+        self.output: nn.Sequential | None = None
+        if classes is not None:
+            widths = (decoder[0], *options.head_widths, classes)
+            self.output = nn.Sequential(*(ConvBlock(a, b) for a, b in itertools.pairwise(widths)))
+
+    def forward(self, series: Tensor, days: Tensor, padding: Tensor | None = None) -> UTAEMaps:
+        """Encodes a batch of series.
+
+        Args:
+            series: (B, T, 10, S, S), float.
+            days: (B, T) day offsets.
+            padding: (B, T) bool, True at padded dates; None: those that are zero everywhere.
+
+        Returns:
+            The decoder's maps and the attention.
+        """
+        b, t = series.shape[:2]
+        if padding is None:
+            padding = (series == 0).flatten(2).all(dim=2)
+        counts = (~padding).sum(1).tolist()
+        real = None if sum(counts) == b * t else ~padding
+        frames = series.flatten(0, 1) if real is None else series[real]
+
+        passes = self._encode(frames)
+        deepest = torch.cat([maps[-1] for maps in passes])
+        encoded, attention = self.temporal(_unpack(deepest, real, (b, t)), days, real)
+        packed = attention.flatten(0, 1) if real is None else attention[real]
+        packed = packed.contiguous(memory_format=torch.channels_last)
+
+        runs = segments(counts, len(passes[0][0]))
+        maps = [encoded]
+        for level, stage in zip(reversed(range(len(self.decoder))), self.decoder, strict=True):
+            level_maps = [maps_of_pass[level] for maps_of_pass in passes]
+            skip = aggregate(level_maps, packed, runs, b, self.options.aggregation)
+            maps.append(stage(maps[-1], skip))
+        return UTAEMaps(tuple(maps), attention)
+
+    def classify(self, last_map: Tensor) -> Tensor:
+        """The output block: the last map to logits (B, classes, S, S), none below 0."""
+        if self.output is None:
+            raise ValueError("this U-TAE was built without an output block")
+        logits: Tensor = self.output(last_map)
+        return logits
+
+    def _encode(self, frames: Tensor) -> list[tuple[Tensor, ...]]:
+        """Maps of packed frames (N, 10, S, S), a tuple a pass."""
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        size = max(1, len(frames))
+        if frames.device.type == "cpu":
+            map_bytes = 4 * self.options.encoder_widths[0] * frames.shape[-2] * frames.shape[-1]
+            size = min(size, max(1, _BYTES_A_PASS // map_bytes))
+        if not torch.is_grad_enabled():
+            return [self.encoder(part) for part in torch.split(frames, size)]
+        recompute: dict[str, Any] = {}
+        if not self.options.checkpointing:
+            recompute["context_fn"] = _save_convolutions
+        return [
+            checkpoint(self.encoder, part, use_reentrant=False, **recompute)
+            for part in torch.split(frames, size)
+        ]
+
+
+def _keep_convolutions(_context: object, operator: object, *_: object, **__: object) -> object:
+    if operator is torch.ops.aten.convolution.default:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_save_convolutions = functools.partial(create_selective_checkpoint_contexts, _keep_convolutions)
+"""In training only the encoder's convolutions are kept for the backward pass: normalisation, ReLU
+and padding are cheap to work out again, and keeping them takes twice the memory of the rest."""
+
+
+def _unpack(packed: Tensor, real: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    """Packed frames (N, ...) to (B, T, ...), zero at padded dates."""
+    if real is None:
+        return packed.view(*shape, *packed.shape[1:])
+    padded = packed.new_zeros((*shape, *packed.shape[1:]))
+    padded[real] = packed
+    return padded
+
+
+class SatelliteSegmenter(SegmentationModel):
+    """U-TAE alone: its last map through the satellite head that U-T&T has too."""
+
+    main_head = "satellite"
+
+    def __init__(self, options: UTAEOptions, *, classes: int, patch_size: int) -> None:
+        super().__init__()
+        self.utae = UTAE(options)
+        self.head = SatelliteHead(options.decoder_widths[0], classes, patch_size)
+
+    def forward(
+        self,
+        image: Tensor | None = None,
+        series: Tensor | None = None,
+        days: Tensor | None = None,
+        padding: Tensor | None = None,
+        metadata: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Segments from the series alone: {"satellite": (B, classes, patch, patch)}."""
+        del image, metadata
+        if series is None or days is None:
+            raise ValueError("U-TAE needs `series` and `days`")
+        return {"satellite": self.head(self.utae(series, days, padding).maps[-1])}
