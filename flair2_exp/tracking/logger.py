@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any, Final
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from typing_extensions import override
 
 from flair2_exp.tracking.run import Run
 
@@ -64,7 +62,6 @@ class RunLogger(Logger):
         """The run's folder."""
         return str(self._folder)
 
-    @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Take metrics of a step or of an epoch, as Lightning sends them."""
@@ -84,13 +81,9 @@ class RunLogger(Logger):
             self._run.log_metrics(by_epoch, int(number))
             self.history.add(int(number), by_epoch)
 
-    @override
-    def log_hyperparams(
-        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
-    ) -> None:
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: object) -> None:
         """Take nothing: the run has the whole config."""
 
-    @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Send what waits; the run stays open."""
@@ -148,13 +141,9 @@ class History:
         writer.writerow(["epoch", *names])
         for epoch in sorted(self._rows):
             row = self._rows[epoch]
-            writer.writerow([epoch, *(_cell(row.get(name, math.nan)) for name in names)])
+            cells = (repr(float(row[name])) if name in row else "" for name in names)
+            writer.writerow([epoch, *cells])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".csv.new")
         temporary.write_text(text.getvalue())
         temporary.replace(self.path)
-
-
-def _cell(value: float) -> str:
-    """A number with all its digits; nothing for one that is not there."""
-    return "" if math.isnan(value) else repr(float(value))
