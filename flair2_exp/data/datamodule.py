@@ -273,6 +273,7 @@ class FlairDataModule(LightningDataModule):
             return StoreReader(
                 self.store,
                 self.index,
+                patch_size=self.patch_size,
                 classes=self.classes,
                 bands=self.bands,
                 aerial=self.aerial,

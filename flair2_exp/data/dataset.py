@@ -84,7 +84,8 @@ def read_raster(path: Path, bands: Sequence[int] | None = None) -> Image:
         raise DamagedPatchError(_damage(path, str(error))) from None
     if image.dtype != np.uint8:
         raise DamagedPatchError(_damage(path, f"pixels are {image.dtype}, not uint8"))
-    return image
+    pixels: Image = image
+    return pixels
 
 
 def read_mask(path: Path) -> Image:
@@ -369,7 +370,7 @@ class PatchDataset(Dataset[Any]):
         batch: Batch = {
             "label": _stack([sample.label for sample in samples]),
             "patch_id": self.index.ids[patches].tolist(),
-            "area": self.index.areas[self.index.area[patches]].tolist(),
+            "area": self.index.area_names[self.index.area[patches]].tolist(),
         }
         if samples[0].image is not None:
             batch["image"] = _stack([sample.image for sample in samples])

@@ -191,7 +191,7 @@ class Index:
     """
 
     folders: Folders
-    areas: NDArray[np.str_]
+    area_names: NDArray[np.str_]
     """(A,) names like "D004_2021/Z1_NN"."""
     area_test: NDArray[np.bool_]
     """(A,) whether the area lies in the test tree."""
@@ -200,7 +200,7 @@ class Index:
     ids: NDArray[np.str_]
     """(N,) names like "IMG_000001"."""
     area: NDArray[np.int32]
-    """(N,) position in `areas`."""
+    """(N,) position in `area_names`."""
     labelled: NDArray[np.bool_]
     """(N,) whether the patch has a mask."""
     centroids: NDArray[np.int32]
@@ -219,12 +219,14 @@ class Index:
     @property
     def domains(self) -> NDArray[np.str_]:
         """(N,) names like "D004_2021"."""
-        names = np.array([name.partition("/")[0] for name in self.areas.tolist()], dtype=np.str_)
+        names = np.array(
+            [name.partition("/")[0] for name in self.area_names.tolist()], dtype=np.str_
+        )
         return names[self.area] if len(names) else names
 
     def area_name(self, patch: int) -> str:
         """The patch's area, like "D004_2021/Z1_NN"."""
-        return str(self.areas[self.area[patch]])
+        return str(self.area_names[self.area[patch]])
 
     def image_path(self, patch: int) -> Path:
         """The patch's aerial image."""
@@ -238,7 +240,7 @@ class Index:
     def series_files(self, area: int) -> SeriesFiles:
         """The files of an area's satellite series."""
         folder = self._base("satellite", area) / "sen"
-        stem = f"SEN2_sp_{str(self.areas[area]).replace('/', '-')}_"
+        stem = f"SEN2_sp_{str(self.area_names[area]).replace('/', '-')}_"
         return SeriesFiles(
             folder / f"{stem}data.npy",
             folder / f"{stem}masks.npy",
@@ -253,7 +255,7 @@ class Index:
                 f"the data set has no {part} folder for its {side} tree.\n"
                 f"Set dataset.{part}_{side}, or choose an experiment that does not need it."
             )
-        return folder / str(self.areas[area])
+        return folder / str(self.area_names[area])
 
 
 def index(folders: Folders, *, cache: bool = True) -> Index:
@@ -343,7 +345,7 @@ def _build(folders: Folders, listed: dict[str, tuple[int, ...]]) -> Index:
             area_series.append(name in series)
     return Index(
         folders=folders,
-        areas=np.array(areas, dtype=np.str_),
+        area_names=np.array(areas, dtype=np.str_),
         area_test=np.array(area_test, dtype=np.bool_),
         area_series=np.array(area_series, dtype=np.bool_),
         ids=np.array(ids, dtype=np.str_),
@@ -410,7 +412,7 @@ def _cache_file(folders: Folders) -> Path:
 
 
 _ARRAYS: Final = (
-    "areas", "area_test", "area_series", "ids", "area", "labelled", "centroids", "metadata",
+    "area_names", "area_test", "area_series", "ids", "area", "labelled", "centroids", "metadata",
 )  # fmt: skip
 
 

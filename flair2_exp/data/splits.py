@@ -152,7 +152,7 @@ def _from_file(index: Index, file: str | None) -> Split:
 def _places(index: Index) -> dict[str, Positions]:
     """Positions by name of domain, area or patch."""
     places: dict[str, Positions] = {}
-    for values in (index.domains, index.areas[index.area], index.ids):
+    for values in (index.domains, index.area_names[index.area], index.ids):
         order = np.argsort(values, kind="stable")
         names, starts = np.unique(values[order], return_index=True)
         places.update(zip(names.tolist(), np.split(order, starts[1:]), strict=True))

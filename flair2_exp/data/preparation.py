@@ -1,0 +1,337 @@
+"""Writing a prepared store: see `store` for its form."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from flair2_exp.data import layout
+from flair2_exp.data.augment import Image
+from flair2_exp.data.dataset import read_mask, read_raster, read_series, to_classes
+from flair2_exp.data.layout import Index
+from flair2_exp.data.options import SeriesOptions
+from flair2_exp.data.sentinel2 import BANDS, Series
+from flair2_exp.data.store import (
+    FORMAT,
+    HEADER,
+    SHARD,
+    describe,
+    differences,
+    frame_bytes,
+    settings_of,
+    stale,
+)
+from flair2_exp.errors import DamagedPatchError, DataError
+from flair2_exp.nomenclature import AERIAL_BANDS, class_indices
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation did."""
+
+    patches: int
+    """Patches in the store."""
+    written: int
+    """Patches written by this call; the others were there."""
+    damaged: int
+    """Patches that could not be read, marked in the store."""
+    size: int
+    """Bytes of the whole store."""
+
+
+def prepare(
+    index: Index,
+    path: str | Path,
+    *,
+    patch_size: int,
+    series: SeriesOptions | None,
+    workers: int = 1,
+    on_damaged: Literal["stop", "skip"] = "stop",
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Write a store of all patches, or finish or renew one.
+
+    Args:
+        index: The data set.
+        path: The store's folder; created.
+        patch_size: Pixels on a side of every patch.
+        series: How to preprocess the series; None leaves them out.
+        workers: Processes.
+        on_damaged: Whether a damaged patch stops the preparation, or is marked and skipped.
+        progress: Called with the patches done and all patches.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DataError: The folder holds a store of other settings or something else, or the disk is too
+            small.
+        DamagedPatchError: A patch is damaged.
+    """
+    path = Path(path)
+    settings = {"patch_size": patch_size, **settings_of(series)}
+    _start(path, settings)
+    sources = layout.file_states(index, np.arange(len(index)), satellite=series is not None)
+    job = _Job(index, path, patch_size, series, on_damaged, sources)
+    todo = [shard for shard in range(job.shards) if not job.is_fresh(shard)]
+    done = len(index) - sum(len(job.patches(shard)) for shard in todo)
+    if todo:
+        (path / "index.npz").unlink(missing_ok=True)
+        _require_space(job, todo)
+    for shard in _run(job, todo, workers):
+        done += len(job.patches(shard))
+        if progress is not None:
+            progress(done, len(index))
+    _finish(job)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    with np.load(path / "index.npz", allow_pickle=False) as table:
+        damaged = int(table["damaged"].sum())
+    return Prepared(len(index), sum(len(job.patches(s)) for s in todo), damaged, size)
+
+
+def _start(path: Path, settings: dict[str, Any]) -> None:
+    """Make the folder, or refuse one that is something else."""
+    description = path / "store.json"
+    if description.exists():
+        different = differences(describe(path)["settings"], settings)
+        if different:
+            raise DataError(
+                f"{path} is a store of other settings: {different}.\n"
+                "Choose another folder for these settings, or remove that one."
+            )
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} is neither empty nor a prepared store.\nChoose another folder.")
+    else:
+        try:
+            (path / "shards").mkdir(parents=True, exist_ok=True)
+            _write_json(description, {"format": FORMAT, "settings": settings})
+        except OSError as error:
+            reason = error.strerror
+            raise DataError(
+                f"{path} cannot be written ({reason}).\nChoose another folder."
+            ) from None
+    for left in (path / "shards").glob("*.part*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One preparation; its processes inherit it."""
+
+    index: Index
+    path: Path
+    patch_size: int
+    series: SeriesOptions | None
+    on_damaged: Literal["stop", "skip"]
+    sources: NDArray[np.int64]
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.index) // SHARD)
+
+    def patches(self, shard: int) -> range:
+        """Positions of a shard's patches."""
+        return range(shard * SHARD, min((shard + 1) * SHARD, len(self.index)))
+
+    def folder(self, shard: int) -> Path:
+        return self.path / "shards" / f"{shard:05d}"
+
+    def is_fresh(self, shard: int) -> bool:
+        """Whether the shard is there and of the sources as they are now."""
+        try:
+            with np.load(self.folder(shard) / "index.npz", allow_pickle=False) as table:
+                return not stale(table, self.index, self.sources, self.patches(shard))
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def write(self, shard: int) -> int:
+        """Write a shard beside its place, then move it there."""
+        final = self.folder(shard)
+        temporary = final.with_name(f"{final.name}.part{os.getpid()}")
+        temporary.mkdir()
+        try:
+            table = self._write_arrays(shard, temporary)
+            np.savez(temporary / "index.npz", allow_pickle=False, **table)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.replace(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return shard
+
+    def _write_arrays(self, shard: int, folder: Path) -> dict[str, NDArray[Any]]:
+        """Write the shard's arrays; returns its part of the index."""
+        patches = self.patches(shard)
+        size = self.patch_size
+        images = _Appended(folder / "images.npy", (len(AERIAL_BANDS), size, size), np.uint8)
+        masks = _Appended(folder / "masks.npy", (size, size), np.uint8)
+        frames = None
+        if self.series is not None:
+            kind = np.float32 if self.series.monthly else np.uint16
+            shape = (BANDS, self.series.size, self.series.size)
+            frames = _Appended(folder / "series.npy", shape, kind)
+        counts, days, covered, damaged = [], [np.empty(0, dtype=np.int64)], [], []
+        for patch in patches:
+            found = self._read(patch)
+            image, mask, series = found or self._nothing()
+            images.append(image[None])
+            masks.append(mask[None])
+            if frames is not None and series is not None:
+                frames.append(series.frames)
+                days.append(series.days)
+            counts.append(0 if series is None else len(series.days))
+            covered.append(series is not None and series.covered)
+            damaged.append(found is None)
+        for array in (images, masks, frames):
+            if array is not None:
+                array.close()
+        return {
+            "ids": self.index.ids[patches.start : patches.stop],
+            "areas": self.index.area_names[self.index.area[patches.start : patches.stop]],
+            "centroids": self.index.centroids[patches.start : patches.stop],
+            "sources": self.sources[patches.start : patches.stop],
+            "counts": np.array(counts, dtype=np.int64),
+            "days": np.concatenate(days),
+            "covered": np.array(covered, dtype=np.bool_),
+            "damaged": np.array(damaged, dtype=np.bool_),
+        }
+
+    def _read(self, patch: int) -> tuple[Image, Image, Series | None] | None:
+        """What is stored of a patch; None where it is damaged and may be skipped."""
+        try:
+            image = read_raster(self.index.image_path(patch), range(1, len(AERIAL_BANDS) + 1))
+            mask_path = self.index.mask_path(patch)
+            mask = read_mask(mask_path)
+            to_classes(mask, np.array(class_indices(19), dtype=np.uint8), mask_path)
+            square = (self.patch_size, self.patch_size)
+            if image.shape[1:] != square or mask.shape != square:
+                raise DamagedPatchError(
+                    f"{self.index.image_path(patch)}: image {image.shape[1:]} and mask "
+                    f"{mask.shape} are not both {square} pixels."
+                )
+            series = None
+            if self.series is not None:
+                files = self.index.series_files(int(self.index.area[patch]))
+                series = read_series(files, self.index.centroids[patch], self.series)
+        except DamagedPatchError as error:
+            if self.on_damaged == "skip":
+                return None
+            name = f"{self.index.ids[patch]} of {self.index.area_name(patch)}"
+            raise DamagedPatchError(
+                f"patch {name} is damaged: {error}\n"
+                "Run scripts/check.py on the data set and mend it, or skip damaged patches."
+            ) from None
+        return image, mask, series
+
+    def _nothing(self) -> tuple[Image, Image, None]:
+        """What stands in the place of a damaged patch."""
+        image = np.zeros((len(AERIAL_BANDS), self.patch_size, self.patch_size), dtype=np.uint8)
+        return image, image[0], None
+
+
+class _Appended:
+    """A `.npy` file written record by record; the header is completed at the end."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self._file = path.open("wb")
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+        self._records = 0
+        self._header()
+
+    def _header(self) -> None:
+        # NumPy reserves room for the first axis to grow to 21 digits in the header's place.
+        np.lib.format.write_array_header_1_0(
+            self._file,
+            {
+                "descr": np.lib.format.dtype_to_descr(self._dtype),
+                "fortran_order": False,
+                "shape": (self._records, *self._shape),
+            },
+        )
+        assert self._file.tell() == HEADER, "the store's reader expects headers of one size"
+
+    def append(self, records: NDArray[Any]) -> None:
+        self._file.write(np.ascontiguousarray(records, dtype=self._dtype).data)
+        self._records += len(records)
+
+    def close(self) -> None:
+        self._file.seek(0)
+        self._header()
+        self._file.close()
+
+
+_job: _Job | None = None
+
+
+def _inherit(job: _Job) -> None:
+    global _job
+    _job = job
+
+
+def _write(shard: int) -> int:
+    assert _job is not None
+    return _job.write(shard)
+
+
+def _run(job: _Job, todo: Sequence[int], workers: int) -> Iterator[int]:
+    """Write shards, in this process or in several; yields each when it is in its place."""
+    if workers <= 1 or len(todo) < 2:
+        yield from map(job.write, todo)
+        return
+    # Forked: the processes share the index instead of copying it.
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, context, _inherit, (job,)) as pool:
+        pending = {pool.submit(_write, shard) for shard in todo}
+        try:
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _require_space(job: _Job, todo: Sequence[int]) -> None:
+    """Refuse a disk that is too small, by the series of an area with many acquisitions."""
+    patches = sum(len(job.patches(shard)) for shard in todo)
+    size = job.patch_size**2 * (len(AERIAL_BANDS) + 1)
+    if job.series is not None:
+        frames = 12 if job.series.monthly else 60  # an area of FLAIR #2 has 56 acquisitions
+        size += frames * frame_bytes(job.series)
+    free = shutil.disk_usage(job.path).free
+    if free < patches * size:
+        raise DataError(
+            f"{job.path} has {free / 1e9:.1f} GB free; {patches} patches need about "
+            f"{patches * size / 1e9:.1f} GB.\nChoose a folder on a larger disk."
+        )
+
+
+def _finish(job: _Job) -> None:
+    """Gather the shards' indexes: the store is complete."""
+    tables: list[dict[str, NDArray[Any]]] = []
+    for shard in range(job.shards):
+        with np.load(job.folder(shard) / "index.npz", allow_pickle=False) as table:
+            tables.append(dict(table))
+    for folder in (job.path / "shards").iterdir():
+        if int(folder.name) >= job.shards:
+            shutil.rmtree(folder)  # of a larger data set that this one replaces
+    temporary = job.path / "index.part.npz"
+    whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    np.savez(temporary, allow_pickle=False, **whole)
+    temporary.replace(job.path / "index.npz")

@@ -1,0 +1,273 @@
+"""A prepared store: patches decoded and series preprocessed once, read with three plain reads.
+
+The store is a folder of NumPy arrays in shards of 128 patches, in the index's order:
+
+    store.json                  form, settings, patch size
+    index.npz                   what is in the shards; written last, so its presence means complete
+    shards/00000/images.npy     (n, 5, H, W) uint8
+    shards/00000/masks.npy      (n, H, W) uint8, values 1..19
+    shards/00000/series.npy     (frames, 10, S, S) uint16, or float32 for monthly means
+    shards/00000/index.npz      the shard's part of the index
+
+It holds all bands, mask values instead of classes, and unscaled frames, so that one store serves
+every split, choice of bands, nomenclature and scale; only the settings of the series matter.
+
+Why plain arrays: @FORMATS@
+
+A shard is written beside its place and renamed, so that a killed preparation is continued by
+calling it again. Size and time of each source file are kept: a shard whose sources changed is
+prepared again, and a run refuses a store that no longer is what its files would give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flair2_exp.data import layout
+from flair2_exp.data.augment import Image, Sample
+from flair2_exp.data.dataset import to_classes
+from flair2_exp.data.layout import Index
+from flair2_exp.data.options import SeriesOptions
+from flair2_exp.data.sentinel2 import BANDS, Frames
+from flair2_exp.errors import DamagedPatchError, DataError
+from flair2_exp.nomenclature import AERIAL_BANDS, class_indices
+
+FORMAT: Final = 1
+"""Raised when the store changes its form."""
+
+SHARD: Final = 128
+"""Patches in a shard: about 200 MB of patches at 512 px, seconds of work lost by a kill."""
+
+HEADER: Final = 128
+"""Bytes of the header of the store's `.npy` files, as NumPy writes it."""
+
+_SOURCES: Final = ("image", "mask", "series data", "series masks", "products")
+
+Table = Mapping[str, NDArray[Any]]
+AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
+
+
+def settings_of(series: SeriesOptions | None) -> dict[str, Any]:
+    """The settings that a store's contents depend on, by the names of the config.
+
+    Args:
+        series: How the series are preprocessed; None for a store without series.
+
+    Returns:
+        Plain values; options that have no effect beside the others are left out.
+    """
+    if series is None:
+        return {"satellite": False}
+    names = ["monthly", "filter", "size"]
+    if series.filter:
+        names += ["threshold", "max_cover", "cover", "on_empty"]
+    if not series.monthly:
+        names += ["days"]
+    chosen = dataclasses.asdict(series)
+    renamed = {"filter": "cloud_filter"}
+    return {
+        "satellite": True,
+        **{f"s2_preproc.{renamed.get(name, name)}": chosen[name] for name in names},
+    }
+
+
+def frame_bytes(series: SeriesOptions) -> int:
+    """Bytes of a stored frame."""
+    return BANDS * series.size**2 * (4 if series.monthly else 2)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The store's description."""
+    try:
+        content = json.loads((path / "store.json").read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            if isinstance(content.get("settings"), dict):
+                return content
+            raise ValueError("no settings")
+        raise ValueError("another form")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"dataset.store={path} is no prepared store ({error}).\n"
+            "Prepare one with scripts/prepare.py."
+        ) from None
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Settings that differ, as `name: stored, not wanted`.
+
+    A setting that only one of them has goes with another that differs (no threshold without a
+    filter) and is not named.
+    """
+    return ", ".join(
+        f"{name} is {stored[name]}, not {wanted[name]}"
+        for name in stored
+        if name in wanted and stored[name] != wanted[name]
+    )
+
+
+def stale(table: Table, index: Index, sources: NDArray[np.int64], patches: range) -> str:
+    """How (a part of) a store differs from the files; empty where it does not."""
+    part = slice(patches.start, patches.stop)
+    ids, areas = index.ids[part], index.area_names[index.area[part]]
+    known = np.char.add(np.char.add(table["areas"], "/"), table["ids"])
+    present = np.char.add(np.char.add(areas, "/"), ids)
+    if not np.array_equal(known, present):
+        gone, new = np.setdiff1d(known, present), np.setdiff1d(present, known)
+        some = f", such as {(new if len(new) else gone)[0]}" if len(new) or len(gone) else ""
+        return f"the data set has {len(new)} patches more and {len(gone)} fewer{some}"
+    changed = table["sources"] != sources[part]
+    if not changed.any() and np.array_equal(table["centroids"], index.centroids[part]):
+        return ""
+    moved = (table["centroids"] != index.centroids[part]).any(axis=1)
+    which = changed.any(axis=(1, 2)) | moved
+    first = int(np.flatnonzero(which)[0])
+    what = "centroid"
+    if changed[first].any():
+        file, field = np.argwhere(changed[first])[0].tolist()
+        before, now = table["sources"][first, file, field], sources[part][first, file, field]
+        unit = ("bytes", "ns since 1970")[field]
+        what = f"{_SOURCES[file]} ({before} → {now} {unit})"
+    return f"{int(which.sum())} of {len(which)} patches changed, first {ids[first]}: its {what}"
+
+
+class StoreReader:
+    """Reads samples from a prepared store; equal bit by bit to those of `dataset.TreeReader`."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        index: Index,
+        *,
+        patch_size: int,
+        classes: int = 13,
+        bands: Sequence[str] = AERIAL_BANDS,
+        aerial: bool = True,
+        series: SeriesOptions | None = None,
+    ) -> None:
+        """Open a store and compare it with the files and the settings.
+
+        Args:
+            path: The store's folder.
+            index: The data set it was prepared from.
+            patch_size: Pixels on a side of every patch.
+            classes: 13 or 19.
+            bands: Aerial bands, in the wanted order.
+            aerial: Whether to read the aerial image.
+            series: How the series must have been preprocessed; None: they are not read.
+
+        Raises:
+            DataError: No store, an unfinished one, one of other settings, or one whose sources
+                have changed; the message names the difference.
+        """
+        self.path = Path(path)
+        stored = describe(self.path)["settings"]
+        wanted = {"patch_size": patch_size, **settings_of(series)}
+        with_series = bool(stored.get("satellite"))
+        if series is None:  # series that are not read do not matter
+            stored = {"patch_size": stored.get("patch_size")}
+            wanted = {"patch_size": patch_size}
+        self._refuse(differences(stored, wanted), "is of other settings: ")
+        try:
+            with np.load(self.path / "index.npz", allow_pickle=False) as table:
+                self._table = dict(table)
+        except (OSError, ValueError):
+            self._refuse("not finished", "is ")
+        sources = layout.file_states(index, np.arange(len(index)), satellite=with_series)
+        everything = range(len(index))
+        self._refuse(stale(self._table, index, sources, everything), "is not of these files: ")
+        del self._table["sources"]
+        self._ends = np.cumsum(self._table["counts"])
+        self._size = patch_size
+        self._classes = np.array(class_indices(classes), dtype=np.uint8)
+        self._bands = [AERIAL_BANDS.index(band) for band in bands] if aerial else None
+        self._series = series
+        self._require_whole()
+
+    def _refuse(self, difference: str, words: str) -> None:
+        if difference:
+            raise DataError(
+                f"dataset.store={self.path} {words}{difference}.\n"
+                "Prepare it (again) with scripts/prepare.py, or leave dataset.store away."
+            )
+
+    def _require_whole(self) -> None:
+        """Refuse a store with a file that is missing or cut off."""
+        pixels = self._size**2
+        for shard, start in enumerate(range(0, len(self._table["ids"]), SHARD)):
+            patches = slice(start, start + SHARD)
+            count = len(self._table["ids"][patches])
+            sizes = {"images": count * len(AERIAL_BANDS) * pixels, "masks": count * pixels}
+            if self._series is not None:
+                sizes["series"] = int(self._table["counts"][patches].sum()) * frame_bytes(
+                    self._series
+                )
+            for name, size in sizes.items():
+                file = self._file(shard, name)
+                if not file.is_file() or file.stat().st_size != size + HEADER:
+                    self._refuse(f"{file} is missing or damaged", "is incomplete: ")
+
+    def _file(self, shard: int, name: str) -> Path:
+        return self.path / "shards" / f"{shard:05d}" / f"{name}.npy"
+
+    def read(self, patch: int) -> Sample:
+        """The sample of a patch; see `dataset.Reader.read`."""
+        shard, row = divmod(patch, SHARD)
+        if self._table["damaged"][patch]:
+            raise DamagedPatchError(f"{self.path}: the patch was damaged when it was prepared.")
+        pixels = self._size**2
+        square = (self._size, self._size)
+        masks = self._file(shard, "masks")
+        mask = _read_at(masks, row * pixels, np.empty(square, dtype=np.uint8))
+        sample = Sample(label=to_classes(mask, self._classes, masks))
+        if self._bands is not None:
+            sample.image = self._image(self._file(shard, "images"), row)
+        if self._series is not None:
+            sample.frames, sample.days = self._frames(shard, patch)
+            sample.covered = bool(self._table["covered"][patch])
+        return sample
+
+    def _image(self, file: Path, row: int) -> Image:
+        """The wanted bands, all in one read where they are the file's."""
+        assert self._bands is not None
+        pixels, count = self._size**2, len(AERIAL_BANDS)
+        image = np.empty((len(self._bands), self._size, self._size), dtype=np.uint8)
+        if self._bands == list(range(count)):
+            return _read_at(file, row * count * pixels, image)
+        for band, out in zip(self._bands, image, strict=True):
+            _read_at(file, (row * count + band) * pixels, out)
+        return image
+
+    def _frames(self, shard: int, patch: int) -> tuple[Frames, NDArray[np.int64]]:
+        assert self._series is not None
+        end = int(self._ends[patch])
+        start = end - int(self._table["counts"][patch])
+        before = int(self._ends[shard * SHARD - 1]) if shard else 0
+        size = self._series.size
+        kind = np.float32 if self._series.monthly else np.uint16
+        frames = np.empty((end - start, BANDS, size, size), dtype=kind)
+        offset = (start - before) * frame_bytes(self._series)
+        _read_at(self._file(shard, "series"), offset, frames)
+        return frames, self._table["days"][start:end]
+
+
+def _read_at(file: Path, offset: int, out: AnyArray) -> AnyArray:
+    """Fill `out` from behind the header; a map would crash the process where a file shrinks."""
+    try:
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            read = os.preadv(handle, [out.data.cast("B")], HEADER + offset)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise DamagedPatchError(f"{file}: {error.strerror}.") from None
+    if read != out.nbytes:
+        raise DamagedPatchError(f"{file}: cut off.")
+    return out
