@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flair2_exp.nomenclature import SCORED, LandCover
+from flair2_exp.training.metrics import confusion_matrix, iou, miou
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,9 +46,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def confusion_figure(
-    confusion: npt.ArrayLike,
-    iou: npt.ArrayLike,
+def confusion(
+    counts: npt.ArrayLike,
     classes: Sequence[LandCover],
     *,
     title: str = "",
@@ -56,8 +56,7 @@ def confusion_figure(
     """The confusion matrix in per cent of each row, and the IoU of each class beside it.
 
     Args:
-        confusion: (C, C) pixel counts, rows truth, columns prediction.
-        iou: (C,) IoU by class, 0..1, NaN where a class is absent.
+        counts: (C, C) pixels, rows truth, columns prediction.
         classes: The C classes, for names and colours.
         title: A line above.
         scored: The score is the mean over the first `scored` classes; the others' IoU is not shown.
@@ -66,21 +65,17 @@ def confusion_figure(
         A figure of 10.4 × 6.6 inches.
 
     Raises:
-        ValueError: The shapes do not fit together.
+        ValueError: The matrix is not of these classes.
     """
-    counts, scores = np.asarray(confusion, dtype=np.float64), np.asarray(iou, dtype=np.float64)
-    number = len(classes)
-    if counts.shape != (number, number) or scores.shape != (number,):
-        raise ValueError(
-            f"{number} classes need a matrix {(number, number)} and an IoU {(number,)}, "
-            f"not {counts.shape} and {scores.shape}"
-        )
+    matrix = np.asarray(counts, dtype=np.float64)
+    if matrix.shape != (len(classes), len(classes)):
+        raise ValueError(f"{len(classes)} classes need a square matrix, not {matrix.shape}")
     figure = _figure(10.4, 6.6)
-    matrix = figure.add_axes((0.217, 0.21, 0.515, 0.69))
+    cells = figure.add_axes((0.217, 0.21, 0.515, 0.69))
     bars = figure.add_axes((0.755, 0.21, 0.225, 0.69))
-    _draw_matrix(matrix, counts, classes)
-    _draw_iou(bars, scores[:scored], classes)
-    bars.set_ylim(*matrix.get_ylim())
+    _draw_matrix(cells, matrix, classes)
+    _draw_iou(bars, iou(matrix)[:scored], classes)
+    bars.set_ylim(*cells.get_ylim())
     figure.text(0.21, 0.909, "truth (share)", ha="right", fontsize=10.5, color=_TEXT)
     if title:
         figure.text(0.01, 0.985, title, ha="left", va="top", fontsize=12, color=_TEXT)
@@ -218,7 +213,7 @@ def panel(
             axes.spines[:].set_color("#888888")
             if row == 0:
                 axes.set_title(_COLUMNS[column], fontsize=11, color=_TEXT, pad=22)
-        text = f"{ids[row]}     {_patch_scores(truth, prediction, scored)}"
+        text = f"{ids[row]}     {_patch_scores(truth, prediction, len(classes), scored)}"
         figure.text(*layout.caption(row), text, fontsize=9.5, color=_TEXT, va="bottom")
     _legend(figure, [classes[index] for index in shown], unscored=unscored)
     if title:
@@ -280,21 +275,16 @@ def _errors(
 
 
 def _patch_scores(
-    truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8], scored: int
+    truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8], classes: int, scored: int
 ) -> str:
     """Share of right pixels and mean IoU of one patch, over its scored pixels, in words."""
     where = truth < scored
     if not where.any():
         return "no scored pixel"
     truth, prediction = truth[where], prediction[where]
-    right = np.bincount(truth[truth == prediction], minlength=scored)[:scored]
-    union = (
-        np.bincount(truth, minlength=scored)[:scored]
-        + np.bincount(prediction, minlength=scored)[:scored]
-        - right
-    )
-    iou = right[union > 0] / union[union > 0]
-    return f"{right.sum() / truth.size:.0%} of pixels right,  mean IoU {iou.mean():.2f}"
+    counts = confusion_matrix(truth, prediction, classes)
+    right = np.trace(counts) / counts.sum()
+    return f"{right:.0%} of pixels right,  mean IoU {float(miou(counts, scored)):.2f}"
 
 
 def _legend(figure: Figure, classes: Sequence[LandCover], *, unscored: bool) -> None:
