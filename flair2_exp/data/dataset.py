@@ -93,7 +93,8 @@ def read_mask(path: Path) -> Image:
     image = read_raster(path)
     if len(image) != 1:
         raise DamagedPatchError(_damage(path, f"{len(image)} bands instead of 1"))
-    return image[0]
+    mask: Image = image[0]
+    return mask
 
 
 def to_classes(mask: Image, table: Image, path: Path) -> Image:

@@ -1,0 +1,84 @@
+"""Write a prepared store: patches decoded and series preprocessed once, for `dataset.store=STORE`.
+
+python scripts/prepare.py STORE dataset=flair2 dataset.root=/data/flair2 s2_preproc=cloudfree
+
+The overrides are those of the experiments that will read it. Called again it goes on where it was
+stopped and renews what has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from flair2_exp import schema
+from flair2_exp.errors import FlairError
+from flair2_exp.schema import Config
+
+
+def main() -> int:
+    """Compose the config, write the store and say what it took; 1 where it cannot be written."""
+    parser = argparse.ArgumentParser(
+        description="Write a prepared store, or finish or renew one.",
+        epilog="OVERRIDES are Hydra's, as for python -m flair2_exp; s2_preproc and dataset matter.",
+    )
+    parser.add_argument("store", help="the store's folder")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("overrides", nargs="*", help="which data set and which preprocessing")
+    arguments = parser.parse_intermixed_args()
+    try:
+        _prepare(arguments.store, _compose(arguments.overrides), max(1, arguments.workers))
+    except KeyboardInterrupt:
+        print("interrupted; call it again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from flair2_exp.explain import explain
+
+        message = str(error) if isinstance(error, FlairError) else explain(error)
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _compose(overrides: list[str]) -> Config:
+    """The config of the experiments that will read the store."""
+    from hydra import compose, initialize_config_dir
+
+    schema.register()
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        return schema.typed(compose("config", overrides=[*overrides, "dataset.store=null"]))
+
+
+def _prepare(store: str, config: Config, workers: int) -> None:
+    """Write the store with a progress bar."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from flair2_exp.data.preparation import prepare
+    from flair2_exp.experiment import build_data
+
+    data = build_data(config)
+    start = time.perf_counter()
+    columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("patches", total=len(data.index))
+        done = prepare(
+            data.index,
+            store,
+            patch_size=data.patch_size,
+            series=data.series if data.satellite else None,
+            workers=workers,
+            on_damaged=data.on_damaged,
+            progress=lambda count, _: bar.update(task, completed=count),
+        )
+    seconds = time.perf_counter() - start
+    print(
+        f"{done.patches} patches in {store}, {done.written} written now in {seconds:.1f} s, "
+        f"{done.damaged} damaged, {done.size / 1e6:.1f} MB. Use it with dataset.store={store}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
