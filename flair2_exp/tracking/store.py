@@ -34,6 +34,8 @@ T = TypeVar("T")
 ENDED_TAG: Final = "flair2.ended"
 
 _DATABASE: Final = "mlflow.db"
+_KIND: Final = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's pages show a model's training rather than the tracing of a language model."""
 _BUSY_SECONDS: Final = 20.0
 """As long as MLflow's own connections wait for a lock of the database."""
 
@@ -291,7 +293,7 @@ class Store:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 try:
-                    return str(client.create_experiment(name, artifact_location=location))
+                    return str(client.create_experiment(name, location, tags=_KIND))
                 except MlflowException:  # another process was faster (servers have no lock here)
                     experiment = client.get_experiment_by_name(name)
                     if experiment is None:

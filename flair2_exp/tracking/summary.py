@@ -22,15 +22,16 @@ def summary(
         scores: What came out, by metric; left out where there are none yet.
         command: The command that makes the run again.
         folder: The run's folder.
-        note: A sentence in front, such as that the data are synthetic.
+        note: A sentence beside the scores, such as that the data are synthetic.
 
     Returns:
-        Markdown: note, a table of facts and scores, command and folder.
+        Markdown: scores and note on top, since MLflow folds away all but the first lines; then a
+        table of the facts, the command and the folder.
     """
-    lines = [note, ""] if note else []
+    top = [f"**{name} {_number(value)}**" for name, value in (scores or {}).items()]
+    lines = [" · ".join([*top, *([note] if note else [])]), ""] if top or note else []
     lines += ["| | |", "| --- | --- |"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
-    lines += [f"| **{name}** | **{_number(value)}** |" for name, value in (scores or {}).items()]
     if command:
         lines += ["", "```", scrub(command), "```"]
     if folder:
