@@ -43,7 +43,9 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 ui: $(STAMP)  ## MLflow on 127.0.0.1:5000 (make ui PORT=5001)
-	$(BIN)/python scripts/ui.py --port $(PORT)
+	@test -f mlruns/mlflow.db || { echo "no runs yet: make demo, or any experiment"; exit 1; }
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db \
+		--host 127.0.0.1 --port $(PORT) --workers 1
 
 clean:  ## remove the environment and all caches; runs and data stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

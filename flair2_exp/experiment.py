@@ -7,6 +7,7 @@ quickest check first.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -16,23 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flair2_exp import schema
+from flair2_exp import identity, run_state, schema
 from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.run_state import RunState
 from flair2_exp.schema import Config
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from lightning import Callback, Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
     from flair2_exp.models.build import ModelSpec
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
-    from flair2_exp.training.callbacks import BestEpoch, PanelCollector, Stopwatch
+    from flair2_exp.training.callbacks import PanelCollector, Stopwatch
     from flair2_exp.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
+PREVIOUS = "checkpoints/previous.ckpt"
 METRICS, CONFUSION = "metrics.json", "confusion_per_patch.npz"
 
 
@@ -47,30 +52,67 @@ class Prepared:
     store: Store | None
 
 
-def run(config: Config, folder: Path, overrides: Sequence[str] = ()) -> float | list[float] | None:
+def run(
+    config: Config,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    parent_run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> float | list[float] | None:
     """Train and test one experiment and keep everything about it.
+
+    In a folder that holds an unfinished run of the same experiment, that run goes on from its last
+    checkpoint, in the same MLflow run; a finished one is not run again.
 
     Args:
         config: A config that `schema.validate` accepts.
-        folder: Where checkpoints and results go; an empty one is removed if the run is refused.
+        folder: Where checkpoints and results go; a new one is removed if the run is refused.
         overrides: Hydra's, as typed by the user; kept with the run.
+        parent_run_id: The MLflow run of the sweep that this run belongs to.
+        tags: Further tags of the MLflow run.
 
     Returns:
-        The objective: a number, or a list for several; None if the run does not measure it.
+        The objective: a number, or a list for several.
 
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
-    with _removed_if_refused(folder):
-        prepared = prepare(config)
-        folder.mkdir(parents=True, exist_ok=True)
-        run = open_run(prepared, folder, overrides)
-    from flair2_exp.tracking.signals import sigterm_as_exception
+    from flair2_exp.tracking.signals import sigterm_as_exception, status_of
 
-    with sigterm_as_exception(), run:
-        metrics = _train_and_test(prepared, folder, run)
-        finish(prepared, folder, run, metrics)
-    return objective(config.objective, metrics)
+    earlier = RunState.read(folder)
+    with _removed_if_refused(folder, keep=earlier is not None):
+        prepared = prepare(config)
+        deciding = identity.deciding(config, prepared.data.fingerprint)
+        if earlier is not None:
+            earlier.require_same(deciding, folder)
+            if earlier.status == run_state.FINISHED:
+                log.info("finished before: %s", folder)
+                return objective(config.objective, json.loads((folder / METRICS).read_text()))
+        state = earlier or RunState(deciding)
+        tracked = open_run(prepared, folder, overrides, state, parent_run_id, tags or {})
+    state.status = run_state.TRAINED if state.training else run_state.RUNNING
+    state.run_id, state.error = tracked.run_id, ""
+    _write(state, folder)
+    try:
+        with sigterm_as_exception(), tracked:
+            record(prepared, tracked)
+            metrics = _train_and_test(prepared, folder, tracked, state)
+            value = objective(config.objective, metrics)
+            if first_process():
+                finish(prepared, folder, tracked, metrics)
+    except BaseException as error:
+        state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
+        _write(state, folder)
+        raise
+    state.status = run_state.FINISHED
+    _write(state, folder)
+    return value
+
+
+def _write(state: RunState, folder: Path) -> None:
+    if first_process():
+        state.write(folder)
 
 
 def prepare(config: Config) -> Prepared:
@@ -81,9 +123,7 @@ def prepare(config: Config) -> Prepared:
     """
     from flair2_exp.training.device import require_device
 
-    require_device(
-        config.trainer.accelerator, config.trainer.devices, config.trainer.precision
-    )
+    require_device(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
     checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import read_checkpoint
@@ -113,16 +153,23 @@ def _settle_libraries(config: Config) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message="GPU available but not used.*")
+    # Lightning 2.6 asks torch 2.15 in a way that the latter deprecates; nothing a user can mend.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed, workers=True, verbose=False)
 
 
-def _open_store(config: Config) -> Store | None:
-    """The MLflow store, or None with `tracking=off` and in all processes but the first."""
+def first_process() -> bool:
+    """Whether this is the process of a distributed run that writes."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    if not config.tracking.enabled or rank_zero_only.rank != 0:
+    return int(rank_zero_only.rank) == 0
+
+
+def _open_store(config: Config) -> Store | None:
+    """The MLflow store, or None with `tracking=off` and in all processes but the first."""
+    if not config.tracking.enabled or not first_process():
         return None
     from flair2_exp.tracking.store import local_uri, open_store
 
@@ -198,7 +245,8 @@ def build_data(config: Config) -> FlairDataModule:
         workers=config.data.workers,
         seed=config.seed,
         on_damaged=dataset.on_damaged,  # type: ignore[arg-type]
-        store=Path(dataset.store) if dataset.store else None,
+        store=Path(dataset.store).expanduser() if dataset.store else None,
+        parts=parts_read(config),
     )
     data.setup()
     if schema.reads_aerial(config) and data.patch_size % 32:
@@ -207,6 +255,29 @@ def build_data(config: Config) -> FlairDataModule:
             "must be a multiple of 32. For the sample: dataset.sample.patch_size=128."
         )
     return data
+
+
+def parts_read(config: Config) -> tuple[str, ...]:
+    """The parts of the split that the experiment reads, none of which may be empty."""
+    train = ("train",) if config.train else ()
+    return (*train, "validation", *(("test",) if config.test else ()))
+
+
+def describe_data(config: Config, data: FlairDataModule) -> dict[str, Any]:
+    """What the data set and its split were: kept with the run."""
+    areas = data.index.area_names[data.index.area]
+    parts = data.split.parts()
+    return {
+        "name": config.dataset.name,
+        "root": config.dataset.root,
+        "fingerprint": data.fingerprint,
+        "patch_size": data.patch_size,
+        "patches": data.counts,
+        "domains": {
+            name: sorted({area.split("/")[0] for area in areas[positions].tolist()})
+            for name, positions in parts.items()
+        },
+    }
 
 
 def _ensure_sample(root: Path, sample: schema.SampleConfig) -> None:
@@ -219,6 +290,7 @@ def _ensure_sample(root: Path, sample: schema.SampleConfig) -> None:
         domains=sample.domains,
         areas_per_domain=sample.areas_per_domain,
         patches_per_area=sample.patches_per_area,
+        super_patch=sample.super_patch,
     )
 
 
@@ -228,7 +300,8 @@ def build_task(config: Config, spec: ModelSpec) -> SegmentationTask:
     Raises:
         ModelError: The network cannot be built or the weights do not fit it.
     """
-    from flair2_exp.models.reference import load_weights
+    import torch
+
     from flair2_exp.training.optimization import OptimizerOptions, SchedulerOptions, build_optimizer
     from flair2_exp.training.task import LossOptions, SegmentationTask, plain
 
@@ -261,48 +334,83 @@ def build_task(config: Config, spec: ModelSpec) -> SegmentationTask:
             )
         ),
         keep_other=config.metric.other_pixels == "keep",
+        pretrained=not (config.checkpoint or config.model.weights),
     )
     build_optimizer(task.parameters(), task.optimizer_options)  # refuses what does not fit, now
+    if config.model.channels_last:
+        task.model.to(memory_format=torch.channels_last)
+    if config.model.compile:
+        task.model.compile()
     if config.model.weights:
+        from flair2_exp.models.weights import load_weights
+
         load_weights(task.model, Path(config.model.weights).expanduser())
     return task
 
 
-def open_run(prepared: Prepared, folder: Path, overrides: Sequence[str]) -> Run:
-    """Start the MLflow run, or what stands in for it, and record what the experiment is."""
-    from omegaconf import OmegaConf
+def open_run(
+    prepared: Prepared,
+    folder: Path,
+    overrides: Sequence[str],
+    state: RunState,
+    parent_run_id: str | None,
+    tags: Mapping[str, str],
+) -> Run:
+    """Start the MLflow run, or go on with it, or make what stands in for it.
 
+    Raises:
+        TrackingError: The store does not take it, or another process is writing this run.
+    """
     from flair2_exp.tracking.run import NullRun, TrackedRun
 
-    config = prepared.config
-    resolved = OmegaConf.to_yaml(OmegaConf.structured(config))
-    (folder / "config.yaml").write_text(resolved)
-    if prepared.store is None:
+    config, store = prepared.config, prepared.store
+    if first_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(resolved_yaml(config))
+    if store is None:
         return NullRun()
     from flair2_exp.tracking.provenance import collect
 
     origin = collect(overrides)
-    experiment = prepared.store.ensure_experiment(config.tracking.experiment)
-    prepared.store.close_dead_runs()
-    tags = {**origin.tags(), **identifying_tags(prepared, folder), **config.tracking.tags}
-    run = TrackedRun.start(
-        prepared.store,
-        experiment,
-        name=config.tracking.run_name or f"{config.name} seed={config.seed}",
-        pending=folder / "unsent",
-        tags=tags,
-    )
-    run.log_params(OmegaConf.to_container(OmegaConf.create(resolved)))  # type: ignore[arg-type]
-    run.log_text(resolved, "config/config.yaml")
+    experiment = store.ensure_experiment(config.tracking.experiment)
+    store.close_dead_runs()
+    named = {**origin.tags(), **identifying_tags(prepared, folder, state), **tags}
+    named |= config.tracking.tags
+    pending = folder / "unsent"
+    if state.run_id:
+        run = TrackedRun.resume(store, state.run_id, pending=pending, tags=named)
+    else:
+        run = TrackedRun.start(
+            store,
+            experiment,
+            name=config.tracking.run_name or f"{config.name} seed={config.seed}",
+            pending=pending,
+            tags=named,
+            parent_run_id=parent_run_id,
+        )
     run.log_files(origin.files())
-    run.log_json(prepared.data.describe(), "provenance/dataset.json")
     return run
 
 
-def identifying_tags(prepared: Prepared, folder: Path) -> dict[str, object]:
+def resolved_yaml(config: Config) -> str:
+    """The whole config as YAML, every interpolation resolved."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def record(prepared: Prepared, run: Run) -> None:
+    """Keep config and data set with the run."""
+    run.log_params(dataclasses.asdict(prepared.config))
+    run.log_text(resolved_yaml(prepared.config), "config/config.yaml")
+    run.log_json(describe_data(prepared.config, prepared.data), "provenance/dataset.json")
+
+
+def identifying_tags(prepared: Prepared, folder: Path, state: RunState) -> dict[str, object]:
     """What tables of runs group and compare by."""
     config = prepared.config
     return {
+        "flair2.identity": state.identity,
         "flair2.dataset": config.dataset.name,
         "flair2.dataset_fingerprint": prepared.data.fingerprint,
         "flair2.split": config.split.name,
@@ -315,7 +423,9 @@ def identifying_tags(prepared: Prepared, folder: Path) -> dict[str, object]:
     }
 
 
-def _train_and_test(prepared: Prepared, folder: Path, run: Run) -> dict[str, float]:
+def _train_and_test(
+    prepared: Prepared, folder: Path, run: Run, state: RunState
+) -> dict[str, float]:
     """Fit, then test the best checkpoint; all numbers of `metrics.json`."""
     from flair2_exp.training.callbacks import BestEpoch, PanelCollector, Stopwatch
 
@@ -327,47 +437,115 @@ def _train_and_test(prepared: Prepared, folder: Path, run: Run) -> dict[str, flo
     trainer = build_trainer(config, folder, run, [stopwatch, best, panel])
     chosen = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if config.train:
-        trainer.fit(task, datamodule=data, ckpt_path=chosen, weights_only=True)
+        if not state.training:
+            start = resume_point(folder) or chosen
+            trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+            state.training = {**best.scores, **_scores(trainer, "train/"), **stopwatch.seconds}
+            state.training["train/epochs"] = float(trainer.current_epoch)
+            state.status = run_state.TRAINED
+            _write(state, folder)
         chosen = folder / BEST
-    elif config.checkpoint or config.model.weights:
+    else:
         trainer.validate(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
-        best.scores = _scores(trainer, "val/")
-    metrics = {**best.scores, **_scores(trainer, "train/")}
+        state.training = _scores(trainer, "val/")
+    metrics = dict(state.training)
     if config.test:
         trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
-        metrics |= _scores(trainer, "test/")
-        save_results(task, panel, folder)
-    metrics |= stopwatch.seconds
-    metrics |= {"model/parameters": float(sum(each.numel() for each in task.model.parameters()))}
-    if config.train:
-        metrics["train/epochs"] = float(trainer.current_epoch)
-    if config.test and task.results:
-        metrics["inference/seconds_per_patch"] = metrics["inference/seconds"] / len(task.results)
+        metrics |= _test_metrics(task, trainer, stopwatch)
+        if trainer.is_global_zero:
+            save_results(task, panel, folder, _title(config, metrics["test/miou"]))
+    metrics["model/parameters"] = float(sum(each.numel() for each in task.model.parameters()))
     return metrics
+
+
+def _test_metrics(
+    task: SegmentationTask, trainer: Trainer, stopwatch: Stopwatch
+) -> dict[str, float]:
+    """Scores and times of a test."""
+    seconds = stopwatch.seconds["inference/seconds"]
+    return {
+        **_scores(trainer, "test/"),
+        "test/miou_most_frequent_class": most_frequent_class_miou(task.test_confusion()),
+        "inference/seconds": seconds,
+        "inference/seconds_per_patch": seconds / max(1, len(task.results)),
+    }
+
+
+def _title(config: Config, score: float) -> str:
+    """The line above a figure; scores on the sample are always called that."""
+    name = "synthetic sample" if config.dataset.name == "sample" else config.dataset.name
+    return f"{config.name}, {name}: test mIoU {score:.4f}"
+
+
+def resume_point(folder: Path) -> Path | None:
+    """The newest readable checkpoint of an interrupted run, or None where there is none yet."""
+    from flair2_exp.errors import CheckpointError
+    from flair2_exp.training.checkpoint import read_checkpoint
+
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if path.exists():
+            try:
+                read_checkpoint(path)
+            except CheckpointError as error:
+                log.warning("%s", error)
+            else:
+                log.info("going on from %s", path)
+                return path
+    return None
 
 
 def model_spec(config: Config, data: FlairDataModule) -> ModelSpec:
     """The network's description in plain values."""
     from flair2_exp.models.build import ModelSpec
+    from flair2_exp.models.fusion import FusionOptions
+    from flair2_exp.models.utae import UTAEOptions
 
-    raise AssertionError
+    model, utae, fusion = config.model, config.utae, config.fusion
+    return ModelSpec(
+        name=model.name,
+        encoder=model.encoder,
+        encoder_weights=model.encoder_weights,
+        in_channels=len(config.data.bands),
+        classes=config.data.classes,
+        decoder_channels=tuple(model.decoder_channels),
+        metadata=config.metadata.enabled,
+        metadata_fusion=config.metadata.fusion,
+        patch_size=data.patch_size,
+        series_size=config.s2_preproc.size,
+        utae=UTAEOptions(
+            encoder_widths=tuple(utae.encoder_widths),
+            decoder_widths=tuple(utae.decoder_widths),
+            heads=utae.heads,
+            d_model=utae.d_model,
+            d_k=utae.d_k,
+            aggregation=utae.aggregation,
+            head_widths=tuple(utae.head_widths),
+            normalise_padding=utae.normalise_padding,
+            checkpointing=utae.checkpointing,
+        ),
+        fusion=FusionOptions(
+            collapsed=fusion.collapsed,
+            dropout=fusion.dropout,
+            dropout_rate=fusion.dropout_rate,
+            mlp_dropout=fusion.mlp_dropout,
+        ),
+    )
 
 
-def build_trainer(
-    config: Config, folder: Path, run: Run, callbacks: Sequence[Callback]
-) -> Trainer:
+def build_trainer(config: Config, folder: Path, run: Run, callbacks: Sequence[Callback]) -> Trainer:
     """Lightning's trainer with this experiment's callbacks and loggers."""
     import sys
 
     from lightning import Trainer
 
-    from flair2_exp.tracking.logger import CsvHistory, RunLogger
+    from flair2_exp.tracking.logger import RunLogger
     from flair2_exp.training import callbacks as kept
 
     trainer, chosen = config.trainer, config.callbacks
     monitor = {"monitor": chosen.monitor, "mode": chosen.mode}
     bars = chosen.progress == "always" or (chosen.progress == "auto" and sys.stdout.isatty())
-    stopping = [kept.early_stopping(**monitor, patience=chosen.patience)] if chosen.patience else []
+    stopping = [kept.Patience(**monitor, patience=chosen.patience)] if chosen.patience else []
     return Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
@@ -387,13 +565,12 @@ def build_trainer(
         enable_model_summary=False,
         enable_progress_bar=bars,
         default_root_dir=folder,
-        logger=[RunLogger(run), CsvHistory(folder / "history.csv")],
+        logger=RunLogger(run, folder, config.tracking.experiment),
         callbacks=[
             kept.EpochSeeds(config.seed),
             *callbacks,
             *stopping,
             *kept.progress(bars=bars),
-            kept.learning_rate(),
             kept.best_checkpoint(folder / "checkpoints", **monitor),
             kept.ResumePoint(folder / "checkpoints"),
         ],
@@ -416,10 +593,11 @@ def _scores(trainer: Trainer, prefix: str) -> dict[str, float]:
     }
 
 
-def save_results(task: SegmentationTask, panel: PanelCollector, folder: Path) -> None:
+def save_results(task: SegmentationTask, panel: PanelCollector, folder: Path, title: str) -> None:
     """Write the counts per patch and the figures of a test."""
     import numpy as np
 
+    from flair2_exp.nomenclature import classes
     from flair2_exp.tracking import figures
 
     patches = sorted(task.results)
@@ -430,20 +608,105 @@ def save_results(task: SegmentationTask, panel: PanelCollector, folder: Path) ->
         confusion=np.stack([task.results[each].confusion for each in patches]),
         classes=np.array(task.class_names),
     )
-    raise AssertionError(figures)
+    shown = classes(len(task.class_names))
+    drawn = figures.confusion(task.test_confusion(), shown, title=title)
+    figures.save(drawn, folder / "confusion.png")
+    if panel.rows:
+        drawn = figures.panel(
+            np.stack([row.image for row in panel.rows]),
+            np.stack([row.truth for row in panel.rows]),
+            np.stack([row.prediction for row in panel.rows]),
+            [row.patch for row in panel.rows],
+            shown,
+            title=title,
+        )
+        figures.save(drawn, folder / "panel.png")
 
 
 def finish(prepared: Prepared, folder: Path, run: Run, metrics: Mapping[str, float]) -> None:
     """Write `metrics.json`, hand all results to the run, and tell the user."""
+    from flair2_exp.tracking.summary import summary
+
     config = prepared.config
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    run.log_metrics(metrics)
+    # Training and validation metrics are in the run by epoch; these are the run's own.
+    run.log_metrics({n: v for n, v in metrics.items() if not n.startswith(("train/l", "val/"))})
+    run.log_metrics({f"best/{n}": v for n, v in metrics.items() if n.startswith("val/")})
     for name in (METRICS, CONFUSION):
         if (folder / name).exists():
             run.log_artifact(folder / name, "results")
     for path in sorted(folder.glob("*.png")):
         run.log_artifact(path, "figures")
     run.set_tags({"flair2.best_checkpoint": (folder / BEST).absolute()})
+    run.describe(
+        summary(
+            facts=facts(config),
+            scores={n: v for n, v in metrics.items() if n in SUMMARY},
+            folder=str(folder.absolute()),
+            note=SYNTHETIC if config.dataset.name == "sample" else "",
+        )
+    )
+    log.info("%s", result_table(config, folder, metrics, run.run_id))
+
+
+SUMMARY = ("test/miou", "val/miou", "inference/seconds_per_patch", "train/seconds")
+SYNTHETIC = "Scores on the synthetic sample: they say nothing about real land cover."
+
+
+def facts(config: Config) -> dict[str, object]:
+    """What an experiment is, in a few words each."""
+    satellite = schema.reads_satellite(config)
+    return {
+        "model": config.model.name,
+        "encoder": config.model.encoder if schema.reads_aerial(config) else "-",
+        "dataset": f"{config.dataset.name}, split {config.split.name}",
+        "satellite series": config.s2_preproc.name if satellite else "-",
+        "augmentation": config.aug.name,
+        "metadata": config.metadata.name,
+        "compat": config.compat,
+        "seed": config.seed,
+    }
+
+
+def result_table(config: Config, folder: Path, metrics: Mapping[str, float], run_id: str) -> str:
+    """The scores and where to look, for the terminal."""
+    lines = [""]
+    if config.dataset.name == "sample":
+        lines += [SYNTHETIC]
+    prefix = "test/iou/"
+    per_class = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
+    lines += [f"  {name:<24}{value:7.4f}" for name, value in per_class.items()]
+    shown = {
+        "test mIoU": "test/miou",
+        "most frequent class": "test/miou_most_frequent_class",
+        "val mIoU": "val/miou",
+        "training, s": "train/seconds",
+        "inference, s a patch": "inference/seconds_per_patch",
+    }
+    for label, name in shown.items():
+        if name in metrics:
+            lines += [f"{label:<26}{metrics[name]:7.4f}"]
+    lines += ["", f"results   {folder}"]
+    if run_id:
+        lines += [f"MLflow    run {run_id} in experiment {config.tracking.experiment}: make ui"]
+    return "\n".join(lines)
+
+
+def most_frequent_class_miou(confusion: npt.NDArray[np.int64]) -> float:
+    """The score of predicting the most frequent scored class of the truth everywhere.
+
+    Args:
+        confusion: (C, C) counts, rows truth.
+    """
+    import numpy as np
+
+    from flair2_exp.nomenclature import SCORED
+    from flair2_exp.training.metrics import miou
+
+    truth = confusion.sum(axis=1)
+    constant = np.zeros_like(confusion)
+    constant[:, int(truth[:SCORED].argmax())] = truth
+    return float(miou(constant))
 
 
 def objective(wanted: Any, metrics: Mapping[str, float]) -> float | list[float] | None:
@@ -462,14 +725,14 @@ def objective(wanted: Any, metrics: Mapping[str, float]) -> float | list[float] 
 
 
 @contextmanager
-def _removed_if_refused(folder: Path) -> Iterator[None]:
-    """Remove the folder (and parents made for it) of a run that is refused before it begins."""
+def _removed_if_refused(folder: Path, *, keep: bool) -> Iterator[None]:
+    """Remove the folder, and parents made for it, of a run that is refused before it begins."""
     try:
         yield
     except FlairError:
-        if folder.exists() and not (folder / LAST).exists():
-            shutil.rmtree(folder)
-        for parent in list(folder.parents)[:2]:
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
+        if not keep and first_process():
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in list(folder.parents)[:2]:
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
         raise

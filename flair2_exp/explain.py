@@ -46,7 +46,8 @@ def _missing_option(found: re.Match[str], error: BaseException) -> str:
     group = found["path"].split("/")[0]
     option = found["path"].removeprefix(f"{group}/")
     options = sorted(
-        str(path.relative_to(folder / group).with_suffix("")) for path in (folder / group).rglob("*.yaml")
+        str(path.relative_to(folder / group).with_suffix(""))
+        for path in (folder / group).rglob("*.yaml")
     )
     if not options:
         return _unknown_group(found, error)
@@ -94,7 +95,9 @@ def _reason(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     first = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-    found = re.match(r"Value '(?P<value>.*)' of type '.*' could not be converted to (?P<kind>\w+)", first)
+    found = re.match(
+        r"Value '(?P<value>.*)' of type '.*' could not be converted to (?P<kind>\w+)", first
+    )
     if found:
         kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"expected {kinds.get(found['kind'], found['kind'])}."
@@ -103,7 +106,9 @@ def _reason(error: BaseException) -> str:
 
 def _syntax(found: re.Match[str], error: BaseException) -> str:
     first = str(error).splitlines()[0]
-    return f"{first}\nQuote what the shell or Hydra's grammar reads otherwise, as 'key=\"a value\"'."
+    return (
+        f"{first}\nQuote what the shell or Hydra's grammar reads otherwise, as 'key=\"a value\"'."
+    )
 
 
 def _first_lines(text: str) -> str:
@@ -113,9 +118,15 @@ def _first_lines(text: str) -> str:
 
 _CASES = (
     (r"Could not find '(?P<path>[^']+)'", _missing_option),
-    (r"Could not override '(?P<key>[^'@]+)(@[^']*)?'\.?\s+No match in the defaults list", _unknown_group),
+    (
+        r"Could not override '(?P<key>[^'@]+)(@[^']*)?'\.?\s+No match in the defaults list",
+        _unknown_group,
+    ),
     (r"Could not override '(?P<key>[^'@]+)", _unknown_key),
     (r"Key '(?P<key>[^']+)' (?:is )?not in", _unknown_key),
     (r"Error merging override (?P<override>.+?)(?:\n|$)", _wrong_type),
-    (r"(?:mismatched input|extraneous input|no viable alternative|token recognition error)", _syntax),
+    (
+        r"(?:mismatched input|extraneous input|no viable alternative|token recognition error)",
+        _syntax,
+    ),
 )

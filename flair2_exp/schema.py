@@ -73,6 +73,8 @@ class SampleConfig:
     domains: int = _number(8, 6, 40)
     areas_per_domain: int = _number(2, 1, 20)
     patches_per_area: int = _number(9, 1, 100)
+    super_patch: int = _number(64, 16, 112)
+    """Largest `s2_preproc.size` that fits around every patch; a larger one makes larger files."""
 
 
 @dataclass
@@ -439,9 +441,7 @@ def _check_bounds(node: Any, prefix: str) -> None:
 def _check_value(name: str, value: Any, metadata: Any) -> None:
     choices = metadata.get("choices")
     if choices is not None and value not in choices:
-        raise ConfigError(
-            f"{name}={value}: expected one of {', '.join(map(str, choices))}."
-        )
+        raise ConfigError(f"{name}={value}: expected one of {', '.join(map(str, choices))}.")
     if "minimum" in metadata:
         low, high = metadata["minimum"], metadata["maximum"]
         if not low <= value <= high:  # NaN fails this as well

@@ -21,7 +21,6 @@ from hydra.types import RunMode
 from flair2_exp import schema
 from flair2_exp.errors import ConfigError
 
-
 _BASIC_SWEEPER: Final = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 

@@ -16,10 +16,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Checkpoint,
     EarlyStopping,
-    LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
 )
+from lightning.pytorch.trainer.states import TrainerFn
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class BestEpoch(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares this epoch with the best so far, as strictly as Lightning's checkpoint does."""
-        if not trainer.training or self._monitor not in trainer.callback_metrics:
+        if trainer.state.fn != TrainerFn.FITTING or self._monitor not in trainer.callback_metrics:
             return
         metrics = {
             name: float(value)
@@ -120,19 +120,22 @@ class BestEpoch(Callback):
         self.scores = {str(key): float(value) for key, value in state_dict["scores"].items()}
 
 
-def early_stopping(*, monitor: str, mode: str, patience: int) -> EarlyStopping:
-    """Stops after `patience` epochs without a better `monitor`, or when it is no longer finite."""
-    return EarlyStopping(monitor=monitor, mode=mode, patience=patience, check_finite=True)
+class Patience(EarlyStopping):
+    """Stops after `patience` epochs without a better `monitor`, or when it is no longer finite.
+
+    A run that had stopped when its process died does not train on when it is taken up again.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends training that had ended."""
+        super().on_train_start(trainer, pl_module)
+        if self.stopped_epoch > 0:
+            trainer.should_stop = True
 
 
 def progress(*, bars: bool) -> list[Callback]:
     """Rich progress bars, or one line an epoch for a log file."""
     return [RichProgressBar(leave=False)] if bars else [EpochLines()]
-
-
-def learning_rate() -> LearningRateMonitor:
-    """Logs the learning rate of each epoch."""
-    return LearningRateMonitor(logging_interval="epoch")
 
 
 class EpochLines(Callback):
@@ -251,7 +254,8 @@ class PanelCollector(Callback):
             if self._seen + position in self._wanted:
                 image = _picture(batch, position, self.rgb)
                 truth, prediction = (
-                    each[position].to(torch.uint8).cpu().numpy() for each in (batch["label"], outputs)
+                    each[position].to(torch.uint8).cpu().numpy()
+                    for each in (batch["label"], outputs)
                 )
                 self.rows.append(PanelRow(patch, image, truth, prediction))
         self._seen += len(batch["patch_id"])

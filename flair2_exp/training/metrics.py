@@ -96,8 +96,6 @@ def mean_iou(per_class: npt.NDArray[np.floating], scored: int = SCORED) -> Float
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def miou(
-    confusion: npt.NDArray[np.integer | np.floating], scored: int = SCORED
-) -> FloatArray:
+def miou(confusion: npt.NDArray[np.integer | np.floating], scored: int = SCORED) -> FloatArray:
     """The FLAIR #2 score of (..., C, C) confusion counts: mean IoU of the first `scored` classes."""
     return mean_iou(iou(confusion), scored)

@@ -88,6 +88,8 @@ def learning_rate_course(options: SchedulerOptions, epochs: int) -> Callable[[in
             return 1.0
         span = max(1, epochs - 1 - options.warmup_epochs)
         done = min(1.0, (epoch - options.warmup_epochs) / span)
-        return options.final_factor + (1 - options.final_factor) * (1 + math.cos(math.pi * done)) / 2
+        return (
+            options.final_factor + (1 - options.final_factor) * (1 + math.cos(math.pi * done)) / 2
+        )
 
     return factor

@@ -57,6 +57,8 @@ class SegmentationTask(LightningModule):
         scheduler: Fields of `SchedulerOptions`.
         keep_other: Whether pixels whose truth is "other" stay in the confusion matrix (quirk
             `metric.other_pixels=keep`).
+        pretrained: False where a checkpoint will replace all weights: the encoder's are then
+            neither read nor downloaded.
 
     Attributes:
         results: Patch id to `PatchResult`, filled by testing.
@@ -69,11 +71,12 @@ class SegmentationTask(LightningModule):
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
         keep_other: bool = False,
+        pretrained: bool = True,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(ignore=["pretrained"], logger=False)
         spec = ModelSpec.from_dict(model)
-        self.model = build_model(spec)
+        self.model = build_model(spec, pretrained=pretrained)
         self.class_names = [each.name for each in classes(spec.classes)]
         self.loss_options = LossOptions(**loss)
         self.losses = nn.ModuleDict(
@@ -133,6 +136,8 @@ class SegmentationTask(LightningModule):
         if len(losses) > 2:
             parts = {f"train/loss_{head}": losses[head] for head in ("aerial", "satellite")}
             self.log_dict(parts, on_step=False, on_epoch=True, batch_size=size)
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("train/lr", rate, on_step=False, on_epoch=True, batch_size=size)
         return losses["total"]
 
     def on_validation_epoch_start(self) -> None:
@@ -144,10 +149,10 @@ class SegmentationTask(LightningModule):
         outputs = self(batch)
         losses = self.loss(outputs, batch)
         size = len(batch["patch_id"])
-        self.log(
-            "val/loss", losses["total"], on_epoch=True, batch_size=size, sync_dist=True
-        )
-        self.validation_confusion += self.confusion(batch["label"], self.predict_classes(outputs)).sum(0)
+        self.log("val/loss", losses["total"], on_epoch=True, batch_size=size, sync_dist=True)
+        self.validation_confusion += self.confusion(
+            batch["label"], self.predict_classes(outputs)
+        ).sum(0)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/miou` and `val/accuracy` of the summed matrix, over all processes."""

@@ -25,9 +25,7 @@ def test_cross_entropy_is_pytorchs_weighted_mean(
     batch: tuple[torch.Tensor, torch.Tensor], smoothing: float
 ) -> None:
     weights = class_weights(NAMES, {"other": 0.0, "water": 3.0})
-    expected = functional.cross_entropy(
-        *batch, torch.tensor(weights), label_smoothing=smoothing
-    )
+    expected = functional.cross_entropy(*batch, torch.tensor(weights), label_smoothing=smoothing)
     ours = PixelLoss(weights, label_smoothing=smoothing)(*batch)
     torch.testing.assert_close(ours, expected)
 
