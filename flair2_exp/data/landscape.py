@@ -73,24 +73,44 @@ class Noise:
 
     def __init__(self, rng: np.random.Generator, extent: tuple[float, float], scale: float) -> None:
         # Quadratic B-splines weigh neighbours 1/8, 3/4, 1/8 at a knot: they smooth by about 0.6.
-        shape = [int(side / scale) + 8 for side in extent]
-        self._knots = rng.standard_normal(shape) / 0.6
+        side = int(max(extent) / scale) + 8
+        self._knots = rng.standard_normal((side, side)) / 0.6
         self._scale = scale
 
-    def __call__(self, y: Floats, x: Floats) -> Floats:
-        """The field's values at points of any shape (metres)."""
-        from scipy.ndimage import map_coordinates
+    def at(self, y: Floats, x: Floats) -> Floats:
+        """The field's values at points (metres)."""
+        rows, columns = self._taps(y), self._taps(x)
+        total = np.zeros(y.shape)
+        for row, row_weight in rows:
+            for column, column_weight in columns:
+                total += row_weight * column_weight * self._knots[row, column]
+        return total
 
-        points = np.stack((y, x)) / self._scale + 3
-        values: Floats = map_coordinates(
-            self._knots, points, order=2, prefilter=False, mode="nearest"
-        )
-        return values
+    def grid(self, y: Floats, x: Floats) -> Floats:
+        """The field's values on a grid, (len(y),len(x)), of rows y and columns x (metres)."""
+        across = np.zeros((len(self._knots), len(x)))
+        for column, weight in self._taps(x):
+            across += weight * self._knots[:, column]
+        total = np.zeros((len(y), len(x)))
+        for row, weight in self._taps(y):
+            total += weight[:, None] * across[row]
+        return total
+
+    def _taps(self, place: Floats) -> list[tuple[Ints, Floats]]:
+        """The three knots that weigh in along one axis, with the weights of a quadratic B-spline.
+
+        Places outside take the values at the nearest end.
+        """
+        knot = place / self._scale + 3
+        middle = np.clip(np.round(knot), 1, min(self._knots.shape) - 2).astype(np.int64)
+        rest = np.clip(knot - middle, -0.5, 0.5)
+        weights = (0.5 * (0.5 - rest) ** 2, 0.75 - rest**2, 0.5 * (0.5 + rest) ** 2)
+        return [(middle + step, weight) for step, weight in zip((-1, 0, 1), weights, strict=True)]
 
 
 @dataclass(frozen=True)
 class Surface:
-    """The ground at N points (any shape, the same for all fields)."""
+    """The ground on a grid of points: arrays of one shape."""
 
     cover: NDArray[np.uint8]
     """Class value, 1..19."""
@@ -278,7 +298,8 @@ class Landscape:
         y = np.concatenate((plots.y, halls.y))
         x = np.concatenate((plots.x, halls.x))
         hall = np.arange(len(y)) >= len(plots)
-        cells = self._blocks.find(*self._warped(y, x))
+        warps = (_WARP * warp.at(y, x) for warp in self._warps)
+        cells = self._blocks.find(y + next(warps), x + next(warps))
         use = self._use[cells.index]
         size = rng.random(len(y))
         half_long = np.where(hall, 13 + 9 * size, 6 + 4 * size)
@@ -306,20 +327,19 @@ class Landscape:
         self._house_paved = rng.random(count)
 
     def _make_river(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
-        """A winding river that passes near the middle."""
+        """A winding river that passes near the middle; its water's colour, and the roads'."""
         angle = rng.uniform(0, np.pi)
         self._river_along = (np.sin(angle), np.cos(angle))
         self._river_offset = rng.uniform(-0.14, 0.14) * min(extent)
         self._river_swing = rng.uniform(14, 32), rng.uniform(120, 210), rng.uniform(0, 2 * np.pi)
         self._river_width = rng.uniform(3.5, 9.0)
+        self._river_variety = int(rng.integers(0, VARIETIES))
+        self._road_variety = int(rng.integers(0, VARIETIES))
 
-    def _warped(self, y: Floats, x: Floats) -> tuple[Floats, Floats]:
-        return y + _WARP * self._warps[0](y, x), x + _WARP * self._warps[1](y, x)
-
-    def ground(self, y: Floats, x: Floats) -> Floats:
-        """Metres of the ground above the sea."""
-        height = self._altitude + self._steepness * self._relief(y, x)
-        return np.maximum(height, 0)
+    def ground(self, y: float, x: float) -> float:
+        """Metres of the ground above the sea at one point."""
+        relief = self._relief.at(np.array([y]), np.array([x]))
+        return max(self._altitude + self._steepness * float(relief[0]), 0.0)
 
     def _river(self, y: Floats, x: Floats) -> Floats:
         """Metres from the river's bank, negative in the water."""
@@ -331,12 +351,15 @@ class Landscape:
         return np.asarray(np.abs(beside - course) - self._river_width)
 
     def surface(self, y: Floats, x: Floats) -> Surface:
-        """The surface at points of any shape (metres from the north-western corner)."""
-        shape = y.shape
-        y, x = y.ravel(), x.ravel()
-        ragged, patchy = self._ragged(y, x), self._patchy(y, x)
-        canvas = _Canvas(y, x, ragged, patchy)
-        near = self._warped(y, x)
+        """The surface on a grid, (len(y),len(x)), of rows y and columns x (metres)."""
+        shape = (len(y), len(x))
+        rows, columns = np.meshgrid(y, x, indexing="ij")
+        ragged, patchy = self._ragged.grid(y, x), self._patchy.grid(y, x)
+        canvas = _Canvas(rows.ravel(), columns.ravel(), ragged.ravel(), patchy.ravel())
+        near = (
+            canvas.y + _WARP * self._warps[0].grid(y, x).ravel(),
+            canvas.x + _WARP * self._warps[1].grid(y, x).ravel(),
+        )
         cells = self._blocks.find(*near)
         for use in range(5):
             self._paint_parcels(canvas, use, np.flatnonzero(self._use[cells.index] == use), near)
@@ -344,7 +367,7 @@ class Landscape:
         self._paint_houses(canvas, self._use[cells.index])
         self._paint_river(canvas, *near)
         self._paint_roads(canvas, cells)
-        self._raise(canvas)
+        self._raise(canvas, self._crowns.grid(y, x).ravel())
         return Surface(
             canvas.cover.astype(np.uint8).reshape(shape),
             canvas.height.reshape(shape),
@@ -425,7 +448,7 @@ class Landscape:
         canvas.put(np.flatnonzero((bank < 9) & (canvas.patchy > -0.3)), DECIDUOUS)
         canvas.put(np.flatnonzero((bank < 5) & (canvas.patchy <= -0.3)), BRUSHWOOD)
         canvas.put(np.flatnonzero((bank < 3) & (canvas.patchy < -0.9)), BARE_SOIL)
-        canvas.put(np.flatnonzero(bank < 0), WATER)
+        canvas.put(np.flatnonzero(bank < 0), WATER, self._river_variety)
 
     def _paint_roads(self, canvas: _Canvas, cells: _Cells) -> None:
         """Streets around towns and works, some roads elsewhere, tracks between the rest."""
@@ -436,12 +459,11 @@ class Landscape:
         width = np.where(built, 4.2, 3.4) + 0.8 * pair
         track = ~road & (pair < 0.62)
         canvas.put(np.flatnonzero(built & (cells.edge < width + 2.2) & (pair > 0.45)), PERVIOUS)
-        canvas.put(np.flatnonzero(road & (cells.edge < width)), IMPERVIOUS)
-        canvas.put(np.flatnonzero(track & (cells.edge < 2.2)), PERVIOUS)
+        canvas.put(np.flatnonzero(road & (cells.edge < width)), IMPERVIOUS, self._road_variety)
+        canvas.put(np.flatnonzero(track & (cells.edge < 2.2)), PERVIOUS, self._road_variety)
 
-    def _raise(self, canvas: _Canvas) -> None:
+    def _raise(self, canvas: _Canvas, crowns: Floats) -> None:
         """Heights of the vegetation; buildings have theirs already."""
-        crowns = self._crowns(canvas.y, canvas.x)
         table = np.zeros(20)
         spread = np.zeros(20)
         for cover, mean, change in (
@@ -467,8 +489,10 @@ class _Canvas:
         self.height = np.zeros(y.size)
         self.across = np.zeros(y.size)
 
-    def put(self, at: Ints, cover: int) -> None:
+    def put(self, at: Ints, cover: int, variety: int = 0) -> None:
         """Another cover at some points, over whatever was there."""
         self.cover[at] = cover
+        self.variety[at] = variety
+        self.tone[at] = 0.0
         self.height[at] = 0.0
         self.age[at] = 0.5

@@ -153,9 +153,8 @@ def render_patch(
     pixel = side / size * blocks
     margin = int(np.ceil(8.0 / pixel))
     count = size // blocks
-    steps = (np.arange(-margin, count + margin) + 0.5) * pixel - side / 2
-    y, x = np.meshgrid(centre[0] + steps, centre[1] + steps, indexing="ij")
-    surface = landscape.surface(y, x)
+    steps = (np.arange(-margin, count + margin, dtype=np.float64) + 0.5) * pixel - side / 2
+    surface = landscape.surface(centre[0] + steps, centre[1] + steps)
     colour = _paint(surface, flight, pixel)
     colour *= _light(surface.height, flight.sun, pixel)
     inner = (slice(margin, -margin), slice(margin, -margin))
@@ -419,13 +418,10 @@ _SAMPLES: Final = 3  # points a side within a satellite pixel
 
 def _mix_pixels(landscape: Landscape, shape: tuple[int, int]) -> tuple[Floats, Floats]:
     """How many of a pixel's points show each variety (20·VARIETIES,H·W), and its mean tone."""
-    step = 10.0 / _SAMPLES
-    y, x = np.meshgrid(
-        *((np.arange(side * _SAMPLES) + 0.5) * step for side in shape), indexing="ij"
-    )
-    surface = landscape.surface(y, x)
+    rows, columns = (np.arange(side * _SAMPLES) for side in shape)
+    surface = landscape.surface((rows + 0.5) * 10 / _SAMPLES, (columns + 0.5) * 10 / _SAMPLES)
     code = surface.cover.astype(np.int64) * VARIETIES + surface.variety
-    pixel = (y // 10).astype(np.int64) * shape[1] + (x // 10).astype(np.int64)
+    pixel = rows[:, None] // _SAMPLES * shape[1] + columns // _SAMPLES
     count = shape[0] * shape[1]
     shares = np.bincount((code * count + pixel).ravel(), minlength=20 * VARIETIES * count)
     tone = np.bincount(pixel.ravel(), weights=surface.tone.ravel(), minlength=count)
@@ -467,11 +463,13 @@ def _make_sky(rng: np.random.Generator, dates: list[datetime.date], altitude: fl
     kinds = np.full(count, "clear", dtype=object)
     kinds[drawn[:overcast]] = "overcast"
     kinds[drawn[overcast:]] = "partial"
-    share = min(0.02 + 0.12 * altitude / 1000, 0.2)
-    weight = np.where(kinds == "overcast", 1e-9, 1e-9 + winter**4)
+    share = min(0.022 + 0.125 * altitude / 1000, 0.22)
+    cold = np.flatnonzero((kinds != "overcast") & (winter > 0.45))  # October to April
+    weight = winter[cold] ** 3
+    number = min(int(count * share + rng.random()), len(cold))
     snowy = np.zeros(count, dtype=bool)
-    number = int(count * share + rng.random())
-    snowy[rng.choice(count, number, replace=False, p=weight / weight.sum())] = True
+    if number:
+        snowy[rng.choice(cold, number, replace=False, p=weight / weight.sum())] = True
     return _Sky(days, [str(kind) for kind in kinds], snowy)
 
 
@@ -514,8 +512,8 @@ def _blend(frame: NDArray[np.float32], colour: Floats, opacity: Floats) -> NDArr
 def _field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Floats:
     """A smooth random field over pixels, with finer detail on it."""
     extent = (float(shape[0]), float(shape[1]))
-    y, x = np.meshgrid(*(np.arange(side, dtype=np.float64) for side in shape), indexing="ij")
-    return Noise(rng, extent, scale)(y, x) + 0.35 * Noise(rng, extent, scale / 4)(y, x)
+    y, x = (np.arange(side, dtype=np.float64) for side in shape)
+    return Noise(rng, extent, scale).grid(y, x) + 0.35 * Noise(rng, extent, scale / 4).grid(y, x)
 
 
 def _snow_cover(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:

@@ -403,15 +403,13 @@ def _write_area(
 
 def _describe(area: _Area, centre: tuple[int, int]) -> dict[str, Any]:
     """The aerial metadata of a patch."""
-    import numpy as np
-
-    y, x = (np.array([10.0 * value]) for value in centre)
+    altitude = area.landscape.ground(10.0 * centre[0], 10.0 * centre[1])
     return {
         "domain": area.domain,
         "zone": area.zone,
         "patch_centroid_x": float(area.origin[0] + 10 * centre[1]),
         "patch_centroid_y": float(area.origin[1] - 10 * centre[0]),
-        "patch_centroid_z": round(float(area.landscape.ground(y, x)[0]), 1),
+        "patch_centroid_z": round(altitude, 1),
         "date": area.flight.date.isoformat(),
         "time": area.flight.time,
         "camera": area.flight.camera,
@@ -421,8 +419,8 @@ def _describe(area: _Area, centre: tuple[int, int]) -> dict[str, Any]:
 def _write_patch(area: _Area, folders: dict[str, Path], name: str, centre: tuple[int, int]) -> None:
     """The image and the mask of one patch."""
     import rasterio
+    from affine import Affine
     from rasterio.crs import CRS
-    from rasterio.transform import from_origin
 
     from flair2_exp.data.rendering import render_patch
 
@@ -443,7 +441,7 @@ def _write_patch(area: _Area, folders: dict[str, Path], name: str, centre: tuple
         "width": area.patch_size,
         "height": area.patch_size,
         "crs": CRS.from_epsg(2154),
-        "transform": from_origin(west, north, pixel, pixel),
+        "transform": Affine(pixel, 0, west, 0, -pixel, north),
     }
     path = folders["aerial"] / f"IMG_{name}.tif"
     with rasterio.open(path, "w", count=5, interleave="pixel", **profile) as file:
