@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -71,10 +72,15 @@ def target_class(role: str, config: object, allowed: Sequence[str] = ()) -> type
 def _build(
     role: str, config: Mapping[str, Any], allowed: Sequence[str], **changes: object
 ) -> object:
+    from optuna.exceptions import ExperimentalWarning
+
     cls = target_class(role, config, allowed)
     arguments = {k: v for k, v in config.items() if not k.startswith("_")} | changes
     try:
-        return cls(**arguments)
+        with warnings.catch_warnings():
+            # That Optuna calls a sampler or an argument experimental is for this module to know.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise SweepError(f"{role}: {cls.__name__}: {error}.") from None
     except ImportError as error:

@@ -192,6 +192,7 @@ def read_space(
     entries: dict[str, Dimension | str] = {}
     for text in itertools.chain(texts, arguments):
         override = _parse(parser, text)
+        override.config_loader = config_loader  # lists the options of a glob
         if override.is_hydra_override():
             raise SweepError(f"{text}: Hydra's own config cannot be part of a search space.")
         name = override.get_key_element().lstrip("+~")
@@ -229,7 +230,7 @@ def _dimension(override: Override) -> Dimension:
 
 def _choices(elements: Iterable[Any]) -> tuple[Value, ...]:
     """Options without repetition: finite numbers as such, all else as an override's text."""
-    elements = list(elements)
+    elements = [e.text if isinstance(e, QuotedString) else e for e in elements]
     numbers = [e for e in elements if _is_number(e)]
     if len({float(n) for n in numbers}) < len({str(n) for n in numbers}):
         numbers = []  # 1 and 1.0 are equal for Optuna, as texts they are not

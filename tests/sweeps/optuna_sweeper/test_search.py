@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flair2_exp.sweeps.optuna_sweeper import SweepError, search
+from flair2_exp.sweeps.optuna_sweeper.search import read_values
+from flair2_exp.sweeps.optuna_sweeper.trial import TrialPruned, current_trial
+from tests.sweeps.optuna_sweeper.toy import (
+    GRID,
+    Launcher,
+    make_search,
+    run_search,
+    states,
+    trials_of,
+)
+
+MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 2}
+TPE = {"_target_": "optuna.samplers.TPESampler", "seed": 1, "constant_liar": True}
+
+
+def parabola(config: dict[str, Any]) -> float:
+    return float((config["x"] - 0.3) ** 2)
+
+
+def test_a_search_finds_the_minimum_and_writes_it_down(tmp_path: Path) -> None:
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=40, sampler=TPE)
+    assert states(trials) == ["COMPLETE"] * 40
+    best = min(trials, key=lambda t: t.values[0])
+    assert best.values[0] < 1e-3
+    results = (tmp_path / "optimization_results.yaml").read_text()
+    assert f"best_value: {best.values[0]}" in results
+    table = (tmp_path / "trials.csv").read_text().splitlines()
+    assert len(table) == 41
+    assert table[0].split(",")[:3] == ["number", "state", "value"]
+
+
+def test_the_same_seed_draws_the_same_values(tmp_path: Path) -> None:
+    drawn = [
+        [t.params["x"] for t in run_search(tmp_path / n, parabola, "x=interval(0,1)", n_trials=15)]
+        for n in "ab"
+    ]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 15
+
+
+def test_the_total_counts_finished_trials_and_more_is_more(tmp_path: Path) -> None:
+    first = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=5)
+    again = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=5)
+    more = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=8)
+    assert [t.params for t in again] == [t.params for t in first]
+    assert [t.params for t in more[:5]] == [t.params for t in first]
+    assert len({t.params["x"] for t in more}) == 8
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_pruning_honours_the_direction(tmp_path: Path, direction: str) -> None:
+    """Of trials that are good, bad or in between, the bad ones are stopped, whichever way it is."""
+    sign = 1.0 if direction == "maximize" else -1.0
+
+    def task(config: dict[str, Any]) -> float:
+        trial = current_trial()
+        assert trial is not None
+        for step in range(4):
+            if trial.report(sign * config["x"], step):
+                assert trial.should_prune()
+                return math.nan  # what a stopped job returns is not looked at
+        return sign * float(config["x"])
+
+    # The first two set the median (5), then come better and worse ones in turn.
+    points = [{"x": x} for x in (4, 6, 9, 1, 8, 2)]
+    trials = run_search(
+        tmp_path,
+        task,
+        "x=range(0,10)",
+        n_trials=6,
+        first=points,
+        direction=direction,
+        pruner=MEDIAN,
+    )
+    pruned = [t.params["x"] for t in trials if t.state.name == "PRUNED"]
+    assert pruned == [1, 2]
+    stopped = next(t for t in trials if t.params["x"] == 1)
+    assert stopped.intermediate_values == {0: sign}
+    assert stopped.user_attrs["pruned_at"] == 0
+
+
+def test_a_job_that_raises_pruned_is_pruned(tmp_path: Path) -> None:
+    def task(config: dict[str, Any]) -> float:
+        if config["x"] > 0.5:
+            raise TrialPruned if config["x"] > 0.75 else optuna.TrialPruned
+        return 1.0
+
+    trials = run_search(tmp_path, task, "x=interval(0,1)", n_trials=8)
+    for trial in trials:
+        assert trial.state.name == ("PRUNED" if trial.params["x"] > 0.5 else "COMPLETE")
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (None, "no value"),
+        ("0.5", "no number"),
+        (True, "no number"),
+        ([0.1, 0.2], "2 values for 1"),
+        (np.zeros(3), "no number"),
+        ({"loss": 1.0}, "name the objective"),
+        (RuntimeError("out of\nmemory"), "RuntimeError: out of memory"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+)
+def test_what_is_no_number_is_a_failed_trial(tmp_path: Path, returned: Any, reason: str) -> None:
+    def task(config: dict[str, Any]) -> Any:
+        if config["x"] != 1:
+            return 0.5
+        if isinstance(returned, BaseException):
+            raise returned
+        return returned
+
+    # Each point once; x=1 fails and is neither a value nor repeated.
+    trials = run_search(tmp_path, task, "x=range(0,3)", sampler=GRID)
+    assert states(trials) == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert reason in trials[1].user_attrs["failure"]
+    assert trials[1].values is None
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([float, np.float64]))
+def test_any_finite_number_is_a_value(value: float, kind: Any) -> None:
+    assert read_values(kind(value), (), 1) == [value]
+    assert read_values(np.array([value]), (), 1) == [value]
+    assert read_values({"a": 1, "b": kind(value)}, ("b", "a"), 2) == [value, 1.0]
+
+
+def test_an_objective_that_is_never_logged_ends_the_search_with_the_names(tmp_path: Path) -> None:
+    evaluated = []
+
+    def task(config: dict[str, Any]) -> dict[str, float]:
+        evaluated.append(config["x"])
+        return {"val/miou": 0.5, "val/loss": 1.0}
+
+    with pytest.raises(SweepError, match=r"did you mean val/miou\?\): val/miou, val/loss"):
+        run_search(tmp_path, task, "x=interval(0,1)", objective="val/moiu", n_trials=9)
+    assert len(evaluated) == 1
+
+
+def test_too_many_failures_end_the_search_and_are_listed(tmp_path: Path) -> None:
+    def task(config: dict[str, Any]) -> float:
+        raise ValueError(f"no good {config['x']:.3f}")
+
+    with pytest.raises(SweepError, match="3 trials failed") as caught:
+        run_search(tmp_path, task, "x=interval(0,1)", n_trials=9, max_failures=3)
+    assert str(caught.value).count("ValueError: no good") == 3
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=4, max_failures=3)
+    assert states(trials) == ["FAIL"] * 3 + ["COMPLETE"] * 4  # the mended job goes on
+
+
+def test_a_failed_trial_is_made_good_by_another(tmp_path: Path) -> None:
+    def task(config: dict[str, Any]) -> float:
+        if config["x"] > 0.8:
+            raise ValueError("too large")
+        return 0.0
+
+    trials = run_search(tmp_path, task, "x=interval(0,1)", n_trials=10, max_failures=None)
+    names = states(trials)
+    assert names.count("COMPLETE") == 10
+    assert names.count("FAIL") == sum(t.params["x"] > 0.8 for t in trials) > 0
+
+
+@pytest.mark.parametrize("name", ["test/miou", ["val/miou", "test/loss"]])
+def test_a_test_score_is_no_objective(tmp_path: Path, name: Any) -> None:
+    with pytest.raises(SweepError, match=r"objective test/\w+ is refused .*validation metric"):
+        make_search(tmp_path, parabola, "x=1,2", objective=name)
+    make_search(tmp_path, parabola, "x=1,2", objective=name, forbidden_objectives=[])
+
+
+def test_several_objectives_keep_the_front(tmp_path: Path) -> None:
+    def task(config: dict[str, Any]) -> list[float]:
+        trial = current_trial()
+        assert trial is not None
+        assert trial.report(1.0, 0) is False  # there is no pruning over several objectives
+        return [config["x"], config["x"] ** 2 if config["x"] < 5 else 100]
+
+    options = {"objective": ["gain", "cost"], "direction": ["maximize", "minimize"]}
+    trials = run_search(tmp_path, task, "x=range(0,8)", sampler=GRID, **options)
+    assert states(trials) == ["COMPLETE"] * 8
+    results = (tmp_path / "optimization_results.yaml").read_text()
+    # 0…4 trade gain for cost; of 5, 6, 7, which cost the same, only 7 is worth it.
+    assert sorted(int(line.split()[-1]) for line in results.splitlines() if " x: " in line) == [
+        0, 1, 2, 3, 4, 7,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "difference"),
+    [
+        ({}, ["x=interval(0,2)"], r"x was interval\(0.0,1.0\), now interval\(0.0,2.0\)"),
+        ({}, ["x=interval(0,1)", "y=1,2"], r"y was not swept, now choice\(1,2\)"),
+        ({}, ["x=interval(0,1)", "epochs=5"], "new override epochs=5"),
+        ({"direction": "maximize"}, ["x=interval(0,1)"], "direction was minimize, now maximize"),
+        ({"objective": "loss"}, ["x=interval(0,1)"], "objective was none, now loss"),
+    ],
+)
+def test_another_search_is_refused_or_opened_anew(
+    tmp_path: Path, change: dict[str, Any], arguments: list[str], difference: str
+) -> None:
+    run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=2)
+    with pytest.raises(SweepError, match=difference):
+        run_search(tmp_path, parabola, *arguments, n_trials=3, **change)
+    for n_trials in (3, 4):
+        make_search(
+            tmp_path, parabola, *arguments, n_trials=n_trials, on_change="new_study", **change
+        ).run()
+    assert len(trials_of(str(tmp_path / "optuna.journal"), "toy")) == 2
+    assert len(trials_of(str(tmp_path / "optuna.journal"), "toy-2")) == 4
+
+
+def test_an_override_that_may_change_does_not_matter(tmp_path: Path) -> None:
+    options = {"may_change": ["tracking.*", "n_trials"]}
+    run_search(tmp_path, parabola, "x=interval(0,1)", "tracking.uri=a", n_trials=2, **options)
+    arguments = ["x=interval(0,1)", "tracking.uri=b", "n_trials=3"]
+    assert len(run_search(tmp_path, parabola, *arguments, n_trials=3, **options)) == 3
+
+
+def test_a_grid_evaluates_each_point_once(tmp_path: Path) -> None:
+    seeded = {**GRID, "seed": 5}
+    trials = run_search(tmp_path, parabola, "x=range(0,4)", "y=a,b", sampler=seeded, n_trials=99)
+    points = [(t.params["x"], t.params["y"]) for t in trials]
+    assert sorted(points) == [(x, y) for x in range(4) for y in "ab"]
+    assert points != sorted(points)
+    unseeded = run_search(tmp_path / "b", parabola, "x=range(0,4)", sampler=GRID, n_trials=3)
+    assert [t.params["x"] for t in unseeded[:3]] == [0, 1, 2]
+    assert states(unseeded) == ["COMPLETE"] * 3 + ["WAITING"]
+
+
+def test_given_points_come_first(tmp_path: Path) -> None:
+    first = [{"x": 0.25, "model": "unet"}, {"x": 0.5, "model": "b c"}]
+    arguments = ["x=interval(0,1)", "model=unet,'b c'"]
+    trials = run_search(tmp_path, parabola, *arguments, first=first, n_trials=4)
+    assert [t.params["x"] for t in trials[:2]] == [0.25, 0.5]
+    assert [t.params["model"] for t in trials[:2]] == ["unet", r"b\ c"]
+    with pytest.raises(SweepError, match="x=3 lies outside"):
+        make_search(tmp_path, parabola, *arguments, first=[{"x": 3}])
+    with pytest.raises(SweepError, match="z is not swept; swept: x, model"):
+        make_search(tmp_path, parabola, *arguments, first=[{"z": 3}])
+
+
+def conditional(config: Any, trial: optuna.Trial) -> None:
+    """A conditional space: momentum is there for one optimizer alone."""
+    if config["optimizer"] == "sgd":
+        trial.suggest_float("+momentum", 0.5, 0.9)
+
+
+def test_a_function_adds_conditional_values(tmp_path: Path) -> None:
+    seen = []
+
+    def task(config: dict[str, Any]) -> float:
+        seen.append(config)
+        return 0.0
+
+    options = {"custom_search_space": f"{__name__}.conditional", "n_trials": 8}
+    run_search(tmp_path, task, "optimizer=sgd,adam", **options)
+    assert {config["optimizer"] for config in seen} == {"sgd", "adam"}
+    for config in seen:
+        assert ("+momentum" in config) == (config["optimizer"] == "sgd")
+    with pytest.raises(SweepError, match="cannot be imported"):
+        make_search(tmp_path, task, "a=1,2", custom_search_space="nowhere.f")
+    with pytest.raises(SweepError, match="a grid has no custom_search_space"):
+        make_search(tmp_path, task, "a=1,2", sampler=GRID, **options)
+
+
+def test_parallel_jobs_keep_the_total_and_have_folders_of_their_own(tmp_path: Path) -> None:
+    launcher = Launcher(parabola)
+    options = {"n_trials": 10, "n_jobs": 4, "launcher": launcher}
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    assert states(trials) == ["COMPLETE"] * 10
+    assert launcher.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert launcher.folders == []  # Hydra's own numbers will do
+
+
+def test_a_launcher_that_breaks_costs_one_try(tmp_path: Path) -> None:
+    class Breaking(Launcher):
+        def launch(self, overrides: Any, initial_job_idx: int) -> Any:
+            if not self.batches:
+                self.batches.append([])
+                raise RuntimeError("A worker process managed by the executor was terminated")
+            return super().launch(overrides, initial_job_idx)
+
+    launcher = Breaking(parabola)
+    options = {"n_trials": 5, "n_jobs": 2, "launcher": launcher}
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    assert states(trials) == ["FAIL"] * 2 + ["COMPLETE"] * 5
+    assert [t.params for t in trials[2:4]] == [t.params for t in trials[:2]]
+    assert all("lost" in t.user_attrs for t in trials[:2])
+
+
+def test_an_interrupted_trial_is_tried_again_by_the_next_command(tmp_path: Path) -> None:
+    calls = []
+
+    def task(config: dict[str, Any]) -> float:
+        calls.append(config["x"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return parabola(config)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(tmp_path, task, "x=interval(0,1)", n_trials=6)
+    assert (tmp_path / "trials.csv").exists()
+    trials = run_search(tmp_path, task, "x=interval(0,1)", n_trials=6)
+    assert sorted(states(trials)) == ["COMPLETE"] * 6 + ["FAIL"]
+    assert calls[3] == calls[2]
+    assert len(set(calls)) == 6
+
+
+def test_an_empty_space_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match="the search space is empty"):
+        make_search(tmp_path, parabola, "x=1", n_trials=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": {"_target_": "optuna.samplers.TPESample"}}, r"did you mean .*TPESampler\?"),
+        ({"sampler": {"_target_": "os.system"}}, "to use it, add its package to allowed_targets"),
+        ({"sampler": {"_target_": "optuna.samplers.TPESampler", "sed": 1}}, "unexpected keyword"),
+        ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, "not of optuna.samplers"),
+        ({"sampler": {}}, "names no class"),
+        ({"pruner": {"_target_": "optuna.pruners.MeanPruner"}}, r"MedianPruner\?"),
+        ({"n_trials": 0}, "at least 1"),
+        ({"direction": "up"}, "expected minimize or maximize"),
+        ({"direction": ["minimize"], "objective": ["a", "b"]}, "1 directions for 2 objectives"),
+        ({"on_change": "ask"}, "expected refuse or new_study"),
+        ({"poll": 0}, "more than 0 seconds"),
+        ({"objective": [1]}, "expected a name"),
+    ],
+)
+def test_bad_options_are_told_in_two_lines(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SweepError, match=message) as caught:
+        make_search(tmp_path, parabola, "x=1,2", **options)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+class OwnSampler(optuna.samplers.RandomSampler):
+    """A sampler of the user's."""
+
+
+def test_a_sampler_of_ones_own_needs_its_package_allowed(tmp_path: Path) -> None:
+    options = {"sampler": {"_target_": f"{__name__}.OwnSampler"}, "n_trials": 2}
+    with pytest.raises(SweepError, match="allowed_targets"):
+        make_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    options["allowed_targets"] = ["tests.sweeps"]
+    assert len(run_search(tmp_path, parabola, "x=interval(0,1)", **options)) == 2
+
+
+@pytest.mark.parametrize("version", ["3.6.1", "6.0.0", None])
+def test_another_optuna_is_refused(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+    def find(_: str) -> str:
+        if version is None:
+            raise search.importlib.metadata.PackageNotFoundError
+        return version
+
+    monkeypatch.setattr(search.importlib.metadata, "version", find)
+    with pytest.raises(SweepError, match=r"optuna>=4,<6"):
+        search.check_optuna()
+
+
+@pytest.mark.parametrize("name", ["CmaEsSampler", "NSGAIISampler", "QMCSampler"])
+def test_optunas_samplers_search(tmp_path: Path, name: str) -> None:
+    sampler = {"_target_": f"optuna.samplers.{name}", "seed": 1}
+    arguments = ["x=interval(0,1)", "y=interval(0,1)"]
+    trials = run_search(tmp_path, parabola, *arguments, sampler=sampler, n_trials=6)
+    assert len({t.params["x"] for t in trials}) == 6
+
+
+def test_hyperband_prunes(tmp_path: Path) -> None:
+    def task(config: dict[str, Any]) -> float:
+        trial = current_trial()
+        assert trial is not None
+        for step in range(9):
+            trial.report(config["x"], step)
+            if trial.should_prune():
+                break
+        return float(config["x"])
+
+    pruner = {
+        "_target_": "optuna.pruners.HyperbandPruner",
+        "max_resource": 9,
+        "reduction_factor": 3,
+    }
+    trials = run_search(tmp_path, task, "x=interval(0,1)", pruner=pruner, n_trials=20, sampler=TPE)
+    pruned = [t for t in trials if t.state.name == "PRUNED"]
+    complete = [t for t in trials if t.state.name == "COMPLETE"]
+    assert pruned
+    assert min(t.params["x"] for t in complete) < min(t.params["x"] for t in pruned)
