@@ -162,9 +162,9 @@ def _settle_libraries(config: Config) -> None:
 
 def first_process() -> bool:
     """Whether this is the process of a distributed run that writes."""
-    from lightning.pytorch.utilities import rank_zero_only
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-    return int(rank_zero_only.rank) == 0
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 def _open_store(config: Config) -> Store | None:
@@ -392,6 +392,11 @@ def open_run(
     return run
 
 
+def metric_setting(config: Config) -> str:
+    """How the score is computed; scores of different settings are never compared."""
+    return f"{config.data.classes} classes, other pixels {config.metric.other_pixels}"
+
+
 def resolved_yaml(config: Config) -> str:
     """The whole config as YAML, every interpolation resolved."""
     from omegaconf import OmegaConf
@@ -414,7 +419,7 @@ def identifying_tags(prepared: Prepared, folder: Path, state: RunState) -> dict[
         "flair2.dataset": config.dataset.name,
         "flair2.dataset_fingerprint": prepared.data.fingerprint,
         "flair2.split": config.split.name,
-        "flair2.metric": f"{config.data.classes} classes, other pixels {config.metric.other_pixels}",
+        "flair2.metric": metric_setting(config),
         "flair2.model": config.model.name,
         "flair2.row": config.name,
         "flair2.seed": config.seed,
@@ -543,9 +548,13 @@ def build_trainer(config: Config, folder: Path, run: Run, callbacks: Sequence[Ca
     from flair2_exp.training import callbacks as kept
 
     trainer, chosen = config.trainer, config.callbacks
-    monitor = {"monitor": chosen.monitor, "mode": chosen.mode}
     bars = chosen.progress == "always" or (chosen.progress == "auto" and sys.stdout.isatty())
-    stopping = [kept.Patience(**monitor, patience=chosen.patience)] if chosen.patience else []
+    stopping = (
+        [kept.Patience(chosen.monitor, patience=chosen.patience, mode=chosen.mode)]
+        if chosen.patience
+        else []
+    )
+    kept_in = folder / "checkpoints"
     return Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
@@ -571,8 +580,8 @@ def build_trainer(config: Config, folder: Path, run: Run, callbacks: Sequence[Ca
             *callbacks,
             *stopping,
             *kept.progress(bars=bars),
-            kept.best_checkpoint(folder / "checkpoints", **monitor),
-            kept.ResumePoint(folder / "checkpoints"),
+            kept.best_checkpoint(kept_in, monitor=chosen.monitor, mode=chosen.mode),
+            kept.ResumePoint(kept_in),
         ],
     )
 

@@ -1,6 +1,6 @@
-"""The typed config: every option of an experiment, its type, its bounds, and the rules across groups.
+"""The typed config: every option of an experiment, its type and bounds, and rules across groups.
 
-The dataclasses are registered in Hydra's ConfigStore, so that a misspelt key or a value of the wrong
+The dataclasses are registered in Hydra's ConfigStore, so that a misspelt key or a value of a wrong
 type is refused when the config is composed. What a type cannot say (one of these words, not below
 this number) stands in the field's metadata and is checked by `validate`, together with the rules
 that hold across groups. Values and rules only: nothing here imports another module of the package

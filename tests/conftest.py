@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -27,7 +26,6 @@ def _registered_schema() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_leaking_tracking_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_leaking_tracking_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "FLAIR2_EXP_ROOT", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
-    yield

@@ -156,5 +156,5 @@ def test_a_bounded_number_is_accepted_exactly_within_its_bounds(
     if 0.0 <= value <= 1.0:
         schema.validate(config)
     else:
-        with pytest.raises(ConfigError, match="fusion.dropout_rate"):
+        with pytest.raises(ConfigError, match=r"fusion\.dropout_rate"):
             schema.validate(config)

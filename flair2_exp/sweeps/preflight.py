@@ -54,7 +54,7 @@ def preflight(arguments: Sequence[str]) -> list[Job]:
         return []  # somebody's own config tree, which Hydra composes by itself
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         overrides = OverridesParser.create().parse_overrides(asked.overrides)
-        fixed = [each.input_line for each in overrides if not each.is_sweep_override()]
+        fixed = [each.input_line or "" for each in overrides if not each.is_sweep_override()]
         hydra_config = compose("config", fixed, return_hydra_config=True).hydra
         multirun = asked.multirun or hydra_config.mode == RunMode.MULTIRUN
         if not multirun:
@@ -75,7 +75,9 @@ def _split(overrides: Sequence[Override], params: Mapping[str, str]) -> list[tup
 
     lines = [f"{key}={value}" for key, value in params.items()]
     own = [each for each in overrides if not each.get_key_element().startswith("hydra")]
-    merged = OverridesParser.create().parse_overrides([*lines, *(each.input_line for each in own)])
+    merged = OverridesParser.create().parse_overrides(
+        [*lines, *(each.input_line or "" for each in own)]
+    )
     (batch,) = BasicSweeper.split_arguments(merged, max_batch_size=None)
     return [tuple(job) for job in batch]
 

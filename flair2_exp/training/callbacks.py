@@ -261,6 +261,11 @@ class PanelCollector(Callback):
         self._seen += len(batch["patch_id"])
 
 
+def _bytes(classes: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Class indices as an array on the processor."""
+    return np.asarray(classes.to(torch.uint8).cpu().numpy())
+
+
 def _picture(
     batch: Mapping[str, Any], position: int, rgb: tuple[int, int, int] | None
 ) -> npt.NDArray[np.uint8]:

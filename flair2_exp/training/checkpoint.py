@@ -1,4 +1,4 @@
-"""The checkpoints that training writes: read safely, and refused where they are of another model."""
+"""The checkpoints that training writes: read safely, refused where they are of another model."""
 
 from __future__ import annotations
 

@@ -93,9 +93,11 @@ def mean_iou(per_class: npt.NDArray[np.floating], scored: int = SCORED) -> Float
     present = ~np.isnan(considered)
     count = present.sum(axis=-1)
     total = np.where(present, considered, 0.0).sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    mean: FloatArray = np.full(np.shape(total), np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
 
 
 def miou(confusion: npt.NDArray[np.integer | np.floating], scored: int = SCORED) -> FloatArray:
-    """The FLAIR #2 score of (..., C, C) confusion counts: mean IoU of the first `scored` classes."""
+    """The FLAIR #2 score of (..., C, C) counts: mean IoU of the first `scored` classes."""
     return mean_iou(iou(confusion), scored)

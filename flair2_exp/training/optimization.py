@@ -63,7 +63,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOption
     Raises:
         ConfigError: It does not exist or does not take its options.
     """
-    kind = locate(options.target, Optimizer)
+    kind: Callable[..., Optimizer] = locate(options.target, Optimizer)
     try:
         optimizer: Optimizer = kind(
             parameters, lr=options.lr, weight_decay=options.weight_decay, **options.options

@@ -156,8 +156,8 @@ class SegmentationTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/miou` and `val/accuracy` of the summed matrix, over all processes."""
-        summed = self.all_gather(self.validation_confusion)
-        counts = summed.reshape(-1, *self.validation_confusion.shape).sum(0).cpu().numpy()
+        summed = self.trainer.strategy.reduce(self.validation_confusion.clone(), reduce_op="sum")
+        counts = torch.as_tensor(summed).cpu().numpy()
         total = counts.sum()
         # NaN (nothing scored: a debug run's only batch may hold "other" alone) would be no score.
         score = float(np.nan_to_num(miou(counts)))
