@@ -8,6 +8,7 @@ starts at once and a changed tree is listed anew.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -425,7 +426,7 @@ def _load(path: Path, folders: Folders) -> Index | None:
             if any(list(_state(n)) != s for n, s in zip(names, states, strict=True)):
                 return None
             return Index(folders=folders, **{name: stored[name] for name in _ARRAYS})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
@@ -449,7 +450,8 @@ def _save(path: Path, built: Index, listed: dict[str, tuple[int, ...]]) -> None:
         )
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def fingerprint(parts: Iterable[bytes]) -> str:

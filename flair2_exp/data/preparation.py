@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -157,7 +158,7 @@ class _Job:
         try:
             with np.load(self.folder(shard) / "index.npz", allow_pickle=False) as table:
                 return not stale(table, self.index, self.sources, self.patches(shard))
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
             return False
 
     def write(self, shard: int) -> int:

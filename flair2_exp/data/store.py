@@ -27,6 +27,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,7 +179,7 @@ class StoreReader:
         try:
             with np.load(self.path / "index.npz", allow_pickle=False) as table:
                 self._table = dict(table)
-        except (OSError, ValueError):
+        except (OSError, EOFError, ValueError, BadZipFile):
             self._refuse("not finished", "is ")
         sources = layout.file_states(index, np.arange(len(index)), satellite=with_series)
         everything = range(len(index))

@@ -1,0 +1,34 @@
+"""Shared by the tests of the data: a small tree, and a cache directory of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flair2_exp.data.layout import Folders, locate
+from tests.data.trees import Tree, write_tree
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A tree that no test changes."""
+    return write_tree(tmp_path_factory.mktemp("shared") / "tree")
+
+
+@pytest.fixture
+def own_tree(tmp_path: Path) -> Tree:
+    """A tree to change."""
+    return write_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def folders(shared_tree: Tree) -> Folders:
+    return locate(shared_tree.root)

@@ -1,0 +1,322 @@
+"""Patches as batches: what is read, how samples are put together, what damage does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from flair2_exp.data.augment import Sample
+from flair2_exp.data.dataset import (
+    COVERED,
+    DAMAGED,
+    BatchKey,
+    Failure,
+    PatchDataset,
+    TreeReader,
+    pad_series,
+    read_dates,
+)
+from flair2_exp.data.layout import index, locate
+from flair2_exp.data.options import AugmentationOptions, SeriesOptions
+from flair2_exp.errors import DamagedPatchError
+from tests.data.trees import PRODUCTS, Tree, write_raster
+
+PATCH = "IMG_000003"
+AREA = "D006_2020/Z2_UF"
+MONTHLY = SeriesOptions(filter=True, monthly=True)
+
+
+@pytest.fixture(autouse=True)
+def _forget_dates() -> None:
+    read_dates.cache_clear()
+
+
+def reader(tree: Tree, **options: Any) -> TreeReader:
+    chosen: dict[str, Any] = {"patch_size": 32, "series": SeriesOptions(size=16)} | options
+    return TreeReader(index(locate(tree.root), cache=False), **chosen)
+
+
+def dataset(tree: Tree, **options: Any) -> PatchDataset:
+    read = reader(tree)
+    return PatchDataset(read, read.index, np.arange(len(read.index)), **options)
+
+
+def batch(data: PatchDataset, *positions: int, epoch: int = 0) -> dict[str, Any]:
+    made = data[BatchKey(epoch, positions)]
+    assert isinstance(made, dict)
+    return made
+
+
+def test_a_sample_is_what_the_files_hold(shared_tree: Tree) -> None:
+    sample = reader(shared_tree).read(2)
+    assert sample.image is not None
+    with rasterio.open(shared_tree.image(PATCH)) as file:
+        assert np.array_equal(sample.image, file.read())
+    with rasterio.open(shared_tree.mask(PATCH)) as file:
+        assert np.array_equal(sample.label, np.minimum(file.read(1), 13) - 1)
+    data = np.load(shared_tree.series(AREA, "data.npy"))
+    assert np.array_equal(sample.frames, data[:, :, 16:32, 17:33])  # type: ignore[arg-type]
+    assert sample.days is not None
+    assert sample.days.tolist() == [132, 130, -28, -138]
+
+
+def test_bands_come_in_the_wanted_order_and_nineteen_classes_stay_apart(shared_tree: Tree) -> None:
+    whole = reader(shared_tree).read(0)
+    some = reader(shared_tree, bands=("elevation", "red"), classes=19).read(0)
+    assert whole.image is not None
+    assert some.image is not None
+    assert np.array_equal(some.image, whole.image[[4, 0]])
+    with rasterio.open(shared_tree.mask("IMG_000001")) as file:
+        assert np.array_equal(some.label, file.read(1) - 1)
+
+
+def test_a_modality_that_nothing_needs_is_not_read(own_tree: Tree) -> None:
+    own_tree.image(PATCH).write_bytes(b"")
+    for name in ("data.npy", "masks.npy", "products.txt"):
+        own_tree.series(AREA, name).write_bytes(b"")
+    sample = reader(own_tree, aerial=False, series=None).read(2)
+    assert sample.image is None
+    assert sample.frames is None
+
+
+def test_probabilities_are_read_only_by_the_filter(own_tree: Tree) -> None:
+    own_tree.series(AREA, "masks.npy").unlink()
+    monthly = SeriesOptions(monthly=True, size=16)
+    assert reader(own_tree, series=monthly).read(2).frames is not None
+    with pytest.raises(DamagedPatchError, match=r"masks\.npy"):
+        reader(own_tree, series=SeriesOptions(filter=True, size=16)).read(2)
+
+
+def test_a_batch_has_the_files_own_types_and_names(shared_tree: Tree) -> None:
+    made = batch(dataset(shared_tree, metadata=np.ones((5, 45), np.float32)), 4, 0)
+    kinds = {name: value.dtype for name, value in made.items() if torch.is_tensor(value)}
+    assert kinds == {
+        "image": torch.uint8,
+        "label": torch.uint8,
+        "series": torch.uint16,
+        "days": torch.int64,
+        "padding": torch.bool,
+        "metadata": torch.float32,
+    }
+    assert made["patch_id"] == ["IMG_000005", "IMG_000001"]
+    assert made["area"] == ["D015_2020/Z1_UA", "D004_2021/Z1_NN"]
+    assert made["series"].shape == (2, 4, 10, 16, 16)
+    assert made["padding"].tolist() == [[True, False, False, False]] * 2  # a blank acquisition
+    assert made["days"][:, 0].tolist() == [0, 0]
+
+
+def test_series_of_unequal_lengths_are_padded_at_the_end() -> None:
+    def sample(count: int) -> Sample:
+        frames = np.full((count, 10, 4, 4), 7, dtype=np.uint16)
+        return Sample(np.zeros((4, 4), np.uint8), frames=frames, days=np.full(count, 9))
+
+    half_blank = sample(2)
+    assert half_blank.frames is not None
+    half_blank.frames[0, :, 0, 0] = 0  # a blank corner is no blank frame
+    frames, days, padding = pad_series([sample(3), sample(1), half_blank])
+    assert frames.dtype == torch.uint16
+    assert frames.long().amax((2, 3, 4)).tolist() == [[7, 7, 7], [7, 0, 0], [7, 7, 0]]
+    assert days.tolist() == [[9, 9, 9], [9, 0, 0], [9, 9, 0]]
+    assert padding.tolist() == [[False] * 3, [False, True, True], [False, False, True]]
+
+
+def test_augmentation_depends_on_seed_epoch_and_patch_alone(shared_tree: Tree) -> None:
+    options = AugmentationOptions("d4", noise=0.1, drop_dates=0.4)
+    data = dataset(shared_tree, augmentation=options)
+    together = batch(data, 0, 1, 2, 3, 4)["image"]
+    alone = torch.cat([batch(data, position)["image"] for position in range(5)])
+    assert torch.equal(together, alone)
+    other_split = PatchDataset(data.reader, data.index, np.array([3]), augmentation=options)
+    assert torch.equal(batch(other_split, 0)["image"][0], together[3])
+    assert not torch.equal(batch(data, 0, epoch=1)["image"][0], together[0])
+    other_seed = dataset(shared_tree, augmentation=options, seed=2)
+    assert not torch.equal(batch(other_seed, 0)["image"][0], together[0])
+
+
+def test_the_satellite_target_is_apart_only_where_the_geometry_leaves_it(shared_tree: Tree) -> None:
+    follow = dataset(shared_tree, augmentation=AugmentationOptions("flips", 1.0))
+    assert "satellite_label" not in batch(follow, 0)
+    stay = dataset(shared_tree, augmentation=AugmentationOptions("flips", 1.0, satellite=False))
+    plain = dataset(shared_tree)
+    made = batch(stay, 0, 1, 2)
+    assert torch.equal(made["satellite_label"], batch(plain, 0, 1, 2)["label"])
+    assert torch.equal(made["series"], batch(plain, 0, 1, 2)["series"])
+    assert not torch.equal(made["label"], made["satellite_label"])
+
+
+def test_a_clearest_acquisition_that_stands_in_is_counted(own_tree: Tree) -> None:
+    path = own_tree.series(AREA, "masks.npy")
+    np.save(path, np.full((4, 2, 48, 48), 99, dtype=np.uint8))
+    clear = own_tree.series("D004_2021/Z1_NN", "masks.npy")
+    np.save(clear, np.zeros((4, 2, 48, 48), dtype=np.uint8))
+    read = reader(own_tree, series=SeriesOptions(filter=True, size=16))
+    data = PatchDataset(read, read.index, np.arange(4))
+    batch(data, 0, 1, 2, 3)
+    assert (data.flags == COVERED).tolist() == [False, False, True, True]
+
+
+# Damage.
+
+Damage = Callable[[Tree], Path]
+
+
+def cut_image(tree: Tree) -> Path:
+    path = tree.image(PATCH)
+    path.write_bytes(path.read_bytes()[:-600])
+    return path
+
+
+def empty_mask(tree: Tree) -> Path:
+    tree.mask(PATCH).write_bytes(b"")
+    return tree.mask(PATCH)
+
+
+def three_bands(tree: Tree) -> Path:
+    write_raster(tree.image(PATCH), np.ones((3, 32, 32)))
+    return tree.image(PATCH)
+
+
+def wide_pixels(tree: Tree) -> Path:
+    write_raster(tree.image(PATCH), np.ones((5, 32, 32)), dtype="uint16")
+    return tree.image(PATCH)
+
+
+def small_mask(tree: Tree) -> Path:
+    write_raster(tree.mask(PATCH), np.ones((1, 31, 32)))
+    return tree.mask(PATCH)
+
+
+def mask_of_two_bands(tree: Tree) -> Path:
+    write_raster(tree.mask(PATCH), np.ones((2, 32, 32)))
+    return tree.mask(PATCH)
+
+
+def mask_value_0(tree: Tree) -> Path:
+    write_raster(tree.mask(PATCH), np.eye(32)[None])
+    return tree.mask(PATCH)
+
+
+def mask_value_20(tree: Tree) -> Path:
+    write_raster(tree.mask(PATCH), 1 + 19 * np.eye(32)[None])
+    return tree.mask(PATCH)
+
+
+def cut_series(tree: Tree) -> Path:
+    path = tree.series(AREA, "data.npy")
+    path.write_bytes(path.read_bytes()[:-1])
+    return path
+
+
+def pickled_series(tree: Tree) -> Path:
+    path = tree.series(AREA, "data.npy")
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    return path
+
+
+def float_series(tree: Tree) -> Path:
+    path = tree.series(AREA, "data.npy")
+    np.save(path, np.load(path).astype(np.float32))
+    return path
+
+
+def nine_bands(tree: Tree) -> Path:
+    path = tree.series(AREA, "data.npy")
+    np.save(path, np.load(path)[:, :9])
+    return path
+
+
+def no_acquisition(tree: Tree) -> Path:
+    path = tree.series(AREA, "data.npy")
+    np.save(path, np.load(path)[:0])
+    return path
+
+
+def other_probabilities(tree: Tree) -> Path:
+    path = tree.series(AREA, "masks.npy")
+    np.save(path, np.load(path)[:3])
+    return path
+
+
+def product_too_many(tree: Tree) -> Path:
+    path = tree.series(AREA, "products.txt")
+    path.write_text("\n".join([*PRODUCTS, PRODUCTS[0]]))
+    return path
+
+
+def product_without_date(tree: Tree) -> Path:
+    path = tree.series(AREA, "products.txt")
+    path.write_text("\n".join([*PRODUCTS[:3], "S2A_MSIL2A"]))
+    return path
+
+
+def far_centroid(tree: Tree) -> Path:
+    content = json.loads(tree.centroids.read_text())
+    content[f"{PATCH}.tif"] = [7, 24]
+    tree.centroids.write_text(json.dumps(content))
+    return tree.series(AREA, "data.npy")
+
+
+DAMAGES: list[Damage] = [
+    cut_image, empty_mask, three_bands, wide_pixels, small_mask, mask_of_two_bands,
+    mask_value_0, mask_value_20, cut_series, pickled_series, float_series, nine_bands,
+    no_acquisition, other_probabilities, product_too_many, product_without_date, far_centroid,
+]  # fmt: skip
+
+
+def damaged(
+    tree: Tree, on_damaged: Literal["stop", "skip"], *, replace: bool = False
+) -> PatchDataset:
+    read = reader(tree, series=SeriesOptions(filter=True, size=16))
+    everything = np.arange(len(read.index))
+    return PatchDataset(read, read.index, everything, on_damaged=on_damaged, replace=replace)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_stops_the_run_with_the_patch_and_its_file(own_tree: Tree, damage: Damage) -> None:
+    file = damage(own_tree)
+    failure = damaged(own_tree, "stop")[BatchKey(0, (0, 2))]
+    assert isinstance(failure, Failure)
+    assert f"patch {PATCH} of {AREA} is damaged: {file}" in failure.message
+    assert failure.message.count("\n") == 1
+    assert "dataset.on_damaged=skip" in failure.message
+
+
+def test_a_file_that_is_gone_since_the_listing_stops_the_run(own_tree: Tree) -> None:
+    data = damaged(own_tree, "stop")
+    own_tree.image(PATCH).unlink()
+    failure = data[BatchKey(0, (2,))]
+    assert isinstance(failure, Failure)
+    assert str(own_tree.image(PATCH)) in failure.message
+
+
+@pytest.mark.parametrize("damage", [cut_image, cut_series, mask_value_20])
+def test_damage_is_skipped_and_counted(own_tree: Tree, damage: Damage) -> None:
+    damage(own_tree)
+    data = damaged(own_tree, "skip")
+    assert batch(data, 0, 2, 4)["patch_id"] == ["IMG_000001", "IMG_000005"]
+    assert data[BatchKey(0, (2,))] is None
+    assert torch.nonzero(data.flags & DAMAGED).flatten().tolist() == [2]
+
+
+def test_in_training_another_patch_takes_a_damaged_ones_place(own_tree: Tree) -> None:
+    cut_image(own_tree)
+    data = damaged(own_tree, "skip", replace=True)
+    first, second = batch(data, 0, 2, 4), batch(data, 0, 2, 4)
+    assert first["image"].shape[0] == 3
+    assert PATCH not in first["patch_id"]
+    assert first["patch_id"] == second["patch_id"]
+    assert torch.nonzero(data.flags & DAMAGED).flatten().tolist() == [2]
+
+
+def test_a_split_of_nothing_but_damage_stops_even_with_skip(own_tree: Tree) -> None:
+    for patch in ("IMG_000001", "IMG_000002", "IMG_000003", "IMG_000004", "IMG_000005"):
+        own_tree.image(patch).write_bytes(b"no image")
+    data = damaged(own_tree, "skip", replace=True)
+    assert isinstance(data[BatchKey(0, (0,))], Failure)

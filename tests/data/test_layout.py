@@ -1,0 +1,267 @@
+"""Finding the files: the released names, the toy set's, each folder by itself; the cached index."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flair2_exp.data import layout
+from flair2_exp.data.layout import Folders, Index, index, locate
+from flair2_exp.errors import DataError
+from tests.data.trees import AREAS, Tree
+
+IDS = [f"IMG_00000{number}" for number in range(1, 6)]
+
+TOY = {
+    "flair_aerial_train": "flair_2_toy_aerial_train",
+    "flair_2_aerial_test": "flair_2_toy_aerial_test",
+    "flair_labels_train": "flair_2_toy_labels_train",
+    "flair_2_labels_test": "flair_2_toy_labels_test",
+    "flair_sen_train": "flair_2_toy_sen_train",
+    "flair_2_sen_test": "flair_2_toy_sen_test",
+    "flair_aerial_metadata.json": "flair-2_aerial_metadata.json",
+}
+
+
+def found(folders: Folders) -> Index:
+    """The index, and that every file it names is there."""
+    listed = index(folders, cache=False)
+    for patch in range(len(listed)):
+        assert listed.image_path(patch).is_file()
+        assert listed.mask_path(patch).is_file()
+    for area in range(len(listed.area_names)):
+        assert all(path.is_file() for path in listed.series_files(area))
+    return listed
+
+
+def test_the_released_tree_is_found_from_its_root(shared_tree: Tree) -> None:
+    listed = found(locate(shared_tree.root))
+    assert listed.ids.tolist() == IDS
+    assert listed.area_names.tolist() == list(AREAS)
+    assert listed.test.tolist() == [False] * 4 + [True]
+    assert listed.labelled.all()
+    assert listed.area_series.all()
+    assert listed.domains.tolist() == ["D004_2021"] * 2 + ["D006_2020"] * 2 + ["D015_2020"]
+    assert listed.centroids.tolist() == [[24, 25]] * 5
+    assert listed.metadata["year"].tolist() == [2018, 2018, 2019, 2019, 2020]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_toy_set_is_found_from_its_folder_or_the_one_above(
+    own_tree: Tree, tmp_path: Path, inside: bool
+) -> None:
+    toy = tmp_path / "root" / layout.TOY_FOLDER
+    toy.mkdir(parents=True)
+    for name in os.listdir(own_tree.root):
+        beside = name.endswith(".json") and not inside
+        (own_tree.root / name).rename((toy.parent if beside else toy) / TOY.get(name, name))
+    listed = found(locate(toy if inside else toy.parent))
+    assert listed.ids.tolist() == IDS
+    assert (listed.centroids > 0).all()
+    assert (listed.metadata["year"] > 0).all()
+
+
+def test_each_folder_can_be_given_by_itself(own_tree: Tree, tmp_path: Path) -> None:
+    names = {part: own_tree.root / names[0] for part, names in layout.FOLDER_NAMES.items()}
+    moved = {part: path.rename(tmp_path / part) for part, path in names.items()}
+    assert found(locate(**moved)).ids.tolist() == IDS
+    only_train = locate(aerial_train=moved["aerial_train"])
+    assert index(only_train, cache=False).ids.tolist() == IDS[:4]
+
+
+def test_a_given_folder_replaces_the_one_under_the_root(own_tree: Tree, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    shutil.copytree(own_tree.root / "flair_labels_train", other)
+    folders = locate(own_tree.root, labels_train=other)
+    assert folders.labels_train == other
+    assert folders.labels_test == own_tree.root / "flair_2_labels_test"
+
+
+def test_roots_that_are_no_data_set_are_refused_in_two_lines(tmp_path: Path) -> None:
+    empty, other, labels = tmp_path / "empty", tmp_path / "other", tmp_path / "labels"
+    for path in (empty, other / "loveda", other / "isprs", labels / "flair_labels_train"):
+        path.mkdir(parents=True)
+    cases = {
+        tmp_path / "missing": r"missing is no folder.*\n.*flair_aerial_train",
+        empty: r"is empty.*\nUnpack FLAIR #2",
+        other: r"holds no FLAIR #2 tree but isprs, loveda; expected flair_aerial_train",
+        labels: r"no aerial images in",
+    }
+    for root, message in cases.items():
+        with pytest.raises(DataError, match=message) as refusal:
+            locate(root)
+        assert str(refusal.value).count("\n") == 1
+    with pytest.raises(DataError, match="no data set is given"):
+        locate()
+    with pytest.raises(DataError, match=r"dataset\.labels_test=.*missing is no folder"):
+        locate(labels, labels_test=tmp_path / "missing")
+
+
+def test_a_tree_without_patches_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "flair_aerial_train" / "D004_2021").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no IMG_\*\.tif under .*flair_aerial_train"):
+        index(locate(tmp_path))
+
+
+def test_strange_names_are_no_patches(own_tree: Tree) -> None:
+    image = own_tree.image(IDS[0])
+    for name in ("IMG_000009.tif.aux.xml", "._IMG_000001.tif", "IMG_x.tif", "MSK_000001.tif"):
+        shutil.copy(image, image.with_name(name))
+    (own_tree.root / "flair_aerial_train" / "__MACOSX" / "Z1_NN" / "img").mkdir(parents=True)
+    assert index(locate(own_tree.root)).ids.tolist() == IDS
+
+
+def test_files_that_are_no_json_are_refused(own_tree: Tree) -> None:
+    own_tree.centroids.write_text('{"IMG_000001.tif": [1, ')
+    with pytest.raises(DataError, match=r"flair-2_centroids_sp_to_patch\.json cannot be read"):
+        index(locate(own_tree.root))
+    own_tree.centroids.write_text("[1, 2]")
+    with pytest.raises(DataError, match="holds no JSON object"):
+        index(locate(own_tree.root))
+
+
+def test_absent_and_malformed_entries_are_marked(own_tree: Tree) -> None:
+    centroids = json.loads(own_tree.centroids.read_text())
+    del centroids["IMG_000001.tif"]
+    centroids |= {"IMG_000002.tif": [3], "IMG_000003.tif": "1,2", "IMG_000004.tif": [1e99, 2]}
+    own_tree.centroids.write_text(json.dumps(centroids))
+    metadata = json.loads(own_tree.metadata.read_text())
+    metadata["IMG_000002"]["time"] = "noon"
+    own_tree.metadata.write_text(json.dumps(metadata))
+    own_tree.mask("IMG_000003").unlink()
+    listed = index(locate(own_tree.root))
+    assert (listed.centroids < 0).any(axis=1).tolist() == [True] * 4 + [False]
+    assert (listed.metadata["year"] == 0).tolist() == [False, True, False, False, False]
+    assert listed.labelled.tolist() == [True, True, False, True, True]
+
+
+# The cached index.
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the tree had been still for a while."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 3_000_000_000)
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[Folders]:
+    """The folders of each index that was not taken from the cache."""
+    seen: list[Folders] = []
+    build = layout._build
+
+    def counted(folders: Folders, listed: dict[str, tuple[int, ...]]) -> Index:
+        seen.append(folders)
+        return build(folders, listed)
+
+    monkeypatch.setattr(layout, "_build", counted)
+    return seen
+
+
+@pytest.mark.usefixtures("later")
+def test_the_index_is_listed_once_and_then_the_same(
+    own_tree: Tree, listings: list[Folders]
+) -> None:
+    folders = locate(own_tree.root)
+    first, second = index(folders), index(folders)
+    assert len(listings) == 1
+    for name in layout._ARRAYS:
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+        assert getattr(second, name).dtype == getattr(first, name).dtype
+        assert not getattr(second, name).dtype.hasobject
+
+
+def remove_a_mask(tree: Tree) -> None:
+    tree.mask("IMG_000002").unlink()
+
+
+def add_a_patch(tree: Tree) -> None:
+    shutil.copy(tree.image("IMG_000001"), tree.image("IMG_000001").with_name("IMG_000099.tif"))
+
+
+def rename_a_patch(tree: Tree) -> None:
+    tree.image("IMG_000001").rename(tree.image("IMG_000001").with_name("IMG_000098.tif"))
+
+
+def add_an_area(tree: Tree) -> None:
+    area = tree.folder("aerial", "D004_2021/Z1_NN")
+    shutil.copytree(area, area.with_name("Z9_NN"))
+
+
+def remove_a_domain(tree: Tree) -> None:
+    shutil.rmtree(tree.root / "flair_aerial_train" / "D006_2020")
+
+
+def remove_a_series(tree: Tree) -> None:
+    shutil.rmtree(tree.folder("sen", "D006_2020/Z2_UF"))
+
+
+def move_a_centroid(tree: Tree) -> None:
+    tree.centroids.write_text(tree.centroids.read_text().replace("25", "23"))
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize(
+    "change",
+    [
+        remove_a_mask,
+        add_a_patch,
+        rename_a_patch,
+        add_an_area,
+        remove_a_domain,
+        remove_a_series,
+        move_a_centroid,
+    ],
+)
+def test_a_changed_tree_is_never_read_from_the_cache(
+    own_tree: Tree, listings: list[Folders], change: object
+) -> None:
+    folders = locate(own_tree.root)
+    index(folders)
+    assert callable(change)
+    change(own_tree)
+    again = index(folders)
+    fresh = index(folders, cache=False)
+    assert len(listings) == 3
+    for name in layout._ARRAYS:
+        assert np.array_equal(getattr(again, name), getattr(fresh, name))
+
+
+def test_an_index_of_a_tree_that_just_changed_is_not_kept(
+    own_tree: Tree, listings: list[Folders], cache_home: Path
+) -> None:
+    index(locate(own_tree.root))
+    assert not list(cache_home.rglob("*.npz"))
+    index(locate(own_tree.root))
+    assert len(listings) == 2
+
+
+@pytest.mark.usefixtures("later")
+def test_a_broken_cache_is_made_anew_and_an_unwritable_one_does_no_harm(
+    own_tree: Tree, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = locate(own_tree.root)
+    expected = index(folders).ids.tolist()
+    (file,) = cache_home.rglob("*.npz")
+    whole = file.read_bytes()
+    for content in (b"", b"no zip", whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        assert index(folders).ids.tolist() == expected
+    (cache_home / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home / "file"))
+    assert index(folders).ids.tolist() == expected
+
+
+def test_two_trees_do_not_share_a_cached_index(own_tree: Tree, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(own_tree.root, other)
+    (other / own_tree.image("IMG_000001").relative_to(own_tree.root)).unlink()
+    assert len(index(locate(own_tree.root))) == 5
+    assert len(index(locate(other))) == 4
