@@ -7,6 +7,7 @@ matplotlib `Figure` and touches no global state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ import numpy as np
 
 from flair2_exp.nomenclature import classes
 from flair2_exp.report import words
-from flair2_exp.report.leaderboard import Difference, Report, Row, Score
+from flair2_exp.report.leaderboard import FEW_ROWS, Difference, Report, Row, Score
 from flair2_exp.report.statistics import Floats, Integers
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH: Final[float] = 7.2
 """Inches: a printed page's text, so that letters keep their size in print."""
-FEW_ROWS: Final[int] = 6
-"""Up to here rows are drawn as dots side by side, beyond as a heat map."""
 
 _STYLE: Final[Any] = {  # its keys' type differs between versions of matplotlib
     "font.size": 8.5,
@@ -72,11 +71,10 @@ def _new(width: float, height: float, **layout: float) -> Figure:
     return figure
 
 
-def _say_synthetic(figure: Figure, report: Report) -> None:
-    if report.synthetic:
-        figure.text(
-            1.0, 1.0, "synthetic sample data", ha="right", va="top", fontsize=7, color="#7a7a7a"
-        )
+def _foot(figure: Figure, report: Report, *parts: str) -> None:
+    """A line below all panels; it says where scores are of synthetic data."""
+    said = [*parts, *(["synthetic sample data"] if report.synthetic else [])]
+    figure.supxlabel("; ".join(said), fontsize=7.5, color="#444444")
 
 
 def _interval(axes: Axes, score: Score, y: float, colour: str, marker: str, size: float) -> None:
@@ -113,8 +111,7 @@ def forest(report: Report) -> Figure:
     foot = [f"{report.areas} test {report.unit}s; p Holm-corrected"]
     foot += ["◇ published mean"] if any(row.published for row in rows) else []
     foot += ["* seeds missing or failed"] if any(row.absent for row in rows) else []
-    foot += ["synthetic sample data"] if report.synthetic else []
-    figure.supxlabel("; ".join(foot), fontsize=7.5, color="#444444")
+    _foot(figure, report, *foot)
     return figure
 
 
@@ -126,7 +123,15 @@ def _difference(axes: Axes, row: Row, at: int) -> None:
     _interval(axes, difference.miou, at, COLOURS[1], "s", 5.5)
     p = "" if difference.p_holm is None else f", {words.p_equals(difference.p_holm)}"
     label = f"{words.signed(difference.miou.value)}{p}"
-    axes.text(difference.miou.value or 0.0, at - 0.2, label, ha="center", va="bottom", fontsize=7)
+    axes.annotate(
+        label,
+        (difference.miou.value or 0.0, at),
+        (0, 5),
+        textcoords="offset points",
+        ha="center",
+        fontsize=7,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+    )
 
 
 def iou_by_class(report: Report) -> Figure:
@@ -147,14 +152,22 @@ def iou_by_class(report: Report) -> Figure:
         axes.axhspan(place - 0.5, place + 0.5, color="#f2f2f2", zorder=0)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(*_tenths([score for row in report.rows for score in row.classes]))
     axes.set_xlabel("IoU, mean over seeds, 95 % interval")
     axes.grid(axis="x", color="#d0d0d0", lw=0.6)
     axes.set_axisbelow(True)
     _swatches(axes, names, len(report.class_names), vertical=True)
     figure.legend(loc="outside upper center", ncols=min(3, len(report.rows)), frameon=False)
-    _say_synthetic(figure, report)
+    _foot(figure, report)
     return figure
+
+
+def _tenths(scores: Sequence[Score]) -> tuple[float, float]:
+    """The tenths of 0..1 between which all intervals lie."""
+    ends = [end for one in scores for end in (one.value, one.low, one.high) if end is not None]
+    if not ends:
+        return 0.0, 1.0
+    return math.floor(10 * min(ends)) / 10, max(math.ceil(10 * max(ends)) / 10, 0.1)
 
 
 def _heat_map(report: Report) -> Figure:
@@ -173,7 +186,7 @@ def _heat_map(report: Report) -> Figure:
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     _swatches(axes, names, len(report.class_names), vertical=False)
     figure.colorbar(image, ax=axes, label="IoU, mean over seeds", fraction=0.03)
-    _say_synthetic(figure, report)
+    _foot(figure, report)
     return figure
 
 
@@ -193,7 +206,7 @@ def _swatches(axes: Axes, names: Sequence[str], count: int, *, vertical: bool) -
         axes.plot(
             x, y, "s", color=colour, ms=6, mec="#444444", mew=0.4, transform=place, clip_on=False
         )
-    axes.tick_params(axis="y" if vertical else "x", length=0, pad=9)
+    axes.tick_params(axis="y" if vertical else "x", length=0, pad=11)
 
 
 def confusion(report: Report) -> Figure:
@@ -204,15 +217,19 @@ def confusion(report: Report) -> Figure:
         key=lambda row: row.miou.value or 0.0,
     )
     shown = [base, *others[-1:]]
-    figure = _new(9.2, 9.0 if others else 5.4, hspace=0.02, wspace=0.02)
+    figure = _new(8.4, 9.0 if others else 4.9, hspace=0.02, wspace=0.02)
     grid = figure.subplots(2 if others else 1, 2).ravel()
     for axes, row in zip(grid, shown, strict=False):
         _matrix(axes, _share(row.confusion), report.class_names, row.name)
+    if others:  # the names stand at the left matrix of the same line
+        grid[1].set_yticklabels([])
+        grid[1].set_ylabel("")
     if others:
         change = _share(shown[1].confusion) - _share(shown[0].confusion)
-        _matrix(grid[2], change, report.class_names, f"{shown[1].name} − {base.name}", change=True)
+        title = f"{shown[1].name}\n− {base.name}"
+        _matrix(grid[2], change, report.class_names, title, change=True)
     _explain(grid[3] if others else grid[1], bool(others))
-    _say_synthetic(figure, report)
+    _foot(figure, report)
     return figure
 
 
@@ -285,6 +302,8 @@ def learning_curves(report: Report) -> Figure | None:
 
 
 def _curves(report: Report, rows: Sequence[Row], name: str, label: str) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     columns = min(3, len(rows))
     lines = -(-len(rows) // columns)
     figure = _new(WIDTH, 0.5 + 1.9 * lines)
@@ -300,13 +319,19 @@ def _curves(report: Report, rows: Sequence[Row], name: str, label: str) -> Figur
         axes.fill_between(epochs, low, high, color=colour, alpha=0.25, lw=0, zorder=2)
         axes.plot(epochs, mean, color=colour, lw=1.8, zorder=3)
         seeds = len(row.curves[name])
-        axes.set_title(f"{row.name} ({seeds} seed{'s' if seeds > 1 else ''})", loc="left")
+        told = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        axes.text(0.97, 0.05, told, transform=axes.transAxes, ha="right", fontsize=7.5)
+        # Long names get small letters rather than run into the next panel.
+        axes.set_title(row.name, loc="left", fontsize=min(8.5, 780 / (columns * len(row.name))))
         axes.grid(color="#e5e5e5", lw=0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        if at >= len(rows) - columns:
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("epoch")
     for axes in grid[len(rows) :]:
         axes.axis("off")
     figure.supylabel(label, fontsize=9)
-    foot = "epoch; bold: mean over seeds while all train, band: their range, grey: other rows"
-    figure.supxlabel(foot + ("; synthetic sample data" if report.synthetic else ""), fontsize=8)
+    _foot(figure, report, "bold: mean over seeds while all train, band: their range, grey: others")
     return figure
 
 
@@ -341,7 +366,7 @@ def effects(report: Report) -> Figure | None:
     axes.set_axisbelow(True)
     axes.set_xlabel("effect on mIoU, 95 % interval over areas and seeds")
     axes.set_title("● main effects   ◆ interactions (half the difference of effects)", loc="left")
-    _say_synthetic(figure, report)
+    _foot(figure, report)
     return figure
 
 

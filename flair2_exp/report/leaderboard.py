@@ -27,6 +27,11 @@ SIGNIFICANT: Final[float] = 0.05
 FEW_AREAS: Final[int] = 10
 """Below this the simulated coverage of intervals per class leaves 92..98 %; the report says so."""
 
+FEW_ROWS: Final[int] = 6
+"""Up to here all pairs are compared, and rows are drawn side by side."""
+MIN_RESAMPLES: Final[int] = 100
+"""The smallest number whose 95 % quantile is not among the last few draws."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -115,7 +120,7 @@ class Report:
         title: Of the report.
         rows: With finished runs, in the order given.
         absent: All runs that could not be scored, of rows without a finished run too.
-        differences: All pairs, later row minus earlier.
+        differences: The pairs shown (`pairs`): row minus baseline, else later row minus earlier.
         class_names: All C classes; the first `scored` count.
         scored: How many classes count.
         baseline: Name of the row that others are measured against.
@@ -163,6 +168,7 @@ def build_report(
     baseline: str | None = None,
     factors: Sequence[str] | None = None,
     title: str = "Leaderboard",
+    pairs: str = "auto",
     unit: str = "area",
     resamples: int = statistics.RESAMPLES,
     seed: int = 0,
@@ -178,6 +184,9 @@ def build_report(
         factors: Config keys of a factorial; empty for the known ones that vary; None for no
             factorial.
         title: Of the report.
+        pairs: Comparisons shown and corrected for: `all` pairs of rows, those with the `baseline`
+            alone, or `auto`: all up to `FEW_ROWS` rows. A table of 16 rows has 120 pairs, and
+            correcting for them hides what the 15 with the baseline would show.
         unit: What the bootstrap draws: `area`, or `domain` (fewer, and more independent).
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
@@ -190,81 +199,66 @@ def build_report(
     if not runs:
         states = ", ".join(f"{each.row} seed {each.seed}: {each.state}" for each in absent)
         raise ConfigError(f"no finished run to report ({states or 'none given'})")
-    if unit not in ("area", "domain"):
-        raise ConfigError(f"unit={unit}: the bootstrap draws areas or domains")
+    _check_choice("unit", unit, ("area", "domain"))
+    _check_choice("pairs", pairs, ("auto", "all", "baseline"))
+    if resamples < MIN_RESAMPLES:
+        raise ConfigError(f"resamples={resamples}: a 95 % interval needs {MIN_RESAMPLES} or more")
     check_comparable(runs)
     by_row = _by_row(runs)
     names = list(by_row)
     first = names[0] if baseline is None else baseline
     if first not in by_row:
         raise ConfigError(f"baseline {first} is no row with a finished run: {', '.join(names)}")
-    table = _Table.build(by_row, factors, unit)
-    estimate = statistics.estimate(
-        table.counts, table.contrasts, resamples=resamples, seed=seed, level=LEVEL
-    )
-    differences, against = _differences(table, estimate, first)
+    every = pairs == "all" or (pairs == "auto" and len(names) <= FEW_ROWS)
+    counts = [_row_counts(name, by_row[name], unit) for name in names]
+    work = _Work(counts, resamples, seed)
+    levels, differences = _levels_and_differences(work, names.index(first), every)
     sample = runs[0].counts
     report = Report(
         title=title,
-        rows=_rows(table, estimate, by_row, absent, against),
+        rows=_rows(work, levels, by_row, absent, differences, first),
         absent=absent,
         differences=differences,
         class_names=sample.classes,
-        scored=table.counts[0].hits.shape[2],
+        scored=counts[0].hits.shape[2],
         baseline=first,
         setting=_setting(runs),
-        areas=table.counts[0].areas,
+        areas=counts[0].areas,
         unit=unit,
         patches=sample.patches,
         resamples=resamples,
-        factorial=_factorial(table, estimate),
+        factorial=None if factors is None else _factorial(work, by_row, factors),
         notes=(),
     )
     return dataclasses.replace(report, notes=tuple(_notes(report, runs)))
 
 
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value} of a report is not one of {', '.join(choices)}")
+
+
 @dataclass(frozen=True)
-class _Table:
-    """The rows' counts and all contrasts that the report needs: levels, pairs, effects."""
+class _Work:
+    """The rows' counts and how to estimate from them."""
 
-    names: list[str]
-    counts: list[statistics.RowCounts]
-    pairs: list[tuple[int, int]]
-    design: factorial.Design | None
-    refused: str | None
-    """Why there is no design; None where none was asked for."""
-    contrasts: Floats
+    counts: Sequence[statistics.RowCounts]
+    resamples: int
+    seed: int
 
-    @classmethod
-    def build(
-        cls, by_row: Mapping[str, Sequence[Run]], factors: Sequence[str] | None, unit: str
-    ) -> _Table:
-        names = list(by_row)
-        pairs, contrasts = statistics.pair_contrasts(len(names))
-        stacked = [np.eye(len(names)), contrasts]
-        design, refused = None, None
-        if factors is not None:
-            settings = [by_row[name][0].settings for name in names]
-            try:
-                chosen = factorial.find_factors(settings, factors)
-                design = factorial.full_design(names, settings, chosen)
-            except ConfigError as error:  # told in the report, whose other parts stand
-                refused = str(error)
-        if design is not None:
-            effects = np.zeros((len(design.effects()), len(names)))
-            effects[:, list(design.rows)] = [codes for _, codes in design.effects()]
-            stacked.append(effects)
-        counts = [_row_counts(name, by_row[name], unit) for name in names]
-        return cls(names, counts, pairs, design, refused, np.concatenate(stacked))
+    @property
+    def names(self) -> list[str]:
+        return [row.name for row in self.counts]
 
-    def levels(self, estimate: statistics.Estimate) -> statistics.Estimate:
-        return estimate.part(slice(0, len(self.names)))
-
-    def of_pairs(self, estimate: statistics.Estimate) -> statistics.Estimate:
-        return estimate.part(slice(len(self.names), len(self.names) + len(self.pairs)))
-
-    def effects(self, estimate: statistics.Estimate) -> statistics.Estimate:
-        return estimate.part(slice(len(self.names) + len(self.pairs), None))
+    def estimate(self, contrasts: Floats, *, pooled: bool = False) -> statistics.Estimate:
+        return statistics.estimate(
+            self.counts,
+            contrasts,
+            resamples=self.resamples,
+            seed=self.seed,
+            level=LEVEL,
+            pooled=pooled,
+        )
 
 
 def _all_absent(
@@ -312,30 +306,22 @@ def _setting(runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def _differences(
-    table: _Table, estimate: statistics.Estimate, baseline: str
-) -> tuple[tuple[Difference, ...], dict[str, Difference]]:
-    """All pairs (later row minus earlier), and each row against the baseline.
-
-    Holm's family is all pairs shown, whichever row is the baseline, so that a p does not depend on
-    the choice of baseline.
-    """
-    named = [(table.names[j], table.names[i]) for i, j in table.pairs]
-    found = _contrasted(table.of_pairs(estimate), named)
-    against = {}
-    for each in found:
-        if each.other == baseline:
-            against[each.row] = each
-        elif each.row == baseline:
-            against[each.other] = turned(each)
-    return tuple(found), against
+def _levels_and_differences(
+    work: _Work, baseline: int, every: bool
+) -> tuple[statistics.Estimate, tuple[Difference, ...]]:
+    """Each row's score, and the pairs of rows: Holm's family is the pairs shown."""
+    count = len(work.counts)
+    pairs, contrasts = statistics.pair_contrasts(count, baseline, against_all=every)
+    found = work.estimate(np.concatenate([np.eye(count), contrasts]))
+    named = [(work.names[one], work.names[other]) for one, other in pairs]
+    return found.part(slice(count)), _contrasted(found.part(slice(count, None)), named)
 
 
 def _contrasted(
     estimate: statistics.Estimate, named: Sequence[tuple[str, str]]
-) -> list[Difference]:
+) -> tuple[Difference, ...]:
     of_mean, of_classes = statistics.holm(estimate.p[:, 0]), statistics.holm(estimate.p[:, 1:])
-    return [
+    return tuple(
         Difference(
             row=row,
             other=other,
@@ -348,29 +334,7 @@ def _contrasted(
             seeds_known=bool(estimate.seeds_known[at]),
         )
         for at, (row, other) in enumerate(named)
-    ]
-
-
-def turned(difference: Difference) -> Difference:
-    """The same comparison the other way round."""
-    return Difference(
-        row=difference.other,
-        other=difference.row,
-        miou=_turned(difference.miou),
-        p=difference.p,
-        p_holm=difference.p_holm,
-        classes=tuple(_turned(each) for each in difference.classes),
-        class_p=difference.class_p,
-        class_p_holm=difference.class_p_holm,
-        seeds_known=difference.seeds_known,
     )
-
-
-def _turned(score: Score) -> Score:
-    def negative(value: float | None) -> float | None:
-        return None if value is None else 0.0 - value  # and never -0.0
-
-    return Score(negative(score.value), score.error, negative(score.high), negative(score.low))
 
 
 def _known(value: float) -> float | None:
@@ -395,16 +359,17 @@ def _level(estimate: statistics.Estimate, at: int, kind: int) -> Score:
 
 
 def _rows(
-    table: _Table,
-    estimate: statistics.Estimate,
+    work: _Work,
+    levels: statistics.Estimate,
     by_row: Mapping[str, Sequence[Run]],
     absent: Sequence[AbsentRun],
-    against: Mapping[str, Difference],
+    differences: Sequence[Difference],
+    baseline: str,
 ) -> tuple[Row, ...]:
-    levels = table.levels(estimate)
-    of_seeds = statistics.scores(table.counts)
+    against = {each.row: each for each in differences if each.other == baseline}
+    of_seeds = statistics.scores(work.counts)
     rows = []
-    for at, name in enumerate(table.names):
+    for at, name in enumerate(work.names):
         runs, scores = by_row[name], of_seeds[at][:, 0]
         rows.append(
             Row(
@@ -458,14 +423,22 @@ def _curves(runs: Sequence[Run]) -> dict[str, list[Sequence[tuple[float, float]]
     return curves
 
 
-def _factorial(table: _Table, estimate: statistics.Estimate) -> Factorial | None:
-    if table.design is None:
-        return None if table.refused is None else Factorial(refused=table.refused)
-    named = [(name, "") for name, _ in table.design.effects()]
-    scores = [[float(score) for score in row[:, 0]] for row in statistics.scores(table.counts)]
+def _factorial(work: _Work, by_row: Mapping[str, Sequence[Run]], keys: Sequence[str]) -> Factorial:
+    """The factors' effects; a design that is not full is told, not raised: the rest stands."""
+    settings = [by_row[name][0].settings for name in work.names]
+    try:
+        factors = factorial.find_factors(settings, keys)
+        design = factorial.full_design(work.names, settings, factors)
+    except ConfigError as error:
+        return Factorial(refused=str(error))
+    effects = design.effects()
+    contrasts = np.zeros((len(effects), len(work.counts)))
+    contrasts[:, list(design.rows)] = [codes for _, codes in effects]
+    found = work.estimate(contrasts, pooled=True)
+    scores = [[float(score) for score in row[:, 0]] for row in statistics.scores(work.counts)]
     return Factorial(
-        tuple(_contrasted(table.effects(estimate), named)),
-        factorial.fit_seeds(table.design, scores, LEVEL),
+        _contrasted(found, [(name, "") for name, _ in effects]),
+        factorial.fit_seeds(design, scores, LEVEL),
     )
 
 

@@ -28,6 +28,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 FORMATS: Final[tuple[str, ...]] = ("terminal", "md", "csv", "json", "png", "svg", "html")
 SCHEMA: Final[int] = 1
+SHORT: Final[int] = 28
+"""Letters of a cell that stays on one line: a difference with its interval."""
 
 _CAPTIONS: Final[Mapping[str, str]] = {
     "forest": "mIoU of each row and its difference to the baseline, with 95 % intervals.",
@@ -78,6 +81,7 @@ def report_runs(
     baseline: str | None = None,
     factors: Sequence[str] | None = None,
     title: str = "Leaderboard",
+    pairs: str = "auto",
     unit: str = "area",
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -93,6 +97,7 @@ def report_runs(
         baseline: See there.
         factors: See there.
         title: See there.
+        pairs: See there.
         unit: See there.
         resamples: See there.
         seed: See there.
@@ -112,6 +117,7 @@ def report_runs(
         baseline=baseline,
         factors=factors,
         title=title,
+        pairs=pairs,
         unit=unit,
         resamples=resamples,
         seed=seed,
@@ -149,12 +155,15 @@ def write(report: Report, out_dir: Path, formats: Sequence[str]) -> Report:
     """
     from flair2_exp.report.figures import figures
 
-    contents: dict[str, bytes] = {}
     drawn = figures(report) if set(formats) & {"png", "svg", "html"} else {}
-    for kind in ("png", "svg"):
-        if kind in formats:
-            for name, figure in drawn.items():
-                contents[f"{name}.{kind}"] = image(figure, kind)
+    contents: dict[str, bytes] = {}
+    pictures: dict[str, bytes] = {}
+    if set(formats) & {"png", "html"}:
+        pictures = {name: image(figure, "png") for name, figure in drawn.items()}
+    if "png" in formats:
+        contents |= {f"{name}.png": picture for name, picture in pictures.items()}
+    if "svg" in formats:
+        contents |= {f"{name}.svg": image(figure, "svg") for name, figure in drawn.items()}
     if "md" in formats:
         shown = [name for name in contents if name.endswith(".png")]
         contents["leaderboard.md"] = markdown(report, shown).encode()
@@ -164,7 +173,7 @@ def write(report: Report, out_dir: Path, formats: Sequence[str]) -> Report:
         text = json.dumps(as_json(report), indent=1, ensure_ascii=False, allow_nan=False)
         contents["leaderboard.json"] = text.encode()
     if "html" in formats:
-        contents["leaderboard.html"] = html(report, drawn).encode()
+        contents["leaderboard.html"] = html(report, pictures).encode()
     paths = tuple(_save(out_dir, contents)) if contents else ()
     if "terminal" in formats:
         print_report(report)
@@ -307,9 +316,8 @@ def markdown(report: Report, images: Sequence[str] = ()) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is."""
-    for mark in "\\|*_`<[":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
+    escaped = re.sub(r"[\\|*`]|<(?=[A-Za-z/!])|\](?=[(\[])", r"\\\g<0>", text)
+    return " ".join(escaped.split())
 
 
 def _score_cells(score: Score) -> list[float | None]:
@@ -477,11 +485,11 @@ h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .35rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th {{ border-bottom: 2px solid #555; vertical-align: bottom; }}
-td {{ white-space: nowrap; }}
+td.short {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .mark {{ background: #fff4d6; border-left: 4px solid #e69f00; padding: .6rem 1rem; }}
 .small {{ font-size: .85rem; color: #444; }}
-figure {{ margin: 1.5rem 0; }} img {{ max-width: 100%; height: auto; }}
+figure {{ margin: 1.5rem 0; }} img {{ width: min(100%, 56rem); height: auto; }}
 figcaption {{ font-size: .85rem; color: #444; }}
 @media print {{ body {{ max-width: none; font-size: 11px; }}
   figure, tr {{ break-inside: avoid; }} }}
@@ -491,8 +499,13 @@ figcaption {{ font-size: .85rem; color: #444; }}
 """
 
 
-def html(report: Report, drawn: Mapping[str, Figure]) -> str:
-    """The report as one page that needs no network and runs no script."""
+def html(report: Report, pictures: Mapping[str, bytes]) -> str:
+    """The report as one page that needs no network and runs no script.
+
+    Args:
+        report: What to show.
+        pictures: PNG files by name of the figure.
+    """
     body = [f"<h1>{escape(report.title)}</h1>"]
     if report.synthetic:
         body.append('<p class="mark">Synthetic sample data.</p>')
@@ -504,12 +517,12 @@ def html(report: Report, drawn: Mapping[str, Figure]) -> str:
     body.append(f'<p class="small">{escape(words.method(report))}</p>')
     if report.notes:
         body.append("<h2>Notes</h2>" + _list(report.notes))
-    for name, figure in drawn.items():
-        encoded = base64.b64encode(image(figure, "png")).decode()
+    for name, picture in pictures.items():
+        encoded = base64.b64encode(picture).decode()
         caption = escape(_CAPTIONS[name])
         body.append(
-            f'<figure><img alt="{caption}" src="data:image/png;base64,{encoded}" '
-            f'width="{figure.get_figwidth() * 110:.0f}"><figcaption>{caption}</figcaption></figure>'
+            f'<figure><img alt="{caption}" src="data:image/png;base64,{encoded}">'
+            f"<figcaption>{caption}</figcaption></figure>"
         )
     setting = ", ".join(f"{key} {value}" for key, value in report.setting.items() if value)
     body.append(f'<p class="small">{escape(setting)}</p>')
@@ -522,13 +535,17 @@ def _list(items: Sequence[str]) -> str:
 
 def _table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(each)}</th>" for each in heads)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in cells
-    )
+    lines = "".join("<tr>" + "".join(_cell(cell) for cell in line) + "</tr>" for line in cells)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    """A cell that is broken into lines only where it is long."""
+    short = ' class="short"' if len(text) <= SHORT else ""
+    return f"<td{short}>{escape(text)}</td>"
 
 
 def print_report(report: Report, console: Console | None = None) -> None:

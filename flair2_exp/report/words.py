@@ -130,17 +130,20 @@ def _verdict(difference: Difference, corrected: float, p: float, unit: str) -> s
 
 
 def findings(report: Report) -> list[str]:
-    """The sentences of a report: each row against the baseline, best first, then the factors."""
-    against = [row.against_baseline for row in report.rows if row.against_baseline]
-    against.sort(key=lambda each: -(each.miou.value or 0.0))
-    said = [sentence(each, len(report.differences), report.unit) for each in against]
+    """The sentences of a report: the factors, then each row against the baseline, best first."""
+    said = []
     if report.factorial:
         effects = report.factorial.effects
-        mains = [each for each in effects if "×" not in each.row]
-        said += [sentence(each, len(effects), report.unit) for each in mains]
+        said += [
+            sentence(each, len(effects), report.unit)
+            for each in effects
+            if "×" not in each.row or (each.p_holm is not None and each.p_holm < SIGNIFICANT)
+        ]
         if report.factorial.refused:
             said.append(f"Factors not analysed: {report.factorial.refused}.")
-    return said
+    against = [row.against_baseline for row in report.rows if row.against_baseline]
+    against.sort(key=lambda each: -(each.miou.value or 0.0))
+    return said + [sentence(each, len(report.differences), report.unit) for each in against]
 
 
 def method(report: Report) -> str:
@@ -148,6 +151,7 @@ def method(report: Report) -> str:
     return (
         f"Intervals (95 %) and two-sided p: symmetric studentised bootstrap, {report.resamples:,} "
         f"resamples of {report.areas} test {report.unit}s ({report.patches:,} patches), the same "
-        "for all rows, with seeds redrawn within each row from its own spread. p is Holm-corrected "
-        f"over the {len(report.differences)} pairs of rows (per-class p over all pairs × classes)."
+        "for all rows, with seeds redrawn within each row from its own spread (of factors: from "
+        f"the rows' common spread). p is Holm-corrected over the {len(report.differences)} pairs "
+        "of rows shown, per-class p over pairs × classes, factors over their effects."
     )

@@ -1,0 +1,110 @@
+"""From MLflow runs or run folders to a leaderboard with error bars.
+
+python scripts/leaderboard.py --sweep leaderboard --format md,csv,json,png,html
+python scripts/leaderboard.py --sweep factors --factors --baseline plain
+python scripts/leaderboard.py --folders multirun/leaderboard --out report
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.report import Collected, read_folders, read_mlflow, report_runs
+from flair2_exp.report.render import FORMATS
+from flair2_exp.report.statistics import RESAMPLES
+from flair2_exp.tracking.store import local_uri
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = Path(os.environ.get("FLAIR2_EXP_ROOT", "."))
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = made.add_argument_group("runs (one of these)")
+    source.add_argument("--sweep", help="runs of this sweep (MLflow tag flair2.sweep)")
+    source.add_argument(
+        "--tag", action="append", default=[], metavar="KEY=VALUE", help="runs with this MLflow tag"
+    )
+    source.add_argument("--runs", default="", metavar="ID,ID", help="MLflow runs by id")
+    source.add_argument(
+        "--folders", nargs="+", type=Path, default=[], help="run folders, or folders of them"
+    )
+    made.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI") or local_uri(root / "mlruns"),
+        help="MLflow store (default: MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
+    )
+    made.add_argument(
+        "--format", default="terminal", help=f"any of {','.join(FORMATS)} (default: %(default)s)"
+    )
+    made.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder for files")
+    made.add_argument("--baseline", help="row that others are measured against (default: first)")
+    made.add_argument(
+        "--factors",
+        nargs="?",
+        const="",
+        metavar="KEY,KEY",
+        help="full factorial over these config keys (without keys: the known ones that vary)",
+    )
+    made.add_argument(
+        "--pairs",
+        choices=("auto", "all", "baseline"),
+        default="auto",
+        help="comparisons to show and correct for (auto: all, with many rows against the baseline)",
+    )
+    made.add_argument("--unit", choices=("area", "domain"), default="area", help="what is drawn")
+    made.add_argument("--resamples", type=int, default=RESAMPLES, help="default: %(default)s")
+    made.add_argument("--title", help="of the report")
+    return made
+
+
+def collect(options: argparse.Namespace) -> Collected:
+    """The runs that the command line names."""
+    if options.folders:
+        if options.sweep or options.tag or options.runs:
+            raise ConfigError("--folders goes without --sweep, --tag and --runs")
+        return read_folders(options.folders)
+    tags = {}
+    for tag in options.tag:
+        key, equals, value = tag.partition("=")
+        if not equals:
+            raise ConfigError(f"--tag {tag} is not KEY=VALUE")
+        tags[key] = value
+    ids = [each for each in options.runs.split(",") if each]
+    return read_mlflow(options.tracking_uri, sweep=options.sweep, tags=tags, run_ids=ids)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the report; 1 and a line on standard error where that cannot be done."""
+    options = parser().parse_args(arguments)
+    try:
+        found = collect(options)
+        report = report_runs(
+            found.runs,
+            options.out,
+            [each for each in options.format.split(",") if each],
+            absent=found.absent,
+            baseline=options.baseline,
+            factors=None
+            if options.factors is None
+            else [key for key in options.factors.split(",") if key],
+            title=options.title or options.sweep or "Leaderboard",
+            pairs=options.pairs,
+            unit=options.unit,
+            resamples=options.resamples,
+        )
+    except FlairError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path in report.paths:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Runs with counts as of a test set, as arrays, run folders and objects, made in milliseconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from flair2_exp.nomenclature import CLASSES_13
+from flair2_exp.report.collect import Run, read_folder
+
+NAMES = np.array([one.name for one in CLASSES_13])
+SHARES = np.array([5, 6, 9, 3, 4, 8, 20, 6, 4, 18, 13, 3, 1]) / 100
+PIXELS = 128 * 128
+
+Arrays = dict[str, np.ndarray]
+
+
+def make_arrays(
+    skill: float = 1.0,
+    *,
+    world: int = 0,
+    row: int = 0,
+    seed: int = 1,
+    areas: int = 12,
+    patches: int = 4,
+    luck: float = 0.05,
+) -> Arrays:
+    """The arrays of `confusion_per_patch.npz`: the same truth for the same world."""
+    truth_of = np.random.default_rng([world, 1])
+    mixture = truth_of.dirichlet(6 * SHARES, size=areas).repeat(patches, axis=0)
+    mixture = np.stack([truth_of.dirichlet(20 * one + 1e-3) for one in mixture])
+    truth = np.stack([truth_of.multinomial(PIXELS, one) for one in mixture])
+    difficulty = 0.5 * truth_of.standard_normal(areas).repeat(patches)
+    own = np.random.default_rng([world, 2, row]).normal(0, 0.15, areas).repeat(patches)
+    run = np.random.default_rng([world, 3, row, seed])
+    chance = luck * run.standard_normal(13) + luck * run.standard_normal()
+    tilt = np.linspace(0.8, -0.8, 13)
+    recall = 1 / (1 + np.exp(-(skill + tilt + (difficulty + own)[:, None] + chance)))
+    elsewhere = SHARES / SHARES.sum()
+    confusion = np.zeros((len(truth), 13, 13), dtype=np.int32)
+    for patch in range(len(truth)):
+        for one in range(13):
+            chances = (1 - recall[patch, one]) * (0.5 * elsewhere + 0.5 * mixture[patch])
+            chances[one] += recall[patch, one]
+            confusion[patch, one] = run.multinomial(truth[patch, one], chances / chances.sum())
+    folders = [f"D0{15 + at % 4}_2020/Z{at // 4 + 1}_NN" for at in range(areas)]
+    return {
+        "patch_ids": np.array([f"IMG_{at:06d}" for at in range(len(truth))]),
+        "areas": np.array(folders).repeat(patches),
+        "confusion": confusion,
+        "classes": NAMES,
+    }
+
+
+def make_folder(
+    root: Path,
+    row: str,
+    seed: int,
+    arrays: Arrays | None = None,
+    *,
+    epochs: int = 8,
+    dataset: str = "sample",
+    split: str = "official",
+    other_pixels: str = "drop",
+    **settings: object,
+) -> Path:
+    """A run folder as an experiment leaves it; `settings` are dotted keys with `__` for the dot."""
+    folder = root / row / f"seed={seed}"
+    folder.mkdir(parents=True)
+    config: dict[str, dict[str, object] | object] = {
+        "name": row,
+        "seed": seed,
+        "dataset": {"name": dataset},
+        "split": {"name": split},
+        "metric": {"other_pixels": other_pixels},
+        "model": {"name": "unet", "encoder": "resnet34"},
+        "s2_preproc": {"cloud_filter": False, "monthly": False},
+        "aug": {"geometry": "none"},
+        "metadata": {"enabled": False},
+    }
+    for key, value in settings.items():
+        group, name = key.split("__")
+        config[group][name] = value  # type: ignore[index]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    metrics = {
+        "train/seconds": 60.0 + seed,
+        "inference/seconds": 2.5,
+        "model/parameters": 24_444_381,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    generator = np.random.default_rng(seed)
+    lines = ["epoch,train/loss,val/loss,val/miou"]
+    for epoch in range(epochs + seed):
+        miou = 0.5 * (1 - np.exp(-epoch / 3)) + 0.02 * generator.standard_normal()
+        lines.append(f"{epoch},{1 / (epoch + 1):.4f},,{miou:.4f}")
+    (folder / "history.csv").write_text("\n".join(lines) + "\n")
+    np.savez_compressed(
+        folder / "confusion_per_patch.npz", **(arrays or make_arrays(row=len(row), seed=seed))
+    )
+    return folder
+
+
+def make_runs(root: Path, skills: dict[str, float], seeds: int = 3, **options: float) -> list[Run]:
+    """Rows of the same world with the given skills, read back from folders."""
+    runs = []
+    for at, (name, skill) in enumerate(skills.items()):
+        for seed in range(1, seeds + 1):
+            arrays = make_arrays(skill, row=at, seed=seed, **options)  # type: ignore[arg-type]
+            runs.append(read_folder(make_folder(root, name, seed, arrays)))
+    return runs
