@@ -28,7 +28,7 @@ from typing import Final
 
 from flair2_exp.data.checks.findings import Finding
 from flair2_exp.data.checks.names import Area, survey
-from flair2_exp.data.checks.rasters import PatchSizes, check_patch, check_sizes
+from flair2_exp.data.checks.rasters import PatchSizes, Sizes, check_patch, check_sizes
 from flair2_exp.data.checks.series import SeriesShape, check_series
 from flair2_exp.data.checks.tables import check_centroid, check_metadata, read_table
 from flair2_exp.data.layout import Folders
@@ -42,7 +42,9 @@ SUPER_PATCH: Final = 40
 Report = Callable[[int, int], None]
 """Called with the number of patches checked so far and their total."""
 
-_AreaResult = tuple[list[Finding], list[PatchSizes], SeriesShape | None]
+_AreaResult = tuple[list[Finding], list[Sizes], SeriesShape | None]
+"""Findings, sizes of the area's patches in their order, shape of its series: little to send from
+one process to another."""
 
 
 def check_tree(
@@ -78,9 +80,12 @@ def check_tree(
     done = 0
     sizes: list[PatchSizes] = []
     shapes: dict[tuple[str, bool], SeriesShape | None] = {}
-    for area, (found, patches, shape) in _checked(areas, headers_only, workers):
+    for area, (found, patch_sizes, shape) in _checked(areas, headers_only, workers):
         findings += found
-        sizes += patches
+        sizes += [
+            PatchSizes(patch, area.images.get(patch), area.masks.get(patch), size)
+            for patch, size in zip(area.patches(), patch_sizes, strict=True)
+        ]
         shapes[area.name, area.test] = shape
         done += len(area.images)
         if report is not None:
@@ -173,9 +178,9 @@ def _ignore_interrupts() -> None:
 def _check_area(area: Area, *, headers_only: bool) -> _AreaResult:
     """Check the files of one area."""
     findings: list[Finding] = []
-    sizes: list[PatchSizes] = []
+    sizes: list[Sizes] = []
     shape = None
-    for patch in sorted(area.images.keys() | area.masks.keys()):
+    for patch in area.patches():
         found, size = check_patch(
             patch, area.images.get(patch), area.masks.get(patch), headers_only=headers_only
         )

@@ -39,6 +39,10 @@ class Area:
     masks: dict[str, Path] = field(default_factory=dict)
     series: tuple[Path, Path, Path] | None = None
 
+    def patches(self) -> list[str]:
+        """The ids of its images and masks, sorted."""
+        return sorted(self.images.keys() | self.masks.keys())
+
 
 @dataclass
 class _Part:

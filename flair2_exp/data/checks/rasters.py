@@ -25,16 +25,19 @@ _GDAL: Final = {
 """Read the file alone: no side files, none written either."""
 
 Size = tuple[int, int]
+"""Rows and columns."""
+
+Sizes = tuple[Size | None, Size | None]
+"""Of a patch's image and mask; None for a file without a readable header."""
 
 
 class PatchSizes(NamedTuple):
-    """Rows and columns of a patch's files; None for one that has no readable header."""
+    """A patch's files and their sizes."""
 
     patch: str
     image: Path | None
-    image_size: Size | None
     mask: Path | None
-    mask_size: Size | None
+    sizes: Sizes
 
 
 class _Pixels(NamedTuple):
@@ -45,7 +48,7 @@ class _Pixels(NamedTuple):
 
 def check_patch(
     patch: str, image: Path | None, mask: Path | None, *, headers_only: bool
-) -> tuple[list[Finding], PatchSizes]:
+) -> tuple[list[Finding], Sizes]:
     """Check a patch's files, each by itself and one against the other's place.
 
     Args:
@@ -55,7 +58,7 @@ def check_patch(
         headers_only: Whether to leave the pixels unread.
 
     Returns:
-        What is wrong, and the files' sizes, for `check_sizes` once all are known.
+        What is wrong, and the sizes of image and mask, for `check_sizes` once all are known.
     """
     findings: list[Finding] = []
     headers: list[Header | None] = []
@@ -74,7 +77,7 @@ def check_patch(
         if pixels[0] is not None:
             findings += _place(mask, patch, pixels[0], pixels[1])
     sizes = [None if header is None else (header.height, header.width) for header in headers]
-    return findings, PatchSizes(patch, image, sizes[0], mask, sizes[1])
+    return findings, (sizes[0], sizes[1])
 
 
 def check_sizes(patches: Iterable[PatchSizes]) -> list[Finding]:
@@ -82,13 +85,13 @@ def check_sizes(patches: Iterable[PatchSizes]) -> list[Finding]:
     known = list(patches)
     counts: dict[Size, int] = {}
     for patch in known:
-        for size in (patch.image_size, patch.mask_size):
+        for size in patch.sizes:
             if size is not None and size[0] == size[1] <= LARGEST:
                 counts[size] = counts.get(size, 0) + 1
     expected = max(counts, key=lambda size: counts[size], default=None)
     wanted = "a square" if expected is None else f"{expected[0]} x {expected[1]} like the others"
     findings = []
-    for name, image, image_size, mask, mask_size in known:
+    for name, image, mask, (image_size, mask_size) in known:
         if image is not None and image_size not in (None, expected):
             findings.append(Finding(image, name, "wrong-shape", f"{_of(image_size)}, not {wanted}"))
         if mask is None or mask_size in (None, expected):
@@ -140,7 +143,9 @@ def _pixels(path: Path, patch: str, findings: list[Finding]) -> _Pixels | None:
                 place = file.transform
                 return _Pixels(file.read(), (place.c, place.f), abs(place.a))
     except (RasterioError, OSError, ValueError) as error:
-        message = f"its pixels cannot be decoded: {' '.join(str(error).split())[:200]}"
+        reason = error.__cause__ or error  # GDAL's own words, where rasterio wraps them
+        text = " ".join(str(reason).split()).rstrip(": ")
+        message = f"its pixels cannot be decoded ({text[:200]})"
         findings.append(Finding(path, patch, "damaged-raster", message))
         return None
 

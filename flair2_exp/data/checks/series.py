@@ -207,5 +207,5 @@ def _probabilities(path: Path, area: str) -> list[Finding]:
     if largest <= 100:
         return []
     bad = [str(number) for number, frame in enumerate(frames) if frame.max() > 100]
-    message = f"probabilities up to {largest}, where 100 is certain, in acquisition {some(bad)}"
+    message = f"probabilities up to {largest}, where 100 is certain, in frame {some(bad)} (from 0)"
     return [Finding(path, area, "bad-probability", message)]
