@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import json
 import os
 import re
 import threading
@@ -78,6 +79,37 @@ class FileLock:
                 return
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _journal(path: str) -> BaseStorage:
+    """A journal that waits for the disk once a trial, when its outcome is written.
+
+    Optuna's own waits after every record, some ten times a trial. What a process has written
+    outlives the process; only a machine that loses power may lose a trial that still ran.
+    """
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    # Optuna types the lock as a private base class of its own; it uses these two methods alone.
+    lock: Any = FileLock(path)
+
+    class Backend(JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+            lock.acquire()
+            try:
+                with open(path, "ab") as file:
+                    file.write("".join(lines).encode())
+                    file.flush()
+                    if any(
+                        "state" in log and TrialState(log["state"]).is_finished() for log in logs
+                    ):
+                        os.fsync(file.fileno())
+            finally:
+                lock.release()
+
+    return JournalStorage(Backend(path, lock_obj=lock))
 
 
 def resolve(storage: str | None, folder: Path) -> str:
@@ -172,18 +204,13 @@ def explain(error: BaseException) -> str:
 
 
 def _connect(name: str, timeout: float) -> BaseStorage:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     if "://" in name:
         return _database(name, timeout)
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.touch()
-        # Optuna types the lock as its private base class; what it uses is the two methods.
-        lock: Any = FileLock(name)
-        return JournalStorage(JournalFileBackend(name, lock_obj=lock))
+        return _journal(name)
     except (ValueError, KeyError, AssertionError, TypeError):
         raise SweepError(
             f"storage {name} is not a study's journal. Give the path of a new file, or a database "
