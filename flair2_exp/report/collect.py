@@ -364,8 +364,13 @@ def _first_line(error: Exception) -> str:
 
 def _search(client: MlflowClient, tags: Mapping[str, str]) -> list[MlflowRun]:
     """All runs with these tags that are rows (a sweep's parent carries no row)."""
-    quoted = {key: value.replace("'", "''") for key, value in tags.items()}
-    condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in quoted.items())
+    # MLflow's filters know no escape: a value with both kinds of quotes is compared here alone.
+    quoted = {key: "'" if "'" not in value else '"' for key, value in tags.items()}
+    condition = " and ".join(
+        f"tags.`{key}` = {quoted[key]}{value}{quoted[key]}"
+        for key, value in tags.items()
+        if quoted[key] not in value
+    )
     experiments = [each.experiment_id for each in client.search_experiments()]
     found: list[MlflowRun] = []
     token = None
@@ -377,7 +382,11 @@ def _search(client: MlflowClient, tags: Mapping[str, str]) -> list[MlflowRun]:
             order_by=["attributes.start_time ASC"],
             page_token=token,
         )
-        found += [run for run in page if "flair2.row" in run.data.tags]
+        found += [
+            run
+            for run in page
+            if "flair2.row" in run.data.tags and tags.items() <= run.data.tags.items()
+        ]
         token = page.token
         if not token:
             return found
