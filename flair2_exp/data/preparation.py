@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from flair2_exp.data import layout
 from flair2_exp.data.augment import Image
-from flair2_exp.data.dataset import read_mask, read_raster, read_series, to_classes
+from flair2_exp.data.dataset import read_mask, read_raster, read_series, reading, to_classes
 from flair2_exp.data.layout import Index
 from flair2_exp.data.options import SeriesOptions
 from flair2_exp.data.sentinel2 import BANDS, Series
@@ -33,7 +33,7 @@ from flair2_exp.data.store import (
     stale,
 )
 from flair2_exp.errors import DamagedPatchError, DataError
-from flair2_exp.nomenclature import AERIAL_BANDS, class_indices
+from flair2_exp.nomenclature import AERIAL_BANDS, CLASSES_19
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ class _Job:
         temporary = final.with_name(f"{final.name}.part{os.getpid()}")
         temporary.mkdir()
         try:
-            table = self._write_arrays(shard, temporary)
+            with reading():
+                table = self._write_arrays(shard, temporary)
             np.savez(temporary / "index.npz", allow_pickle=False, **table)
             shutil.rmtree(final, ignore_errors=True)
             temporary.replace(final)
@@ -218,7 +219,7 @@ class _Job:
             image = read_raster(self.index.image_path(patch), range(1, len(AERIAL_BANDS) + 1))
             mask_path = self.index.mask_path(patch)
             mask = read_mask(mask_path)
-            to_classes(mask, np.array(class_indices(19), dtype=np.uint8), mask_path)
+            to_classes(mask, len(CLASSES_19), mask_path)
             square = (self.patch_size, self.patch_size)
             if image.shape[1:] != square or mask.shape != square:
                 raise DamagedPatchError(

@@ -39,7 +39,7 @@ from flair2_exp.data.layout import Index
 from flair2_exp.data.options import SeriesOptions
 from flair2_exp.data.sentinel2 import BANDS, Frames
 from flair2_exp.errors import DamagedPatchError, DataError
-from flair2_exp.nomenclature import AERIAL_BANDS, class_indices
+from flair2_exp.nomenclature import AERIAL_BANDS
 
 FORMAT: Final = 1
 """Raised when the store changes its form."""
@@ -187,7 +187,7 @@ class StoreReader:
         del self._table["sources"]
         self._ends = np.cumsum(self._table["counts"])
         self._size = patch_size
-        self._classes = np.array(class_indices(classes), dtype=np.uint8)
+        self._classes = classes
         self._bands = [AERIAL_BANDS.index(band) for band in bands] if aerial else None
         self._series = series
         self._require_whole()
