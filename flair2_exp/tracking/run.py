@@ -313,15 +313,20 @@ class TrackedRun(Run):
 
         Raises:
             FileNotFoundError: There is no such file.
+            ValueError: The folder does not stay within the run's artifacts.
         """
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(file)
-        self._send({"kind": "artifact", "file": str(file), "folder": folder})
+        self._send({"kind": "artifact", "file": str(file), "folder": folder and _inside(folder)})
 
     def log_text(self, text: str, path: str) -> None:
-        """Store a text, scrubbed of credentials, as the artifact `path`."""
-        self._send({"kind": "text", "text": scrub(text), "path": path})
+        """Store a text, scrubbed of credentials, as the artifact `path`.
+
+        Raises:
+            ValueError: The path does not stay within the run's artifacts.
+        """
+        self._send({"kind": "text", "text": scrub(text), "path": _inside(path)})
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags, scrubbed of credentials; one that is there gets the new value."""
@@ -476,6 +481,14 @@ class _Pending:
         self._count = 0
 
 
+def _inside(path: str) -> str:
+    """A relative artifact path in its shortest form."""
+    short = posixpath.normpath(path)
+    if short.startswith(("/", "..")) or short == ".":
+        raise ValueError(f"{path!r} is no path within a run's artifacts")
+    return short
+
+
 def _tags(tags: Mapping[str, object]) -> dict[str, str]:
     """Tags as MLflow takes them: valid names, and texts that say so where they are cut."""
     names = valid_names(tags)
@@ -531,7 +544,7 @@ def _send_artifact(client: MlflowClient, run: TrackedRun, record: Record) -> Non
 
 
 def _send_text(client: MlflowClient, run: TrackedRun, record: Record) -> None:
-    client.log_text(run.run_id, record["text"], posixpath.normpath(record["path"]))
+    client.log_text(run.run_id, record["text"], record["path"])
 
 
 def _send_status(client: MlflowClient, run: TrackedRun, record: Record) -> None:

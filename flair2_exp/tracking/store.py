@@ -156,8 +156,10 @@ def _ask_server(uri: str, timeout: float) -> tuple[int, bool] | str:
     except requests.exceptions.SSLError:
         return "its certificate is not accepted"
     except requests.exceptions.ConnectionError as error:
-        refused = "refused" in str(error).lower()
-        return "connection refused" if refused else "no connection to such a host"
+        text = str(error).lower()
+        if "refused" in text:
+            return "connection refused"
+        return "no such host" if "resolve" in text else "the connection breaks"
     except (requests.exceptions.RequestException, ValueError) as error:
         return f"{type(error).__name__}"
     try:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from flair2_exp.tracking.signals import Terminated, sigterm_as_exception, status_of
+
+
+def chained(last: BaseException, first: BaseException) -> BaseException:
+    try:
+        try:
+            raise first
+        except BaseException:
+            raise last  # noqa: B904
+    except BaseException as raised:
+        return raised
+
+
+@pytest.mark.parametrize(
+    ("exception", "status"),
+    [
+        (None, "FINISHED"),
+        (SystemExit(), "FINISHED"),
+        (SystemExit(0), "FINISHED"),
+        (SystemExit(2), "FAILED"),
+        (SystemExit("a message"), "FAILED"),
+        (ValueError(), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (Terminated(), "KILLED"),
+        (chained(SystemExit(1), KeyboardInterrupt()), "KILLED"),  # what Lightning makes of Ctrl-C
+        (chained(SystemExit(1), ValueError()), "FAILED"),
+    ],
+)
+def test_a_run_ends_as_its_exception_says(exception: BaseException | None, status: str) -> None:
+    assert status_of(exception) == status
+
+
+def test_sigterm_raises_inside_the_context_and_the_handler_before_comes_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated) as caught, sigterm_as_exception():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_sigterm_leaves_at_once() -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with sigterm_as_exception():
+                try:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                finally:
+                    os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os._exit(1)  # not reached: the second signal has ended the process
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+
+
+def test_in_another_thread_nothing_is_installed() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with sigterm_as_exception():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flair2_exp.errors import TrackingError
+from flair2_exp.tracking import Store, TrackedRun, WriterProcess, local_uri, open_store
+from tests.tracking.conftest import http_answer, serving
+
+
+def open_and_run(folder: str, number: int, barrier: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    store = open_store(local_uri(folder))
+    experiment = store.ensure_experiment("one for all")
+    pending = Path(folder) / f"pending-{number}"
+    with TrackedRun.start(store, experiment, name=f"run {number}", pending=pending) as run:
+        run.log_params({"number": number})
+        for epoch in range(5):
+            run.log_metrics({"train/loss": float(epoch)}, epoch)
+            run.flush()
+
+
+def test_six_processes_make_one_store_at_once_and_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    # Each a process of its own, out of one that has MLflow imported already but nothing opened.
+    context.set_forkserver_preload(["mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+    barrier = context.Barrier(6)
+    processes = [
+        context.Process(target=open_and_run, args=(str(tmp_path), number, barrier))
+        for number in range(6)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 6
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        count = "SELECT count(*) FROM"
+        assert database.execute(f"{count} experiments WHERE name='one for all'").fetchone() == (1,)
+        assert database.execute(f"{count} runs WHERE status='FINISHED'").fetchone() == (6,)
+        assert database.execute(f"{count} metrics").fetchone() == (30,)
+        assert database.execute(f"{count} params").fetchone() == (6,)
+    assert not list(tmp_path.glob("pending-*"))
+
+
+def test_an_experiment_is_made_once_with_an_absolute_artifact_folder(store: Store) -> None:
+    first = store.ensure_experiment("made/once")
+    assert store.ensure_experiment("made/once") == first
+    experiment = store.call("reading", lambda client: client.get_experiment(first))
+    assert store.folder is not None
+    assert experiment.artifact_location == (store.folder / "artifacts" / "made_once").as_uri()
+
+
+def test_a_deleted_experiment_is_taken_back(store: Store) -> None:
+    first = store.ensure_experiment("deleted")
+    store.call("deleting", lambda client: client.delete_experiment(first))
+    assert store.ensure_experiment("deleted") == first
+    assert store.call("reading", lambda c: c.get_experiment(first)).lifecycle_stage == "active"
+
+
+def test_runs_are_found_by_tags_also_with_quotes(
+    store: Store, experiment: str, start: Callable[..., TrackedRun]
+) -> None:
+    start(tags={"flair2.row": "it's", "flair2.seed": 1}).finish()
+    later = start(tags={"flair2.row": "it's", "flair2.seed": 2})
+    later.finish()
+    wanted = {"flair2.row": "it's", "flair2.seed": "2"}
+    assert store.find_run(experiment, wanted) == later.run_id
+    assert store.find_run(experiment, {"flair2.row": "none"}) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("./mlruns", "neither a sqlite database nor a server"),
+        ("file:///somewhere/mlruns", "neither.*\n.*sqlite:////"),
+        ("postgresql://me:pw@host/db", r"postgresql://\*\*\*@host/db is neither"),
+        ("sqlite://", "names no database"),
+        ("sqlite:///:memory:", "names no database"),
+        ("sqlite:////folder/100%25/mlflow.db", "without % or"),
+    ],
+)
+def test_an_address_that_keeps_no_runs_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(TrackingError, match=message) as caught:
+        open_store(uri)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match=r"Not a directory.*\n.*paths\.mlflow"):
+        open_store(local_uri(tmp_path / "file"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_folder_that_cannot_be_written_is_refused() -> None:
+    with pytest.raises(TrackingError, match="cannot be written"):
+        open_store(local_uri("/proc/flair2"))
+
+
+def test_a_file_that_is_no_database_is_refused_at_once_and_left_alone(tmp_path: Path) -> None:
+    content = b"this is a text, not a database" * 100
+    (tmp_path / "mlflow.db").write_bytes(content)
+    begin = time.monotonic()
+    with pytest.raises(TrackingError, match="not a database"):
+        open_store(local_uri(tmp_path))
+    assert time.monotonic() - begin < 5
+    assert (tmp_path / "mlflow.db").read_bytes() == content
+
+
+def test_a_database_of_another_mlflow_is_told_with_its_fix(tmp_path: Path, store: Store) -> None:
+    assert store.folder is not None
+    source = sqlite3.connect(store.folder / "mlflow.db")
+    with sqlite3.connect(tmp_path / "mlflow.db") as copy:
+        source.backup(copy)
+        copy.execute("UPDATE alembic_version SET version_num='0123456789ab'")
+    with pytest.raises(TrackingError, match="mlflow db upgrade"):
+        open_store(local_uri(tmp_path))
+
+
+ERROR_500 = http_answer("500 Internal Server Error", b'{"error_code": "INTERNAL_ERROR"}')
+WEB_PAGE = http_answer("200 OK", b"<html>Sign in</html>", "text/html")
+NOT_FOUND = http_answer("404 Not Found", b"nothing here", "text/plain")
+GARBAGE = b"SSH-2.0-OpenSSH_9.6\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "no answer within 0.5 s"),
+        (ERROR_500, "status 500"),
+        (WEB_PAGE, "not an MLflow server"),
+        (NOT_FOUND, "status 404"),
+        (GARBAGE, "does not answer as expected"),
+    ],
+)
+def test_a_server_that_does_not_answer_as_mlflow_is_refused_in_time(
+    answer: bytes | None, message: str
+) -> None:
+    with serving(answer) as address:
+        uri = address.replace("//", "//somebody:hidden@")
+        begin = time.monotonic()
+        with pytest.raises(TrackingError, match=message) as caught:
+            open_store(uri, timeout=0.5)
+    assert time.monotonic() - begin < 5
+    assert len(str(caught.value).splitlines()) == 2
+    assert "hidden" not in str(caught.value)
+    assert "tracking=local" in str(caught.value)
+
+
+def test_a_port_where_nobody_listens_is_refused() -> None:
+    with serving(b"") as address:
+        pass
+    with pytest.raises(TrackingError, match="connection refused"):
+        open_store(address)
+
+
+def test_a_server_that_wants_a_login_passes_the_check_and_fails_in_one_line() -> None:
+    with serving(http_answer("401 Unauthorized", b"no", "text/plain")) as address:
+        store = open_store(address.replace("//", "//me:pw@"), timeout=2)
+        with pytest.raises(
+            TrackingError, match=r"\*\*\*@.*making the experiment 'x'.*401"
+        ) as caught:
+            store.ensure_experiment("x")
+    assert "pw" not in str(caught.value)
+
+
+def test_time_limits_are_only_set_during_a_call_and_yield_to_the_users(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    assert store.call("looking", lambda client: os.environ[name]) == "8"
+    assert name not in os.environ
+    monkeypatch.setenv(name, "77")
+    assert store.call("looking", lambda client: os.environ[name]) == "77"
+    assert os.environ[name] == "77"
+
+
+def test_only_runs_of_ended_processes_of_this_machine_are_closed(
+    store: Store, start: Callable[..., TrackedRun]
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone = {**WriterProcess.this().tags(), "flair2.pid": str(process.pid)}
+    process.wait()
+    dead, elsewhere, mine, foreign = start(), start(), start(), start()
+    dead.log_metrics({"train/loss": 1.0}, 0, timestamp=4_000_000_000_000)
+    dead.flush()
+    dead.set_tags(gone)
+    elsewhere.set_tags({**gone, "flair2.host": "another"})
+    store.call("x", lambda client: client.delete_tag(foreign.run_id, "flair2.process"))
+    assert store.close_dead_runs() == [dead.run_id]
+    assert store.close_dead_runs() == []
+    closed = store.call("x", lambda client: client.get_run(dead.run_id))
+    assert closed.info.status == "KILLED"
+    assert closed.info.end_time == 4_000_000_000_000  # its last sign of life
+    assert f"process {process.pid} was killed" in closed.data.tags["flair2.ended"]
+    for run in (elsewhere, mine, foreign):
+        info = store.call("x", lambda client, run=run: client.get_run(run.run_id)).info
+        assert info.status == "RUNNING"
+        run.finish()
