@@ -60,7 +60,12 @@ def figures(report: Report) -> dict[str, Figure]:
     }
     with style():
         made = {name: draw(report) for name, draw in drawn.items()}
-    return {name: figure for name, figure in made.items() if figure is not None}
+        there = {name: figure for name, figure in made.items() if figure is not None}
+        for figure in there.values():
+            # Laid out once: each saving would do it again, with another result and at a cost.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+    return there
 
 
 def _new(width: float, height: float, **layout: float) -> Figure:
