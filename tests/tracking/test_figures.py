@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from flair2_exp.nomenclature import CLASSES_13, CLASSES_19
+from flair2_exp.tracking import figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def texts(figure: Figure) -> list[str]:
+    """All that is written on a figure, where it is neither empty nor hidden."""
+    from matplotlib.text import Text
+
+    found: Iterable[Text] = figure.findobj(Text)  # type: ignore[assignment]
+    return [each.get_text() for each in found if each.get_text() and each.get_visible()]
+
+
+def test_the_matrix_shows_shares_of_rows_and_the_iou_of_scored_classes() -> None:
+    counts = np.diag(np.full(13, 30))
+    counts[0] = 0
+    counts[0, :3] = (50, 30, 20)
+    counts[8] = 0  # a class that is in neither
+    found = texts(figures.confusion(counts, CLASSES_13, title="U-T&T"))
+    assert {"50", "30", "20", "100", "U-T&T", "not in the truth", "absent", "not scored"} <= set(
+        found
+    )
+    assert found.count("0.50") == 2  # building 50/100; pervious surface 30/(30+30)
+    assert "0.60" in found  # impervious surface 30/(30+20)
+    assert f"building  {100 * 100 / 430:.1f} %" in found
+    mean = (0.5 + 0.5 + 0.6 + 8) / 11
+    assert f"IoU   (dashed: mean {mean:.3f})" in found
+
+
+def test_an_empty_matrix_and_all_nineteen_classes_can_be_drawn(tmp_path: Path) -> None:
+    figure = figures.confusion(np.zeros((19, 19), int), CLASSES_19)
+    assert texts(figure).count("not in the truth") == 19
+    assert figures.save(figure, tmp_path / "new" / "confusion.png").stat().st_size > 10_000
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """The drawn figure, uint8 (H, W, 3)."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+
+
+def centres(figure: Figure) -> list[tuple[int, int, int]]:
+    """The colour in the middle of each tile, row by row."""
+    drawn = pixels(figure)
+    found = []
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        row, column = drawn.shape[0] - (box.y0 + box.y1) / 2, (box.x0 + box.x1) / 2
+        found.append(tuple(int(value) for value in drawn[int(row), int(column)]))
+    return found  # type: ignore[return-value]
+
+
+def test_the_panel_shows_image_truth_prediction_and_errors_in_their_colours() -> None:
+    images = np.full((3, 16, 16, 3), 100, np.uint8)
+    truths = np.zeros((3, 16, 16), np.uint8)  # building: #db0e9a
+    predictions = truths.copy()
+    predictions[1] = 4  # water: #1553ae
+    truths[2] = 12  # other
+    figure = figures.panel(images, truths, predictions, ["P1", "P2", "P3"], CLASSES_13)
+    grey, building, water, other = (100,) * 3, (0xDB, 0x0E, 0x9A), (0x15, 0x53, 0xAE), (0,) * 3
+    pale = int(150 + 100 * 105 / 255)
+    wrong, unscored = (
+        tuple(int(0.25 * (150 + 100 * 105 / 255) + 0.75 * part) for part in colour)
+        for colour in ((213, 94, 0), (86, 180, 233))
+    )
+    expected = [
+        *(grey, building, building, (pale,) * 3),
+        *(grey, building, water, wrong),
+        *(grey, other, building, unscored),
+    ]
+    for seen, wanted in zip(centres(figure), expected, strict=True):
+        assert np.allclose(seen, wanted, atol=2)
+    found = texts(figure)
+    assert {"image", "truth", "prediction", "errors"} <= set(found)
+    assert {"building", "water", "other", "errors: wrong class"} <= set(found)
+    assert "coniferous" not in found  # the legend holds what occurs
+    assert any("P1" in text and "100% of pixels right" in text for text in found)
+    assert any("P2" in text and "mean IoU 0.00" in text for text in found)
+    assert any("P3" in text and "no scored pixel" in text for text in found)
+
+
+def test_the_caption_scores_a_patch_over_its_scored_pixels() -> None:
+    truth = np.array([[[0, 0, 0, 1], [1, 1, 1, 12]]], np.uint8)
+    prediction = np.array([[[0, 0, 1, 1], [1, 1, 1, 0]]], np.uint8)
+    image = np.zeros((1, 2, 4, 3), np.uint8)
+    found = texts(figures.panel(image, truth, prediction, ["P"], CLASSES_13))
+    # 6 of 7 right; IoU 2/3 and 4/5
+    assert any("86% of pixels right" in text and "mean IoU 0.73" in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "ids"),
+    [
+        ((0, 4, 4, 3), (0, 4, 4), []),
+        ((1, 4, 4), (1, 4, 4), ["P"]),
+        ((1, 4, 4, 3), (2, 4, 4), ["P"]),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(
+    images: tuple[int, ...], masks: tuple[int, ...], ids: list[str]
+) -> None:
+    mask = np.zeros(masks, np.uint8)
+    with pytest.raises(ValueError, match="patches need"):
+        figures.panel(np.zeros(images, np.uint8), mask, mask, ids, CLASSES_13)
+
+
+def test_a_matrix_of_another_nomenclature_is_refused() -> None:
+    with pytest.raises(ValueError, match="13 classes"):
+        figures.confusion(np.zeros((19, 19)), CLASSES_13)
+
+
+def test_drawing_leaves_matplotlibs_global_state_and_torch_alone() -> None:
+    code = """
+import sys
+import numpy as np
+from flair2_exp.nomenclature import CLASSES_13
+from flair2_exp.tracking import figures
+assert "matplotlib" not in sys.modules
+figures.confusion(np.eye(13), CLASSES_13)
+print(sorted({"matplotlib.pyplot", "torch", "lightning", "mlflow"} & set(sys.modules)))
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"

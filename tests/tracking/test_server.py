@@ -1,0 +1,129 @@
+"""Against a real MLflow server on the loopback, behind a wire that can be cut and tied up."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flair2_exp.errors import TrackingError
+from flair2_exp.tracking import TrackedRun, local_uri, open_store
+from tests.tracking.conftest import http_answer
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Wire:
+    """Passes connections on to a port; `mode` may be "through", "silent" or "error"."""
+
+    def __init__(self, port: int) -> None:
+        self.mode = "through"
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._held: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def cut(self, mode: str) -> None:
+        """From now on `mode`; connections that clients keep open end here."""
+        self.mode = mode
+        for each in self._held:
+            each.close()
+        self._held.clear()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            self._held.append(connection)
+            if self.mode == "through":
+                target = socket.create_connection(("127.0.0.1", self._target))
+                self._held.append(target)
+                for ends in ((connection, target), (target, connection)):
+                    threading.Thread(target=self._copy, args=ends, daemon=True).start()
+            elif self.mode == "error":
+                connection.recv(65536)
+                connection.sendall(http_answer("500 Internal Server Error", b"{}"))
+                connection.close()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+
+@pytest.fixture
+def wire(tmp_path: Path) -> Iterator[Wire]:
+    port = free_port()
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+                *("--port", str(port), "--workers", "1"),
+                *("--backend-store-uri", local_uri(tmp_path)),
+                *("--artifacts-destination", str(tmp_path / "artifacts")),
+            ],
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            wire = Wire(port)
+            for _ in range(240):  # 60 s
+                try:
+                    open_store(f"http://127.0.0.1:{port}", timeout=0.5)
+                    break
+                except TrackingError:
+                    assert server.poll() is None, (tmp_path / "server.log").read_text()
+                    time.sleep(0.25)
+            yield wire
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@pytest.mark.slow
+def test_a_run_on_a_server_survives_its_silence_and_its_errors(
+    wire: Wire, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flair2_exp.tracking.run._FIRST_PAUSE", 0.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    store = open_store(f"http://me:hunter2@127.0.0.1:{wire.port}", timeout=5)
+    experiment = store.ensure_experiment("over the wire")
+    pending = tmp_path / "pending"
+    run = TrackedRun.start(store, experiment, name="a run", pending=pending)
+    run.log_params({"model": {"name": "utt"}})
+    run.log_text("before", "texts/before.txt")
+
+    store.timeout = 1
+    for epoch, mode in enumerate(("silent", "error")):
+        wire.cut(mode)
+        begin = time.monotonic()
+        run.log_metrics({"train/loss": 1.0 - epoch}, epoch)
+        run.flush()
+        run.log_text("meanwhile", f"texts/{mode}.txt")
+        assert time.monotonic() - begin < 10  # two requests of a second each
+        assert pending.exists()
+
+    wire.cut("through")
+    store.timeout = 5
+    run.finish()
+    kept = store.call("reading", lambda client: client.get_run(run.run_id))
+    files = store.call("reading", lambda client: client.list_artifacts(run.run_id, "texts"))
+    curve = store.call("reading", lambda c: c.get_metric_history(run.run_id, "train/loss"))
+    assert kept.info.status == "FINISHED"
+    assert kept.data.params == {"model.name": "utt"}
+    assert sorted(Path(file.path).stem for file in files) == ["before", "error", "silent"]
+    assert sorted((metric.step, metric.value) for metric in curve) == [(0, 1.0), (1, 0.0)]
+    assert not pending.exists()
+    assert "hunter2" not in "".join(capfd.readouterr())
