@@ -222,7 +222,7 @@ def confusion(report: Report) -> Figure:
         key=lambda row: row.miou.value or 0.0,
     )
     shown = [base, *others[-1:]]
-    figure = _new(8.4, 9.0 if others else 4.9, hspace=0.02, wspace=0.02)
+    figure = _new(8.4, 9.0 if others else 5.6, hspace=0.02, wspace=0.02)
     grid = figure.subplots(2 if others else 1, 2).ravel()
     for axes, row in zip(grid, shown, strict=False):
         _matrix(axes, _share(row.confusion), report.class_names, row.name)

@@ -238,12 +238,12 @@ def _rows_table(report: Report) -> _Table:
 
 
 def _against(row: Row) -> str:
+    """The difference to the baseline; its interval is in the next table, for the line's length."""
     difference = row.against_baseline
     if difference is None:
         return "baseline"
-    p = "" if difference.p_holm is None else f", {words.p_equals(difference.p_holm)}"
-    shown = f"{words.signed(difference.miou.value)} {words.interval(difference.miou, sign=True)}"
-    return shown + p
+    p = "" if difference.p_holm is None else f" ({words.p_equals(difference.p_holm)})"
+    return f"{words.signed(difference.miou.value)}{p}"
 
 
 def _differences_table(report: Report) -> _Table:
@@ -482,8 +482,8 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
   max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
 .scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .35rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }}
+table {{ border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .35rem .5rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th {{ border-bottom: 2px solid #555; vertical-align: bottom; }}
 td.short {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
