@@ -31,11 +31,16 @@ def run_experiment(config: DictConfig) -> Any:
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
+    typed, overrides = schema.typed(config), list(hydra_config.overrides.task)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        from flair2_exp.sweeps.ablation import parent_of
+
+        tags = {"flair2.sweep": typed.sweep.name}
+        parent = parent_of(Path(hydra_config.sweep.dir))
+        return run(typed, folder, overrides, parent_run_id=parent, tags=tags)
     try:
-        return run(schema.typed(config), folder, list(hydra_config.overrides.task))
+        return run(typed, folder, overrides)
     except FlairError as error:
-        if hydra_config.mode == RunMode.MULTIRUN:
-            raise  # the launcher marks this job as failed and goes on with the others
         _refuse(str(error))
         sys.exit(1)
 
@@ -55,9 +60,11 @@ def main() -> None:
     import hydra
 
     from flair2_exp.explain import explain
-    from flair2_exp.sweeps.preflight import preflight
+    from flair2_exp.preflight import preflight
+    from flair2_exp.sweeps import ablation
 
     schema.register()
+    ablation.register()
     # With this Hydra hands exceptions on instead of printing its own account and exiting.
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -11,9 +11,11 @@ A class is one node of the config; the group files of `conf/` set its values.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -303,6 +305,24 @@ class TrackingConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Many runs: what `sweep=...` and `--multirun` do besides running them."""
+
+    name: str = MISSING
+    """The sweep's folder below multirun/, and its parent run in MLflow."""
+    dry_run: bool = False
+    """Show the jobs and stop."""
+    fail_fast: bool = False
+    """Stop at the first failing job."""
+    report: bool = True
+    """Write a leaderboard with intervals at the end."""
+    baseline: str | None = None
+    """The row that others are compared with; null: the first."""
+    factors: list[str] | None = None
+    """Options of a full factorial whose effects are estimated."""
+
+
+@dataclass
 class PathsConfig:
     """Where results go."""
 
@@ -332,8 +352,11 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     compat: str = _choice(MISSING, "corrected", "reference")
+    quirk: str | None = None
+    """The quirk of the baseline that `quirk=...` sets right."""
     name: str = "experiment"
     """What the run is called: in its folder, in MLflow, in tables."""
     seed: int = _number(1, 0, 2**32 - 1)
@@ -397,7 +420,7 @@ def _node_types(node: type) -> dict[str, type]:
 
 
 def typed(config: DictConfig) -> Config:
-    """The composed config as checked dataclasses, every interpolation resolved.
+    """The composed config as checked dataclasses, every interpolation resolved, paths absolute.
 
     Raises:
         ConfigError: A value is missing, out of bounds, or in conflict with another.
@@ -405,6 +428,9 @@ def typed(config: DictConfig) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
 
+    # Everything that a run writes interpolates this one; a relative one could not be traced.
+    config = copy.deepcopy(config)
+    config.paths.root = os.path.abspath(os.path.expanduser(config.paths.root))
     try:
         result = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -594,14 +620,7 @@ def config_folder() -> Path:
 
 
 def register() -> None:
-    """Make the schema known to Hydra: conf/config.yaml begins with `schema`, and is checked.
-
-    Also registers the resolver `working_directory`, the folder a command runs in.
-    """
-    import os
-
+    """Make the schema known to Hydra: conf/config.yaml begins with `schema`, and is checked."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
     ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("working_directory", os.getcwd, replace=True)
