@@ -14,7 +14,7 @@ import math
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +34,18 @@ COUNTS: Final[str] = "confusion_per_patch.npz"
 CURVES: Final[tuple[str, ...]] = ("val/miou", "val/loss", "train/loss")
 """Metrics whose course over the epochs is drawn."""
 
+STATE: Final[str] = "run.json"
+"""What a run says of itself: status, error, identity and what decides it."""
+
 _SEED_FOLDER: Final = re.compile(r"seed=(\d+)")
+
+
+class UnfinishedError(DataError):
+    """A run that did not finish, by its own account."""
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(f"{state}: {reason}")
+        self.state, self.reason = state, reason
 
 
 @dataclass(frozen=True)
@@ -162,16 +173,20 @@ def _test_set(patch_ids: NDArray[Any], confusion: NDArray[Any]) -> str:
 
 
 def read_folder(folder: Path) -> Run:
-    """Read one run folder (`config.yaml`, `metrics.json`, `history.csv`, the counts).
+    """Read one run folder (`config.yaml`, `run.json`, `metrics.json`, `history.csv`, the counts).
 
     The row is the tag `flair2.row` of the config where there is one, else the name of the folder
     above a `seed=N`, else the config's `name`.
 
     Raises:
+        UnfinishedError: The run failed, was killed or still runs.
         DataError: A file is missing, damaged or inconsistent.
     """
     settings = _read_settings(folder)
     row, seed = _row_and_seed(folder, settings)
+    state = _read_json(folder / STATE)
+    if state and state.get("status") != "FINISHED":
+        raise UnfinishedError(str(state.get("status", "unfinished")), str(state.get("error", "")))
     metrics = _read_json(folder / "metrics.json")
     numbers = {key: float(value) for key, value in metrics.items() if _is_number(value)}
     return Run(
@@ -180,7 +195,7 @@ def read_folder(folder: Path) -> Run:
         counts=read_counts(folder / COUNTS),
         setting={
             "dataset": settings.get("dataset.name", ""),
-            "fingerprint": _folder_fingerprint(folder),
+            "fingerprint": str((state.get("deciding") or {}).get("fingerprint", "")),
             "split": settings.get("split.name", ""),
             "other_pixels": settings.get("metric.other_pixels", ""),
         },
@@ -188,6 +203,7 @@ def read_folder(folder: Path) -> Run:
         settings=settings,
         curves=_read_history(folder / "history.csv"),
         source=str(folder),
+        identity=str(state.get("identity", "")),
     )
 
 
@@ -235,6 +251,8 @@ def _absent_folder(folder: Path, error: DataError) -> AbsentRun:
         match = _SEED_FOLDER.fullmatch(folder.name)
         row, seed = (folder.parent.name, int(match[1])) if match else (folder.name, -1)
         return AbsentRun(row, seed, "damaged", str(unreadable))
+    if isinstance(error, UnfinishedError):
+        return AbsentRun(row, seed, error.state.lower(), error.reason)
     if (folder / COUNTS).exists():
         return AbsentRun(row, seed, "damaged", str(error))
     return AbsentRun(row, seed, "unfinished", f"no {COUNTS} in {folder}")
@@ -262,13 +280,6 @@ def _row_and_seed(folder: Path, settings: Mapping[str, str]) -> tuple[str, int]:
     if not seed.isdecimal():
         raise DataError(f"{folder / 'config.yaml'} has no seed")
     return row, int(seed)
-
-
-def _folder_fingerprint(folder: Path) -> str:
-    for path in (folder / "provenance" / "dataset.json", folder / "dataset.json"):
-        if path.is_file():
-            return str(_read_json(path).get("fingerprint", ""))
-    return ""
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -432,7 +443,7 @@ def _read_run(run: MlflowRun, client: MlflowClient) -> Run:
         "dataset": tags.get("flair2.dataset", run.data.params.get("dataset.name", "")),
         "fingerprint": tags.get("flair2.dataset_fingerprint", ""),
         "split": tags.get("flair2.split", run.data.params.get("split.name", "")),
-        "other_pixels": tags.get("flair2.metric", run.data.params.get("metric.other_pixels", "")),
+        "other_pixels": run.data.params.get("metric.other_pixels", tags.get("flair2.metric", "")),
     }
     return Run(
         row=row,
@@ -481,35 +492,41 @@ def check_comparable(runs: Sequence[Run]) -> None:
     """Refuse to compare runs of different data sets, splits, metric settings or test patches.
 
     A value that was not recorded (empty) agrees with every other; the test set's hash is always
-    known.
+    known. A fingerprint is of the files that a run reads, so fingerprints are compared among runs
+    that read the series, and among those that do not.
 
     Raises:
         ConfigError: They differ; the message says in what and names a run of each kind.
     """
-    fixes = {
-        "dataset": "data sets",
-        "fingerprint": "contents of the data set (fingerprints)",
-        "split": "splits",
-        "other_pixels": "settings of metric.other_pixels",
-        "classes": "classes",
-        "test_set": "test patches or labels",
+    kinds: dict[str, Callable[[Run], str]] = {
+        "data sets": lambda run: run.setting.get("dataset", ""),
+        "splits": lambda run: run.setting.get("split", ""),
+        "settings of metric.other_pixels": lambda run: run.setting.get("other_pixels", ""),
+        "classes": lambda run: ", ".join(run.counts.classes),
+        "test patches or labels": lambda run: run.counts.test_set,
     }
-    for key, kinds in fixes.items():
-        values: dict[str, Run] = {}
-        for run in runs:
-            value = _comparable(run, key)
-            if value:
-                values.setdefault(value, run)
-        if len(values) > 1:
-            told = "; ".join(f"{value}: {run.row}, {run.source}" for value, run in values.items())
-            raise ConfigError(
-                f"runs of different {kinds} cannot be compared ({told}): report them separately"
-            )
+    for kind, value_of in kinds.items():
+        _require_one(runs, kind, value_of)
+    for satellite in (False, True):
+        reading = [run for run in runs if _reads_satellite(run) is satellite]
+        _require_one(
+            reading,
+            "contents of the data set (fingerprints)",
+            lambda run: run.setting.get("fingerprint", ""),
+        )
 
 
-def _comparable(run: Run, key: str) -> str:
-    if key == "classes":
-        return ", ".join(run.counts.classes)
-    if key == "test_set":
-        return run.counts.test_set
-    return run.setting.get(key, "")
+def _reads_satellite(run: Run) -> bool:
+    return run.settings.get("model.name") != "unet"
+
+
+def _require_one(runs: Sequence[Run], kind: str, value_of: Callable[[Run], str]) -> None:
+    values: dict[str, Run] = {}
+    for run in runs:
+        if value := value_of(run):
+            values.setdefault(value, run)
+    if len(values) > 1:
+        told = "; ".join(f"{value}: {run.row}, {run.source}" for value, run in values.items())
+        raise ConfigError(
+            f"runs of different {kind} cannot be compared ({told}): report them separately"
+        )

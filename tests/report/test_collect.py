@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,37 @@ def test_run_without_counts_is_unfinished(tmp_path: Path) -> None:
     assert [run.seed for run in found.runs] == [1]
     (absent,) = found.absent
     assert (absent.row, absent.seed, absent.state) == ("unet", 2, "unfinished")
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING", "TRAINED"])
+def test_run_that_says_it_did_not_finish_is_absent_whatever_lies_there(
+    tmp_path: Path, status: str
+) -> None:
+    folder = make_folder(tmp_path, "unet", 1)
+    (folder / "run.json").write_text(json.dumps({"status": status, "error": "out of memory"}))
+    (absent,) = read_folders([tmp_path]).absent
+    assert (absent.seed, absent.state, absent.reason) == (1, status.lower(), "out of memory")
+
+
+def test_finished_run_brings_identity_and_fingerprint(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, "unet", 1)
+    state = {"status": "FINISHED", "identity": "abc", "deciding": {"fingerprint": "f00"}}
+    (folder / "run.json").write_text(json.dumps(state))
+    run = read_folder(folder)
+    assert (run.identity, run.setting["fingerprint"]) == ("abc", "f00")
+
+
+def test_fingerprints_of_different_modalities_do_not_matter(tmp_path: Path) -> None:
+    aerial, both = make_runs(tmp_path, {"a": 1.0, "b": 1.1}, seeds=1)
+    aerial = dataclasses.replace(aerial, setting=dict(aerial.setting) | {"fingerprint": "images"})
+    both = dataclasses.replace(
+        both,
+        setting=dict(both.setting) | {"fingerprint": "images and series"},
+        settings=dict(both.settings) | {"model.name": "utt"},
+    )
+    check_comparable([aerial, both])
+    with pytest.raises(ConfigError, match="fingerprints"):
+        check_comparable([aerial, dataclasses.replace(both, settings=aerial.settings)])
 
 
 def damage(path: Path, kind: str) -> None:
@@ -153,10 +185,15 @@ class Store:
     ) -> str:
         named = {"flair2.sweep": sweep, "flair2.seed": str(seed), "flair2.identity": f"{row}{seed}"}
         named |= {"flair2.row": row} if row else {}
-        named |= {"flair2.dataset": "sample", "flair2.metric": "drop", "flair2.split": "official"}
+        named |= {
+            "flair2.dataset": "sample",
+            "flair2.metric": "13 classes, other pixels drop",
+            "flair2.split": "official",
+        }
         named |= {f"flair2.{key}": value for key, value in tags.items()}
         run_id: str = self.client.create_run(self.experiment, tags=named).info.run_id
         self.client.log_param(run_id, "aug.geometry", "flips")
+        self.client.log_param(run_id, "metric.other_pixels", "drop")
         for step, value in ((20, 0.3), (10, 0.2), (30, 0.4)):
             self.client.log_metric(run_id, "val/miou", value, step=step)
         self.client.log_metric(run_id, "train/seconds", 5.0)
