@@ -8,6 +8,7 @@ hyperband, none). Nothing here imports Optuna.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -68,7 +69,12 @@ class OptunaStudyConf:
 
 _SAMPLERS: Final[dict[str, dict[str, Any]]] = {
     # Constant liar: a trial that runs elsewhere counts as a bad one, so that workers spread out.
-    "tpe": {"_target_": "optuna.samplers.TPESampler", "seed": 1, "constant_liar": True},
+    "tpe": {
+        "_target_": "optuna.samplers.TPESampler",
+        "seed": 1,
+        "n_startup_trials": 10,
+        "constant_liar": True,
+    },
     "random": {"_target_": "optuna.samplers.RandomSampler", "seed": 1},
     "grid": {"_target_": "optuna.samplers.GridSampler", "seed": None},
     "cmaes": {"_target_": "optuna.samplers.CmaEsSampler", "seed": 1},
@@ -76,8 +82,13 @@ _SAMPLERS: Final[dict[str, dict[str, Any]]] = {
     "gp": {"_target_": "optuna.samplers.GPSampler", "seed": 1},
 }
 _PRUNERS: Final[dict[str, dict[str, Any]]] = {
-    # Five trials make a median worth comparing with, as Optuna's own default has it.
-    "median": {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 5},
+    # Optuna's own values: five trials make a median worth comparing with.
+    "median": {
+        "_target_": "optuna.pruners.MedianPruner",
+        "n_startup_trials": 5,
+        "n_warmup_steps": 0,
+        "interval_steps": 1,
+    },
     "hyperband": {"_target_": "optuna.pruners.HyperbandPruner"},
     "none": {"_target_": "optuna.pruners.NopPruner"},
 }
@@ -90,6 +101,9 @@ def store_configs(target: str) -> None:
         target: The name by which Hydra finds the sweeper's class.
     """
     store = ConfigStore.instance()
+    with contextlib.suppress(OSError):  # Hydra's answer when the group is not there
+        if f"{NAME}.yaml" in store.list("hydra/sweeper"):
+            return
     provider = "optuna_study_sweeper"
     store.store(
         group="hydra/sweeper", name=NAME, node=OptunaStudyConf(_target_=target), provider=provider

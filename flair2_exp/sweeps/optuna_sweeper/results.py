@@ -116,7 +116,7 @@ def write_best(
         path: The file.
         overrides: A trial's overrides, as `key=value`.
         groups: Those of the keys that are config groups; they become `override` entries of the
-            defaults list (a group that the override adds, an entry of its own).
+            defaults list (a group that an override adds becomes an entry of its own).
         comment: Lines for the file's head.
         defaults: Further entries for the start of the defaults list.
 
@@ -124,17 +124,20 @@ def write_best(
         SweepError: An override that a file cannot express (a deletion).
     """
     entries: list[Any] = list(defaults)
+    replacements: list[Any] = []
     values = OmegaConf.create({})
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         name = override.get_key_element().lstrip("+")
         if override.is_delete() or override.is_sweep_override():
             raise SweepError(f"{override.input_line} cannot be written into a config file.")
         if name in groups:
-            added = override.is_add() or override.is_force_add()
-            entries.append({f"/{name}" if added else f"override /{name}": override.value()})
+            if override.is_add() or override.is_force_add():
+                entries.append({f"/{name}": override.value()})
+            else:
+                replacements.append({f"override /{name}": override.value()})
         else:
             OmegaConf.update(values, name, override.value(), force_add=True)
-    content: dict[str, Any] = {"defaults": [*entries, "_self_"]}
+    content: dict[str, Any] = {"defaults": [*entries, "_self_", *replacements]}
     content.update(_plain(OmegaConf.to_container(values)))
     head = "# @package _global_\n" + "".join(f"# {line}\n" for line in comment.splitlines())
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -453,7 +453,7 @@ class Search:
         best = results.best_trials(trials, self._options.direction)
         if not best:
             self._raise_first_error()
-            raise SweepError(f"no trial of study {self._handle.name} came to a result.")
+            log.warning("No trial of study %s came to a result", self._handle.name)
         for trial in best:
             values = ", ".join(f"{value:.6g}" for value in trial.values)
             params = " ".join(f"{name}={value}" for name, value in trial.params.items())

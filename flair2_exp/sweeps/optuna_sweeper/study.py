@@ -138,11 +138,13 @@ def open_study(
             handle, created = _create_or_load(storage, candidate, plan)
             known = None if created else _wait_for_plan(handle)
             if known is None:
-                _fill(handle, queue)
+                fill(handle, queue)
                 storage.set_study_user_attr(handle.study_id, SWEEP, plan.to_json())
                 known = plan.to_json()
             differences = plan.differences(known)
             if not differences:
+                if not created:
+                    fill(handle, queue)
                 return handle
             if on_change != "new_study":
                 raise SweepError(
@@ -194,10 +196,19 @@ def _foreign_plan(handle: StudyHandle) -> dict[str, Any]:
     return {"directions": directions, "objective": ["unknown: made by another program"]}
 
 
-def _fill(handle: StudyHandle, queue: Sequence[Mapping[str, Any]]) -> None:
-    present = {trial.user_attrs.get(QUEUED) for trial in handle.trials()}
+def fill(handle: StudyHandle, queue: Sequence[Mapping[str, Any]]) -> None:
+    """Queue those of the parameters that no trial has yet, or only failed ones."""
+    from optuna.trial import TrialState
+
+    index_of: dict[int, Any] = {}  # by trial number; a retry stands for the trial it retries
+    covered = set()
+    for trial in handle.trials():
+        retried = index_of.get(trial.user_attrs.get(RETRY_OF, -1))
+        index = index_of[trial.number] = trial.user_attrs.get(QUEUED, retried)
+        if trial.state != TrialState.FAIL:
+            covered.add(index)
     for index, params in enumerate(queue):
-        if index not in present:
+        if index not in covered:
             _enqueue(handle, params, {QUEUED: index})
 
 
@@ -210,6 +221,20 @@ def _enqueue(handle: StudyHandle, params: Mapping[str, Any], attributes: Mapping
         user_attrs=dict(attributes),
     )
     handle.storage.create_new_trial(handle.study_id, waiting)
+
+
+def _is_copy(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether a trial before this one was queued for the same purpose, by another worker."""
+    from optuna.trial import TrialState
+
+    retried, queued = (trial.user_attrs.get(key) for key in (RETRY_OF, QUEUED))
+    for other in trials[: trial.number]:
+        if retried is not None and other.user_attrs.get(RETRY_OF) == retried:
+            return True
+        same = queued is not None and other.user_attrs.get(QUEUED) == queued
+        if same and other.state != TrialState.FAIL:
+            return True
+    return False
 
 
 class Ledger:
@@ -341,13 +366,9 @@ class Ledger:
             return False
         self._mine.add(trial_id)
         storage.set_trial_user_attr(trial_id, WORKER, self._identity)
-        for key in (RETRY_OF, QUEUED):
-            mark = trial.user_attrs.get(key)
-            if mark is not None and any(
-                t.user_attrs.get(key) == mark for t in trials[: trial.number]
-            ):
-                self.fail(trial_id, "queued twice", **{WITHDRAWN: True})
-                return False
+        if _is_copy(trial, trials):
+            self.fail(trial_id, "queued twice", **{WITHDRAWN: True})
+            return False
         return True
 
     def _create(self) -> int | None:

@@ -267,7 +267,7 @@ def test_a_study_whose_maker_died_before_it_was_ready_is_completed(
     queue = [{"x": 0}, {"x": 1}, {"x": 2}]
     storage = connect(name)
     handle, _ = study._create_or_load(storage, "shared", PLAN)
-    study._fill(handle, queue[:1])  # and then it was killed
+    study.fill(handle, queue[:1])  # and then it was killed
     monkeypatch.setattr(study, "_READY_SECONDS", 0.05)
     ledger = join(name, 3, queue, may_create=False)
     fixed = [t.system_attrs["fixed_params"] for t in ledger.handle.trials()]

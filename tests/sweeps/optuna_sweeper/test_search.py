@@ -241,6 +241,21 @@ def test_a_grid_evaluates_each_point_once(tmp_path: Path) -> None:
     assert states(unseeded) == ["COMPLETE"] * 3 + ["WAITING"]
 
 
+def test_a_grids_failed_points_are_tried_again_by_the_next_command(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def task(config: dict[str, Any]) -> float:
+        calls.append(config["x"])
+        if config["x"] == 1 and calls.count(1) < 3:
+            raise ValueError("not yet")
+        return 0.0
+
+    for _ in range(4):
+        trials = run_search(tmp_path, task, "x=range(0,3)", sampler=GRID)
+    assert calls == [0, 1, 2, 1, 1]
+    assert states(trials) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+
+
 def test_given_points_come_first(tmp_path: Path) -> None:
     first = [{"x": 0.25, "model": "unet"}, {"x": 0.5, "model": "b c"}]
     arguments = ["x=interval(0,1)", "model=unet,'b c'"]

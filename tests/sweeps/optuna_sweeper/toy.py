@@ -122,8 +122,9 @@ def states(trials: Sequence[FrozenTrial]) -> list[str]:
     return [trial.state.name for trial in trials]
 
 
-# Evaluates a parabola; writes one line an evaluation, which proves what ran; a file `hold` makes it
-# stand still so that a test can kill it there.
+# Evaluates a parabola and writes one line an evaluation, which proves what ran. A file `hold<pid>`
+# makes a process stand still in the middle of a trial, where a test can kill it; it answers with
+# `holding<pid>`.
 APP = '''
 import os, sys, time
 from pathlib import Path
@@ -143,7 +144,8 @@ def main(cfg):
     with open(HERE / "evaluated", "a") as file:
         file.write(f"{os.getpid()} {cfg.x!r}\\n")
     time.sleep(cfg.seconds)
-    while (HERE / f"hold{os.getpid()}").exists() or (HERE / "hold").exists():
+    while (HERE / f"hold{os.getpid()}").exists():
+        (HERE / f"holding{os.getpid()}").touch()
         time.sleep(0.01)
     return (cfg.x - 0.3) ** 2
 
