@@ -1,8 +1,7 @@
 """Augmentation of image, label, satellite series and satellite target as one joint transform.
 
-The symmetries are array views that the copy into the batch resolves: torchvision has no quarter
-turn of tensors, and its flips copy each array once more. The zoom is torchvision's affine
-resampling, about the centre of each array. Image and series cover the same centre at their own
+The geometry is torchvision's, of tensors: flips, quarter turns (exact for square arrays) and, for
+the zoom, affine resampling about the centre. Image and series cover the same centre at their own
 resolutions, so one transform moves a landmark to the same place in both.
 """
 
@@ -54,20 +53,27 @@ class Geometry:
     zoom: float = 1.0
     """Enlargement about the centre."""
 
-    def move(self, array: AnyArray) -> AnyArray:
-        """The flipped and turned array, a view; the last two axes are rows and columns."""
-        moved: Any = array
-        if self.vertical:
-            moved = moved[..., ::-1, :]
-        if self.horizontal:
-            moved = moved[..., ::-1]
-        if self.turns:
-            moved = np.rot90(moved, self.turns, axes=(-2, -1))
-        return moved  # type: ignore[no-any-return]
-
     def apply(self, array: AnyArray, *, labels: bool = False) -> AnyArray:
-        """The transformed array: labels by nearest neighbour, all else bilinearly."""
-        moved = self.move(array)
+        """Transform the last two axes, rows and columns, of a square array.
+
+        Args:
+            array: Of any type of the batches.
+            labels: Whether the zoom takes the nearest value instead of a bilinear one.
+
+        Returns:
+            An array of the same shape and type: the given one where nothing changes, and a view
+            after a quarter turn.
+        """
+        if self == Geometry():
+            return array
+        tensor = torch.from_numpy(array)
+        if self.vertical:
+            tensor = functional.vertical_flip(tensor)
+        if self.horizontal:
+            tensor = functional.horizontal_flip(tensor)
+        if self.turns:
+            tensor = functional.rotate(tensor, 90.0 * self.turns)
+        moved: AnyArray = tensor.numpy()
         return moved if self.zoom == 1 else _enlarge(moved, self.zoom, labels)
 
 

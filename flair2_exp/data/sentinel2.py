@@ -246,13 +246,10 @@ def preprocess(
             options.cover,
         )
         keep, covered = select(share, options.max_cover, options.on_empty)
-        order = order[np.isin(order, keep)]
-    kept = np.empty(
-        (len(order), data.shape[1], rows.stop - rows.start, columns.stop - columns.start),
-        dtype=np.uint16,
-    )
-    for frame, position in zip(kept, order.tolist(), strict=True):
-        frame[...] = data[position, :, rows, columns]
+        kept_at_all = np.zeros(len(share), dtype=np.bool_)
+        kept_at_all[keep] = True
+        order = order[kept_at_all[order]]
+    kept: NDArray[np.uint16] = data[:, :, rows, columns][order]
     if options.monthly:
         means, months = monthly_means(kept, dates[order])
         return Series(means, month_offsets(months), covered)

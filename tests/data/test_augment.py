@@ -119,12 +119,29 @@ def symmetries(array: NDArray[Any]) -> list[bytes]:
     return [one.tobytes() for one in (*turned, *(np.fliplr(other) for other in turned))]
 
 
+@given(
+    vertical=st.booleans(),
+    horizontal=st.booleans(),
+    turns=st.integers(0, 3),
+    dtype=st.sampled_from(["uint8", "uint16", "float32"]),
+)
+def test_a_symmetry_is_flips_first_then_quarter_turns(
+    vertical: bool, horizontal: bool, turns: int, dtype: str
+) -> None:
+    array = generator(3).integers(0, 65_536, (2, 6, 6)).astype(dtype)
+    flipped = np.flip(array, 1) if vertical else array
+    flipped = np.flip(flipped, 2) if horizontal else flipped
+    moved = Geometry(vertical, horizontal, turns).apply(array)
+    assert moved.dtype == array.dtype
+    assert np.array_equal(moved, np.rot90(flipped, turns, axes=(1, 2)))
+
+
 def drawn_symmetries(options: AugmentationOptions, count: int) -> NDArray[np.float64]:
     array = np.arange(9, dtype=np.uint8).reshape(3, 3)
     all_of_them = symmetries(array)
     counts = np.zeros(8)
     for seed in range(count):
-        moved = draw_geometry(generator(seed), options).move(array)
+        moved = draw_geometry(generator(seed), options).apply(array)
         counts[all_of_them.index(np.ascontiguousarray(moved).tobytes())] += 1
     return counts
 
