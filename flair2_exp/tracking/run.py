@@ -27,7 +27,7 @@ from flair2_exp.tracking.params import flatten, render, shorten, valid_name, val
 from flair2_exp.tracking.process import WriterProcess
 from flair2_exp.tracking.provenance import scrub, scrub_value
 from flair2_exp.tracking.signals import FINISHED, status_of
-from flair2_exp.tracking.store import ENDED_TAG, Store
+from flair2_exp.tracking.store import ENDED_TAG, Store, end_run
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -521,7 +521,9 @@ def _send_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -
     from mlflow.entities import Param
 
     for chunk in _chunks(params):
-        client.log_batch(run_id, params=[Param(name, value) for name, value in chunk])
+        client.log_batch(
+            run_id, params=[Param(name, value) for name, value in chunk], synchronous=True
+        )
 
 
 def _send_metrics(client: MlflowClient, run: TrackedRun, record: Record) -> None:
@@ -529,14 +531,16 @@ def _send_metrics(client: MlflowClient, run: TrackedRun, record: Record) -> None
 
     items = run._new_metrics(client, record["metrics"])
     while chunk := [Metric(*item) for item in islice(items, _METRICS_A_CALL)]:
-        client.log_batch(run.run_id, metrics=chunk)
+        client.log_batch(run.run_id, metrics=chunk, synchronous=True)
 
 
 def _send_tags(client: MlflowClient, run: TrackedRun, record: Record) -> None:
     from mlflow.entities import RunTag
 
     for chunk in _chunks(record["tags"]):
-        client.log_batch(run.run_id, tags=[RunTag(name, value) for name, value in chunk])
+        client.log_batch(
+            run.run_id, tags=[RunTag(name, value) for name, value in chunk], synchronous=True
+        )
 
 
 def _send_artifact(client: MlflowClient, run: TrackedRun, record: Record) -> None:
@@ -548,7 +552,7 @@ def _send_text(client: MlflowClient, run: TrackedRun, record: Record) -> None:
 
 
 def _send_status(client: MlflowClient, run: TrackedRun, record: Record) -> None:
-    client.set_terminated(run.run_id, record["status"], end_time=record["end"])
+    end_run(client, run.run_id, record["status"], record["end"])
 
 
 _SENDERS: Final = {

@@ -41,11 +41,13 @@ def sigterm_as_exception() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received = False
+    received, owner = False, os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        if received:  # closing the run takes too long for whoever asks: leave it to the next start
+        # A second time: closing the run takes too long for whoever asks; the next start does it.
+        # In a child that was forked inside the context: the run is not the child's to end.
+        if received or os.getpid() != owner:
             os._exit(128 + signal.SIGTERM)
         received = True
         raise Terminated

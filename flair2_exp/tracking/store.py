@@ -190,15 +190,13 @@ def _patience(timeout: float, retries: int) -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep MLflow from telling what is told here in one line: tracebacks, tables, addresses."""
+    """Keep MLflow from telling at length what is told here in one line."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        # Ending a run prints the server's address with its password to stdout.
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -348,9 +346,16 @@ class Store:
                 run_id = run.info.run_id
                 note = f"process {writer.pid} was killed and left the run open"
                 client.set_tag(run_id, ENDED_TAG, note)
-                client.set_terminated(run_id, KILLED, end_time=_last_sign(client, run))
+                end_run(client, run_id, KILLED, _last_sign(client, run))
                 closed.append(run_id)
         return closed
+
+
+def end_run(client: MlflowClient, run_id: str, status: str, end_time: int) -> None:
+    """Close a run; `end_time` in milliseconds since 1970."""
+    # MLflow then prints the server's address, with the password if it holds one.
+    with contextlib.redirect_stdout(io.StringIO()):
+        client.set_terminated(run_id, status, end_time=end_time)
 
 
 def _last_sign(client: MlflowClient, run: MlflowRun) -> int:

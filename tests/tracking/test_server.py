@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -76,19 +78,22 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
             ],
             stdout=log,
             stderr=log,
+            start_new_session=True,  # a group of its own, to be ended with its workers
         )
         try:
             wire = Wire(port)
-            for _ in range(240):  # 60 s
+            deadline = time.monotonic() + 150  # 10 s where nothing else runs
+            while True:
                 try:
-                    open_store(f"http://127.0.0.1:{port}", timeout=0.5)
+                    open_store(f"http://127.0.0.1:{port}", timeout=1)
                     break
                 except TrackingError:
                     assert server.poll() is None, (tmp_path / "server.log").read_text()
+                    assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
                     time.sleep(0.25)
             yield wire
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGKILL)
             server.wait()
 
 

@@ -61,6 +61,17 @@ def test_a_second_sigterm_leaves_at_once() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
 
 
+def test_a_forked_child_just_ends() -> None:
+    with sigterm_as_exception():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+
+
 def test_in_another_thread_nothing_is_installed() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
