@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flair2_exp.models.recompute import keeping_nothing
+
 MODES: Final[tuple[str, ...]] = ("att_group", "att_mean", "mean")
 
 
@@ -84,7 +86,7 @@ def aggregate(
             parts[run.sample].append(maps.sum(0))
         else:
             weights = attention[run.offset : run.offset + length]
-            parts[run.sample].append(_weighted_sum(maps, weights))
+            parts[run.sample].append(keeping_nothing(_weighted_sum, maps, weights))
     empty = passes[0].new_zeros(passes[0].shape[1:])
     totals = torch.stack([sum(found[1:], found[0]) if found else empty for found in parts])
     if mode == "mean":

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flair2_exp.errors import ModelError
-from flair2_exp.models.heads import footprint
+from flair2_exp.models.heads import footprint, layout
 
 COLLAPSED: Final[tuple[str, ...]] = ("each_sample", "first_sample")
 DROPOUT: Final[tuple[str, ...]] = ("each_sample", "always_batch")
@@ -128,6 +128,7 @@ class SatelliteFusion(nn.Module):
             terms = self.cropped[level](crop) + self.collapsed[level](context)[:, :, None, None]
             if keep is not None:
                 terms = terms * keep
+            terms = terms.contiguous(memory_format=layout(feature))
             resized = functional.interpolate(
                 terms, size=feature.shape[2:], mode="bilinear", align_corners=False
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +17,17 @@ def footprint(satellite_map: Tensor) -> Tensor:
     start = (satellite_map.shape[-1] - FOOTPRINT) // 2
     end = start + FOOTPRINT
     return satellite_map[..., start:end, start:end]
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    """The order in which a map (B, C, H, W) lies in memory: channels last, or plain.
+
+    U-TAE works with channels last and the U-Net as it was asked to: maps change their order where
+    they are small, at the footprint, and not after they have been resized to the patch.
+    """
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 class SatelliteHead(nn.Module):
@@ -37,5 +49,5 @@ class SatelliteHead(nn.Module):
 
     def forward(self, satellite_map: Tensor) -> Tensor:
         """(B, channels, S, S) to logits (B, classes, patch_size, patch_size)."""
-        logits: Tensor = self.conv(footprint(satellite_map))
+        logits: Tensor = self.conv(footprint(satellite_map)).contiguous()
         return functional.interpolate(logits, size=(self.patch_size, self.patch_size))

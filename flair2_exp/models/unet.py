@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
 from flair2_exp.models.base import SegmentationModel
 from flair2_exp.models.encoders import create_unet
 from flair2_exp.models.metadata import MetadataFusion
+from flair2_exp.models.recompute import repeating_resizing
 
 
 class AerialUNet(SegmentationModel):
@@ -46,7 +49,7 @@ class AerialUNet(SegmentationModel):
             decoder_channels=decoder_channels,
         )
         self.encoder: nn.Module = network.encoder
-        self.decoder: nn.Module = network.decoder
+        self.decoder: UnetDecoder = network.decoder
         self.segmentation_head: nn.Module = network.segmentation_head
         self.feature_channels: tuple[int, ...] = tuple(network.encoder.out_channels)
         self.metadata: MetadataFusion | None = None
@@ -67,8 +70,18 @@ class AerialUNet(SegmentationModel):
         return features
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Encoder maps to logits (B, classes, H, W)."""
-        logits: Tensor = self.segmentation_head(self.decoder(features))
+        """Encoder maps to logits (B, classes, H, W).
+
+        The decoder's last block begins by resizing its input to the patch's full resolution, which
+        makes the largest tensor of the network: it is not kept for the backward pass.
+        """
+        sizes = [feature.shape[2:] for feature in reversed(features)]
+        skips: list[Tensor | None] = [*features[-2:0:-1], None]
+        x: Tensor = self.decoder.center(features[-1])
+        for block, skip, (height, width) in zip(self.decoder.blocks, skips, sizes[1:], strict=True):
+            run = functools.partial(block, target_height=height, target_width=width)
+            x = repeating_resizing(run, x) if skip is None else run(x, skip_connection=skip)
+        logits: Tensor = self.segmentation_head(x)
         return logits
 
     def forward(

@@ -8,19 +8,13 @@ Frames are packed before the encoder (padded dates are left out) and go through 
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
 
 from flair2_exp.errors import ModelError
 from flair2_exp.models.aggregation import MODES, aggregate, segments
@@ -28,6 +22,7 @@ from flair2_exp.models.base import SegmentationModel
 from flair2_exp.models.blocks import ConvBlock, PointBlock, Residual, UpBlock
 from flair2_exp.models.heads import SatelliteHead
 from flair2_exp.models.ltae import TemporalEncoder
+from flair2_exp.models.recompute import keeping_convolutions, keeping_nothing
 
 SATELLITE_BANDS: Final = 10
 _GROUPS: Final = 4
@@ -225,26 +220,8 @@ class UTAE(nn.Module):
         if frames.device.type == "cpu":
             map_bytes = 4 * self.options.encoder_widths[0] * frames.shape[-2] * frames.shape[-1]
             size = min(size, max(1, _BYTES_A_PASS // map_bytes))
-        if not torch.is_grad_enabled():
-            return [self.encoder(part) for part in torch.split(frames, size)]
-        recompute: dict[str, Any] = {}
-        if not self.options.checkpointing:
-            recompute["context_fn"] = _save_convolutions
-        return [
-            checkpoint(self.encoder, part, use_reentrant=False, **recompute)
-            for part in torch.split(frames, size)
-        ]
-
-
-def _keep_convolutions(_context: object, operator: object, *_: object, **__: object) -> object:
-    if operator is torch.ops.aten.convolution.default:
-        return CheckpointPolicy.MUST_SAVE
-    return CheckpointPolicy.PREFER_RECOMPUTE
-
-
-_save_convolutions = functools.partial(create_selective_checkpoint_contexts, _keep_convolutions)
-"""In training only the encoder's convolutions are kept for the backward pass: normalisation, ReLU
-and padding are cheap to work out again, and keeping them takes twice the memory of the rest."""
+        run = keeping_nothing if self.options.checkpointing else keeping_convolutions
+        return [run(self.encoder, part) for part in torch.split(frames, size)]
 
 
 def _unpack(packed: Tensor, real: Tensor | None, shape: tuple[int, int]) -> Tensor:
