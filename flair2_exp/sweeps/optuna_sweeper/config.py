@@ -65,6 +65,11 @@ class OptunaStudyConf:
     """`refuse` a study of another search space or direction, or open a `new_study`."""
     may_change: list[str] = field(default_factory=list)
     """Patterns of override keys that may differ between two commands on one study."""
+    on_create: str | None = None
+    """Dotted path of a function `(config) -> mapping`, called by the one worker that makes the
+    study, before any trial; what it returns (plain values) becomes the study's attributes."""
+    on_finish: str | None = None
+    """Dotted path of a function `(result, config)`, called by every worker at the end."""
 
 
 _SAMPLERS: Final[dict[str, dict[str, Any]]] = {

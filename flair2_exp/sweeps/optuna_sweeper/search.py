@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp.sweeps.optuna_sweeper import results, storage, study
 from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
-from flair2_exp.sweeps.optuna_sweeper.space import read_space
+from flair2_exp.sweeps.optuna_sweeper.space import Space, read_space
 from flair2_exp.sweeps.optuna_sweeper.trial import VARIABLE, Ticket, TrialPruned, pruner_text
 from flair2_exp.sweeps.optuna_sweeper.worker import Heart, Watch
 
@@ -64,6 +64,8 @@ class Options:
     poll: float
     on_change: str
     may_change: list[str]
+    on_create: str | None
+    on_finish: str | None
 
 
 def read_options(raw: Mapping[str, Any]) -> Options:
@@ -135,6 +137,37 @@ def check_optuna() -> None:
 
 
 @dataclass(frozen=True)
+class SearchResult:
+    """What a search came to, for `on_finish`.
+
+    Attributes:
+        study_name: The study's name.
+        storage: The storage's name, as `open_storage` takes it.
+        trials: All trials of the study, by number.
+        objective: The objectives' names.
+        direction: `minimize` or `maximize` of each objective.
+        folder: The sweep's folder.
+        space: Turns a trial's parameters into its overrides, and knows the config groups.
+        leader: Whether this worker should do what is to be done once: it ended the last trial, or
+            found the study complete.
+    """
+
+    study_name: str
+    storage: str
+    trials: Sequence[optuna.trial.FrozenTrial]
+    objective: tuple[str, ...]
+    direction: tuple[str, ...]
+    folder: Path
+    space: Space
+    leader: bool
+
+    @property
+    def best(self) -> list[optuna.trial.FrozenTrial]:
+        """The best trial, or the Pareto front."""
+        return results.best_trials(self.trials, self.direction)
+
+
+@dataclass(frozen=True)
 class _Job:
     trial: optuna.Trial
     overrides: list[str]
@@ -171,7 +204,9 @@ class Search:
         self._space = read_space(options.params, arguments, config_loader)
         self._samplers = SamplerFactory(options.sampler, options.allowed_targets)
         self._pruner = build_pruner(options.pruner, options.allowed_targets)
-        self._custom = _import_function(options.custom_search_space)
+        self._custom = import_function("custom_search_space", options.custom_search_space)
+        self._on_create = import_function("on_create", options.on_create)
+        self._on_finish = import_function("on_finish", options.on_finish)
         self._queue = self._first_points()
         self._total = self._wanted_trials()
         self._folder = Path(str(config.hydra.sweep.dir))
@@ -195,7 +230,21 @@ class Search:
             trials = self._handle.trials()
             results.write_results(self._folder, self._handle.name, trials, self._options.direction)
         self._summarise(trials)
+        if self._on_finish is not None:
+            self._on_finish(self._result(trials), self._config)
         return self._returns
+
+    def _result(self, trials: Sequence[optuna.trial.FrozenTrial]) -> SearchResult:
+        return SearchResult(
+            study_name=self._handle.name,
+            storage=self._storage_name,
+            trials=trials,
+            objective=self._options.objective,
+            direction=self._options.direction,
+            folder=self._folder,
+            space=self._space,
+            leader=not self._returns or self._ledger.ended_last(trials),
+        )
 
     def _first_points(self) -> list[Mapping[str, Any]]:
         dimensions = self._space.dimensions
@@ -261,7 +310,13 @@ class Search:
             groups=tuple(sorted(self._space.groups)),
         )
         self._handle = study.open_study(
-            backend, self._storage_name, name, plan, self._queue, options.on_change
+            backend,
+            self._storage_name,
+            name,
+            plan,
+            self._queue,
+            options.on_change,
+            self._created if self._on_create else None,
         )
         self._ledger = study.Ledger(
             self._handle,
@@ -279,6 +334,10 @@ class Search:
             self._ledger.finished(self._handle.trials()),
             self._total,
         )
+
+    def _created(self) -> Mapping[str, Any]:
+        made = self._on_create(self._config) if self._on_create else {}
+        return dict(made or {})
 
     def _prepare_ticket_key(self) -> None:
         """Add the ticket's key once to all jobs' configs.
@@ -520,18 +579,27 @@ def _scalar(value: object) -> float | None:
     return float(number) if is_number else None
 
 
-def _import_function(path: str | None) -> Callable[[DictConfig, Any], Any] | None:
+def import_function(key: str, path: str | None) -> Callable[..., Any] | None:
+    """The function of a dotted path.
+
+    Args:
+        key: The option that names it, for messages.
+        path: Package, module and name; null for none.
+
+    Raises:
+        SweepError: There is no such function.
+    """
     if path is None:
         return None
     module_name, _, name = path.rpartition(".")
     try:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SweepError(f"custom_search_space {path} cannot be imported: {error}.") from None
+        raise SweepError(f"{key} {path} cannot be imported: {error}.") from None
     if not callable(function):
-        raise SweepError(f"custom_search_space {path} is no function.")
-    result: Callable[[DictConfig, Any], Any] = function
-    return result
+        raise SweepError(f"{key} {path} is no function.")
+    found: Callable[..., Any] = function
+    return found
 
 
 def _one_line(error: BaseException) -> str:

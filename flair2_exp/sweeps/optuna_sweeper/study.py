@@ -18,7 +18,7 @@ A withdrawn trial is a failed one with the attribute `withdrawn`; it was never r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -115,6 +115,7 @@ def open_study(
     plan: Plan,
     queue: Sequence[Mapping[str, Any]] = (),
     on_change: str = "refuse",
+    on_create: Callable[[], Mapping[str, Any]] | None = None,
 ) -> StudyHandle:
     """Create the study, or join it if it is the same search.
 
@@ -125,6 +126,7 @@ def open_study(
         plan: What it must be.
         queue: Parameters of the trials to run first, in order.
         on_change: `refuse` a study of another plan, or `new_study`: take the next free name.
+        on_create: Called by the one worker that makes the study; gives further study attributes.
 
     Raises:
         SweepError: The study is of another search, or the storage refuses.
@@ -139,6 +141,8 @@ def open_study(
             known = None if created else _wait_for_plan(handle)
             if known is None:
                 fill(handle, queue)
+                for key, value in (on_create() if on_create else {}).items():
+                    storage.set_study_user_attr(handle.study_id, key, value)
                 storage.set_study_user_attr(handle.study_id, SWEEP, plan.to_json())
                 known = plan.to_json()
             differences = plan.differences(known)
@@ -278,6 +282,12 @@ class Ledger:
     def new_failures(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Trials of any worker that failed since this one started."""
         return [t for t in self._failed(trials) if t.number not in self._old_failures]
+
+    def ended_last(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether this worker ran the trial that ended last."""
+        ended = [t for t in trials if t.datetime_complete and WITHDRAWN not in t.user_attrs]
+        last = max(ended, key=lambda t: (t.datetime_complete, t.number), default=None)
+        return last is not None and last.user_attrs.get(WORKER) == self._identity
 
     def is_exhausted(self, trials: Iterable[FrozenTrial]) -> bool:
         """Whether nothing runs, waits or could be made."""

@@ -102,6 +102,12 @@ class RunningTrial:
         """Parameter values by override key; options that are no numbers as an override's text."""
         return dict(self._trial.params)
 
+    @property
+    def study_attributes(self) -> dict[str, Any]:
+        """The study's attributes, among them those that `on_create` made."""
+        attributes: dict[str, Any] = self._trial.study.user_attrs
+        return attributes
+
     def report(self, value: float, step: int) -> bool:
         """Report the objective at a step and learn whether to stop.
 

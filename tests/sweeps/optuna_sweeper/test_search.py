@@ -301,6 +301,55 @@ def test_parallel_jobs_keep_the_total_and_have_folders_of_their_own(tmp_path: Pa
     assert launcher.folders == []  # Hydra's own numbers will do
 
 
+def intrude(config: Any, trial: optuna.Trial) -> None:
+    """While this worker draws its first trial, another one runs one."""
+    if trial.number == 0:
+        trial.study.add_trial(optuna.create_trial(value=1.0))
+
+
+def test_parallel_jobs_of_two_workers_never_share_a_folder(tmp_path: Path) -> None:
+    launcher = Launcher(parabola)
+    options = {"n_trials": 4, "n_jobs": 2, "custom_search_space": f"{__name__}.intrude"}
+    run_search(tmp_path, parabola, "x=interval(0,1)", launcher=launcher, **options)
+    assert launcher.folders == ["run_0", "run_2"]
+    assert launcher.batches[1] == [3]
+
+
+created: list[str] = []
+finished: list[search.SearchResult] = []
+
+
+def create(config: Any) -> dict[str, str]:
+    created.append(config.hydra.job.name)
+    return {"parent": f"run{len(created)}"}
+
+
+def finish(result: search.SearchResult, config: Any) -> None:
+    finished.append(result)
+
+
+def test_hooks_run_when_the_study_is_made_and_when_the_search_ends(tmp_path: Path) -> None:
+    parents = []
+
+    def task(config: dict[str, Any]) -> float:
+        trial = current_trial()
+        assert trial is not None
+        parents.append(trial.study_attributes["parent"])
+        return parabola(config)
+
+    created.clear()
+    finished.clear()
+    hooks = {"on_create": f"{__name__}.create", "on_finish": f"{__name__}.finish"}
+    for n_trials in (2, 3, 3):
+        run_search(tmp_path, task, "x=interval(0,1)", "epochs=5", n_trials=n_trials, **hooks)
+    assert created == ["toy"]
+    assert parents == ["run1"] * 3
+    assert [len(result.trials) for result in finished] == [2, 3, 3]
+    assert all(result.leader for result in finished)
+    best = finished[-1].best[0]
+    assert finished[-1].space.overrides(best.params) == [f"x={best.params['x']}", "epochs=5"]
+
+
 def test_a_launcher_that_breaks_costs_one_try(tmp_path: Path) -> None:
     class Breaking(Launcher):
         def launch(self, overrides: Any, initial_job_idx: int) -> Any:
