@@ -156,12 +156,13 @@ def generate_sample(
             raise DataError(f"{target} is a link to nothing; remove it or choose another folder")
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise DataError(_occupied(target, options))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        place = target.resolve()  # a link to an empty folder stays a link
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         try:
             partial.chmod(0o777 & ~_umask())
             _write_tree(partial, options)
-            _publish(partial, target, options)
+            _publish(partial, place, options)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:

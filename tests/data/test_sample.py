@@ -465,6 +465,15 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
         ensure_sample(tmp_path / "link", **TINY)
 
 
+@pytest.mark.usefixtures("hollow")
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert ensure_sample(tmp_path / "link", **TINY) == tmp_path / "link"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "sample.json").is_file()
+
+
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_interrupted_tree_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
