@@ -8,6 +8,7 @@ its reason, and the report shows it.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import math
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 COUNTS: Final[str] = "confusion_per_patch.npz"
 CURVES: Final[tuple[str, ...]] = ("val/miou", "val/loss", "train/loss")
 """Metrics whose course over the epochs is drawn."""
+
+TELLING: Final[tuple[str, ...]] = (
+    "model.name", "quirk", "s2_preproc.name", "aug.name", "metadata.name", "loss.name",
+)  # fmt: skip
+"""Options that name a row best, where several tell rows apart equally well."""
 
 STATE: Final[str] = "run.json"
 """What a run says of itself: status, error, identity and what decides it."""
@@ -333,8 +339,7 @@ def read_mlflow(
         counts; a run that did not finish and was done again is left out.
 
     Raises:
-        ConfigError: Nothing was asked for or nothing found, or one row and seed has finished runs
-            of different configs.
+        ConfigError: Nothing was asked for or nothing found.
         TrackingError: The store does not answer or has no such run.
     """
     wanted = dict(tags or {}) | ({"flair2.sweep": sweep} if sweep else {})
@@ -404,20 +409,14 @@ def _search(client: MlflowClient, tags: Mapping[str, str]) -> list[MlflowRun]:
 
 
 def _latest(found: Sequence[MlflowRun], client: MlflowClient) -> Collected:
-    places: dict[tuple[str, int], list[MlflowRun]] = {}
+    places: dict[tuple[str, int, str], list[MlflowRun]] = {}
     for run in found:
-        places.setdefault(_place(run), []).append(run)
+        identity = run.data.tags.get("flair2.identity", "")
+        places.setdefault((*_place(run), identity), []).append(run)
     runs: list[Run] = []
     absent: list[AbsentRun] = []
-    for (row, seed), tried in places.items():
+    for (row, seed, _), tried in places.items():
         finished = [run for run in tried if run.info.status == "FINISHED"]
-        identities = {run.data.tags.get("flair2.identity", "") for run in finished}
-        if len(identities) > 1:
-            ids = ", ".join(run.info.run_id for run in finished)
-            raise ConfigError(
-                f"row {row}, seed {seed} has finished runs of different configs ({ids}): "
-                "name the ones to report by their ids"
-            )
         if not finished:
             state = tried[-1].info.status.lower()
             absent.append(AbsentRun(row, seed, state, f"MLflow run {tried[-1].info.run_id}"))
@@ -486,6 +485,55 @@ def _curve(run: MlflowRun, name: str, client: MlflowClient) -> list[tuple[float,
         if math.isfinite(point.value)
     }
     return [(float(at), by_step[step]) for at, step in enumerate(sorted(by_step), 1)]
+
+
+def tell_rows_apart(runs: Sequence[Run]) -> list[Run]:
+    """Give rows of one name and different configs names of their own.
+
+    A plain multirun (`--multirun model=unet,utt`) calls all its runs by one name. Where a row has
+    two runs of one seed, the option that differs is put behind the name, as in
+    `experiment (model.name=utt)`, and further ones as long as needed.
+
+    Raises:
+        ConfigError: Two runs of one row and seed have the same config.
+    """
+    rows: dict[str, list[Run]] = {}
+    for run in runs:
+        rows.setdefault(run.row, []).append(run)
+    labels = {id(run): "" for run in runs}
+    for same in rows.values():
+        for run, label in zip(same, _labels(same), strict=True):
+            labels[id(run)] = f" ({label})" if label else ""
+    return [dataclasses.replace(run, row=run.row + labels[id(run)]) for run in runs]
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """What to call each of a row's runs, nothing where no seed is there twice."""
+    seeds = [run.seed for run in runs]
+    twice = [run for run in runs if seeds.count(run.seed) > 1]
+    if not twice:
+        return [""] * len(runs)
+    deciding = (key for run in twice for key in run.settings if _decides(key))
+    options = list(dict.fromkeys((*TELLING, *deciding)))
+    values = {key: [run.settings.get(key, "null") for run in runs] for key in options}
+    varied = {key: len(set(each)) for key, each in values.items()}
+    key = max(options, key=lambda option: varied[option], default="")
+    if not key or varied[key] < 2:
+        raise ConfigError(
+            f"row {twice[0].row} has two runs of seed {twice[0].seed} and one config: "
+            f"{twice[0].source} and {next(r for r in twice[1:] if r.seed == twice[0].seed).source}"
+        )
+    labels = [f"{key}={value}" for value in values[key]]
+    for label in set(labels):
+        places = [at for at, each in enumerate(labels) if each == label]
+        for at, more in zip(places, _labels([runs[at] for at in places]), strict=True):
+            labels[at] += f", {more}" if more else ""
+    return labels
+
+
+def _decides(key: str) -> bool:
+    """Whether an option says what a run is, and not where or by whom it is run."""
+    return key not in ("name", "seed") and not key.startswith(("paths.", "tracking.", "sweep."))
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

@@ -18,7 +18,7 @@ from flair2_exp.errors import ConfigError
 from flair2_exp.nomenclature import SCORED
 from flair2_exp.report import factors as factorial
 from flair2_exp.report import statistics
-from flair2_exp.report.collect import AbsentRun, Run, check_comparable
+from flair2_exp.report.collect import AbsentRun, Run, check_comparable, tell_rows_apart
 from flair2_exp.report.published import PODIUM, Published, is_published_test, published
 from flair2_exp.report.statistics import Floats, Integers
 
@@ -192,10 +192,11 @@ def build_report(
         seed: Of the bootstrap.
 
     Raises:
-        ConfigError: Nothing to report, an unknown baseline, two runs of one row and seed, or runs
-            that cannot be compared.
+        ConfigError: Nothing to report, an unknown baseline, two runs of one config and seed, or
+            runs that cannot be compared.
     """
-    absent = _all_absent(runs, absent, expected)
+    named, runs = runs, tell_rows_apart(runs)
+    absent = _all_absent(named, runs, absent, expected)
     if not runs:
         states = ", ".join(f"{each.row} seed {each.seed}: {each.state}" for each in absent)
         raise ConfigError(f"no finished run to report ({states or 'none given'})")
@@ -262,10 +263,17 @@ class _Work:
 
 
 def _all_absent(
-    runs: Sequence[Run], absent: Sequence[AbsentRun], expected: Iterable[tuple[str, int]]
+    named: Sequence[Run],
+    runs: Sequence[Run],
+    absent: Sequence[AbsentRun],
+    expected: Iterable[tuple[str, int]],
 ) -> tuple[AbsentRun, ...]:
-    """Known absent runs, expected ones without a trace, and seeds that other rows have."""
-    there = {(run.row, run.seed) for run in runs}
+    """Known absent runs, expected ones without a trace, and seeds that other rows have.
+
+    `named` are the runs under the names that `absent` and `expected` know, before rows of one name
+    were told apart.
+    """
+    there = {(run.row, run.seed) for run in (*named, *runs)}
     found = {(each.row, each.seed): each for each in absent if (each.row, each.seed) not in there}
     wanted = list(expected)
     if not wanted:
@@ -281,11 +289,6 @@ def _all_absent(
 def _by_row(runs: Sequence[Run]) -> dict[str, list[Run]]:
     rows: dict[str, list[Run]] = {}
     for run in runs:
-        same = [other for other in rows.get(run.row, ()) if other.seed == run.seed]
-        if same:
-            raise ConfigError(
-                f"row {run.row} has two runs of seed {run.seed}: {same[0].source} and {run.source}"
-            )
         rows.setdefault(run.row, []).append(run)
     return {row: sorted(found, key=lambda run: run.seed) for row, found in rows.items()}
 
@@ -456,7 +459,9 @@ def _notes(report: Report, runs: Sequence[Run]) -> Iterable[str]:
             f"One seed only: {', '.join(single)}. Their intervals are over {report.unit}s alone; "
             "the luck of the seed is not known and not in them."
         )
-    if report.areas < FEW_AREAS:
+    if report.areas == 1:
+        yield f"A single test {report.unit}: no interval can be given."
+    elif report.areas < FEW_AREAS:
         yield (
             f"Only {report.areas} test {report.unit}s: intervals are wide and their coverage is "
             "approximate."

@@ -60,6 +60,11 @@ def count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
+def plural(number: int, thing: str) -> str:
+    """`1 area`, `193 areas`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def seeds(row: Row) -> str:
     """`3`, or `2 of 3 (seed 3: failed)`."""
     if not row.absent:
@@ -148,10 +153,17 @@ def findings(report: Report) -> list[str]:
 
 def method(report: Report) -> str:
     """How the intervals were made, in two sentences for below a table."""
-    return (
+    drawn, pairs = plural(report.areas, f"test {report.unit}"), len(report.differences)
+    said = (
         f"Intervals (95 %) and two-sided p: symmetric studentised bootstrap, {report.resamples:,} "
-        f"resamples of {report.areas} test {report.unit}s ({report.patches:,} patches), the same "
-        "for all rows, with seeds redrawn within each row from its own spread (of factors: from "
-        f"the rows' common spread). p is Holm-corrected over the {len(report.differences)} pairs "
-        "of rows shown, per-class p over pairs × classes, factors over their effects."
+        f"resamples of {drawn} ({report.patches:,} patches), the same for all rows, with seeds "
+        "redrawn within each row from its own spread"
     )
+    if report.factorial and report.factorial.effects:
+        said += " (of factors: from the rows' common spread)"
+    if pairs:
+        said += (
+            f". p is Holm-corrected over the {plural(pairs, 'pair')} of rows shown, per-class p "
+            "over pairs × classes, factors over their effects"
+        )
+    return f"{said}."

@@ -9,8 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from flair2_exp.errors import ConfigError, DataError, TrackingError
-from flair2_exp.report import read_folder, read_folders, read_mlflow
-from flair2_exp.report.collect import check_comparable, read_counts
+from flair2_exp.report import Run, read_folder, read_folders, read_mlflow
+from flair2_exp.report.collect import check_comparable, read_counts, tell_rows_apart
 from tests.report.made_runs import make_arrays, make_folder, make_runs
 
 COUNTS = "confusion_per_patch.npz"
@@ -252,11 +252,36 @@ def test_run_done_again_after_failing_counts_once(store: Store) -> None:
     assert found.absent == ()
 
 
-def test_finished_runs_of_different_configs_in_one_place_are_refused(store: Store) -> None:
+def test_runs_of_different_configs_under_one_name_are_both_read(store: Store) -> None:
     store.run("mixed", "unet", 1)
     store.run("mixed", "unet", 1, identity="another")
-    with pytest.raises(ConfigError, match="row unet, seed 1 has finished runs of different"):
-        read_mlflow(store.uri, sweep="mixed")
+    assert len(read_mlflow(store.uri, sweep="mixed").runs) == 2
+
+
+def with_settings(run: Run, seed: int, **settings: str) -> Run:
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return dataclasses.replace(run, row="debug", seed=seed, settings=dict(run.settings) | dotted)
+
+
+def test_rows_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    (run,) = make_runs(tmp_path, {"debug": 1.0}, seeds=1)
+    runs = [
+        with_settings(run, seed, model__name=model, aug__geometry=aug, paths__output=model + aug)
+        for seed in (1, 2)
+        for model, aug in (("unet", "none"), ("utt", "none"), ("utt", "flips"))
+    ]
+    assert [one.row for one in tell_rows_apart(runs)][:3] == [
+        "debug (model.name=unet)",
+        "debug (model.name=utt, aug.geometry=none)",
+        "debug (model.name=utt, aug.geometry=flips)",
+    ]
+    assert tell_rows_apart(runs[:1]) == runs[:1]
+
+
+def test_a_config_done_twice_with_one_seed_is_refused(tmp_path: Path) -> None:
+    (run,) = make_runs(tmp_path, {"debug": 1.0}, seeds=1)
+    with pytest.raises(ConfigError, match="row debug has two runs of seed 1 and one config"):
+        tell_rows_apart([run, dataclasses.replace(run, source="elsewhere")])
 
 
 def test_missing_artifact_is_named(store: Store) -> None:

@@ -191,6 +191,21 @@ def test_two_runs_of_one_seed_are_refused(runs: list[Run]) -> None:
         build_report([*runs, runs[0]])
 
 
+def test_rows_of_one_name_are_reported_by_what_differs(runs: list[Run]) -> None:
+    same = [
+        dataclasses.replace(run, row="debug", settings={"model.name": run.row})
+        for run in runs
+        if run.row != "unet"
+    ]
+    expected = [("debug", seed) for seed in (1, 2, 3)]
+    report = build_report(same, expected=expected, resamples=QUICK)
+    assert [row.name for row in report.rows] == [
+        "debug (model.name=utt)",
+        "debug (model.name=utt_monthly)",
+    ]
+    assert report.absent == ()
+
+
 def test_one_seed_is_said_to_leave_its_luck_unknown(runs: list[Run]) -> None:
     report = build_report([run for run in runs if run.seed == 1], resamples=QUICK)
     assert any(note.startswith("One seed only: unet, utt, utt_monthly") for note in report.notes)
@@ -298,6 +313,8 @@ def test_numbers_read_well() -> None:
     assert words.signed(-0.0123) == "−0.0123"
     assert words.p_value(0.0001) == "< 0.001"
     assert words.number(None) == "–"
+    assert words.plural(1, "area") == "1 area"
+    assert words.plural(16_050, "area") == "16,050 areas"
     assert [words.duration(each) for each in (2.5, 357.0, 11_100.0)] == [
         "2.5 s", "5:57 min", "3 h 05 min",
     ]  # fmt: skip
