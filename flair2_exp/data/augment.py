@@ -73,7 +73,7 @@ class Geometry:
             tensor = functional.horizontal_flip(tensor)
         if self.turns:
             tensor = functional.rotate(tensor, 90.0 * self.turns)
-        moved: AnyArray = tensor.numpy()
+        moved: AnyArray = tensor.numpy()  # type: ignore[assignment]
         return moved if self.zoom == 1 else _enlarge(moved, self.zoom, labels)
 
 

@@ -57,6 +57,7 @@ def prepare(
     patch_size: int,
     series: SeriesOptions | None,
     workers: int = 1,
+    shard: int = SHARD,
     on_damaged: Literal["stop", "skip"] = "stop",
     progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
@@ -68,6 +69,7 @@ def prepare(
         patch_size: Pixels on a side of every patch.
         series: How to preprocess the series; None leaves them out.
         workers: Processes.
+        shard: Patches in a shard of a new store.
         on_damaged: Whether a damaged patch stops the preparation, or is marked and skipped.
         progress: Called with the patches done and all patches.
 
@@ -81,16 +83,16 @@ def prepare(
     """
     path = Path(path)
     settings = {"patch_size": patch_size, **settings_of(series)}
-    _start(path, settings)
+    _start(path, settings, shard)
     sources = layout.file_states(index, np.arange(len(index)), satellite=series is not None)
-    job = _Job(index, path, patch_size, series, on_damaged, sources)
-    todo = [shard for shard in range(job.shards) if not job.is_fresh(shard)]
-    done = len(index) - sum(len(job.patches(shard)) for shard in todo)
+    job = _Job(index, path, patch_size, series, on_damaged, sources, int(describe(path)["shard"]))
+    todo = [number for number in range(job.shards) if not job.is_fresh(number)]
+    done = len(index) - sum(len(job.patches(number)) for number in todo)
     if todo:
         (path / "index.npz").unlink(missing_ok=True)
         _require_space(job, todo)
-    for shard in _run(job, todo, workers):
-        done += len(job.patches(shard))
+    for number in _run(job, todo, workers):
+        done += len(job.patches(number))
         if progress is not None:
             progress(done, len(index))
     _finish(job)
@@ -100,7 +102,7 @@ def prepare(
     return Prepared(len(index), sum(len(job.patches(s)) for s in todo), damaged, size)
 
 
-def _start(path: Path, settings: dict[str, Any]) -> None:
+def _start(path: Path, settings: dict[str, Any], shard: int) -> None:
     """Make the folder, or refuse one that is something else."""
     description = path / "store.json"
     if description.exists():
@@ -115,7 +117,7 @@ def _start(path: Path, settings: dict[str, Any]) -> None:
     else:
         try:
             (path / "shards").mkdir(parents=True, exist_ok=True)
-            _write_json(description, {"format": FORMAT, "settings": settings})
+            _write_json(description, {"format": FORMAT, "shard": shard, "settings": settings})
         except OSError as error:
             reason = error.strerror
             raise DataError(
@@ -141,14 +143,16 @@ class _Job:
     series: SeriesOptions | None
     on_damaged: Literal["stop", "skip"]
     sources: NDArray[np.int64]
+    size: int
+    """Patches in a shard."""
 
     @property
     def shards(self) -> int:
-        return -(-len(self.index) // SHARD)
+        return -(-len(self.index) // self.size)
 
     def patches(self, shard: int) -> range:
         """Positions of a shard's patches."""
-        return range(shard * SHARD, min((shard + 1) * SHARD, len(self.index)))
+        return range(shard * self.size, min((shard + 1) * self.size, len(self.index)))
 
     def folder(self, shard: int) -> Path:
         return self.path / "shards" / f"{shard:05d}"

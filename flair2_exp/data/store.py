@@ -45,7 +45,7 @@ FORMAT: Final = 1
 """Raised when the store changes its form."""
 
 SHARD: Final = 128
-"""Patches in a shard: about 200 MB of patches at 512 px, seconds of work lost by a kill."""
+"""Patches in a shard of a new store: some 300 MB at 512 px, seconds of work lost by a kill."""
 
 HEADER: Final = 128
 """Bytes of the header of the store's `.npy` files, as NumPy writes it."""
@@ -90,11 +90,11 @@ def describe(path: Path) -> dict[str, Any]:
     try:
         content = json.loads((path / "store.json").read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.get("format") == FORMAT:
-            if isinstance(content.get("settings"), dict):
+            if isinstance(content.get("settings"), dict) and int(content["shard"]) > 0:
                 return content
             raise ValueError("no settings")
         raise ValueError("another form")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"dataset.store={path} is no prepared store ({error}).\n"
             "Prepare one with scripts/prepare.py."
@@ -169,7 +169,8 @@ class StoreReader:
                 have changed; the message names the difference.
         """
         self.path = Path(path)
-        stored = describe(self.path)["settings"]
+        description = describe(self.path)
+        stored = description["settings"]
         wanted = {"patch_size": patch_size, **settings_of(series)}
         with_series = bool(stored.get("satellite"))
         if series is None:  # series that are not read do not matter
@@ -186,6 +187,7 @@ class StoreReader:
         self._refuse(stale(self._table, index, sources, everything), "is not of these files: ")
         del self._table["sources"]
         self._ends = np.cumsum(self._table["counts"])
+        self._shard = int(description["shard"])
         self._size = patch_size
         self._classes = classes
         self._bands = [AERIAL_BANDS.index(band) for band in bands] if aerial else None
@@ -202,8 +204,8 @@ class StoreReader:
     def _require_whole(self) -> None:
         """Refuse a store with a file that is missing or cut off."""
         pixels = self._size**2
-        for shard, start in enumerate(range(0, len(self._table["ids"]), SHARD)):
-            patches = slice(start, start + SHARD)
+        for shard, start in enumerate(range(0, len(self._table["ids"]), self._shard)):
+            patches = slice(start, start + self._shard)
             count = len(self._table["ids"][patches])
             sizes = {"images": count * len(AERIAL_BANDS) * pixels, "masks": count * pixels}
             if self._series is not None:
@@ -220,7 +222,7 @@ class StoreReader:
 
     def read(self, patch: int) -> Sample:
         """The sample of a patch; see `dataset.Reader.read`."""
-        shard, row = divmod(patch, SHARD)
+        shard, row = divmod(patch, self._shard)
         if self._table["damaged"][patch]:
             raise DamagedPatchError(f"{self.path}: the patch was damaged when it was prepared.")
         pixels = self._size**2
@@ -250,7 +252,7 @@ class StoreReader:
         assert self._series is not None
         end = int(self._ends[patch])
         start = end - int(self._table["counts"][patch])
-        before = int(self._ends[shard * SHARD - 1]) if shard else 0
+        before = int(self._ends[shard * self._shard - 1]) if shard else 0
         size = self._series.size
         kind = np.float32 if self._series.monthly else np.uint16
         frames = np.empty((end - start, BANDS, size, size), dtype=kind)

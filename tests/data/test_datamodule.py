@@ -1,0 +1,384 @@
+"""Loaders: the same batches whatever the workers, every patch once, damage told in two lines."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
+
+from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoader
+from flair2_exp.data.dataset import BatchKey, PatchDataset, TreeReader, read_dates
+from flair2_exp.data.layout import Folders, Index, index, locate
+from flair2_exp.data.options import (
+    AugmentationOptions,
+    MetadataOptions,
+    SeriesOptions,
+    SplitOptions,
+)
+from flair2_exp.errors import DamagedPatchError, DataError
+from tests.data.trees import Tree, write_raster
+
+SERIES = SeriesOptions(filter=True, monthly=True, size=16)
+
+
+@pytest.fixture(autouse=True)
+def _forget_dates() -> None:
+    read_dates.cache_clear()
+
+
+def module(folders: Folders, **options: Any) -> FlairDataModule:
+    chosen: dict[str, Any] = {"series": SERIES, "batch_size": 2} | options
+    data = FlairDataModule(folders, **chosen)
+    data.setup()
+    return data
+
+
+def same(one: Any, other: Any) -> bool:
+    if torch.is_tensor(one):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)
+
+
+def at_epoch(loader: PatchLoader, epoch: int) -> list[dict[str, Any]]:
+    assert isinstance(loader.sampler, BatchSampler)
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def test_setup_tells_what_the_data_are(folders: Folders) -> None:
+    data = module(folders)
+    assert data.patch_size == 32
+    assert data.channels == 5
+    assert data.counts == {"train": 2, "validation": 2, "test": 1}
+    assert len(data.fingerprint) == 64
+    data.setup("fit")
+    assert module(folders, aerial=False).channels == 0
+
+
+def test_batches_do_not_depend_on_the_workers(folders: Folders) -> None:
+    options = {
+        "augmentation": AugmentationOptions("d4", noise=0.05, drop_dates=0.3),
+        "metadata": MetadataOptions(),
+        "batch_size": 1,
+    }
+    alone, shared = module(folders, **options), module(folders, workers=2, **options)
+    loaders = [data.train_dataloader() for data in (alone, shared)]
+    for epoch in (0, 1, 5):
+        ours, theirs = (at_epoch(loader, epoch) for loader in loaders)
+        assert len(ours) == len(theirs) == 2
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.keys() == other.keys()
+            assert all(same(one[name], other[name]) for name in one)
+    for one, other in zip(alone.test_dataloader(), shared.test_dataloader(), strict=True):
+        assert all(same(one[name], other[name]) for name in one)
+
+
+def test_evaluation_is_neither_shuffled_nor_augmented(folders: Folders) -> None:
+    data = module(folders, augmentation=AugmentationOptions("d4"), eval_batch_size=1)
+    first, later = (at_epoch(data.val_dataloader(), epoch) for epoch in (0, 3))
+    assert [batch["patch_id"] for batch in first] == [["IMG_000001"], ["IMG_000002"]]
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, later, strict=True))
+
+
+class Recorder(LightningModule):
+    """A model that learns nothing and remembers what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, list[str], float]] = []
+
+    def training_step(self, batch: dict[str, Any]) -> torch.Tensor:
+        mean = batch["image"].mean()
+        self.seen.append((self.current_epoch, batch["patch_id"], float(mean)))
+        assert batch["image"].dtype == torch.float32
+        loss: torch.Tensor = self.weight.sum() * mean
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_lightning_gives_each_epoch_its_order_also_after_a_resume(
+    folders: Folders, tmp_path: Path
+) -> None:
+    def train(epochs: int, checkpoint: str | None) -> list[tuple[int, list[str], float]]:
+        model = Recorder()
+        quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar"), False)
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=epochs, enable_model_summary=False,
+            enable_checkpointing=False, limit_val_batches=0, **quiet,
+        )  # fmt: skip
+        data = FlairDataModule(
+            folders, series=SERIES, batch_size=1, augmentation=AugmentationOptions("d4", noise=0.1)
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return model.seen
+
+    whole = train(4, None)
+    first = train(2, None)
+    rest = train(4, str(tmp_path / "2.ckpt"))
+    assert first + rest == whole
+    assert len({tuple(image for _, _, image in whole[i : i + 2]) for i in range(0, 8, 2)}) == 4
+
+
+# The sampler.
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 2**31), st.integers(0, 5))
+def test_one_process_sees_every_patch_once_an_epoch(
+    count: int, size: int, seed: int, epoch: int
+) -> None:
+    for shuffle in (True, False):
+        sampler = BatchSampler(count, size, shuffle=shuffle, seed=seed)
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        assert len(keys) == len(sampler)
+        assert all(key.epoch == epoch and 1 <= len(key.positions) <= size for key in keys)
+        positions = [position for key in keys for position in key.positions]
+        assert sorted(positions) == list(range(count))
+        assert shuffle or positions == sorted(positions)
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(2, 5), st.integers(0, 2**31))
+def test_several_processes_share_the_patches_in_equally_many_batches(
+    count: int, size: int, replicas: int, seed: int
+) -> None:
+    for shuffle in (True, False):
+        shares = [
+            list(BatchSampler(count, size, shuffle=shuffle, seed=seed, replicas=replicas, rank=r))
+            for r in range(replicas)
+        ]
+        assert len({len(share) for share in shares}) == 1
+        seen = [position for share in shares for key in share for position in key.positions]
+        assert set(seen) == set(range(count))
+        assert all(len(key.positions) <= size for share in shares for key in share)
+        batches = sum(len(share) for share in shares)
+        if shuffle:
+            assert len(seen) < count + replicas
+        elif count >= batches:
+            assert len(seen) == count
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    def order(seed: int, epoch: int) -> list[BatchKey]:
+        sampler = BatchSampler(50, 5, shuffle=True, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(1, 2) == order(1, 2)
+    distinct = [[k.positions for k in order(s, e)] for s in (1, 2) for e in (0, 1)]
+    assert all(a != b for i, a in enumerate(distinct) for b in distinct[:i])
+
+
+# Scaling on the device.
+
+
+@pytest.mark.parametrize(
+    ("series", "factor"),
+    [
+        (SeriesOptions(size=16), 10_000),
+        (SeriesOptions(size=16, scale="reference"), 65_535),
+        (SeriesOptions(size=16, monthly=True, scale="reference"), 1),
+    ],
+)
+def test_batches_are_scaled_after_the_transfer(
+    folders: Folders, series: SeriesOptions, factor: int
+) -> None:
+    data = module(folders, series=series)
+    (batch,) = data.val_dataloader()
+    scaled = data.on_after_batch_transfer(batch, 0)
+    assert batch["image"].dtype == torch.uint8
+    torch.testing.assert_close(scaled["image"], batch["image"].double().div(255).float())
+    expected = batch["series"].double().div(factor).float()
+    torch.testing.assert_close(scaled["series"], expected, rtol=1e-6, atol=0)
+    assert scaled["label"].dtype == scaled["satellite_label"].dtype == torch.int64
+    assert torch.equal(scaled["satellite_label"], batch["label"].long())
+    if not series.monthly:
+        assert not scaled["series"][scaled["padding"]].any()
+        assert scaled["padding"].sum() == 2
+
+
+# What a data set lacks.
+
+
+def drop_mask(tree: Tree) -> None:
+    tree.mask("IMG_000003").unlink()
+
+
+def drop_centroid(tree: Tree) -> None:
+    content = json.loads(tree.centroids.read_text())
+    del content["IMG_000003.tif"]
+    tree.centroids.write_text(json.dumps(content))
+
+
+def break_metadata(tree: Tree) -> None:
+    content = json.loads(tree.metadata.read_text())
+    content["IMG_000003"]["date"] = "July"
+    tree.metadata.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop_mask, "no mask"),
+        (drop_centroid, "no centroid"),
+        (break_metadata, "no valid entry in flair_aerial_metadata.json"),
+    ],
+)
+def test_what_is_missing_stops_the_run_or_is_skipped_and_counted(
+    own_tree: Tree, change: Any, message: str
+) -> None:
+    change(own_tree)
+    folders = locate(own_tree.root)
+    with pytest.raises(DataError, match=f"1 of 2 train patches have {message}.*\n?.*IMG_000003"):
+        module(folders, metadata=MetadataOptions())
+    data = module(folders, metadata=MetadataOptions(), on_damaged="skip")
+    assert data.counts["train"] == 1
+    assert data.skipped == {"train": 1, "validation": 0, "test": 0}
+
+
+def test_what_a_run_does_not_read_it_does_not_miss(own_tree: Tree) -> None:
+    drop_centroid(own_tree)
+    break_metadata(own_tree)
+    folders = locate(own_tree.root)
+    assert module(folders, satellite=False).counts["train"] == 2
+    assert module(folders, parts=("validation", "test")).counts["test"] == 1
+
+
+def test_images_of_another_data_set_are_refused(own_tree: Tree) -> None:
+    write_raster(own_tree.image("IMG_000003"), np.ones((3, 32, 32)))
+    with pytest.raises(DataError, match="3 bands of 32 x 32 pixels; FLAIR #2 has 5 square"):
+        module(locate(own_tree.root))
+
+
+def test_an_empty_part_is_refused_unless_the_run_leaves_it_out(own_tree: Tree) -> None:
+    folders = locate(own_tree.root, aerial_test=own_tree.root / "flair_labels_train")
+    with pytest.raises(DataError, match="split=official leaves no test patches"):
+        module(folders)
+    assert module(folders, parts=("train", "validation")).counts["test"] == 0
+
+
+def test_a_year_outside_the_code_is_said(own_tree: Tree) -> None:
+    content = own_tree.metadata.read_text().replace("2019-", "2017-")
+    own_tree.metadata.write_text(content)
+    with pytest.warns(UserWarning, match="2 train patches are of a year outside 2018 to 2021"):
+        data = module(locate(own_tree.root), metadata=MetadataOptions())
+    (batch,) = data.train_dataloader()
+    assert not batch["metadata"][:, 35:39].any()
+
+
+# Damage in a worker.
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_in_a_worker_stops_the_run_in_two_lines(own_tree: Tree, workers: int) -> None:
+    data = module(locate(own_tree.root), workers=workers)
+    own_tree.image("IMG_000003").write_bytes(b"")
+    with pytest.raises(DamagedPatchError) as stop:
+        list(data.train_dataloader())
+    assert "IMG_000003" in str(stop.value)
+    assert str(stop.value).count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_in_a_worker_is_skipped_counted_and_said(own_tree: Tree, workers: int) -> None:
+    data = module(locate(own_tree.root), workers=workers, on_damaged="skip", eval_batch_size=1)
+    for patch in ("IMG_000001", "IMG_000003"):
+        own_tree.mask(patch).write_bytes(b"no mask")
+    (batch,) = data.train_dataloader()
+    assert batch["patch_id"] == ["IMG_000004"] * 2
+    assert [batch["patch_id"] for batch in data.val_dataloader()] == [["IMG_000002"]]
+    assert data.skipped == {"train": 1, "validation": 1, "test": 0}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data.teardown("fit")
+    assert "1 damaged validation patches were skipped" in {str(one.message) for one in said}
+
+
+# Fingerprint.
+
+
+def test_the_fingerprint_is_of_names_sizes_and_split(own_tree: Tree) -> None:
+    folders = locate(own_tree.root)
+    before = module(folders).fingerprint
+    image = own_tree.image("IMG_000001")
+    os.utime(image, (0, 0))
+    assert module(folders).fingerprint == before
+    assert module(folders, satellite=False).fingerprint != before
+    other = SplitOptions("reference", train_fraction=0.5, seed=1)
+    swapped = SplitOptions("reference", train_fraction=0.5, seed=3)
+    prints = {module(folders, split=split).fingerprint for split in (other, swapped)}
+    assert prints | {before} == {before, *prints}
+    image.write_bytes(image.read_bytes() + b" ")
+    assert module(folders).fingerprint != before
+
+
+# Memory.
+
+
+def private_bytes(pid: int) -> int:
+    """Memory of a process that no other shares."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def padded(small: Index, count: int) -> Index:
+    """An index of `count` patches more than can be read, as large as that makes it."""
+    import dataclasses
+
+    rows = np.resize(np.arange(len(small)), count)
+    names = ("ids", "area", "labelled", "centroids", "metadata")
+    return dataclasses.replace(small, **{name: getattr(small, name)[rows] for name in names})
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps")
+def test_a_worker_shares_the_index_and_does_not_grow_over_thousands_of_samples(
+    folders: Folders,
+) -> None:
+    small = index(folders)
+    large = padded(small, 600_000)  # 60 MB
+    held: dict[str, list[int]] = {}
+    for name, listed in (("small", small), ("large", large)):
+        reader = TreeReader(listed, patch_size=32, series=SERIES)
+        data = PatchDataset(
+            reader, listed, np.arange(500) % 5, augmentation=AugmentationOptions("flips")
+        )
+        sampler = BatchSampler(500, 20, shuffle=True)
+        gc.collect()
+        loader = PatchLoader(
+            data, batch_size=None, sampler=sampler, num_workers=1, persistent_workers=True,
+            multiprocessing_context="fork", collate_fn=lambda batch: batch,
+        )  # fmt: skip
+        held[name] = [worker_memory(loader, epoch) for epoch in range(5 if name == "small" else 1)]
+    assert sum(getattr(large, n).nbytes for n in ("ids", "metadata")) > 40e6
+    assert held["large"][0] < held["small"][0] + 15e6
+    assert held["small"][-1] < held["small"][0] + 5e6
+
+
+def worker_memory(loader: PatchLoader, epoch: int) -> int:
+    """What the only worker holds for itself after an epoch."""
+    assert sum(len(batch["patch_id"]) for batch in at_epoch_iterator(loader, epoch)) == 500
+    assert loader._iterator is not None
+    (worker,) = loader._iterator._workers  # type: ignore[attr-defined]
+    return private_bytes(worker.pid)
+
+
+def at_epoch_iterator(loader: PatchLoader, epoch: int) -> Iterator[dict[str, Any]]:
+    assert isinstance(loader.sampler, BatchSampler)
+    loader.sampler.set_epoch(epoch)
+    yield from loader

@@ -1,0 +1,308 @@
+"""The prepared store: bit-equal to the files, resumable, and refused where it no longer fits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flair2_exp.data import preparation
+from flair2_exp.data.datamodule import FlairDataModule
+from flair2_exp.data.dataset import TreeReader, read_dates
+from flair2_exp.data.layout import Index, index, locate
+from flair2_exp.data.options import AugmentationOptions, MetadataOptions, SeriesOptions
+from flair2_exp.data.preparation import Prepared, prepare
+from flair2_exp.data.store import StoreReader
+from flair2_exp.errors import DamagedPatchError, DataError
+from tests.data.trees import Tree
+
+SERIES = SeriesOptions(filter=True, monthly=True, size=16)
+AREA = "D006_2020/Z2_UF"
+
+
+@pytest.fixture(autouse=True)
+def _forget_dates() -> None:
+    read_dates.cache_clear()
+
+
+def prepared(
+    tree: Tree, path: Path, series: SeriesOptions | None = SERIES, **options: Any
+) -> Prepared:
+    listed = index(locate(tree.root), cache=False)
+    return prepare(listed, path, patch_size=32, series=series, **({"shard": 2} | options))
+
+
+def opened(tree: Tree, path: Path, series: SeriesOptions | None = SERIES) -> StoreReader:
+    listed = index(locate(tree.root), cache=False)
+    return StoreReader(path, listed, patch_size=32, series=series)
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        SERIES,
+        SeriesOptions(size=16),
+        SeriesOptions(filter=True, size=24, cover="sum", days="reference"),
+        SeriesOptions(monthly=True),
+        None,
+    ],
+)
+def test_batches_from_a_store_are_bit_equal_to_those_from_the_files(
+    shared_tree: Tree, tmp_path: Path, series: SeriesOptions | None
+) -> None:
+    report = prepared(shared_tree, tmp_path / "store", series)
+    assert (report.patches, report.written, report.damaged) == (5, 5, 0)
+    for bands, classes in (
+        (("red", "green", "blue", "nir", "elevation"), 13),
+        (("nir", "red"), 19),
+    ):
+        options: dict[str, Any] = {
+            "bands": bands,
+            "classes": classes,
+            "satellite": series is not None,
+            "series": series,
+            "metadata": MetadataOptions(),
+            "augmentation": AugmentationOptions("flips", noise=0.1, zoom=0.1, drop_dates=0.2),
+        }
+        folders = locate(shared_tree.root)
+        direct = FlairDataModule(folders, **options)
+        stored = FlairDataModule(folders, store=tmp_path / "store", **options)
+        for data in (direct, stored):
+            data.setup()
+        for part in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            pairs = zip(getattr(direct, part)(), getattr(stored, part)(), strict=True)
+            for one, other in pairs:
+                assert one.keys() == other.keys()
+                for name, value in one.items():
+                    if torch.is_tensor(value):
+                        assert value.dtype == other[name].dtype
+                        assert torch.equal(value, other[name]), name
+                    else:
+                        assert value == other[name]
+
+
+def test_a_store_with_series_serves_a_run_without_and_no_other_series(
+    shared_tree: Tree, tmp_path: Path
+) -> None:
+    path = tmp_path / "store"
+    prepared(shared_tree, path)
+    assert opened(shared_tree, path, None).read(0).frames is None
+    other = SeriesOptions(filter=True, monthly=True, size=24, threshold=50)
+    wrong = r"s2_preproc\.size is 16, not 24, s2_preproc\.threshold is 60, not 50"
+    with pytest.raises(DataError, match=f"other settings: {wrong}"):
+        opened(shared_tree, path, other)
+    with pytest.raises(DataError, match=f"store of other settings: {wrong}"):
+        prepared(shared_tree, path, other)
+    scaled = SeriesOptions(filter=True, monthly=True, size=16, scale="reference")
+    assert opened(shared_tree, path, scaled).read(0).frames is not None
+    prepared(shared_tree, tmp_path / "aerial", None)
+    with pytest.raises(DataError, match="satellite is False, not True"):
+        opened(shared_tree, tmp_path / "aerial")
+
+
+def test_several_processes_write_the_same_store(shared_tree: Tree, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    steps: list[tuple[int, int]] = []
+    prepared(shared_tree, one)
+    prepared(shared_tree, two, workers=2, progress=lambda done, of: steps.append((done, of)))
+    assert sorted(steps)[-1] == (5, 5)
+    assert len(steps) == 3
+    arrays = sorted(file.relative_to(one) for file in one.rglob("*.npy"))
+    assert len(arrays) == 9
+    for file in arrays:
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_the_arrays_are_plain_numpy_files(shared_tree: Tree, tmp_path: Path) -> None:
+    prepared(shared_tree, tmp_path, shard=128)
+    folder = tmp_path / "shards" / "00000"
+    sample = TreeReader(index(locate(shared_tree.root)), patch_size=32, series=SERIES).read(0)
+    images = np.load(folder / "images.npy", allow_pickle=False)
+    assert images.shape == (5, 5, 32, 32)
+    assert np.array_equal(images[0], sample.image)  # type: ignore[arg-type]
+    assert np.load(folder / "masks.npy").shape == (5, 32, 32)
+    series = np.load(folder / "series.npy")
+    assert series.dtype == np.float32
+    assert sample.frames is not None
+    assert np.array_equal(series[: len(sample.frames)], sample.frames)
+
+
+def test_a_killed_preparation_is_refused_and_then_continued(
+    own_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    write = preparation._Job._write_arrays
+
+    def killed(job: Any, shard: int, folder: Path) -> Any:
+        if shard == 1:
+            raise KeyboardInterrupt
+        return write(job, shard, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation._Job, "_write_arrays", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(own_tree, path)
+    (path / "shards" / "00001.part77").mkdir()  # what a kill without warning leaves
+    with pytest.raises(DataError, match=r"is not finished.*\n.*scripts/prepare\.py"):
+        opened(own_tree, path)
+    first = (path / "shards" / "00000" / "images.npy").stat()
+    report = prepared(own_tree, path)
+    assert (report.patches, report.written) == (5, 3)
+    assert (path / "shards" / "00000" / "images.npy").stat().st_mtime_ns == first.st_mtime_ns
+    assert sorted(os.listdir(path / "shards")) == ["00000", "00001", "00002"]
+    assert opened(own_tree, path).read(4).frames is not None
+    assert prepared(own_tree, path).written == 0
+
+
+Change = Callable[[Tree], object]
+
+
+def touch_mask(tree: Tree) -> None:
+    os.utime(tree.mask("IMG_000003"), ns=(5, 5))
+
+
+def longer_image(tree: Tree) -> None:
+    path = tree.image("IMG_000003")
+    status = path.stat()
+    path.write_bytes(path.read_bytes() + b" ")
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+def touch_products(tree: Tree) -> None:
+    os.utime(tree.series(AREA, "products.txt"), ns=(5, 5))
+
+
+def move_centroid(tree: Tree) -> None:
+    content = json.loads(tree.centroids.read_text())
+    content["IMG_000003.tif"] = [20, 20]
+    tree.centroids.write_text(json.dumps(content))
+
+
+def remove_patch(tree: Tree) -> None:
+    tree.image("IMG_000003").unlink()
+
+
+def add_patch(tree: Tree) -> None:
+    shutil.copy(tree.image("IMG_000003"), tree.image("IMG_000003").with_name("IMG_000009.tif"))
+    shutil.copy(tree.mask("IMG_000003"), tree.mask("IMG_000003").with_name("MSK_000009.tif"))
+    content = json.loads(tree.centroids.read_text())
+    tree.centroids.write_text(json.dumps(content | {"IMG_000009.tif": [24, 24]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "difference", "patches", "written"),
+    [
+        (touch_mask, r"1 of 5 patches changed, first IMG_000003: its mask \(", 5, 2),
+        (longer_image, r"1 of 5 patches changed, first IMG_000003: its image \(.* bytes\)", 5, 2),
+        (touch_products, r"2 of 5 patches changed, first IMG_000003: its products", 5, 2),
+        (move_centroid, "1 of 5 patches changed, first IMG_000003: its centroid", 5, 2),
+        (remove_patch, "0 patches more and 1 fewer, such as .*IMG_000003", 4, 2),
+        (add_patch, "1 patches more and 0 fewer, such as .*IMG_000009", 6, 2),
+    ],
+)
+def test_a_stale_store_is_refused_with_the_difference_and_renewed_where_it_is(
+    own_tree: Tree, tmp_path: Path, change: Change, difference: str, patches: int, written: int
+) -> None:
+    path = tmp_path / "store"
+    prepared(own_tree, path)
+    change(own_tree)
+    read_dates.cache_clear()
+    with pytest.raises(DataError, match=difference) as refusal:
+        opened(own_tree, path)
+    assert str(refusal.value).count("\n") == 1
+    report = prepared(own_tree, path)
+    assert (report.patches, report.written) == (patches, written)
+    listed = index(locate(own_tree.root), cache=False)
+    direct = TreeReader(listed, patch_size=32, series=SERIES)
+    stored = opened(own_tree, path)
+    for patch in range(len(listed)):
+        one, other = direct.read(patch), stored.read(patch)
+        assert np.array_equal(one.image, other.image)  # type: ignore[arg-type]
+        assert np.array_equal(one.frames, other.frames)  # type: ignore[arg-type]
+
+
+def test_a_smaller_data_set_leaves_no_shards_behind(own_tree: Tree, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    prepared(own_tree, path)
+    shutil.rmtree(own_tree.folder("aerial", AREA))
+    prepared(own_tree, path)
+    assert len(os.listdir(path / "shards")) == 2
+    assert opened(own_tree, path).read(2).label.shape == (32, 32)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "series.npy"])
+def test_a_store_that_lost_bytes_is_refused(shared_tree: Tree, tmp_path: Path, name: str) -> None:
+    prepared(shared_tree, tmp_path)
+    file = tmp_path / "shards" / "00001" / name
+    reader = opened(shared_tree, tmp_path)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match=f"is incomplete: .*{name} is missing or damaged"):
+        opened(shared_tree, tmp_path)
+    with pytest.raises(DamagedPatchError, match=f"{name}: cut off"):
+        reader.read(3)
+    file.unlink()
+    with pytest.raises(DamagedPatchError, match=name):
+        reader.read(3)
+
+
+def test_what_is_no_store_is_refused(shared_tree: Tree, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is no prepared store.*\nPrepare one with"):
+        opened(shared_tree, tmp_path / "missing")
+    (tmp_path / "store.json").write_text('{"format": 1, "settings": []}')
+    with pytest.raises(DataError, match="is no prepared store"):
+        opened(shared_tree, tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("")
+    with pytest.raises(DataError, match="is neither empty nor a prepared store"):
+        prepared(shared_tree, other)
+    with pytest.raises(DataError, match="cannot be written"):
+        prepared(shared_tree, other / "thesis.tex" / "store")
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_read(
+    shared_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(DataError, match=r"0\.0 GB free; 5 patches need about"):
+        prepared(shared_tree, tmp_path)
+
+
+def test_damage_stops_a_preparation_or_is_marked(own_tree: Tree, tmp_path: Path) -> None:
+    own_tree.mask("IMG_000003").write_bytes(b"no mask")
+    with pytest.raises(DamagedPatchError, match=f"patch IMG_000003 of {AREA} is damaged"):
+        prepared(own_tree, tmp_path / "stop")
+    report = prepared(own_tree, tmp_path / "skip", on_damaged="skip")
+    assert (report.patches, report.damaged) == (5, 1)
+    reader = opened(own_tree, tmp_path / "skip")
+    assert reader.read(3).label.shape == (32, 32)
+    with pytest.raises(DamagedPatchError, match="was damaged when it was prepared"):
+        reader.read(2)
+
+
+def test_patches_are_found_behind_shards_of_unequal_series(own_tree: Tree, tmp_path: Path) -> None:
+    """Areas of unequal series: offsets count from each shard's first frame."""
+    for name in ("data.npy", "masks.npy"):
+        path = own_tree.series("D004_2021/Z1_NN", name)
+        np.save(path, np.load(path)[:2])
+    products = own_tree.series("D004_2021/Z1_NN", "products.txt")
+    products.write_text("\n".join(products.read_text().splitlines()[:2]))
+    raw = SeriesOptions(size=16)
+    prepared(own_tree, tmp_path / "store", raw, shard=3)
+    listed: Index = index(locate(own_tree.root), cache=False)
+    direct, stored = (
+        TreeReader(listed, patch_size=32, series=raw),
+        opened(own_tree, tmp_path / "store", raw),
+    )
+    for patch in range(5):
+        one, other = direct.read(patch), stored.read(patch)
+        assert np.array_equal(one.frames, other.frames)  # type: ignore[arg-type]
+        assert np.array_equal(one.days, other.days)  # type: ignore[arg-type]
