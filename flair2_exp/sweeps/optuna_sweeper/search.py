@@ -224,8 +224,10 @@ class Search:
         """
         self._validate_config()
         self._open()
+        self._heart = Heart(self._handle.storage, self._options.heartbeat_grace)
         try:
-            self._loop()
+            with self._heart:
+                self._loop()
         finally:
             trials = self._handle.trials()
             results.write_results(self._folder, self._handle.name, trials, self._options.direction)
@@ -407,14 +409,15 @@ class Search:
         return {name: value for name, value in trial.params.items() if name not in values}
 
     def _run_batch(self, batch: list[_Job]) -> None:
-        storage_ids = [job.trial._trial_id for job in batch]
         overrides = self._launch_overrides(batch)
-        with Heart(self._handle.storage, storage_ids, self._options.heartbeat_grace):
-            try:
-                returns = self._launcher.launch(overrides, initial_job_idx=batch[0].trial.number)
-            except (Exception, SystemExit) as error:
-                self._launch_failed(batch, error)
-                return
+        self._heart.trial_ids = tuple(job.trial._trial_id for job in batch)
+        try:
+            returns = self._launcher.launch(overrides, initial_job_idx=batch[0].trial.number)
+        except (Exception, SystemExit) as error:
+            self._launch_failed(batch, error)
+            return
+        finally:
+            self._heart.trial_ids = ()
         self._returns.append(returns)
         for job, job_return in zip(batch, returns, strict=True):
             self._tell(job.trial, job_return)

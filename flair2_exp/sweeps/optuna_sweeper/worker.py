@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -92,11 +92,15 @@ class Watch:
 
 
 class Heart:
-    """Raises the counter of this worker's running trials; a context for the time they run."""
+    """Raises the counter of this worker's running trials; a context for the whole search.
 
-    def __init__(self, storage: BaseStorage, trial_ids: Iterable[int], grace: float) -> None:
+    Attributes:
+        trial_ids: The trials that run now.
+    """
+
+    def __init__(self, storage: BaseStorage, grace: float) -> None:
+        self.trial_ids: tuple[int, ...] = ()
         self._storage = storage
-        self._trial_ids = list(trial_ids)
         self._interval = grace / _BEATS_PER_GRACE
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="heart")
@@ -113,7 +117,7 @@ class Heart:
         beat = 0
         while not self._stop.wait(self._interval):
             beat += 1
-            for trial_id in self._trial_ids:
+            for trial_id in self.trial_ids:
                 # A beat that the storage refuses (it is away, or the trial was closed) is a missed
                 # beat; the job itself must not suffer from it.
                 with contextlib.suppress(Exception):

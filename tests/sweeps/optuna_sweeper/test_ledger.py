@@ -252,7 +252,8 @@ def test_a_heart_beats_while_the_jobs_run(tmp_path: Path) -> None:
     assert trial_id is not None
     storage = ledger.handle.storage
     done = threading.Event()
-    with Heart(storage, [trial_id, 999], grace=0.04):  # of an unknown trial nobody hears
+    with Heart(storage, grace=0.04) as heart:
+        heart.trial_ids = (trial_id, 999)  # of an unknown trial nobody hears
         while storage.get_trial(trial_id).user_attrs.get(BEAT, 0) < 3:
             assert not done.wait(0.005)
     beats = storage.get_trial(trial_id).user_attrs[BEAT]
