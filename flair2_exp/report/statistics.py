@@ -17,7 +17,7 @@ and p the share of resamples with |t*| ≥ |t|, so that interval and p always ag
 - Seeds are redrawn within each row from a normal distribution with that row's own mean and spread,
   the spread itself drawn from what S seeds say about it (chi-squared, S - 1 degrees of freedom).
   Drawn with replacement instead, two to five seeds take a handful of values whose variance is too
-  small by (S - 1) / S; such an interval covers 57 to 90 % where seeds matter. Rows keep their own
+  small by (S - 1) / S; such an interval covers 57 to 86 % where seeds matter. Rows keep their own
   spread: the published table has 0.0009 beside 0.0096. Seed 1 of one row has nothing in common
   with seed 1 of another but the number, so seeds are not paired.
 - The error of a resample is the linearised one: IoU is a ratio of sums, so its derivative by each
@@ -27,7 +27,7 @@ and p the share of resamples with |t*| ≥ |t|, so that interval and p always ag
 Why this one: in a simulation with known truth and correlated areas (36 cases of 400 worlds each: 6,
 30 or 150 areas; 2, 3 or 5 seeds; four spreads of seeds) the 95 % interval of a row's mIoU covers 94
 to 97 %, that of a difference 91 to 98 % with three or five seeds (mean 95) and 91 to 99 % with two.
-IoU by class: 92 to 98 % but for 6 areas, where it is 89 to 99 %. In the same worlds, percentile and
+IoU by class: 92 to 98 % but for 6 areas, where it is 89 to 99 %. In like worlds, percentile and
 basic intervals fall to 70..85 % with 6 areas, and estimate ± Student's t · error to 84..94 %: a
 mean of ratios of few skewed counts is biased and its error underestimated, which studentising
 repairs. tests/report/test_statistics.py repeats a part of it.
