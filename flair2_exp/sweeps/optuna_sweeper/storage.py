@@ -163,7 +163,14 @@ def open_storage(name: str, timeout: float = 10.0) -> BaseStorage:
     """
     key = (os.getpid(), name)
     if key not in _open:
-        _open[key] = _within(timeout, name, lambda: _connect(name, timeout))
+        if "://" in name:
+            url = _driver_url(name)
+            options = _engine_options(url, timeout)
+            _within(timeout, name, lambda: _knock(url, options))
+            _open[key] = _told(name, lambda: _database(url, options))
+        else:
+            _within(timeout, name, lambda: _touch(Path(name)))
+            _open[key] = _told(name, lambda: _journal(name))
     return _open[key]
 
 
@@ -188,10 +195,23 @@ def _within(timeout: float, name: str, work: Callable[[], T]) -> T:
             f"storage {redact(name)} does not answer within {timeout:g} s. Is the server running, "
             "and can this machine reach it?"
         )
-    error = errors[0]
-    if isinstance(error, SweepError):
-        raise error
-    raise SweepError(f"storage {redact(name)}: {explain(error)}") from None
+    raise SweepError(f"storage {redact(name)}: {explain(errors[0])}") from None
+
+
+def _told(name: str, work: Callable[[], T]) -> T:
+    """The result of `work`, its errors in one line."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return work()
+    except (ValueError, KeyError, AssertionError, TypeError):
+        raise SweepError(
+            f"storage {redact(name)} holds no studies. Give the path of a new file, or a database "
+            "URL such as sqlite:///studies.db."
+        ) from None
+    except (OptunaError, SQLAlchemyError, OSError, RuntimeError) as error:
+        raise SweepError(f"storage {redact(name)}: {explain(error)}") from None
 
 
 def explain(error: BaseException) -> str:
@@ -203,40 +223,51 @@ def explain(error: BaseException) -> str:
     return redact(lines[0]) if lines else type(error).__name__
 
 
-def _connect(name: str, timeout: float) -> BaseStorage:
-    if "://" in name:
-        return _database(name, timeout)
-    path = Path(name)
+def already_finished() -> type[Exception]:
+    """What a storage raises when a finished trial is to be changed."""
+    import optuna.exceptions
+
+    # Its own class came with Optuna 4.2; it is a RuntimeError, and was one before.
+    found: type[Exception] = getattr(optuna.exceptions, "UpdateFinishedTrialError", RuntimeError)
+    return found
+
+
+def _touch(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.touch()
-        return _journal(name)
-    except (ValueError, KeyError, AssertionError, TypeError):
-        raise SweepError(
-            f"storage {name} is not a study's journal. Give the path of a new file, or a database "
-            "URL such as sqlite:///studies.db."
-        ) from None
+    path.touch()
 
 
-def _database(name: str, timeout: float) -> BaseStorage:
-    from optuna.exceptions import StorageInternalError
-    from optuna.storages import RDBStorage, get_storage
-    from sqlalchemy.exc import DBAPIError
-
-    url = _driver_url(name)
+def _engine_options(url: URL, timeout: float) -> dict[str, Any]:
+    """What SQLAlchemy's engine is made with."""
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
     elif url.get_backend_name() == "postgresql":
         # Whole seconds, at least 2 for libpq, and a host name may stand for two addresses.
         options["connect_args"] = {"connect_timeout": max(2, int(timeout / 2))}
+    return options
+
+
+def _knock(url: URL, options: dict[str, Any]) -> None:
+    """Connect and go: making tables may take its time, behind other workers; answering may not."""
+    from sqlalchemy import create_engine
+
+    engine = create_engine(url, **options)
+    engine.connect().close()
+    engine.dispose()
+
+
+def _database(url: URL, options: dict[str, Any]) -> BaseStorage:
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage, get_storage
+    from sqlalchemy.exc import DBAPIError
+
+    text = url.render_as_string(hide_password=False)
     for attempt in range(_ATTEMPTS):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                storage = RDBStorage(
-                    url.render_as_string(hide_password=False), engine_kwargs=options
-                )
+                storage = RDBStorage(text, engine_kwargs=options)
             break
         except (DBAPIError, StorageInternalError) as error:
             if attempt == _ATTEMPTS - 1 or not _is_creation_race(error):

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
-from flair2_exp.sweeps.optuna_sweeper.storage import explain, redact
+from flair2_exp.sweeps.optuna_sweeper.storage import already_finished, explain, redact
 from flair2_exp.sweeps.optuna_sweeper.worker import WORKER, Watch, identity
 
 if TYPE_CHECKING:
@@ -327,7 +327,6 @@ class Ledger:
 
     def fail(self, trial_id: int, reason: str, **attributes: object) -> bool:
         """Close a trial as failed; False if it had been closed already."""
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         self._mine.discard(trial_id)
@@ -336,7 +335,7 @@ class Ledger:
             for key, value in {FAILURE: reason, **attributes}.items():
                 storage.set_trial_user_attr(trial_id, key, value)
             return storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        except UpdateFinishedTrialError:
+        except already_finished():
             return False
 
     def done(self, trial_id: int) -> None:
@@ -365,14 +364,13 @@ class Ledger:
 
     def _take(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
         """Try to be the one that runs a waiting trial."""
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         storage, trial_id = self.handle.storage, trial._trial_id
         try:
             if not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                 return False
-        except UpdateFinishedTrialError:
+        except already_finished():
             return False
         self._mine.add(trial_id)
         storage.set_trial_user_attr(trial_id, WORKER, self._identity)

@@ -121,8 +121,10 @@ class RunningTrial:
         Returns:
             Whether the job should stop now, as `should_prune`.
         """
-        from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+        from optuna.exceptions import OptunaError
         from sqlalchemy.exc import SQLAlchemyError
+
+        from flair2_exp.sweeps.optuna_sweeper.storage import already_finished
 
         if self._multiple or self._stopped:
             return self._stopped
@@ -130,7 +132,7 @@ class RunningTrial:
             self._trial.report(float(value), int(step))
             if self._trial.should_prune():
                 self._stop(int(step))
-        except UpdateFinishedTrialError:
+        except already_finished():
             log.warning(
                 "Trial %d was closed by another worker, which took this one for dead; stopping.",
                 self.number,

@@ -1,4 +1,4 @@
-"""How workers settle who runs what; each worker here is a ledger with a storage object of its own."""
+"""How workers settle who runs what; each here is a ledger with a storage object of its own."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ def test_the_front_is_optunas(
 def test_the_best_is_optunas(values: list[float], direction: str) -> None:
     study = optuna.create_study(direction=direction)
     study.add_trials([create_trial(value=value) for value in values])
-    study.add_trial(create_trial(state=TrialState.PRUNED, value=-99.0 if direction == "minimize" else 99.0))
+    study.add_trial(
+        create_trial(state=TrialState.PRUNED, value=-99.0 if direction == "minimize" else 99.0)
+    )
     best = best_trials(study.trials, [direction])
     assert [t.number for t in best] == ([study.best_trial.number] if values else [])
 

@@ -82,9 +82,7 @@ def test_a_decimal_range_leaves_its_end_out(start: int, length: int, step: int) 
 words = st.text("abc xyz019.,:=()[]{}'\"\\$-_/", min_size=1, max_size=12) | st.sampled_from(
     ["1", "1.0", "true", "null", "nan", "inf", "1e-3", "unet", "a b", "~x", "${x}"]
 )
-scalars = st.one_of(
-    words, st.integers(-9, 9), st.floats(-10, 10), st.booleans(), st.just(math.inf)
-)
+scalars = st.one_of(words, st.integers(-9, 9), st.floats(-10, 10), st.booleans(), st.just(math.inf))
 
 
 @settings(max_examples=200)

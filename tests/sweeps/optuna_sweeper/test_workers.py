@@ -95,7 +95,7 @@ def application(tmp_path: Path) -> Iterator[Application]:
     for process in result.processes:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
 
 
 def check_each_ran_once_but(application: Application, retried: set[str]) -> None:
@@ -119,12 +119,14 @@ def test_a_killed_search_goes_on_with_the_trial_it_lost(application: Application
 
 
 def share_and_kill(application: Application, total: int, *arguments: str) -> str:
-    """Two workers, one killed half way in the middle of a trial and replaced; the lost parameter."""
+    """Two workers, one killed half way in a trial and replaced; the parameter that was lost."""
     arguments = ("x=interval(0,1)", f"hydra.sweeper.n_trials={total}", *arguments)
     victim, other = application.start(*arguments), application.start(*arguments)
     application.wait_until(
-        lambda: len({pid for pid, _ in application.evaluations()}) == 2
-        and len(application.evaluations()) >= total // 2
+        lambda: (
+            len({pid for pid, _ in application.evaluations()}) == 2
+            and len(application.evaluations()) >= total // 2
+        )
     )
     release = application.hold(other)  # so that there is something left for the replacement
     lost = application.kill_in_a_trial(victim)

@@ -125,7 +125,7 @@ def states(trials: Sequence[FrozenTrial]) -> list[str]:
 # Evaluates a parabola and writes one line an evaluation, which proves what ran. A file `hold<pid>`
 # makes a process stand still in the middle of a trial, where a test can kill it; it answers with
 # `holding<pid>`.
-APP = '''
+APP = """
 import os, sys, time
 from pathlib import Path
 import hydra
@@ -151,4 +151,4 @@ def main(cfg):
 
 if __name__ == "__main__":
     main()
-'''
+"""
