@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
@@ -52,17 +53,23 @@ class AerialUNet(SegmentationModel):
         self.decoder: UnetDecoder = network.decoder
         self.segmentation_head: nn.Module = network.segmentation_head
         self.feature_channels: tuple[int, ...] = tuple(network.encoder.out_channels)
+        self.layout = torch.contiguous_format
         self.metadata: MetadataFusion | None = None
         if metadata_fusion is not None:
             self.metadata = MetadataFusion(
                 self.feature_channels[-1], patch_size // 32, fusion=metadata_fusion
             )
 
+    def use_channels_last(self) -> None:
+        """Keeps weights and maps of this branch with channels last from here on."""
+        self.layout = torch.channels_last
+        self.to(memory_format=torch.channels_last)
+
     def encode(self, image: Tensor | None, metadata: Tensor | None) -> list[Tensor]:
         """The encoder's maps, the image (B, bands, H, W) first; metadata are in the deepest."""
         if image is None:
             raise ValueError("the aerial U-Net needs `image`")
-        features: list[Tensor] = list(self.encoder(image))
+        features: list[Tensor] = list(self.encoder(image.contiguous(memory_format=self.layout)))
         if self.metadata is not None:
             if metadata is None:
                 raise ValueError("a model with metadata fusion needs `metadata`")

@@ -123,7 +123,7 @@ class FrameEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """(n, 10, S, S) to a map a width, full resolution first, each half as wide."""
-        maps = [self.stem(frames)]
+        maps = [self.stem(frames.contiguous(memory_format=torch.channels_last))]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         return tuple(maps)
@@ -215,7 +215,6 @@ class UTAE(nn.Module):
 
     def _encode(self, frames: Tensor) -> list[tuple[Tensor, ...]]:
         """Maps of packed frames (N, 10, S, S), a tuple a pass."""
-        frames = frames.contiguous(memory_format=torch.channels_last)
         size = max(1, len(frames))
         if frames.device.type == "cpu":
             map_bytes = 4 * self.options.encoder_widths[0] * frames.shape[-2] * frames.shape[-1]
