@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning import Callback, Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
+    from flair2_exp.data.layout import Folders
     from flair2_exp.models.build import ModelSpec
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
@@ -248,6 +249,8 @@ def build_data(config: Config) -> FlairDataModule:
         store=Path(dataset.store).expanduser() if dataset.store else None,
         parts=parts_read(config),
     )
+    if dataset.check == "headers" and dataset.store is None:
+        _check_headers(config, data.folders)
     data.setup()
     if schema.reads_aerial(config) and data.patch_size % 32:
         raise ConfigError(
@@ -255,6 +258,37 @@ def build_data(config: Config) -> FlairDataModule:
             "must be a multiple of 32. For the sample: dataset.sample.patch_size=128."
         )
     return data
+
+
+def _check_headers(config: Config, folders: Folders) -> None:
+    """Look at every file's header before a run of days trips over one of them.
+
+    Raises:
+        DataError: Files are damaged or missing, and `dataset.on_damaged` is `stop`.
+    """
+    from flair2_exp.data.check import check_tree, require_sound
+
+    satellite, size = schema.reads_satellite(config), config.s2_preproc.size
+    workers = max(1, config.data.workers)
+    if config.dataset.on_damaged == "stop":
+        require_sound(
+            folders,
+            super_patch=size,
+            series=satellite,
+            metadata=config.metadata.enabled,
+            workers=workers,
+        )
+        return
+    found = check_tree(
+        folders,
+        headers_only=True,
+        super_patch=size,
+        series=satellite,
+        metadata=config.metadata.enabled,
+        workers=workers,
+    )
+    for finding in [each for each in found if each.severity == "error"][:5]:
+        log.warning("%s: %s", finding.path, finding.message)
 
 
 def parts_read(config: Config) -> tuple[str, ...]:
@@ -432,20 +466,24 @@ def _train_and_test(
     prepared: Prepared, folder: Path, run: Run, state: RunState
 ) -> dict[str, float]:
     """Fit, then test the best checkpoint; all numbers of `metrics.json`."""
-    from flair2_exp.training.callbacks import BestEpoch, PanelCollector, Stopwatch
+    from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch
 
     config, data, task = prepared.config, prepared.data, prepared.task
-    stopwatch, best = Stopwatch(), BestEpoch(config.callbacks.monitor, config.callbacks.mode)
+    stopwatch, scores = Stopwatch(), Scores(config.callbacks.monitor, config.callbacks.mode)
     panel = PanelCollector(
         config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
     )
-    trainer = build_trainer(config, folder, run, [stopwatch, best, panel])
+    trainer = build_trainer(config, folder, run, [stopwatch, scores, panel])
     chosen = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if config.train:
         if not state.training:
             start = resume_point(folder) or chosen
             trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
-            state.training = {**best.scores, **_scores(trainer, "train/"), **stopwatch.seconds}
+            state.training = {
+                **{n: v for n, v in scores.last.items() if n.startswith("train/")},
+                **scores.best,
+                **stopwatch.seconds,
+            }
             state.training["train/epochs"] = float(trainer.current_epoch)
             state.status = run_state.TRAINED
             _write(state, folder)
@@ -638,14 +676,17 @@ def finish(prepared: Prepared, folder: Path, run: Run, metrics: Mapping[str, flo
 
     config = prepared.config
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    # Training and validation metrics are in the run by epoch; these are the run's own.
-    run.log_metrics({n: v for n, v in metrics.items() if not n.startswith(("train/l", "val/"))})
+    # Losses and scores are in the run by epoch; these are the run's own.
+    by_epoch = ("train/l", "val/", "test/loss", "test/miou", "test/iou", "test/accuracy")
+    own = {n: v for n, v in metrics.items() if not n.startswith(by_epoch)}
+    own["test/miou_most_frequent_class"] = metrics.get("test/miou_most_frequent_class", 0.0)
+    run.log_metrics(own)
     run.log_metrics({f"best/{n}": v for n, v in metrics.items() if n.startswith("val/")})
-    for name in (METRICS, CONFUSION):
+    for name in (METRICS, CONFUSION, "history.csv"):
         if (folder / name).exists():
             run.log_artifact(folder / name, "results")
     for path in sorted(folder.glob("*.png")):
-        run.log_artifact(path, "figures")
+        run.log_artifact(path)  # at the root, where MLflow's comparison of runs looks for images
     run.set_tags({"flair2.best_checkpoint": (folder / BEST).absolute()})
     run.describe(
         summary(

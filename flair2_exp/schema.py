@@ -73,8 +73,8 @@ class SampleConfig:
     patch_size: int = _number(128, 32, 1024)
     """Pixels; a patch always covers 102.4 m, so 128 is 0.8 m a pixel and 512 is 0.2 m."""
     domains: int = _number(8, 6, 40)
-    areas_per_domain: int = _number(2, 1, 20)
-    patches_per_area: int = _number(9, 1, 100)
+    areas_per_domain: int = _number(4, 1, 20)
+    patches_per_area: int = _number(4, 1, 100)
     super_patch: int = _number(64, 16, 112)
     """Largest `s2_preproc.size` that fits around every patch; a larger one makes larger files."""
 
@@ -98,6 +98,8 @@ class DatasetConfig:
     store: str | None = None
     """A prepared store (`scripts/prepare.py`) to read from instead of the files."""
     on_damaged: str = _choice("stop", "stop", "skip")
+    check: str = _choice("headers", "headers", "none")
+    """Whether every file's header is looked at before a run; `scripts/check.py` reads all of it."""
 
 
 @dataclass
@@ -292,7 +294,7 @@ class CallbacksConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where MLflow keeps the runs."""
+    """Where MLflow keeps the runs; credentials come from the environment, never from here."""
 
     name: str = MISSING
     enabled: bool = MISSING
@@ -577,6 +579,14 @@ def _objective_is_measured(config: Config) -> None:
             )
 
 
+def _uri_holds_no_credentials(config: Config) -> None:
+    if "@" in (config.tracking.uri or "").partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            "tracking.uri holds credentials, which would be kept with every run: put them into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
+
+
 def _dataset_has_a_root(config: Config) -> None:
     dataset = config.dataset
     parts = (dataset.aerial_train, dataset.labels_train, dataset.aerial_test)
@@ -608,6 +618,7 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _something_is_done,
     _objective_is_measured,
     _dataset_has_a_root,
+    _uri_holds_no_credentials,
     _class_weights_name_classes,
 )
 

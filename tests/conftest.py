@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from flair2_exp import schema
+from flair2_exp.sweeps import ablation
 
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile("tests", deadline=None)
@@ -23,6 +24,7 @@ settings.load_profile("tests")
 @pytest.fixture(scope="session", autouse=True)
 def _registered_schema() -> None:
     schema.register()
+    ablation.register()
 
 
 @pytest.fixture(autouse=True)

@@ -345,6 +345,9 @@ class FlairDataModule(LightningDataModule):
             batch_size=None,
             sampler=sampler,
             collate_fn=_as_is,
+            # Its own: a loader draws a seed for its workers, which must not move the global state
+            # that dropout draws from, or scores would depend on the number of workers.
+            generator=torch.Generator(),
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,

@@ -24,7 +24,7 @@ from flair2_exp.errors import FlairError
 from flair2_exp.explain import explain
 from flair2_exp.preflight import require_writable
 from flair2_exp.run_state import RunState
-from flair2_exp.sweeps.plan import DONE, FAILED, METRICS, NEW, Job, estimated_seconds, plan, split
+from flair2_exp.sweeps.plan import DONE, FAILED, NEW, Job, estimated_seconds, plan, split
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -250,8 +250,7 @@ def write_report(
     from flair2_exp.report.collect import read_folders
     from flair2_exp.report.render import report_runs
 
-    done = [job for job in jobs if job.state == DONE and (job.folder / METRICS).is_file()]
-    found = read_folders([job.folder for job in done])
+    found = read_folders([each.folder for each in jobs if (each.folder / "config.yaml").is_file()])
     report = report_runs(
         found.runs,
         folder / REPORT,

@@ -83,41 +83,62 @@ class EpochSeeds(Callback):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 
-class BestEpoch(Callback):
-    """Remembers the validation metrics of the best epoch: the scores of `best.ckpt`.
+class Scores(Callback):
+    """Remembers the validation metrics of the best epoch and the training metrics of the last.
+
+    The former are the scores of `best.ckpt`.
 
     Args:
         monitor: The metric that decides.
         mode: `min` or `max`.
 
     Attributes:
-        scores: The `val/...` metrics of that epoch, and its number (from 0) as `val/best_epoch`.
+        best: The `val/...` metrics of that epoch, and its number (from 0) as `val/best_epoch`.
+        last: All metrics of the last epoch, and its number as `epoch`.
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
         self._monitor, self._sign = monitor, 1.0 if mode == "max" else -1.0
-        self.scores: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps this epoch's metrics."""
+        metrics = {**_metrics(trainer, "train/"), **_metrics(trainer, "val/")}
+        self.last = {**metrics, "epoch": float(trainer.current_epoch)}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs what a run that goes on from a checkpoint had measured in that epoch.
+
+        Lightning logs an epoch only after its checkpoint is written, so a process that dies in
+        between would leave a gap.
+        """
+        if self.last and trainer.logger is not None:
+            trainer.logger.log_metrics(self.last, step=trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares this epoch with the best so far, as strictly as Lightning's checkpoint does."""
         if trainer.state.fn != TrainerFn.FITTING or self._monitor not in trainer.callback_metrics:
             return
-        metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
-        before = self.scores.get(self._monitor)
+        metrics = _metrics(trainer, "val/")
+        before = self.best.get(self._monitor)
         if before is None or self._sign * metrics[self._monitor] > self._sign * before:
-            self.scores = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
+            self.best = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
 
     def state_dict(self) -> dict[str, Any]:
         """The scores, for a checkpoint."""
-        return {"scores": dict(self.scores)}
+        return {"best": dict(self.best), "last": dict(self.last)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint."""
-        self.scores = {str(key): float(value) for key, value in state_dict["scores"].items()}
+        self.best = {str(key): float(value) for key, value in state_dict["best"].items()}
+        self.last = {str(key): float(value) for key, value in state_dict["last"].items()}
+
+
+def _metrics(trainer: Trainer, prefix: str) -> dict[str, float]:
+    """What Lightning last measured under a prefix."""
+    metrics = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in metrics if name.startswith(prefix)}
 
 
 class Patience(EarlyStopping):

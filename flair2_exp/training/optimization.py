@@ -37,24 +37,13 @@ class SchedulerOptions:
     patience: int = 10
 
 
-def configure(
-    parameters: Iterable[nn.Parameter],
-    optimizer: OptimizerOptions,
-    scheduler: SchedulerOptions,
-    *,
-    epochs: int,
-) -> dict[str, Any]:
-    """What Lightning's `configure_optimizers` returns.
-
-    Raises:
-        ConfigError: The optimizer does not exist or does not take its options.
-    """
-    built = build_optimizer(parameters, optimizer)
-    if scheduler.name == "plateau":
-        plateau = ReduceLROnPlateau(built, factor=scheduler.factor, patience=scheduler.patience)
-        return {"optimizer": built, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
-    course = learning_rate_course(scheduler, epochs)
-    return {"optimizer": built, "lr_scheduler": {"scheduler": LambdaLR(built, course)}}
+def build_scheduler(
+    optimizer: Optimizer, options: SchedulerOptions, *, epochs: int
+) -> LambdaLR | ReduceLROnPlateau:
+    """The learning rate's course over `epochs` epochs."""
+    if options.name == "plateau":
+        return ReduceLROnPlateau(optimizer, factor=options.factor, patience=options.patience)
+    return LambdaLR(optimizer, learning_rate_course(options, epochs))
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOptions) -> Optimizer:

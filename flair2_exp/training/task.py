@@ -14,15 +14,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from flair2_exp.models.build import ModelSpec, build_model
 from flair2_exp.nomenclature import classes
 from flair2_exp.training.losses import PLOWED_LAND, PixelLoss, class_weights
 from flair2_exp.training.metrics import iou, miou
-from flair2_exp.training.optimization import OptimizerOptions, SchedulerOptions, configure
+from flair2_exp.training.optimization import (
+    OptimizerOptions,
+    SchedulerOptions,
+    build_optimizer,
+    build_scheduler,
+)
 
 Batch = Mapping[str, Any]
+
+_PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+"""What changes in a plateau schedule; all plain numbers."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,8 @@ class SegmentationTask(LightningModule):
         self.scheduler_options = SchedulerOptions(**scheduler)
         self.keep_other = keep_other
         self.results: dict[str, PatchResult] = {}
+        self._plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] = {}
         self.register_buffer("validation_confusion", self._empty_confusion(), persistent=False)
         self.validation_confusion: Tensor
 
@@ -228,12 +240,34 @@ class SegmentationTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer over what is trained, and its schedule."""
         parameters = [each for each in self.parameters() if each.requires_grad]
-        return configure(
-            parameters,
-            self.optimizer_options,
-            self.scheduler_options,
-            epochs=self.trainer.max_epochs or 1,
+        optimizer = build_optimizer(parameters, self.optimizer_options)
+        scheduler = build_scheduler(
+            optimizer, self.scheduler_options, epochs=self.trainer.max_epochs or 1
         )
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.load_state_dict({**scheduler.state_dict(), **self._plateau_state})
+            self._plateau = scheduler
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_validation_end(self) -> None:
+        """Steps the plateau schedule.
+
+        Not left to Lightning, which steps it after the epoch's checkpoint is written: a run that
+        goes on from there would have missed a step.
+        """
+        if self._plateau is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._plateau.step(float(self.trainer.callback_metrics["val/loss"]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the plateau schedule's state."""
+        if self._plateau is not None:
+            state = self._plateau.state_dict()
+            checkpoint["plateau"] = {key: state[key] for key in _PLATEAU_STATE}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the plateau schedule's state until the optimizer is made."""
+        self._plateau_state = checkpoint.get("plateau", {})
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from flair2_exp.training.optimization import (
     OptimizerOptions,
     SchedulerOptions,
     build_optimizer,
-    configure,
+    build_scheduler,
     learning_rate_course,
 )
 
@@ -56,17 +56,18 @@ def test_warm_up_rises_to_the_full_rate() -> None:
 
 
 def test_without_a_schedule_the_rate_stays() -> None:
-    built = configure(_parameters(), OptimizerOptions(), SchedulerOptions(), epochs=3)
+    optimizer = build_optimizer(_parameters(), OptimizerOptions())
+    scheduler = build_scheduler(optimizer, SchedulerOptions(), epochs=3)
     for _ in range(3):
-        built["optimizer"].step()
-        built["lr_scheduler"]["scheduler"].step()
-    assert built["optimizer"].param_groups[0]["lr"] == 1e-3
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 1e-3
 
 
 def test_the_plateau_lowers_the_rate_when_the_validation_loss_stands_still() -> None:
+    optimizer = build_optimizer(_parameters(), OptimizerOptions())
     options = SchedulerOptions("plateau", factor=0.5, patience=1)
-    built = configure(_parameters(), OptimizerOptions(), options, epochs=9)
-    assert built["lr_scheduler"]["monitor"] == "val/loss"
+    scheduler = build_scheduler(optimizer, options, epochs=9)
     for _ in range(4):
-        built["lr_scheduler"]["scheduler"].step(1.0)
-    assert built["optimizer"].param_groups[0]["lr"] == pytest.approx(5e-4)
+        scheduler.step(1.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)

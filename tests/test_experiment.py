@@ -1,0 +1,273 @@
+"""One experiment, end to end, on the smallest sample."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flair2_exp import experiment, run_state
+from flair2_exp.errors import CheckpointError, ConfigError, DataError, FlairError, ModelError
+from flair2_exp.run_state import RunState
+from flair2_exp.training.callbacks import ResumePoint
+from tests.configs import SMALL_SAMPLE, compose_config
+
+TIMES = ("seconds",)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's experiments find the sample and write."""
+    return tmp_path_factory.mktemp("experiments")
+
+
+def run(root: Path, folder: Path, *overrides: str) -> dict[str, float]:
+    """Run an experiment in this process; its metrics."""
+    sample = () if "dataset=flair2" in overrides else SMALL_SAMPLE
+    config = compose_config(
+        f"paths.root={root}", "preset=debug", "tracking=off", "trainer=cpu", *sample, *overrides
+    )
+    experiment.run(config, folder, overrides)
+    metrics: dict[str, float] = json.loads((folder / experiment.METRICS).read_text())
+    return metrics
+
+
+def scores(metrics: dict[str, float]) -> dict[str, float]:
+    """What two equal runs must agree on: all but times."""
+    return {name: value for name, value in metrics.items() if not any(t in name for t in TIMES)}
+
+
+SATELLITE = ["raw", "cloudfree", "monthly", "monthly_cloudfree"]
+CASES = [
+    ["model=unet", "data=aerial_only"],
+    ["model=unet", "data=aerial_s2", "metadata=on"],
+    *(["model=utae", f"s2_preproc={option}"] for option in SATELLITE),
+    *(["model=utt", f"s2_preproc={option}"] for option in SATELLITE),
+    ["model=utt", "compat=reference", "split=official", "metadata=on", "s2_preproc=raw"],
+]
+
+
+@pytest.mark.parametrize("overrides", CASES, ids=" ".join)
+def test_each_model_and_preprocessing_trains_and_is_scored(
+    overrides: list[str], root: Path, tmp_path: Path
+) -> None:
+    metrics = run(root, tmp_path / "run", *overrides)
+    assert np.isfinite([metrics["train/loss"], metrics["val/loss"], metrics["test/loss"]]).all()
+    assert 0.0 <= metrics["test/miou"] <= 1.0
+    with np.load(tmp_path / "run" / experiment.CONFUSION, allow_pickle=False) as kept:
+        assert kept["confusion"].shape == (len(kept["patch_ids"]), 13, 13)
+        # With the published metric every pixel is counted; without "other", no more than all.
+        pixels = kept["confusion"].sum(axis=(1, 2))
+        assert (pixels <= 64 * 64).all()
+        if "compat=reference" in overrides:
+            assert (pixels == 64 * 64).all()
+    for name in ("config.yaml", "history.csv", "confusion.png", "panel.png", experiment.BEST):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+
+
+FULL = ("trainer.limit_train_batches=null", "trainer.limit_val_batches=null",
+        "trainer.limit_test_batches=null", "trainer.max_epochs=4")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root: Path) -> dict[str, float]:
+    return run(root, root / "uninterrupted", *FULL, "scheduler=plateau", "scheduler.patience=0")
+
+
+def test_two_runs_of_one_command_give_the_same_scores(
+    root: Path, tmp_path: Path, uninterrupted: dict[str, float]
+) -> None:
+    # With another number of reading processes, which must not matter either.
+    again = run(root, tmp_path / "again", *FULL, "scheduler=plateau", "scheduler.patience=0",
+                "data.workers=1")  # fmt: skip
+    assert scores(again) == scores(uninterrupted)
+
+
+class Killed(BaseException):
+    """Stands for a process that ends between two instructions."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, *, before_writing: bool) -> None:
+    """Let training die at an epoch's end, before or after its checkpoint is written."""
+    write = ResumePoint.on_train_epoch_end
+
+    def dying(self: ResumePoint, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == epoch and before_writing:
+            raise Killed
+        write(self, trainer, module)
+        if trainer.current_epoch == epoch:
+            raise Killed
+
+    monkeypatch.setattr(ResumePoint, "on_train_epoch_end", dying)
+
+
+@pytest.mark.parametrize(("epoch", "before_writing", "torn"), [
+    (0, True, False), (1, False, False), (2, True, False), (2, False, True), (3, False, False),
+])  # fmt: skip
+def test_an_interrupted_run_ends_with_the_scores_of_an_uninterrupted_one(
+    epoch: int,
+    before_writing: bool,
+    torn: bool,
+    root: Path,
+    tmp_path: Path,
+    uninterrupted: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, overrides = tmp_path / "run", (*FULL, "scheduler=plateau", "scheduler.patience=0")
+    with monkeypatch.context() as patch:
+        interrupt(patch, epoch, before_writing=before_writing)
+        with pytest.raises(Killed):
+            run(root, folder, *overrides)
+    if torn:  # as a full disk leaves it
+        last = folder / experiment.LAST
+        last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    assert scores(run(root, folder, *overrides)) == scores(uninterrupted)
+    history = (folder / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in history[1:]] == ["0", "1", "2", "3"]
+
+
+def test_a_run_killed_while_testing_is_tested_without_being_trained_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "save_results", dying)
+        with pytest.raises(Killed):
+            run(root, tmp_path / "run")
+    trained = (tmp_path / "run" / experiment.BEST).stat().st_mtime_ns
+    run(root, tmp_path / "run")
+    assert (tmp_path / "run" / experiment.BEST).stat().st_mtime_ns == trained
+
+
+def test_a_finished_run_is_not_run_again_and_another_is_not_mixed_in(
+    root: Path, tmp_path: Path
+) -> None:
+    first = run(root, tmp_path / "run")
+    written = (tmp_path / "run" / experiment.METRICS).stat().st_mtime_ns
+    assert run(root, tmp_path / "run", "data.workers=1") == first
+    assert (tmp_path / "run" / experiment.METRICS).stat().st_mtime_ns == written
+    with pytest.raises(ConfigError, match=r"another experiment: optimizer\.lr: 0\.003 -> 0\.5"):
+        run(root, tmp_path / "run", "optimizer.lr=0.5")
+    assert run(root, tmp_path / "run") == first
+
+
+def test_a_checkpoint_is_tested_as_it_is_and_trained_on(root: Path, tmp_path: Path) -> None:
+    first = run(root, tmp_path / "first")
+    best = f"checkpoint={tmp_path / 'first' / experiment.BEST}"
+    tested = run(root, tmp_path / "tested", best, "train=false")
+    assert tested["test/miou"] == first["test/miou"]
+    assert tested["test/loss"] == first["test/loss"]
+    longer = run(root, tmp_path / "longer", best, "trainer.max_epochs=2")
+    assert longer["train/epochs"] == 2.0
+
+
+def test_checkpoints_hold_nothing_but_tensors_and_plain_values(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "run", "model=unet")
+    for name in (experiment.BEST, experiment.LAST):
+        content = torch.load(tmp_path / "run" / name, weights_only=True)
+        assert content["hyper_parameters"]["model"]["name"] == "unet"
+
+
+def _folder_with(path: Path, *names: str) -> Path:
+    for name in names:
+        (path / name).mkdir(parents=True)
+    return path
+
+
+def test_what_cannot_run_is_refused_in_two_lines_and_leaves_nothing(
+    root: Path, tmp_path: Path
+) -> None:
+    run(root, tmp_path / "unet", "model=unet")
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"weights": torch.ones(2)}, foreign)
+    nothing = _folder_with(tmp_path, "empty") / "empty"
+    coco = _folder_with(tmp_path / "coco", "train2017", "annotations")
+    split = tmp_path / "split.yaml"
+    split.write_text("train: [D006_2020]\nvalidation: []\ntest: []\n")
+    other = "dataset=flair2"
+    cases: list[tuple[list[str], type[FlairError], str]] = [
+        ([other, f"dataset.root={tmp_path}/none"], DataError, "none"),
+        ([other, f"dataset.root={nothing}"], DataError, "empty"),
+        ([other, f"dataset.root={coco}"], DataError, "coco"),
+        (["split=file", f"split.file={split}"], DataError, "D006_2020|validation"),
+        (["dataset.sample.patch_size=72"], ConfigError, "multiple of 32"),
+        (["s2_preproc.size=112"], DataError, "super|112"),
+        (["trainer=gpu"], FlairError, "trainer=cpu"),
+        (["trainer.precision=16-mixed"], FlairError, "needs a GPU"),
+        (["model.encoder_weights=imagenet", "model.encoder=resnet18"], ModelError, "weights"),
+        (["model.encoder=resnet35"], ModelError, "resnet35"),
+        ([f"checkpoint={tmp_path}/none.ckpt"], CheckpointError, "none.ckpt"),
+        ([f"checkpoint={foreign}"], CheckpointError, "no checkpoint of this package"),
+        ([f"checkpoint={tmp_path}/unet/{experiment.BEST}"], CheckpointError, "of another model"),
+        ([f"model.weights={foreign}"], CheckpointError, "foreign"),
+        (["optimizer._target_=torch.optim.Adamm"], ConfigError, "Adamm"),
+    ]  # fmt: skip
+    for overrides, kind, message in cases:
+        folder = tmp_path / "refused" / "run"
+        with pytest.raises(kind, match=message) as caught:
+            run(root, folder, *overrides)
+        assert len(str(caught.value).splitlines()) <= 3, str(caught.value)
+        assert not folder.parent.exists(), overrides
+
+
+@pytest.fixture(scope="module")
+def tracked(root: Path) -> tuple[Path, Any]:
+    """A finished run in a local MLflow store, and the store's client."""
+    config = compose_config(
+        f"paths.root={root}", "preset=debug", "trainer=cpu", *SMALL_SAMPLE, "model=utt",
+    )  # fmt: skip
+    experiment.run(config, root / "tracked", ["preset=debug"])
+    from mlflow.tracking import MlflowClient
+
+    return root / "tracked", MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+
+
+def test_mlflow_keeps_all_that_a_run_was_and_found(tracked: tuple[Path, Any]) -> None:
+    folder, client = tracked
+    state = RunState.read(folder)
+    assert state is not None
+    run = client.get_run(state.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["s2_preproc.monthly"] == "true"
+    assert run.data.params["optimizer.lr"] == "0.003"
+    metrics = json.loads((folder / experiment.METRICS).read_text())
+    assert run.data.metrics["test/miou"] == metrics["test/miou"]
+    assert {"train/loss", "val/miou", "inference/seconds_per_patch"} <= run.data.metrics.keys()
+    tags = run.data.tags
+    assert tags["flair2.identity"] == state.identity
+    assert tags["flair2.dataset_fingerprint"] == state.deciding["fingerprint"]
+    kept = {
+        item.path
+        for part in ("config", "provenance", "results", "")
+        for item in client.list_artifacts(state.run_id, part)
+    }
+    assert {
+        "config/config.yaml", "config/overrides.yaml", "provenance/git.json",
+        "provenance/packages.txt", "provenance/machine.json", "provenance/dataset.json",
+        "results/metrics.json", "results/confusion_per_patch.npz", "results/history.csv",
+        "confusion.png", "panel.png",
+    } <= kept  # fmt: skip
+
+
+def test_a_patch_damaged_during_the_run_fails_it_by_name(root: Path, tmp_path: Path) -> None:
+    whole = next((root / "data").iterdir())
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    victim = sorted(copy.glob("flair_aerial_train/*/*/img/*.tif"))[1]
+    size = victim.stat().st_size
+    victim.write_bytes(victim.read_bytes()[:200] + os.urandom(size - 200))
+    overrides = ["dataset=flair2", f"dataset.root={copy}", "model=unet", *FULL]
+    with pytest.raises(DataError, match=victim.name):
+        run(root, tmp_path / "run", *overrides)
+    state = RunState.read(tmp_path / "run")
+    assert state is None or state.status == run_state.FAILED
+    skipped = run(root, tmp_path / "skipping", *overrides, "dataset.on_damaged=skip")
+    assert np.isfinite(skipped["test/loss"])
