@@ -50,14 +50,18 @@ class TestContractInBatches(BatchedSweeperTestSuite):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", *ONE_BATCH])])
 class TestContractOfWholeProcesses(IntegrationTestSuite):
-    """Hydra's applications know nothing of the sweeper: it is imported before they run."""
+    """Hydra's applications know nothing of the sweeper: it is imported before they run.
+
+    One of the tests runs its command twice and expects it to start over: so a study for each.
+    """
 
     def generate_custom_cmd(self) -> Callable[..., list[str]]:
         def command(cmd: list[str], filename: str) -> list[str]:
             code = (
                 f"import runpy, sys; sys.path.insert(0, {ROOT!r}); "
                 "import flair2_exp.sweeps.optuna_sweeper; "
-                "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+                "import tempfile; study = tempfile.mkdtemp(dir='.') + '/journal'; "
+                "sys.argv = [*sys.argv[1:], f'hydra.sweeper.storage={study}']; runpy.run_path(sys.argv[0], run_name='__main__')"
             )
             position = next(i for i, word in enumerate(cmd) if word.endswith(filename))
             return [*cmd[:position], "-c", code, *cmd[position:]]
@@ -99,8 +103,17 @@ def test_the_default_is_tpe_with_median_pruning(sweeper: Any) -> None:
     assert config.pruner._target_ == "optuna.pruners.MedianPruner"
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "cmaes", "nsgaii", "gp"])
-@pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
+@pytest.mark.parametrize(
+    ("sampler", "pruner"),
+    [
+        ("tpe", "median"),
+        ("random", "none"),
+        ("grid", "hyperband"),
+        ("cmaes", "median"),
+        ("nsgaii", "none"),
+        ("gp", "median"),
+    ],
+)
 def test_every_sampler_and_pruner_can_be_built(sweeper: Any, sampler: str, pruner: str) -> None:
     from flair2_exp.sweeps.optuna_sweeper.components import SamplerFactory, build_pruner
 
