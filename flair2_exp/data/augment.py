@@ -61,18 +61,18 @@ class Geometry:
             labels: Whether the zoom takes the nearest value instead of a bilinear one.
 
         Returns:
-            An array of the same shape and type: the given one where nothing changes, and a view
-            after a quarter turn.
+            An array of the same shape and type: the given one where nothing changes.
         """
-        if self == Geometry():
-            return array
         tensor = torch.from_numpy(array)
-        if self.vertical:
+        turns = self.turns
+        if self.vertical and self.horizontal:
+            turns += 2  # in one go instead of two
+        elif self.vertical:
             tensor = functional.vertical_flip(tensor)
-        if self.horizontal:
+        elif self.horizontal:
             tensor = functional.horizontal_flip(tensor)
-        if self.turns:
-            tensor = functional.rotate(tensor, 90.0 * self.turns)
+        if turns % 4:
+            tensor = functional.rotate(tensor, 90.0 * (turns % 4)).contiguous()
         moved: AnyArray = tensor.numpy()  # type: ignore[assignment]
         return moved if self.zoom == 1 else _enlarge(moved, self.zoom, labels)
 
@@ -117,7 +117,7 @@ def augment(
             its values.
 
     Returns:
-        A new sample, partly of views into the given one.
+        A new sample, which may share arrays with the given one.
     """
     geometry = draw_geometry(generator, options)
     result = dataclasses.replace(sample, label=geometry.apply(sample.label, labels=True))

@@ -104,7 +104,7 @@ def read_mask(path: Path) -> Image:
     return mask
 
 
-def to_classes(mask: Image, classes: int, path: Path) -> Image:
+def to_classes(mask: Image, classes: int, path: Path | str) -> Image:
     """Class indices of a mask's values, as `nomenclature.class_indices` has them.
 
     The rule (from the last class on, all values are the last class) is computed, not looked up:
@@ -198,7 +198,7 @@ def read_series(files: SeriesFiles, centroid: NDArray[np.int32], options: Series
         raise DamagedPatchError(_damage(files.data, str(error))) from None
 
 
-def _damage(path: Path, reason: str) -> str:
+def _damage(path: Path | str, reason: str) -> str:
     """The first line about a damaged file."""
     return f"{path}: {' '.join(reason.split())}."
 
@@ -386,7 +386,7 @@ class PatchDataset(Dataset[Any]):
         )
 
     def _collate(self, read: list[tuple[int, Sample]]) -> Batch:
-        """Put samples together; resolves the views that augmentation left."""
+        """Put samples together."""
         positions = [position for position, _ in read]
         samples = [sample for _, sample in read]
         patches = self.patches[positions]

@@ -214,11 +214,11 @@ class StoreReader:
                 )
             for name, size in sizes.items():
                 file = self._file(shard, name)
-                if not file.is_file() or file.stat().st_size != size + HEADER:
+                if not os.path.isfile(file) or os.path.getsize(file) != size + HEADER:
                     self._refuse(f"{file} is missing or damaged", "is incomplete: ")
 
-    def _file(self, shard: int, name: str) -> Path:
-        return self.path / "shards" / f"{shard:05d}" / f"{name}.npy"
+    def _file(self, shard: int, name: str) -> str:
+        return f"{self.path}/shards/{shard:05d}/{name}.npy"
 
     def read(self, patch: int) -> Sample:
         """The sample of a patch; see `dataset.Reader.read`."""
@@ -237,7 +237,7 @@ class StoreReader:
             sample.covered = bool(self._table["covered"][patch])
         return sample
 
-    def _image(self, file: Path, row: int) -> Image:
+    def _image(self, file: str, row: int) -> Image:
         """The wanted bands, all in one read where they are the file's."""
         assert self._bands is not None
         pixels, count = self._size**2, len(AERIAL_BANDS)
@@ -261,7 +261,7 @@ class StoreReader:
         return frames, self._table["days"][start:end]
 
 
-def _read_at(file: Path, offset: int, out: AnyArray) -> AnyArray:
+def _read_at(file: str, offset: int, out: AnyArray) -> AnyArray:
     """Fill `out` from behind the header; a map would crash the process where a file shrinks."""
     try:
         handle = os.open(file, os.O_RDONLY)
