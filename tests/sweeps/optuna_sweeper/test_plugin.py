@@ -61,7 +61,8 @@ class TestContractOfWholeProcesses(IntegrationTestSuite):
                 f"import runpy, sys; sys.path.insert(0, {ROOT!r}); "
                 "import flair2_exp.sweeps.optuna_sweeper; "
                 "import tempfile; study = tempfile.mkdtemp(dir='.') + '/journal'; "
-                "sys.argv = [*sys.argv[1:], f'hydra.sweeper.storage={study}']; runpy.run_path(sys.argv[0], run_name='__main__')"
+                "sys.argv = [*sys.argv[1:], f'hydra.sweeper.storage={study}']; "
+                "runpy.run_path(sys.argv[0], run_name='__main__')"
             )
             position = next(i for i, word in enumerate(cmd) if word.endswith(filename))
             return [*cmd[:position], "-c", code, *cmd[position:]]
