@@ -36,6 +36,11 @@ def date_code(days: Tensor, channels: int) -> Tensor:
     return torch.where(i % 2 == 0, angle.sin(), angle.cos())
 
 
+def _full(x: Tensor) -> Tensor:
+    """In float32 at least: sums over time and softmax want more than half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class SequenceNorm(nn.GroupNorm):
     """GroupNorm of a pixel's sequence: over time and a group's channels, not over space.
 
@@ -62,7 +67,7 @@ class SequenceNorm(nn.GroupNorm):
         if real is None or self.padding_counts:
             rows = x.reshape(b * p, t, c).transpose(1, 2)
             return super().forward(rows).transpose(1, 2).reshape(b, p, t, c)
-        grouped = x.float().view(b, p, t, self.num_groups, c // self.num_groups)
+        grouped = _full(x).view(b, p, t, self.num_groups, c // self.num_groups)
         mask = real.view(b, 1, t, 1, 1)
         count = real.sum(1).clamp(min=1).view(b, 1, 1, 1, 1) * (c // self.num_groups)
         centred = (grouped - grouped.sum((2, 4), keepdim=True) / count) * mask
@@ -144,7 +149,7 @@ class TemporalEncoder(nn.Module):
         return encoded, attention.view(b, h, w, self.heads, t).permute(0, 4, 3, 1, 2)
 
     def _scores(self, values: Tensor, real: Tensor | None) -> Tensor:
-        """q·k/√d_k of each date: (B, P, T, d_model) to float32 (B, P, heads, T).
+        """q·k/√d_k of each date: (B, P, T, d_model) to (B, P, heads, T), float32 at least.
 
         The query is the same for every pixel, so it goes into the key's weights beforehand.
         """
@@ -152,7 +157,8 @@ class TemporalEncoder(nn.Module):
         keys = self.key.weight.view(self.heads, d_k, -1)
         weight = torch.einsum("gk,gkd->gd", self.query, keys)
         bias = (self.query * self.key.bias.view(self.heads, d_k)).sum(1)
-        scores = functional.linear(values, weight, bias).transpose(2, 3).float() / math.sqrt(d_k)
+        scores = functional.linear(values, weight, bias).transpose(2, 3)
+        scores = _full(scores) / math.sqrt(d_k)
         if real is None:
             return scores
         return scores.masked_fill(~real[:, None, None, :], _MASKED_SCORE)

@@ -1,0 +1,96 @@
+"""Small models and batches that the tests of this folder share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flair2_exp.models.base import SegmentationModel
+from flair2_exp.models.build import ModelSpec, build_model
+from flair2_exp.models.fusion import FusionOptions
+from flair2_exp.models.reference import utae_name
+from flair2_exp.models.utae import UTAE, UTAEOptions
+
+SMALL = UTAEOptions(
+    encoder_widths=(16, 16, 32, 32),
+    decoder_widths=(16, 16, 32, 32),
+    heads=4,
+    d_model=32,
+    d_k=4,
+    head_widths=(8,),
+)
+"""The golden files' U-TAE, with the corrected settings."""
+ENCODER = "timm-mobilenetv3_small_minimal_100"
+
+
+def small_spec(name: str = "utt", **changes: object) -> ModelSpec:
+    """A model that runs in a fraction of a second: 64 px, small encoder, small U-TAE."""
+    spec = ModelSpec(
+        name, encoder=ENCODER, decoder_channels=(64, 48, 32, 24, 16), patch_size=64, utae=SMALL
+    )
+    return replace(spec, **changes)  # type: ignore[arg-type]
+
+
+def golden_spec() -> ModelSpec:
+    """The golden U-T&T: reference settings throughout."""
+    return small_spec(
+        metadata=True,
+        metadata_fusion="rows",
+        patch_size=512,
+        utae=replace(SMALL, normalise_padding=True),
+        fusion=FusionOptions(collapsed="first_sample", dropout="always_batch"),
+    )
+
+
+def build(spec: ModelSpec, seed: int = 0) -> SegmentationModel:
+    """A model in evaluation mode whose BatchNorms have statistics unlike the initial ones."""
+    torch.manual_seed(seed)
+    model = build_model(spec)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.normal_(module.running_mean, std=0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def batch(
+    lengths: list[int], *, patch: int = 64, size: int = 16, seed: int = 0
+) -> dict[str, Tensor]:
+    """Random inputs whose series have these lengths; the batch is padded to the longest."""
+    generator = torch.Generator().manual_seed(seed)
+    dates = max(lengths)
+    padding = torch.arange(dates) >= torch.tensor(lengths)[:, None]
+    series = torch.rand(len(lengths), dates, 10, size, size, generator=generator)
+    series[padding] = 0
+    days = torch.randint(-200, 200, (len(lengths), dates), generator=generator)
+    days[padding] = 0
+    return {
+        "image": torch.rand(len(lengths), 5, patch, patch, generator=generator),
+        "series": series,
+        "days": days,
+        "padding": padding,
+        "metadata": torch.rand(len(lengths), 45, generator=generator),
+    }
+
+
+def sample(inputs: dict[str, Tensor], index: int, dates: int | None = None) -> dict[str, Tensor]:
+    """One sample of a batch, its series cut to its own dates or to `dates`."""
+    keep = int((~inputs["padding"][index]).sum()) if dates is None else dates
+    one = {name: value[index : index + 1] for name, value in inputs.items()}
+    return one | {name: one[name][:, :keep] for name in ("series", "days", "padding")}
+
+
+def golden_utae(arrays: object, options: UTAEOptions) -> UTAE:
+    """A U-TAE with the weights of a golden file."""
+    model = UTAE(options, classes=13).eval()
+    weights = {}
+    for name in arrays.files:  # type: ignore[attr-defined]
+        if name.startswith("sd/"):
+            value = torch.from_numpy(np.asarray(arrays[name]))  # type: ignore[index]
+            ours = utae_name(name.removeprefix("sd/"))
+            weights[ours] = value.squeeze(-1) if ours == "temporal.project.weight" else value
+    model.load_state_dict(weights)
+    return model

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from numpy.lib.npyio import NpzFile
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flair2_exp.errors import ModelError
+from flair2_exp.models.fusion import FusionOptions, SatelliteFusion
+from flair2_exp.models.heads import SatelliteHead, footprint
+from flair2_exp.models.metadata import MetadataFusion
+from flair2_exp.models.reference import translate
+from tests.golden_vectors import golden
+from tests.models.helpers import batch, build, sample, small_spec
+
+PREFIXES = {
+    "sd_cropped/": "fm_utae_featmap_cropped.",
+    "sd_collapsed/": "fm_utae_featmap_collapsed.",
+    "sd_metadata/": "mtd_mlp.",
+}
+
+
+def _weights(arrays: NpzFile, part: str) -> dict[str, Tensor]:
+    tensors = {
+        prefix + name.removeprefix(golden_prefix): torch.from_numpy(arrays[name])
+        for golden_prefix, prefix in PREFIXES.items()
+        for name in arrays.files
+        if name.startswith(golden_prefix)
+    }
+    ours = translate(tensors, fused=False)
+    return {n.removeprefix(part): t for n, t in ours.items() if n.startswith(part)}
+
+
+def test_fusion_is_the_published_one() -> None:
+    arrays = golden("fusion")
+    fusion = SatelliteFusion(16, (5, 8, 8, 16, 24, 32), FusionOptions(collapsed="first_sample"))
+    fusion.load_state_dict(_weights(arrays, "fusion."))
+    features = [torch.from_numpy(arrays[f"in/feature{level}"]) for level in range(6)]
+    with torch.no_grad():
+        fused = fusion.eval()(features, torch.from_numpy(arrays["in/s2_map"]))
+    for level, found in enumerate(fused):
+        expected = torch.from_numpy(arrays[f"out/fused{level}"])
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_metadata_by_rows_are_the_published_ones() -> None:
+    arrays = golden("fusion")
+    fusion = MetadataFusion(32, 2, fusion="rows").eval()
+    fusion.load_state_dict(_weights(arrays, "metadata."))
+    metadata = torch.from_numpy(arrays["in/metadata"])
+    with torch.no_grad():
+        encoded = fusion.mlp(metadata)
+        fused = fusion(torch.from_numpy(arrays["in/feature5"]), metadata)
+    expected = torch.from_numpy(arrays["out/metadata_encoded"])
+    torch.testing.assert_close(encoded, expected, rtol=0, atol=1e-4)
+    expected = torch.from_numpy(arrays["out/last_feature_plus_metadata"])
+    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-4)
+
+
+def test_metadata_by_channels_are_the_same_everywhere_in_space() -> None:
+    added = MetadataFusion(32, 2, fusion="channels").eval()(
+        torch.zeros(2, 32, 2, 2), torch.rand(2, 45)
+    )
+    assert torch.equal(added, added[:, :, :1, :1].expand_as(added))
+    assert added[0, :, 0, 0].unique().numel() == 32
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_samples_logits_hang_on_its_neighbours_only_with_the_reference_settings(
+    reference: bool,
+) -> None:
+    spec = small_spec(series_size=16)
+    if reference:
+        spec = replace(
+            spec,
+            utae=replace(spec.utae, normalise_padding=True),
+            fusion=FusionOptions(collapsed="first_sample"),
+        )
+    model = build(spec)
+    inputs = batch([3, 8, 5])
+    with torch.no_grad():
+        together = model(**inputs)
+        for index in range(3):
+            alone = model(**sample(inputs, index))
+            for head, logits in together.items():
+                change = float((logits[index] - alone[head][0]).abs().max())
+                largest = float(logits.abs().max())
+                if not reference:
+                    assert change < 1e-5 * max(largest, 1), (index, head)
+                elif head == "aerial" and index > 0:
+                    assert change > 1e-4 * largest
+
+
+def _fused(options: FusionOptions, samples: int, *, training: bool) -> Tensor:
+    """By how much each sample's feature was changed: (samples,)."""
+    torch.manual_seed(0)
+    fusion = SatelliteFusion(4, (3, 6), options).train(training)
+    features = [torch.zeros(samples, 3, 8, 8), torch.zeros(samples, 6, 4, 4)]
+    fused = fusion(features, torch.rand(samples, 4, 16, 16), first_level=1)
+    assert fused[0] is features[0]
+    change: Tensor = fused[1].abs().amax((1, 2, 3))
+    return change
+
+
+def test_modality_dropout_drops_samples_each_by_itself_and_in_training_alone() -> None:
+    options = FusionOptions(dropout_rate=0.5, mlp_dropout=0)
+    changed = _fused(options, 64, training=True) > 0
+    assert 16 < int(changed.sum()) < 48
+    assert (_fused(options, 64, training=False) > 0).all()
+
+
+def test_reference_modality_dropout_drops_whole_batches_and_in_evaluation_too() -> None:
+    options = FusionOptions(dropout="always_batch", dropout_rate=0.5, mlp_dropout=0)
+    torch.manual_seed(0)
+    fusion = SatelliteFusion(4, (3, 6), options).eval()
+    features = [torch.zeros(8, 3, 8, 8), torch.zeros(8, 6, 4, 4)]
+    kept = []
+    for _ in range(40):
+        fused = fusion(features, torch.rand(8, 4, 16, 16))[1]
+        changed = fused.abs().amax((1, 2, 3)) > 0
+        assert changed.all() or not changed.any()
+        kept.append(bool(changed.all()))
+    assert 8 < sum(kept) < 32
+
+
+def test_a_dropped_modality_leaves_the_metadata() -> None:
+    options = FusionOptions(dropout="always_batch", dropout_rate=1.0)
+    model = build(small_spec(series_size=16, metadata=True, fusion=options))
+    inputs = batch([3, 2])
+    with torch.no_grad():
+        before = model(**inputs)["aerial"]
+        other_series = model(**inputs | {"series": inputs["series"] * 2})["aerial"]
+        other_metadata = model(**inputs | {"metadata": 1 - inputs["metadata"]})["aerial"]
+    assert torch.equal(before, other_series)
+    assert not torch.equal(before, other_metadata)
+
+
+def test_a_dropped_modality_gives_zero_gradients_and_not_none() -> None:
+    options = FusionOptions(dropout="always_batch", dropout_rate=1.0)
+    model = build(small_spec(series_size=16, fusion=options)).train()
+    sum(x.sum() for x in model(**batch([3, 2])).values()).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("size", [16, 40, 112])
+def test_the_footprint_is_the_centre_of_the_super_patch(size: int) -> None:
+    rows = torch.arange(size, dtype=torch.float32).view(1, 1, size, 1).expand(1, 1, size, size)
+    centre = footprint(rows)
+    assert centre.shape == (1, 1, 10, 10)
+    assert float(centre.mean()) == (size - 1) / 2
+
+
+def test_the_head_convolves_before_it_resizes_to_the_same_end() -> None:
+    head = SatelliteHead(16, 13, 128)
+    satellite_map = torch.rand(2, 16, 40, 40)
+    expected = head.conv(functional.interpolate(footprint(satellite_map), size=(128, 128)))
+    torch.testing.assert_close(head(satellite_map), expected)
+
+
+@pytest.mark.parametrize("option", [{"collapsed": "mean"}, {"dropout": "sometimes"}])
+def test_unknown_words_are_refused(option: dict[str, str]) -> None:
+    with pytest.raises(ModelError, match=next(iter(option.values()))):
+        FusionOptions(**option)  # type: ignore[arg-type]
+
+
+def test_levels_without_channels_are_passed_by() -> None:
+    fusion = SatelliteFusion(4, (3, 0, 6), FusionOptions())
+    assert isinstance(fusion.cropped[1], nn.Identity)
+    features = [torch.zeros(1, 3, 8, 8), torch.zeros(1, 0, 4, 4), torch.zeros(1, 6, 2, 2)]
+    fused = fusion(features, torch.rand(1, 4, 16, 16))
+    assert [tuple(f.shape) for f in fused] == [tuple(f.shape) for f in features]
