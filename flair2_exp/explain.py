@@ -17,8 +17,6 @@ from flair2_exp.errors import FlairError
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 """What composing and reading a config can raise."""
 
-_ONLY_NULLABLE = "Only experiment and preset may be null."
-
 
 def explain(error: BaseException) -> str | None:
     """The message to show for an exception, or None where it is a bug and keeps its traceback.
@@ -30,7 +28,7 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     text = str(error)
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
-        return f"a config group takes the name of one of its files, not null. {_ONLY_NULLABLE}"
+        return "a config group takes the name of one of its files, not null: leave it out instead."
     if not isinstance(error, CONFIG_EXCEPTIONS):
         return None
     for pattern, say in _CASES:

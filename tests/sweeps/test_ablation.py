@@ -1,0 +1,136 @@
+"""Sweeps that are killed, fail, are taken up again, and run side by side."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.configs import SMALL_SAMPLE
+from tests.test_experiment import scores
+
+KILLING = Path(__file__).with_name("killing.py")
+SWEEP = (
+    "--multirun", "model=unet,utt", "seed=1,2,3", "preset=debug", "trainer=cpu",
+    "sweep.name=short", "trainer.max_epochs=3", *SMALL_SAMPLE,
+)  # fmt: skip
+
+
+def sweep(root: Path, *arguments: str, kill: float = 3600.0) -> subprocess.CompletedProcess[str]:
+    """Run a command with `root` as its place; killed after random times below `kill` seconds."""
+    return subprocess.run(
+        [sys.executable, str(KILLING), "1", str(kill), *arguments, f"paths.root={root}"],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=900,
+    )  # fmt: skip
+
+
+def results(root: Path, name: str = "short") -> dict[str, dict[str, float]]:
+    """Scores by job folder, times left out."""
+    found = sorted((root / "multirun" / name).glob("*/metrics.json"))
+    return {path.parent.name: scores(json.loads(path.read_text())) for path in found}
+
+
+def client(root: Path) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+
+
+def runs(root: Path, **tags: str) -> list[Any]:
+    """All MLflow runs with these tags (`flair2.` left out of their names)."""
+    wanted = " and ".join(f"tags.`flair2.{name}` = '{value}'" for name, value in tags.items())
+    return list(client(root).search_runs(["1"], wanted))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep without any kill."""
+    root = tmp_path_factory.mktemp("whole")
+    done = sweep(root, *SWEEP)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return root
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_random_ends_as_one_that_was_not(whole: Path, tmp_path: Path) -> None:
+    done = sweep(tmp_path, *SWEEP, kill=12.0)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.rsplit("kills: ", 1)[1]) >= 2
+    assert len(results(tmp_path)) == 6
+    assert results(tmp_path) == results(whole)
+    children = [run for run in runs(tmp_path, sweep="short") if "flair2.seed" in run.data.tags]
+    assert len(children) == len({run.data.tags["flair2.identity"] for run in children}) == 6
+    assert {run.info.status for run in children} == {"FINISHED"}
+    (parent,) = runs(tmp_path, kind="sweep")
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert parent.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_is_not_run_again(whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("multirun/short/*/metrics.json")}
+    done = sweep(whole, *SWEEP)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "6 jobs, 6 done" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(runs(whole, kind="sweep")) == 1
+
+
+@pytest.mark.slow
+def test_the_report_is_written_and_kept_with_the_parent(whole: Path) -> None:
+    report = json.loads((whole / "multirun/short/report/leaderboard.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["unet", "utt"]
+    (parent,) = runs(whole, kind="sweep")
+    kept = {item.path for item in client(whole).list_artifacts(parent.info.run_id, "report")}
+    assert "report/leaderboard.html" in kept
+
+
+@pytest.mark.slow
+def test_a_failing_job_does_not_lose_the_others(tmp_path: Path) -> None:
+    # 1e30 overflows in the first step; a word that the file system cannot hold fails at once.
+    arguments = ("--multirun", "model=unet", "seed=1,2", "split=official,file", "preset=debug",
+                 "split.file=missing.yaml", "trainer=cpu", "sweep.name=some", *SMALL_SAMPLE)  # fmt: skip
+    done = sweep(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert "2 jobs are not done" in done.stderr
+    assert "missing.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(results(tmp_path, "some")) == 2
+    again = sweep(tmp_path, *arguments)
+    assert "4 jobs, 2 done" in again.stdout
+    fast = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
+    assert fast.returncode == 1
+
+
+@pytest.mark.slow
+def test_jobs_run_two_at_a_time_on_one_database(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra `parallel`")
+    arguments = (
+        "--multirun", "model=unet", "seed=1,2,3,4,5,6,7,8,9,10,11,12", "preset=debug",
+        "trainer=cpu", "sweep.name=beside", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+        *SMALL_SAMPLE,
+    )  # fmt: skip
+    done = sweep(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(results(tmp_path, "beside")) == 12
+    children = [run for run in runs(tmp_path, sweep="beside") if "flair2.seed" in run.data.tags]
+    assert sorted(int(run.data.tags["flair2.seed"]) for run in children) == list(range(1, 13))
+    assert {run.info.status for run in children} == {"FINISHED"}
+
+
+def test_a_dry_run_shows_the_jobs_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        f"sys.argv = ['flair2-exp', *{[*SWEEP, 'sweep.dry_run=true', f'paths.root={tmp_path}']!r}]\n"
+        "from flair2_exp.__main__ import main\n"
+        "main()\n"
+        "print('heavy:', sorted({'torch', 'lightning', 'mlflow', 'optuna'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "6 jobs, 0 done; to go: unknown" in done.stdout, done.stderr
+    assert done.stdout.rstrip().endswith("heavy: []")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from flair2_exp import identity, run_state, schema
+from flair2_exp.errors import ConfigError
+from flair2_exp.run_state import RunState
+from flair2_exp.sweeps.ablation import job_table
+from flair2_exp.sweeps.plan import DONE, FAILED, NEW, RESUME, Job, estimated_seconds, plan, split
+
+SUBDIR = "${name}/seed=${seed}"
+
+
+def planned(folder: Path, *lines: str, subdir: str = SUBDIR, **params: str) -> list[Job]:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        jobs = split([*lines, f"hydra.sweep.subdir='{subdir}'"], params)
+        jobs = [(*job, f"hydra.sweep.subdir='{subdir}'") for job in jobs]
+        return plan(jobs, OmegaConf.create({"dir": str(folder)}))
+
+
+def finish(job: Job, status: str, seconds: float = 0.0) -> None:
+    RunState(identity.deciding(job.config, "data"), status).write(job.folder)
+    (job.folder / "metrics.json").write_text(json.dumps({"train/seconds": seconds}))
+
+
+def test_the_command_line_wins_over_the_sweeps_own_parameters() -> None:
+    assert split(["seed=7,8"], {"model": "unet,utt", "seed": "1,2,3"}) == [
+        ("model=unet", "seed=7"), ("model=unet", "seed=8"),
+        ("model=utt", "seed=7"), ("model=utt", "seed=8"),
+    ]  # fmt: skip
+    assert split(["seed=7", "hydra.launcher=x"], {"seed": "1,2"}) == [("seed=7",)]
+
+
+def test_folders_have_names_a_person_can_read(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "experiment=leaderboard/unet,leaderboard/utt_cloudfree_monthly_aug",
+                   "dataset.root=/data", "seed=2")  # fmt: skip
+    assert [str(job.folder.relative_to(tmp_path)) for job in jobs] == [
+        "unet/seed=2", "utt_monthly_cloudfree_flips/seed=2",
+    ]  # fmt: skip
+
+
+def test_rows_that_would_share_a_name_are_named_by_what_they_sweep(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "s2_preproc=raw,monthly", "optimizer.lr=0.1,0.2", "seed=1,2")
+    assert [job.row for job in jobs[::2]] == [
+        "raw_lr=0.1", "raw_lr=0.2", "monthly_lr=0.1", "monthly_lr=0.2",
+    ]  # fmt: skip
+    assert len({job.folder for job in jobs}) == 8
+
+
+def test_a_job_asked_for_twice_runs_once(tmp_path: Path) -> None:
+    assert len(planned(tmp_path, "seed=1,1,2")) == 2
+
+
+def test_different_jobs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"jobs 0 .* and 1 .* would share the folder"):
+        planned(tmp_path, "model=unet,utt", subdir="same")
+
+
+def test_an_error_in_a_late_job_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"job 3 \(model=utae metadata=on .*\): metadata=on joins"):
+        planned(tmp_path, "model=unet,utae", "metadata=off,on")
+
+
+def test_states_are_what_the_folders_say(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "seed=1,2,3,4,5")
+    endings = (run_state.FINISHED, run_state.FAILED, run_state.KILLED, run_state.RUNNING)
+    for job, status in zip(jobs, endings, strict=False):
+        finish(job, status)
+    again = planned(tmp_path, "seed=1,2,3,4,5")
+    assert [job.state for job in again] == [DONE, FAILED, RESUME, RESUME, NEW]
+    assert again[0].identity == identity.identity(again[0].config, "data")
+
+
+def test_a_changed_config_is_refused_with_the_difference(tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, "seed=1")
+    finish(job, run_state.KILLED)
+    with pytest.raises(ConfigError, match=r"another experiment: optimizer\.lr: 0\.001 -> 0\.5"):
+        planned(tmp_path, "seed=1", "optimizer.lr=0.5")
+    assert len(planned(tmp_path, "seed=1", "data.workers=7")) == 1
+
+
+def test_a_torn_state_file_counts_as_none(tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, "seed=1")
+    finish(job, run_state.FINISHED)
+    whole = (job.folder / run_state.FILE).read_text()
+    (job.folder / run_state.FILE).write_text(whole[: len(whole) // 2])
+    assert planned(tmp_path, "seed=1")[0].state == NEW
+
+
+def test_times_are_estimated_from_the_row_then_from_all(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "model=unet,utt", "seed=1,2", )
+    assert estimated_seconds(jobs[0], jobs) is None
+    finish(jobs[0], run_state.FINISHED, seconds=100.0)
+    assert estimated_seconds(jobs[0], jobs) == 0.0
+    assert estimated_seconds(jobs[1], jobs) == 100.0
+    assert estimated_seconds(jobs[2], jobs) == 100.0
+    finish(jobs[2], run_state.FINISHED, seconds=300.0)
+    assert estimated_seconds(jobs[3], jobs) == 300.0
+    table = job_table(jobs)
+    assert "4 jobs, 2 done; to go: 6 min 40 s" in table
+
+
+@pytest.mark.parametrize(("sweep", "rows"), [
+    ("leaderboard", 5), ("s2_preproc", 4), ("factors", 16), ("quirks", 10),
+])  # fmt: skip
+def test_each_sweep_of_the_tree_plans_its_rows(sweep: str, rows: int, tmp_path: Path) -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        from hydra import compose
+
+        whole = compose("config", [f"sweep={sweep}"], return_hydra_config=True)
+        jobs = plan(
+            split([f"sweep={sweep}", "seed=1"], dict(whole.hydra.sweeper.params)),
+            OmegaConf.create({"dir": str(tmp_path)}),
+        )
+    assert len({job.row for job in jobs}) == len(jobs) == rows
+    baseline = jobs[0].config.sweep.baseline
+    assert baseline in {job.row for job in jobs}
+    assert len({job.identity for job in jobs}) == rows
