@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from flair2_exp.data import sentinel2
 from flair2_exp.data.augment import Image, Sample, augment
 from flair2_exp.data.layout import Index, SeriesFiles
 from flair2_exp.data.options import AugmentationOptions, SeriesOptions
-from flair2_exp.data.sentinel2 import Dates, Series
+from flair2_exp.data.sentinel2 import Dates, Frames, Series
 from flair2_exp.errors import DamagedPatchError
 from flair2_exp.nomenclature import AERIAL_BANDS
 
@@ -332,20 +333,25 @@ class PatchDataset(Dataset[Any]):
         return len(self.patches)
 
     def __getitem__(self, key: BatchKey) -> Batch | Failure | None:
-        read: list[tuple[int, Sample]] = []
+        try:
+            return self._collate(self._samples(key), len(key.positions))
+        except DamagedPatchError as error:
+            return Failure(str(error))
+
+    def _samples(self, key: BatchKey) -> Iterator[tuple[int, Sample]]:
+        """Read a batch's samples with their positions; raises what is to stop the run."""
         for position in key.positions:
             try:
-                read.append((position, self.sample(position, key.epoch)))
+                yield position, self.sample(position, key.epoch)
             except DamagedPatchError as error:
                 if self.on_damaged == "stop":
-                    return Failure(self._name(position, error))
+                    raise DamagedPatchError(self._name(position, error)) from None
                 self.flags[position] |= DAMAGED
                 if self.replace:
                     other = self._replacement(position, key.epoch)
                     if other is None:
-                        return Failure(self._name(position, error))
-                    read.append(other)
-        return self._collate(read) if read else None
+                        raise DamagedPatchError(self._name(position, error)) from None
+                    yield other
 
     def sample(self, position: int, epoch: int) -> Sample:
         """The sample at a position of the split, augmented as in an epoch.
@@ -385,39 +391,47 @@ class PatchDataset(Dataset[Any]):
             "Run scripts/check.py on the data set and mend it, or set dataset.on_damaged=skip."
         )
 
-    def _collate(self, read: list[tuple[int, Sample]]) -> Batch:
-        """Put samples together."""
-        positions = [position for position, _ in read]
-        samples = [sample for _, sample in read]
+    def _collate(self, read: Iterator[tuple[int, Sample]], count: int) -> Batch | None:
+        """Put at most `count` samples together, each as soon as it is read: it is in the caches."""
+        names = ("label", "image", "satellite_label")
+        rows = {name: _Rows(count) for name in names}
+        positions: list[int] = []
+        series: list[tuple[Frames, NDArray[np.int64]]] = []
+        for position, sample in read:
+            positions.append(position)
+            for name in names:
+                if (array := getattr(sample, name)) is not None:
+                    rows[name].add(array)
+            if sample.frames is not None and sample.days is not None:
+                series.append((sample.frames, sample.days))
+        if not positions:
+            return None
         patches = self.patches[positions]
         batch: Batch = {
-            "label": _stack([sample.label for sample in samples]),
             "patch_id": self.index.ids[patches].tolist(),
             "area": self.index.area_names[self.index.area[patches]].tolist(),
+            **{name: rows[name].filled() for name in names if rows[name].count},
         }
-        if samples[0].image is not None:
-            batch["image"] = _stack([sample.image for sample in samples])
-        if samples[0].frames is not None:
-            batch["series"], batch["days"], batch["padding"] = pad_series(samples)
-        if any(sample.satellite_label is not None for sample in samples):
-            batch["satellite_label"] = _stack([sample.satellite_label for sample in samples])
+        if series:
+            batch["series"], batch["days"], batch["padding"] = pad_series(series)
         if self.metadata is not None:
             batch["metadata"] = torch.from_numpy(self.metadata[positions])
         return batch
 
 
-def pad_series(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+def pad_series(
+    series: Sequence[tuple[Frames, NDArray[np.int64]]],
+) -> tuple[Tensor, Tensor, Tensor]:
     """Stack series of unequal lengths.
 
     Args:
-        samples: Each with `frames` (T_i, 10, S, S) and `days` (T_i,).
+        series: Frames (T_i, 10, S, S) and days (T_i,) of each.
 
     Returns:
         Frames (B, T, 10, S, S), days (B, T) int64 and padding (B, T) bool, T the longest T_i.
         Frames beyond a series' end are zero; they and frames that are zero everywhere are padding
         with day 0.
     """
-    series = [(s.frames, s.days) for s in samples if s.frames is not None and s.days is not None]
     longest = max(len(days) for _, days in series)
     first = series[0][0]
     frames = _empty((len(series), longest, *first.shape[1:]), first.dtype)
@@ -434,7 +448,7 @@ def pad_series(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     return frames, days, padding
 
 
-def _blank(frames: sentinel2.Frames) -> NDArray[np.bool_]:
+def _blank(frames: Frames) -> NDArray[np.bool_]:
     """(T,) which frames are zero everywhere; only those with a zero in the corner are searched."""
     blank: NDArray[np.bool_] = frames[:, 0, 0, 0] == 0
     for position in np.flatnonzero(blank).tolist():
@@ -442,15 +456,32 @@ def _blank(frames: sentinel2.Frames) -> NDArray[np.bool_]:
     return blank
 
 
-def _stack(arrays: Sequence[NDArray[Any] | None]) -> Tensor:
-    """Copy arrays of one shape into one tensor."""
-    present = [array for array in arrays if array is not None]
-    stacked = _empty((len(present), *present[0].shape), present[0].dtype)
-    for row, array in zip(stacked.numpy(), present, strict=True):
-        np.copyto(row, array)
-    return stacked
+class _Rows:
+    """A tensor that is filled row by row."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._tensor: Tensor | None = None
+        self.count = 0
+
+    def add(self, array: NDArray[Any]) -> None:
+        if self._tensor is None:
+            self._tensor = _empty((self._capacity, *array.shape), array.dtype)
+        np.copyto(self._tensor[self.count].numpy(), array)
+        self.count += 1
+
+    def filled(self) -> Tensor:
+        assert self._tensor is not None
+        return self._tensor[: self.count]
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-    """An uninitialised tensor."""
-    return torch.from_numpy(np.empty(shape, dtype=dtype))
+    """An uninitialised tensor; in a worker in shared memory, which saves a copy on its way out."""
+    tensor = torch.from_numpy(np.empty(0, dtype=dtype))
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=tensor.dtype)
+    # As torch's own default_collate does.
+    size = math.prod(shape) * dtype.itemsize
+    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+    shared: Tensor = tensor.new_empty(0).set_(storage).view(shape)
+    return shared

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from numpy.typing import NDArray
 
-from flair2_exp.data.augment import Sample
 from flair2_exp.data.dataset import (
     COVERED,
     DAMAGED,
@@ -113,14 +113,12 @@ def test_a_batch_has_the_files_own_types_and_names(shared_tree: Tree) -> None:
 
 
 def test_series_of_unequal_lengths_are_padded_at_the_end() -> None:
-    def sample(count: int) -> Sample:
-        frames = np.full((count, 10, 4, 4), 7, dtype=np.uint16)
-        return Sample(np.zeros((4, 4), np.uint8), frames=frames, days=np.full(count, 9))
+    def series(count: int) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        return np.full((count, 10, 4, 4), 7, dtype=np.uint16), np.full(count, 9)
 
-    half_blank = sample(2)
-    assert half_blank.frames is not None
-    half_blank.frames[0, :, 0, 0] = 0  # a blank corner is no blank frame
-    frames, days, padding = pad_series([sample(3), sample(1), half_blank])
+    half_blank = series(2)
+    half_blank[0][0, :, 0, 0] = 0  # a blank corner is no blank frame
+    frames, days, padding = pad_series([series(3), series(1), half_blank])
     assert frames.dtype == torch.uint16
     assert frames.long().amax((2, 3, 4)).tolist() == [[7, 7, 7], [7, 0, 0], [7, 7, 0]]
     assert days.tolist() == [[9, 9, 9], [9, 0, 0], [9, 9, 0]]
