@@ -1,8 +1,7 @@
 """One experiment: from a checked config to a trained, tested and recorded model.
 
-The typed config is taken apart here and goes no further: everything below receives plain, typed
-arguments. The order is such that what can be refused is refused before anything is written, the
-quickest check first.
+The order is such that what can be refused is refused before anything is written, the quickest check
+first.
 """
 
 from __future__ import annotations
@@ -15,31 +14,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp import identity, run_state, schema
-from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.errors import CheckpointError, ConfigError, FlairError
+from flair2_exp.results import METRICS
 from flair2_exp.run_state import RunState
 from flair2_exp.schema import Config
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from lightning import Callback, Trainer
+    from lightning import Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
-    from flair2_exp.data.layout import Folders
     from flair2_exp.models.build import ModelSpec
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
-    from flair2_exp.training.callbacks import PanelCollector, Stopwatch
+    from flair2_exp.training.callbacks import Stopwatch
     from flair2_exp.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
-BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
-PREVIOUS = "checkpoints/previous.ckpt"
-METRICS, CONFUSION = "metrics.json", "confusion_per_patch.npz"
+BEST: Final = "checkpoints/best.ckpt"
+LAST: Final = "checkpoints/last.ckpt"
+PREVIOUS: Final = "checkpoints/previous.ckpt"
 
 
 @dataclass
@@ -79,6 +76,7 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
+    from flair2_exp.results import finish
     from flair2_exp.tracking.signals import sigterm_as_exception, status_of
 
     earlier = RunState.read(folder)
@@ -101,7 +99,7 @@ def run(
             metrics = _train_and_test(prepared, folder, tracked, state)
             value = objective(config.objective, metrics)
             if first_process():
-                finish(prepared, folder, tracked, metrics)
+                finish(config, folder, tracked, metrics, folder / BEST)
     except BaseException as error:
         state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
         _write(state, folder)
@@ -122,6 +120,7 @@ def prepare(config: Config) -> Prepared:
     Raises:
         FlairError: The first thing that is wrong.
     """
+    from flair2_exp.assembly import build_data, build_task, model_spec
     from flair2_exp.training.device import require_device
 
     require_device(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
@@ -182,206 +181,6 @@ def _open_store(config: Config) -> Store | None:
     return open_store(uri, timeout=config.tracking.timeout)
 
 
-def build_data(config: Config) -> FlairDataModule:
-    """The data module, its index read and its splits found; writes the sample at first use.
-
-    Raises:
-        DataError: The data set is missing, incomplete, or gives a split no patches.
-        ConfigError: The patches' size does not suit the encoder.
-    """
-    from flair2_exp.data.datamodule import FlairDataModule
-    from flair2_exp.data.layout import locate
-    from flair2_exp.data.options import (
-        AugmentationOptions,
-        MetadataOptions,
-        SeriesOptions,
-        SplitOptions,
-    )
-
-    dataset, s2, aug, split = config.dataset, config.s2_preproc, config.aug, config.split
-    if dataset.sample is not None and dataset.root is not None:
-        _ensure_sample(Path(dataset.root), dataset.sample)
-    data = FlairDataModule(
-        locate(
-            dataset.root,
-            aerial_train=dataset.aerial_train,
-            aerial_test=dataset.aerial_test,
-            labels_train=dataset.labels_train,
-            labels_test=dataset.labels_test,
-            satellite_train=dataset.satellite_train,
-            satellite_test=dataset.satellite_test,
-            centroids=dataset.centroids,
-            aerial_metadata=dataset.aerial_metadata,
-        ),
-        split=SplitOptions(split.name, split.file, split.train_fraction, split.seed),  # type: ignore[arg-type]
-        aerial=schema.reads_aerial(config),
-        satellite=schema.reads_satellite(config),
-        metadata=MetadataOptions(config.metadata.month) if config.metadata.enabled else None,  # type: ignore[arg-type]
-        bands=tuple(config.data.bands),
-        classes=config.data.classes,
-        series=SeriesOptions(
-            filter=s2.cloud_filter,
-            monthly=s2.monthly,
-            size=s2.size,
-            threshold=s2.threshold,
-            max_cover=s2.max_cover,
-            cover=s2.cover,  # type: ignore[arg-type]
-            on_empty=s2.on_empty,  # type: ignore[arg-type]
-            scale=s2.scale,  # type: ignore[arg-type]
-            days=s2.days,  # type: ignore[arg-type]
-        ),
-        augmentation=AugmentationOptions(
-            geometry=aug.geometry,  # type: ignore[arg-type]
-            probability=aug.probability,
-            satellite=aug.satellite,
-            brightness=aug.brightness,
-            contrast=aug.contrast,
-            gamma=aug.gamma,
-            noise=aug.noise,
-            zoom=aug.zoom,
-            drop_dates=aug.drop_dates,
-        ),
-        batch_size=config.data.batch_size,
-        eval_batch_size=config.data.eval_batch_size,
-        workers=config.data.workers,
-        seed=config.seed,
-        on_damaged=dataset.on_damaged,  # type: ignore[arg-type]
-        store=Path(dataset.store).expanduser() if dataset.store else None,
-        parts=parts_read(config),
-    )
-    if dataset.check == "headers" and dataset.store is None:
-        _check_headers(config, data.folders)
-    data.setup()
-    if schema.reads_aerial(config) and data.patch_size % 32:
-        raise ConfigError(
-            f"patches of {data.patch_size} px: the encoder halves them five times, so their size "
-            "must be a multiple of 32. For the sample: dataset.sample.patch_size=128."
-        )
-    return data
-
-
-def _check_headers(config: Config, folders: Folders) -> None:
-    """Look at every file's header before a run of days trips over one of them.
-
-    Raises:
-        DataError: Files are damaged or missing, and `dataset.on_damaged` is `stop`.
-    """
-    from flair2_exp.data.check import check_tree, require_sound
-
-    satellite, size = schema.reads_satellite(config), config.s2_preproc.size
-    workers = max(1, config.data.workers)
-    if config.dataset.on_damaged == "stop":
-        require_sound(
-            folders,
-            super_patch=size,
-            series=satellite,
-            metadata=config.metadata.enabled,
-            workers=workers,
-        )
-        return
-    found = check_tree(
-        folders,
-        headers_only=True,
-        super_patch=size,
-        series=satellite,
-        metadata=config.metadata.enabled,
-        workers=workers,
-    )
-    for finding in [each for each in found if each.severity == "error"][:5]:
-        log.warning("%s: %s", finding.path, finding.message)
-
-
-def parts_read(config: Config) -> tuple[str, ...]:
-    """The parts of the split that the experiment reads, none of which may be empty."""
-    train = ("train",) if config.train else ()
-    return (*train, "validation", *(("test",) if config.test else ()))
-
-
-def describe_data(config: Config, data: FlairDataModule) -> dict[str, Any]:
-    """What the data set and its split were: kept with the run."""
-    areas = data.index.area_names[data.index.area]
-    parts = data.split.parts()
-    return {
-        "name": config.dataset.name,
-        "root": config.dataset.root,
-        "fingerprint": data.fingerprint,
-        "patch_size": data.patch_size,
-        "patches": data.counts,
-        "domains": {
-            name: sorted({area.split("/")[0] for area in areas[positions].tolist()})
-            for name, positions in parts.items()
-        },
-    }
-
-
-def _ensure_sample(root: Path, sample: schema.SampleConfig) -> None:
-    from flair2_exp.data.sample import ensure_sample
-
-    ensure_sample(
-        root,
-        seed=sample.seed,
-        patch_size=sample.patch_size,
-        domains=sample.domains,
-        areas_per_domain=sample.areas_per_domain,
-        patches_per_area=sample.patches_per_area,
-        super_patch=sample.super_patch,
-    )
-
-
-def build_task(config: Config, spec: ModelSpec) -> SegmentationTask:
-    """The LightningModule, with released or earlier weights loaded where the config names some.
-
-    Raises:
-        ModelError: The network cannot be built or the weights do not fit it.
-    """
-    import torch
-
-    from flair2_exp.training.optimization import OptimizerOptions, SchedulerOptions, build_optimizer
-    from flair2_exp.training.task import LossOptions, SegmentationTask, plain
-
-    loss, optimizer, scheduler = config.loss, config.optimizer, config.scheduler
-    task = SegmentationTask(
-        model=spec.to_dict(),
-        loss=plain(
-            LossOptions(
-                aerial=loss.aerial,
-                satellite=loss.satellite,
-                class_weights=loss.class_weights,
-                satellite_ignores_plowed_land=loss.satellite_class_weights == "reference",
-                label_smoothing=loss.label_smoothing,
-                gamma=loss.gamma if loss.name == "focal" else 0.0,
-                dice=loss.name == "dice_cross_entropy",
-            )
-        ),
-        optimizer=plain(
-            OptimizerOptions(
-                optimizer._target_, optimizer.lr, optimizer.weight_decay, optimizer.options
-            )
-        ),
-        scheduler=plain(
-            SchedulerOptions(
-                scheduler.name,
-                scheduler.warmup_epochs,
-                scheduler.final_factor,
-                scheduler.factor,
-                scheduler.patience,
-            )
-        ),
-        keep_other=config.metric.other_pixels == "keep",
-        pretrained=not (config.checkpoint or config.model.weights),
-    )
-    build_optimizer(task.parameters(), task.optimizer_options)  # refuses what does not fit, now
-    if config.model.channels_last:
-        task.model.to(memory_format=torch.channels_last)
-    if config.model.compile:
-        task.model.compile()
-    if config.model.weights:
-        from flair2_exp.models.weights import load_weights
-
-        load_weights(task.model, Path(config.model.weights).expanduser())
-    return task
-
-
 def open_run(
     prepared: Prepared,
     folder: Path,
@@ -440,6 +239,8 @@ def resolved_yaml(config: Config) -> str:
 
 def record(prepared: Prepared, run: Run) -> None:
     """Keep config and data set with the run."""
+    from flair2_exp.assembly import describe_data
+
     run.log_params(dataclasses.asdict(prepared.config))
     run.log_text(resolved_yaml(prepared.config), "config/config.yaml")
     run.log_json(describe_data(prepared.config, prepared.data), "provenance/dataset.json")
@@ -466,6 +267,8 @@ def _train_and_test(
     prepared: Prepared, folder: Path, run: Run, state: RunState
 ) -> dict[str, float]:
     """Fit, then test the best checkpoint; all numbers of `metrics.json`."""
+    from flair2_exp.assembly import build_trainer
+    from flair2_exp.results import save_results
     from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch
 
     config, data, task = prepared.config, prepared.data, prepared.task
@@ -505,6 +308,8 @@ def _test_metrics(
     task: SegmentationTask, trainer: Trainer, stopwatch: Stopwatch
 ) -> dict[str, float]:
     """Scores and times of a test."""
+    from flair2_exp.results import most_frequent_class_miou
+
     seconds = stopwatch.seconds["inference/seconds"]
     return {
         **_scores(trainer, "test/"),
@@ -522,7 +327,6 @@ def _title(config: Config, score: float) -> str:
 
 def resume_point(folder: Path) -> Path | None:
     """The newest readable checkpoint of an interrupted run, or None where there is none yet."""
-    from flair2_exp.errors import CheckpointError
     from flair2_exp.training.checkpoint import read_checkpoint
 
     for name in (LAST, PREVIOUS):
@@ -536,92 +340,6 @@ def resume_point(folder: Path) -> Path | None:
                 log.info("going on from %s", path)
                 return path
     return None
-
-
-def model_spec(config: Config, data: FlairDataModule) -> ModelSpec:
-    """The network's description in plain values."""
-    from flair2_exp.models.build import ModelSpec
-    from flair2_exp.models.fusion import FusionOptions
-    from flair2_exp.models.utae import UTAEOptions
-
-    model, utae, fusion = config.model, config.utae, config.fusion
-    return ModelSpec(
-        name=model.name,
-        encoder=model.encoder,
-        encoder_weights=model.encoder_weights,
-        in_channels=len(config.data.bands),
-        classes=config.data.classes,
-        decoder_channels=tuple(model.decoder_channels),
-        metadata=config.metadata.enabled,
-        metadata_fusion=config.metadata.fusion,
-        patch_size=data.patch_size,
-        series_size=config.s2_preproc.size,
-        utae=UTAEOptions(
-            encoder_widths=tuple(utae.encoder_widths),
-            decoder_widths=tuple(utae.decoder_widths),
-            heads=utae.heads,
-            d_model=utae.d_model,
-            d_k=utae.d_k,
-            aggregation=utae.aggregation,
-            head_widths=tuple(utae.head_widths),
-            normalise_padding=utae.normalise_padding,
-            checkpointing=utae.checkpointing,
-        ),
-        fusion=FusionOptions(
-            collapsed=fusion.collapsed,
-            dropout=fusion.dropout,
-            dropout_rate=fusion.dropout_rate,
-            mlp_dropout=fusion.mlp_dropout,
-        ),
-    )
-
-
-def build_trainer(config: Config, folder: Path, run: Run, callbacks: Sequence[Callback]) -> Trainer:
-    """Lightning's trainer with this experiment's callbacks and loggers."""
-    import sys
-
-    from lightning import Trainer
-
-    from flair2_exp.tracking.logger import RunLogger
-    from flair2_exp.training import callbacks as kept
-
-    trainer, chosen = config.trainer, config.callbacks
-    bars = chosen.progress == "always" or (chosen.progress == "auto" and sys.stdout.isatty())
-    stopping = (
-        [kept.Patience(chosen.monitor, patience=chosen.patience, mode=chosen.mode)]
-        if chosen.patience
-        else []
-    )
-    kept_in = folder / "checkpoints"
-    return Trainer(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        num_nodes=trainer.num_nodes,
-        strategy=trainer.strategy,
-        precision=trainer.precision,  # type: ignore[arg-type]
-        max_epochs=trainer.max_epochs,
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        gradient_clip_val=trainer.gradient_clip_val or None,
-        # "warn": what has no deterministic form on a GPU says so instead of stopping the run.
-        deterministic="warn" if trainer.deterministic else False,
-        limit_train_batches=trainer.limit_train_batches,
-        limit_val_batches=trainer.limit_val_batches,
-        limit_test_batches=trainer.limit_test_batches,
-        log_every_n_steps=trainer.log_every_n_steps,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=bars,
-        default_root_dir=folder,
-        logger=RunLogger(run, folder, config.tracking.experiment),
-        callbacks=[
-            kept.EpochSeeds(config.seed),
-            *callbacks,
-            *stopping,
-            *kept.progress(bars=bars),
-            kept.best_checkpoint(kept_in, monitor=chosen.monitor, mode=chosen.mode),
-            kept.ResumePoint(kept_in),
-        ],
-    )
 
 
 def _true_colour(bands: Sequence[str]) -> tuple[int, int, int] | None:
@@ -638,125 +356,6 @@ def _scores(trainer: Trainer, prefix: str) -> dict[str, float]:
         for name, value in trainer.callback_metrics.items()
         if name.startswith(prefix)
     }
-
-
-def save_results(task: SegmentationTask, panel: PanelCollector, folder: Path, title: str) -> None:
-    """Write the counts per patch and the figures of a test."""
-    import numpy as np
-
-    from flair2_exp.nomenclature import classes
-    from flair2_exp.tracking import figures
-
-    patches = sorted(task.results)
-    np.savez_compressed(
-        folder / CONFUSION,
-        patch_ids=np.array(patches),
-        areas=np.array([task.results[each].area for each in patches]),
-        confusion=np.stack([task.results[each].confusion for each in patches]),
-        classes=np.array(task.class_names),
-    )
-    shown = classes(len(task.class_names))
-    drawn = figures.confusion(task.test_confusion(), shown, title=title)
-    figures.save(drawn, folder / "confusion.png")
-    if panel.rows:
-        drawn = figures.panel(
-            np.stack([row.image for row in panel.rows]),
-            np.stack([row.truth for row in panel.rows]),
-            np.stack([row.prediction for row in panel.rows]),
-            [row.patch for row in panel.rows],
-            shown,
-            title=title,
-        )
-        figures.save(drawn, folder / "panel.png")
-
-
-def finish(prepared: Prepared, folder: Path, run: Run, metrics: Mapping[str, float]) -> None:
-    """Write `metrics.json`, hand all results to the run, and tell the user."""
-    from flair2_exp.tracking.summary import summary
-
-    config = prepared.config
-    (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    # Losses and scores are in the run by epoch; these are the run's own.
-    by_epoch = ("train/l", "val/", "test/loss", "test/miou", "test/iou", "test/accuracy")
-    own = {n: v for n, v in metrics.items() if not n.startswith(by_epoch)}
-    own["test/miou_most_frequent_class"] = metrics.get("test/miou_most_frequent_class", 0.0)
-    run.log_metrics(own)
-    run.log_metrics({f"best/{n}": v for n, v in metrics.items() if n.startswith("val/")})
-    for name in (METRICS, CONFUSION, "history.csv"):
-        if (folder / name).exists():
-            run.log_artifact(folder / name, "results")
-    for path in sorted(folder.glob("*.png")):
-        run.log_artifact(path)  # at the root, where MLflow's comparison of runs looks for images
-    run.set_tags({"flair2.best_checkpoint": (folder / BEST).absolute()})
-    run.describe(
-        summary(
-            facts=facts(config),
-            scores={n: v for n, v in metrics.items() if n in SUMMARY},
-            folder=str(folder.absolute()),
-            note=SYNTHETIC if config.dataset.name == "sample" else "",
-        )
-    )
-    log.info("%s", result_table(config, folder, metrics, run.run_id))
-
-
-SUMMARY = ("test/miou", "val/miou", "inference/seconds_per_patch", "train/seconds")
-SYNTHETIC = "Scores on the synthetic sample: they say nothing about real land cover."
-
-
-def facts(config: Config) -> dict[str, object]:
-    """What an experiment is, in a few words each."""
-    satellite = schema.reads_satellite(config)
-    return {
-        "model": config.model.name,
-        "encoder": config.model.encoder if schema.reads_aerial(config) else "-",
-        "dataset": f"{config.dataset.name}, split {config.split.name}",
-        "satellite series": config.s2_preproc.name if satellite else "-",
-        "augmentation": config.aug.name,
-        "metadata": config.metadata.name,
-        "compat": config.compat,
-        "seed": config.seed,
-    }
-
-
-def result_table(config: Config, folder: Path, metrics: Mapping[str, float], run_id: str) -> str:
-    """The scores and where to look, for the terminal."""
-    lines = [""]
-    if config.dataset.name == "sample":
-        lines += [SYNTHETIC]
-    prefix = "test/iou/"
-    per_class = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
-    lines += [f"  {name:<24}{value:7.4f}" for name, value in per_class.items()]
-    shown = {
-        "test mIoU": "test/miou",
-        "most frequent class": "test/miou_most_frequent_class",
-        "val mIoU": "val/miou",
-        "training, s": "train/seconds",
-        "inference, s a patch": "inference/seconds_per_patch",
-    }
-    for label, name in shown.items():
-        if name in metrics:
-            lines += [f"{label:<26}{metrics[name]:7.4f}"]
-    lines += ["", f"results   {folder}"]
-    if run_id:
-        lines += [f"MLflow    run {run_id} in experiment {config.tracking.experiment}: make ui"]
-    return "\n".join(lines)
-
-
-def most_frequent_class_miou(confusion: npt.NDArray[np.int64]) -> float:
-    """The score of predicting the most frequent scored class of the truth everywhere.
-
-    Args:
-        confusion: (C, C) counts, rows truth.
-    """
-    import numpy as np
-
-    from flair2_exp.nomenclature import SCORED
-    from flair2_exp.training.metrics import miou
-
-    truth = confusion.sum(axis=1)
-    constant = np.zeros_like(confusion)
-    constant[:, int(truth[:SCORED].argmax())] = truth
-    return float(miou(constant))
 
 
 def objective(wanted: Any, metrics: Mapping[str, float]) -> float | list[float] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from flair2_exp import experiment, run_state
+from flair2_exp import experiment, results, run_state
 from flair2_exp.errors import CheckpointError, ConfigError, DataError, FlairError, ModelError
 from flair2_exp.run_state import RunState
 from flair2_exp.training.callbacks import ResumePoint
@@ -34,7 +34,7 @@ def run(root: Path, folder: Path, *overrides: str) -> dict[str, float]:
         f"paths.root={root}", "preset=debug", "tracking=off", "trainer=cpu", *sample, *overrides
     )
     experiment.run(config, folder, overrides)
-    metrics: dict[str, float] = json.loads((folder / experiment.METRICS).read_text())
+    metrics: dict[str, float] = json.loads((folder / results.METRICS).read_text())
     return metrics
 
 
@@ -60,7 +60,7 @@ def test_each_model_and_preprocessing_trains_and_is_scored(
     metrics = run(root, tmp_path / "run", *overrides)
     assert np.isfinite([metrics["train/loss"], metrics["val/loss"], metrics["test/loss"]]).all()
     assert 0.0 <= metrics["test/miou"] <= 1.0
-    with np.load(tmp_path / "run" / experiment.CONFUSION, allow_pickle=False) as kept:
+    with np.load(tmp_path / "run" / results.CONFUSION, allow_pickle=False) as kept:
         assert kept["confusion"].shape == (len(kept["patch_ids"]), 13, 13)
         # With the published metric every pixel is counted; without "other", no more than all.
         pixels = kept["confusion"].sum(axis=(1, 2))
@@ -139,7 +139,7 @@ def test_a_run_killed_while_testing_is_tested_without_being_trained_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "save_results", dying)
+        patch.setattr(results, "save_results", dying)
         with pytest.raises(Killed):
             run(root, tmp_path / "run")
     trained = (tmp_path / "run" / experiment.BEST).stat().st_mtime_ns
@@ -151,9 +151,9 @@ def test_a_finished_run_is_not_run_again_and_another_is_not_mixed_in(
     root: Path, tmp_path: Path
 ) -> None:
     first = run(root, tmp_path / "run")
-    written = (tmp_path / "run" / experiment.METRICS).stat().st_mtime_ns
+    written = (tmp_path / "run" / results.METRICS).stat().st_mtime_ns
     assert run(root, tmp_path / "run", "data.workers=1") == first
-    assert (tmp_path / "run" / experiment.METRICS).stat().st_mtime_ns == written
+    assert (tmp_path / "run" / results.METRICS).stat().st_mtime_ns == written
     with pytest.raises(ConfigError, match=r"another experiment: optimizer\.lr: 0\.003 -> 0\.5"):
         run(root, tmp_path / "run", "optimizer.lr=0.5")
     assert run(root, tmp_path / "run") == first
@@ -238,7 +238,7 @@ def test_mlflow_keeps_all_that_a_run_was_and_found(tracked: tuple[Path, Any]) ->
     assert run.info.status == "FINISHED"
     assert run.data.params["s2_preproc.monthly"] == "true"
     assert run.data.params["optimizer.lr"] == "0.003"
-    metrics = json.loads((folder / experiment.METRICS).read_text())
+    metrics = json.loads((folder / results.METRICS).read_text())
     assert run.data.metrics["test/miou"] == metrics["test/miou"]
     assert {"train/loss", "val/miou", "inference/seconds_per_patch"} <= run.data.metrics.keys()
     tags = run.data.tags

@@ -19,10 +19,11 @@ from omegaconf import DictConfig, open_dict
 
 from flair2_exp import identity, run_state, schema
 from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.results import METRICS
 from flair2_exp.run_state import RunState
 
 NEW, DONE, RESUME, FAILED = "new", "done", "resume", "failed"
-METRICS: Final = "metrics.json"
+
 UNKNOWN_DATA: Final = ""
 """Stands for the data's fingerprint, which only a run reads."""
 

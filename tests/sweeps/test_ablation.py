@@ -91,9 +91,10 @@ def test_the_report_is_written_and_kept_with_the_parent(whole: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failing_job_does_not_lose_the_others(tmp_path: Path) -> None:
-    # 1e30 overflows in the first step; a word that the file system cannot hold fails at once.
-    arguments = ("--multirun", "model=unet", "seed=1,2", "split=official,file", "preset=debug",
-                 "split.file=missing.yaml", "trainer=cpu", "sweep.name=some", *SMALL_SAMPLE)  # fmt: skip
+    arguments = (
+        "--multirun", "model=unet", "seed=1,2", "split=official,file", "split.file=missing.yaml",
+        "preset=debug", "trainer=cpu", "sweep.name=some", *SMALL_SAMPLE,
+    )  # fmt: skip
     done = sweep(tmp_path, *arguments)
     assert done.returncode == 1
     assert "2 jobs are not done" in done.stderr
@@ -123,9 +124,10 @@ def test_jobs_run_two_at_a_time_on_one_database(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_shows_the_jobs_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    arguments = ["flair2-exp", *SWEEP, "sweep.dry_run=true", f"paths.root={tmp_path}"]
     program = (
         "import sys\n"
-        f"sys.argv = ['flair2-exp', *{[*SWEEP, 'sweep.dry_run=true', f'paths.root={tmp_path}']!r}]\n"
+        f"sys.argv = {arguments!r}\n"
         "from flair2_exp.__main__ import main\n"
         "main()\n"
         "print('heavy:', sorted({'torch', 'lightning', 'mlflow', 'optuna'} & set(sys.modules)))\n"

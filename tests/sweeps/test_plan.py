@@ -62,7 +62,7 @@ def test_different_jobs_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_late_job_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"job 3 \(model=utae metadata=on .*\): metadata=on joins"):
+    with pytest.raises(ConfigError, match=r"job 3 \(model=utae metadata=on .*: metadata=on"):
         planned(tmp_path, "model=unet,utae", "metadata=off,on")
 
 
@@ -93,7 +93,11 @@ def test_a_torn_state_file_counts_as_none(tmp_path: Path) -> None:
 
 
 def test_times_are_estimated_from_the_row_then_from_all(tmp_path: Path) -> None:
-    jobs = planned(tmp_path, "model=unet,utt", "seed=1,2", )
+    jobs = planned(
+        tmp_path,
+        "model=unet,utt",
+        "seed=1,2",
+    )
     assert estimated_seconds(jobs[0], jobs) is None
     finish(jobs[0], run_state.FINISHED, seconds=100.0)
     assert estimated_seconds(jobs[0], jobs) == 0.0
