@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flair2_exp.benchmarks import stock
+from flair2_exp.errors import ModelError
+from flair2_exp.models.build import ModelSpec, accelerate, build_model, count_parameters
+from flair2_exp.models.utt import UTT
+from tests.models.helpers import batch, build, small_spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [
+        (ModelSpec("unet"), 24_444_381),
+        (ModelSpec("utt"), 27_254_744),
+        (ModelSpec("utt", metadata=True, metadata_fusion="rows"), 27_260_296),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(spec: ModelSpec, count: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(build_model(spec)) == count
+
+
+def test_a_spec_survives_as_plain_values() -> None:
+    spec = small_spec(metadata=True, classes=19)
+    values = spec.to_dict()
+    assert isinstance(values["utae"]["encoder_widths"], list)
+    assert ModelSpec.from_dict(values) == spec
+
+
+@pytest.mark.parametrize(
+    ("encoder", "channels", "classes", "patch"),
+    [
+        ("resnet18", 5, 13, 64),
+        ("resnext50_32x4d", 4, 19, 64),
+        ("efficientnet-b0", 3, 13, 96),
+        ("mit_b0", 5, 19, 128),
+    ],
+)
+def test_encoders_bands_classes_and_patch_sizes(
+    encoder: str, channels: int, classes: int, patch: int
+) -> None:
+    spec = small_spec(
+        encoder=encoder, in_channels=channels, classes=classes, patch_size=patch, metadata=True
+    )
+    model = build(spec).train()
+    inputs = batch([2, 3], patch=patch)
+    inputs["image"] = inputs["image"][:, :channels] if channels < 5 else inputs["image"]
+    logits = model(**inputs)
+    assert {n: tuple(x.shape) for n, x in logits.items()} == dict.fromkeys(
+        ("aerial", "satellite"), (2, classes, patch, patch)
+    )
+    torch.stack([x.square().mean() for x in logits.values()]).sum().backward()
+    ours = [p for n, p in model.named_parameters() if not n.startswith("unet.encoder.")]
+    assert all(p.grad is not None for p in ours if p.requires_grad)
+
+
+def test_sixteen_tensors_are_frozen_and_no_other_lacks_a_gradient() -> None:
+    model = build(small_spec()).train()
+    torch.stack([x.sum() for x in model(**batch([2, 3])).values()]).sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert len(without) == 16
+    assert {name.split(".")[0] for name in without} == {"utae", "fusion"}
+    assert without == [name for name, p in model.named_parameters() if not p.requires_grad]
+
+
+@pytest.mark.parametrize("name", ["unet", "utae", "utt"])
+def test_each_model_gives_its_main_head(name: str) -> None:
+    model = build(small_spec(name))
+    with torch.no_grad():
+        logits = model(**batch([3, 2]))
+    assert logits[model.main_head].shape == (2, 13, 64, 64)
+    assert list(logits) == {"unet": ["aerial"], "utae": ["satellite"]}.get(
+        name, ["aerial", "satellite"]
+    )
+
+
+@pytest.mark.parametrize("name", ["unet", "utae", "utt"])
+def test_a_missing_modality_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match="needs"):
+        build(small_spec(name))()
+
+
+@pytest.mark.parametrize("metadata_fusion", ["rows", "channels"])
+def test_u_tt_is_what_stock_parts_make(metadata_fusion: str) -> None:
+    spec = small_spec(metadata=True, metadata_fusion=metadata_fusion, encoder="resnet18")
+    model = build(spec)
+    assert isinstance(model, UTT)
+    inputs = batch([3, 6])
+    with torch.no_grad():
+        found, expected = model(**inputs), stock.utt_logits(model, **inputs)
+    for head, logits in found.items():
+        torch.testing.assert_close(logits, expected[head], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"name": "unett"}, "model.name=unett"),
+        ({"patch_size": 100}, "halved five times"),
+        ({"series_size": 8}, "s2_preproc.size=8"),
+        ({"series_size": 42}, "s2_preproc.size=42"),
+        ({"metadata_fusion": "columns"}, "metadata.fusion=columns"),
+        ({"name": "utae", "metadata": True}, "does not read metadata"),
+    ],
+)
+def test_specs_that_cannot_be_built_are_refused(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        replace(small_spec(), **changes)  # type: ignore[arg-type]
+
+
+def _losses(spec: ModelSpec, **options: bool) -> list[float]:
+    """Losses of three steps, in which options may differ by no more than rounding."""
+    model = build(spec).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0
+    bf16 = options.pop("bf16", False)
+    accelerate(model, **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    inputs = batch([3, 5])
+    label = torch.randint(0, 13, (2, 64, 64), generator=torch.Generator().manual_seed(1))
+    losses = []
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits: dict[str, Tensor] = model(**inputs)
+        loss = torch.stack(
+            [functional.cross_entropy(x.float(), label) for x in logits.values()]
+        ).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_channels_last_trains_to_the_same_losses() -> None:
+    spec = small_spec(encoder="resnet18")
+    assert _losses(spec, channels_last=True) == pytest.approx(_losses(spec), rel=1e-4)
+
+
+def test_checkpointing_trains_to_the_same_losses() -> None:
+    spec = small_spec(encoder="resnet18")
+    repeating = replace(spec, utae=replace(spec.utae, checkpointing=True))
+    assert _losses(repeating) == pytest.approx(_losses(spec), rel=1e-4)
+
+
+def test_bf16_trains_to_losses_within_its_precision() -> None:
+    spec = small_spec(encoder="resnet18")
+    assert _losses(spec, bf16=True) == pytest.approx(_losses(spec), rel=2e-2)
+
+
+def test_recomputing_counts_no_batch_twice() -> None:
+    """A BatchNorm run again in the backward pass would move its running statistics again."""
+    model = build(small_spec()).train()
+    torch.stack([x.sum() for x in model(**batch([2, 3])).values()]).sum().backward()
+    counts = {
+        int(value)
+        for name, value in model.state_dict().items()
+        if name.endswith("num_batches_tracked") and not name.startswith("utae.output")
+    }
+    assert counts == {1}
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_to_the_same_losses() -> None:
+    spec = small_spec(encoder="resnet18")
+    assert _losses(spec, compiled=True) == pytest.approx(_losses(spec), rel=1e-4)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders import encoders, get_encoder
+from torch import Tensor
+
+from flair2_exp.errors import CheckpointError, ModelError
+from flair2_exp.models.build import build_model
+from flair2_exp.models.utt import UTT
+from flair2_exp.models.weights import load_weights
+from tests.golden_vectors import golden
+from tests.models.helpers import build, golden_spec, small_spec
+
+
+@pytest.fixture(scope="module")
+def released() -> dict[str, Tensor]:
+    arrays = golden("utt_small")
+    names = [name for name in arrays.files if name.startswith("sd/")]
+    return {n.removeprefix("sd/"): torch.from_numpy(arrays[n]) for n in names}
+
+
+def _golden_model() -> UTT:
+    model = build_model(golden_spec(), pretrained=False)
+    assert isinstance(model, UTT)
+    return model
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_released_checkpoint_loads_with_or_without_its_wrappings(
+    released: dict[str, Tensor], tmp_path: Path, prefix: str, wrapped: bool
+) -> None:
+    tensors = {prefix + name: value for name, value in released.items()}
+    if wrapped and prefix:
+        tensors["criterion.weight"] = torch.ones(13)
+    torch.save({"state_dict": tensors, "epoch": 7} if wrapped else tensors, tmp_path / "a.ckpt")
+    model = _golden_model()
+    load_weights(model, tmp_path / "a.ckpt")
+    ours = model.state_dict()
+    assert len(ours) == len(released)
+    assert torch.equal(
+        ours["utae.temporal.project.weight"],
+        released["arch_hr.temporal_encoder.inconv.weight"].squeeze(-1),
+    )
+    assert torch.equal(ours["head.conv.weight"], released["reshape_utae_output.1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("missing", r"1 missing: utae\.temporal\.query"),
+        ("left over", r"1 left over: something\.else"),
+        ("shape", r"1 of another shape: head\.conv\.bias \(19,\) instead of \(13,\)"),
+    ],
+)
+def test_a_released_checkpoint_that_does_not_fit_is_refused_with_a_list(
+    released: dict[str, Tensor], tmp_path: Path, damage: str, told: str
+) -> None:
+    tensors = dict(released)
+    if damage == "missing":
+        del tensors["arch_hr.temporal_encoder.attention_heads.Q"]
+    elif damage == "left over":
+        tensors["something.else"] = torch.ones(1)
+    else:
+        tensors["reshape_utae_output.1.bias"] = torch.ones(19)
+    torch.save(tensors, tmp_path / "a.pt")
+    model = _golden_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=told):
+        load_weights(model, tmp_path / "a.pt")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["unet", "utae", "utt"])
+def test_our_own_checkpoints_load(tmp_path: Path, name: str) -> None:
+    spec = small_spec(name)
+    first, second = build(spec, seed=1), build(spec, seed=2)
+    wrapped = {f"model.{key}": value for key, value in first.state_dict().items()}
+    torch.save({"state_dict": wrapped | {"loss.weight": torch.ones(13)}}, tmp_path / "a.ckpt")
+    load_weights(second, tmp_path / "a.ckpt")
+    for key, value in second.state_dict().items():
+        assert torch.equal(value, first.state_dict()[key])
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    torch.save(build(small_spec("unet")).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"missing: .*left over: "):
+        load_weights(build(small_spec("utae")), tmp_path / "a.pt")
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("run",))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "in torch.save"])
+def test_a_file_that_would_run_code_is_refused(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.ckpt"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(_Evil()))
+    else:
+        torch.save({"state_dict": {"a": torch.ones(1)}, "hyper": _Evil()}, path)
+    with pytest.raises(CheckpointError, match=r"not loaded|not a readable"):
+        load_weights(build(small_spec("utae")), path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_damaged_files_are_told(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=path.name):
+        load_weights(build(small_spec("utae")), path)
+
+
+def test_a_missing_or_empty_checkpoint_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No checkpoint at"):
+        load_weights(build(small_spec("utae")), tmp_path / "none.ckpt")
+    torch.save({"epoch": 3}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="no named tensors"):
+        load_weights(build(small_spec("utae")), tmp_path / "a.ckpt")
+
+
+def _adapted(first: Tensor, channels: int) -> Tensor:
+    """What smp documents: kernels repeated over the channels, scaled to the same sum."""
+    repeated = first[:, [channel % 3 for channel in range(channels)]]
+    return repeated * 3 / channels
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_encoder_weights_from_a_file_are_adapted_to_the_bands(tmp_path: Path, suffix: str) -> None:
+    tensors = get_encoder("resnet18", weights=None).state_dict()
+    path = tmp_path / f"resnet18{suffix}"
+    with_head = tensors | {"fc.weight": torch.ones(10, 512), "fc.bias": torch.ones(10)}
+    if suffix == ".pth":
+        torch.save(with_head, path)
+    else:
+        save_file(with_head, path)
+    model = build_model(small_spec("unet", encoder="resnet18", encoder_weights=str(path)))
+    found = model.state_dict()
+    expected = _adapted(tensors["conv1.weight"], 5)
+    torch.testing.assert_close(found["encoder.conv1.weight"], expected)
+    assert torch.equal(found["encoder.layer4.1.conv2.weight"], tensors["layer4.1.conv2.weight"])
+
+
+def test_weights_of_another_encoder_are_refused_with_a_list(tmp_path: Path) -> None:
+    torch.save(get_encoder("resnet34", weights=None).state_dict(), tmp_path / "a.pth")
+    spec = small_spec("unet", encoder="resnet18", encoder_weights=str(tmp_path / "a.pth"))
+    with pytest.raises(ModelError, match=r"not those of resnet18.*left over: layer1\.2\.conv1"):
+        build_model(spec)
+
+
+def test_imagenet_weights_come_from_the_hubs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = encoders["resnet18"]["pretrained_settings"]["imagenet"]
+    repository = tmp_path / f"models--{place['repo_id'].replace('/', '--')}"
+    snapshot = repository / "snapshots" / place["revision"]
+    snapshot.mkdir(parents=True)
+    tensors = get_encoder("resnet18", weights=None).state_dict()
+    save_file(tensors, snapshot / "model.safetensors")
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    model = build_model(small_spec("unet", encoder="resnet18", encoder_weights="imagenet"))
+    expected = _adapted(tensors["conv1.weight"], 5)
+    torch.testing.assert_close(model.state_dict()["encoder.conv1.weight"], expected)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "timm-mobilenetv3_small_minimal_100"])
+def test_imagenet_weights_that_cannot_be_had_are_told_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    spec = small_spec("unet", encoder=encoder, encoder_weights="imagenet")
+    with pytest.raises(ModelError, match=r"model\.encoder_weights=null") as told:
+        build_model(spec)
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_nothing_is_fetched_where_other_weights_will_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetch(*_: object, **__: object) -> None:
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", fetch)
+    spec = small_spec("unet", encoder="resnet18", encoder_weights="imagenet")
+    build_model(spec, pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights", "told"),
+    [
+        ("resnet43", None, "nearest: .*resnet34"),
+        ("tu-no_such_network", None, "tu-no_such_network"),
+        ("resnet18", "imagnet", "model.encoder_weights=imagnet"),
+    ],
+)
+def test_unknown_encoders_and_weights_are_told(
+    encoder: str, weights: str | None, told: str
+) -> None:
+    with pytest.raises(ModelError, match=told):
+        build_model(small_spec("unet", encoder=encoder, encoder_weights=weights))
+
+
+def test_five_decoder_blocks_are_asked_for() -> None:
+    with pytest.raises(ModelError, match="expected five"):
+        build_model(small_spec("unet", decoder_channels=(64, 32)))
