@@ -60,11 +60,13 @@ def main() -> None:
     import hydra
 
     from flair2_exp.explain import explain
-    from flair2_exp.preflight import preflight
-    from flair2_exp.sweeps import ablation
+    from flair2_exp.preflight import preflight, with_implied_flags
+    from flair2_exp.sweeps import ablation, optuna_sweeper
 
     schema.register()
     ablation.register()
+    optuna_sweeper.register()
+    sys.argv[1:] = with_implied_flags(sys.argv[1:])
     # With this Hydra hands exceptions on instead of printing its own account and exiting.
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 
 from flair2_exp import schema
 from flair2_exp.errors import ConfigError
@@ -33,8 +31,6 @@ def preflight(arguments: Sequence[str]) -> None:
     if asked.config_path or asked.config_dir or asked.config_name or asked.experimental_rerun:
         return  # somebody's own config tree, which Hydra composes by itself
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        if _sweeps(asked.overrides):
-            return
         whole = compose("config", list(asked.overrides), return_hydra_config=True)
         folder = Path(whole.hydra.run.dir)
         del whole._content["hydra"]
@@ -42,15 +38,22 @@ def preflight(arguments: Sequence[str]) -> None:
     require_writable(folder)
 
 
-def _sweeps(lines: Sequence[str]) -> bool:
-    """Whether a config that these overrides choose, as `sweep=leaderboard`, asks for many runs."""
-    parsed = OverridesParser.create().parse_overrides(list(lines))
-    choices = [each for each in parsed if each.key_or_group in ("sweep", "tune", "hydra.mode")]
-    fixed = [each.input_line or "" for each in choices if not each.is_sweep_override()]
-    if not fixed:
-        return False
-    whole = compose("config", fixed, return_hydra_config=True)
-    return bool(whole.hydra.mode == RunMode.MULTIRUN)
+def with_implied_flags(arguments: Sequence[str]) -> list[str]:
+    """The command line with what `sweep=...` and `tune=...` mean to Hydra.
+
+    Both are many runs, and a search has a sweeper of its own. Hydra 1.4 takes neither from a
+    config file.
+
+    Args:
+        arguments: The command line without the program.
+    """
+    groups = {argument.partition("=")[0] for argument in arguments}
+    implied = []
+    if groups & {"sweep", "tune"} and not groups & {"-m", "--multirun"}:
+        implied += ["--multirun"]
+    if "tune" in groups and "hydra/sweeper" not in groups:
+        implied += ["hydra/sweeper=optuna_study"]
+    return [*implied, *arguments]
 
 
 def require_writable(folder: Path) -> None:

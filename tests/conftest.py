@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from flair2_exp import schema
-from flair2_exp.sweeps import ablation
+from flair2_exp.sweeps import ablation, optuna_sweeper
 
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile("tests", deadline=None)
@@ -25,6 +25,7 @@ settings.load_profile("tests")
 def _registered_schema() -> None:
     schema.register()
     ablation.register()
+    optuna_sweeper.register()
 
 
 @pytest.fixture(autouse=True)

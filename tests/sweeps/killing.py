@@ -1,7 +1,8 @@
 """Starts a command again and again, killing it at random moments, until it ends by itself.
 
 Run as a program: `python killing.py SEED MOST_SECONDS ARGUMENT...`. The heavy imports are done
-once, and each attempt is a fork: killing is what is tested, not importing. Prints the number of kills.
+once, and each attempt is a fork: killing is what is tested, not importing. Prints the number of
+kills.
 """
 
 from __future__ import annotations
