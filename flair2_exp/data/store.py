@@ -12,7 +12,16 @@ The store is a folder of NumPy arrays in shards of 128 patches, in the index's o
 It holds all bands, mask values instead of classes, and unscaled frames, so that one store serves
 every split, choice of bands, nomenclature and scale; only the settings of the series matter.
 
-Why plain arrays: @FORMATS@
+Why plain arrays, by measurement (median of 384 random reads of real patches of 512 px with a
+monthly series, copied out, from the page cache, on two busy cores):
+
+    NumPy arrays, three reads        0.29 ms   2.24 MB a patch
+    litdata 0.2.76                   0.39 ms   2.24 MB
+    zarr 3.1.6, sharded              7.0 ms    2.34 MB
+    zarr 3.1.6, sharded, zstd        9.5 ms    1.16 MB
+
+litdata is as fast but adds a service's client to the dependencies; zarr halves the size with zstd
+and then costs as much as decoding the GeoTIFFs. Any tool opens these files, and NumPy is there.
 
 A shard is written beside its place and renamed, so that a killed preparation is continued by
 calling it again. Size and time of each source file are kept: a shard whose sources changed is
