@@ -56,8 +56,8 @@ def _prepare(store: str, config: Config, workers: int) -> None:
     """Write the store with a progress bar."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from flair2_exp.assembly import build_data
     from flair2_exp.data.preparation import prepare
-    from flair2_exp.experiment import build_data
 
     data = build_data(config)
     start = time.perf_counter()

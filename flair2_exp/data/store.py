@@ -99,7 +99,7 @@ def describe(path: Path) -> dict[str, Any]:
     try:
         content = json.loads((path / "store.json").read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.get("format") == FORMAT:
-            if isinstance(content.get("settings"), dict) and int(content["shard"]) > 0:
+            if isinstance(content.get("settings"), dict) and int(content.get("shard", 0)) > 0:
                 return content
             raise ValueError("no settings")
         raise ValueError("another form")
