@@ -47,7 +47,11 @@ def _compose(overrides: list[str]) -> Config:
     """The config of the experiments that will read the store."""
     from hydra import compose, initialize_config_dir
 
+    from flair2_exp.sweeps import ablation, optuna_sweeper
+
     schema.register()
+    ablation.register()  # the config names both, though nothing is swept here
+    optuna_sweeper.register()
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         return schema.typed(compose("config", overrides=[*overrides, "dataset.store=null"]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -306,3 +307,31 @@ def test_patches_are_found_behind_shards_of_unequal_series(own_tree: Tree, tmp_p
         one, other = direct.read(patch), stored.read(patch)
         assert np.array_equal(one.frames, other.frames)  # type: ignore[arg-type]
         assert np.array_equal(one.days, other.days)  # type: ignore[arg-type]
+
+
+def test_the_script_prepares_what_its_overrides_say_and_refuses_in_few_lines(
+    shared_tree: Tree,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = Path(__file__).parents[2] / "scripts" / "prepare.py"
+    spec = importlib.util.spec_from_file_location("prepare_script", file)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def call(*overrides: str) -> int:
+        store = str(tmp_path / "store")
+        monkeypatch.setattr("sys.argv", ["prepare.py", store, "dataset=flair2", *overrides])
+        return int(script.main())
+
+    root = f"dataset.root={shared_tree.root}"
+    assert call(root, "s2_preproc=monthly_cloudfree", "s2_preproc.size=16") == 0
+    assert "5 patches in" in capsys.readouterr().out
+    assert opened(shared_tree, tmp_path / "store").read(0).frames is not None
+    assert call(root, "s2_preproc=raw", "s2_preproc.size=16") == 1
+    assert "store of other settings" in capsys.readouterr().err
+    assert call(root, "s2_prepoc=raw") == 1
+    assert "did you mean s2_preproc" in capsys.readouterr().err
