@@ -132,7 +132,11 @@ def build_model(spec: ModelSpec, *, pretrained: bool = True) -> SegmentationMode
 
 
 def accelerate(
-    model: SegmentationModel, *, channels_last: bool = False, compiled: bool = False
+    model: SegmentationModel,
+    *,
+    channels_last: bool = False,
+    compiled: bool = False,
+    backend: str = "inductor",
 ) -> SegmentationModel:
     """Applies the options that change speed and not results, in place; names stay the same.
 
@@ -141,6 +145,7 @@ def accelerate(
         channels_last: Keep the aerial branch's maps with channels last (U-TAE always does).
         compiled: Compile the aerial branch with torch's compiler. U-TAE's packing depends on the
             data, which would compile anew for every count of frames, so it stays as it is.
+        backend: Of torch's compiler.
 
     Returns:
         The same model.
@@ -150,8 +155,9 @@ def accelerate(
         if channels_last:
             unet.use_channels_last()
         if compiled:
-            unet.encoder.compile()
-            unet.decoder.compile()
+            # The decoder's last block is repeated in part, which compiled code cannot be.
+            for part in (unet.encoder, *unet.decoder.blocks[:-1]):
+                part.compile(backend=backend)
     return model
 
 

@@ -249,5 +249,5 @@ def test_the_published_sizes_are_the_defaults() -> None:
         model = UTAE(UTAEOptions(), classes=13)
     assert model.temporal.query.shape == (16, 4)
     assert model.temporal.project.weight.shape == (256, 128)
-    with torch.device("meta"):
-        assert sum(1 for _ in model.output.parameters()) == 8  # type: ignore[union-attr]
+    assert model.output is not None
+    assert len(list(model.output.parameters())) == 8
