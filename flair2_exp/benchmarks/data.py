@@ -43,6 +43,7 @@ def main(options: Sequence[str] = ()) -> int:
     import torch
 
     torch.set_num_threads(1)
+    load = f"load {os.getloadavg()[0]:.1f} before"
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
         folders = locate(arguments.root or _sample(Path(folder) / "sample"))
@@ -50,7 +51,7 @@ def main(options: Sequence[str] = ()) -> int:
         figures += _workers(folders, arguments.rounds)
         figures += _transferred(folders)
         figures += _indexing(Path(folder) / "names", arguments.rounds)
-    facts = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", **facts}
+    facts = {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {load}", **facts}
     return report("data", figures, facts=facts)
 
 

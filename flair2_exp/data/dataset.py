@@ -119,12 +119,11 @@ def to_classes(mask: Image, classes: int, path: Path | str) -> Image:
     Raises:
         DamagedPatchError: A value is outside 1..19.
     """
-    if mask.min(initial=1) < 1 or mask.max(initial=1) > 19:
+    label: Image = mask - np.uint8(1)  # 0 becomes 255
+    if label.max(initial=0) > 18:
         values = sorted(set(np.unique(mask).tolist()) - set(range(1, 20)))
         raise DamagedPatchError(_damage(path, f"mask values {values} outside 1 to 19"))
-    label: Image = np.minimum(mask, np.uint8(classes))
-    label -= np.uint8(1)
-    return label
+    return np.minimum(label, np.uint8(classes - 1), out=label)
 
 
 def open_array(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[Any]:
