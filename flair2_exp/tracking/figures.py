@@ -103,7 +103,7 @@ def _draw_matrix(axes: Axes, counts: npt.NDArray[np.float64], classes: Sequence[
         row = int(absent)
         axes.axhspan(row - 0.5, row + 0.5, facecolor="#ececec", zorder=3)
         axes.text(
-            (len(classes) - 1) / 2, row, "not in the truth", ha="center", va="center", fontsize=9,
+            (len(classes) - 1) / 2, row, "no pixels counted", ha="center", va="center", fontsize=9,
             color="#666666", style="italic", zorder=4,
         )  # fmt: skip
     total = max(rows.sum(), 1.0)

@@ -30,7 +30,7 @@ def test_the_matrix_shows_shares_of_rows_and_the_iou_of_scored_classes() -> None
     counts[0, :3] = (50, 30, 20)
     counts[8] = 0  # a class that is in neither
     found = texts(figures.confusion(counts, CLASSES_13, title="U-T&T"))
-    assert {"50", "30", "20", "100", "U-T&T", "not in the truth", "absent", "not scored"} <= set(
+    assert {"50", "30", "20", "100", "U-T&T", "no pixels counted", "absent", "not scored"} <= set(
         found
     )
     assert found.count("0.50") == 2  # building 50/100; pervious surface 30/(30+30)
@@ -42,7 +42,7 @@ def test_the_matrix_shows_shares_of_rows_and_the_iou_of_scored_classes() -> None
 
 def test_an_empty_matrix_and_all_nineteen_classes_can_be_drawn(tmp_path: Path) -> None:
     figure = figures.confusion(np.zeros((19, 19), int), CLASSES_19)
-    assert texts(figure).count("not in the truth") == 19
+    assert texts(figure).count("no pixels counted") == 19
     assert figures.save(figure, tmp_path / "new" / "confusion.png").stat().st_size > 10_000
 
 
