@@ -29,7 +29,7 @@ from flair2_exp.data import sentinel2
 from flair2_exp.data.augment import Image, Sample, augment
 from flair2_exp.data.layout import Index, SeriesFiles
 from flair2_exp.data.options import AugmentationOptions, SeriesOptions
-from flair2_exp.data.sentinel2 import Dates, Frames, Series
+from flair2_exp.data.sentinel2 import HEADER_ERRORS, Dates, Frames, Series
 from flair2_exp.errors import DamagedPatchError
 from flair2_exp.nomenclature import AERIAL_BANDS
 
@@ -142,7 +142,7 @@ def open_array(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[Any
     """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, *HEADER_ERRORS) as error:
         raise DamagedPatchError(_damage(path, str(error))) from None
     if array.ndim != 4 or array.shape[1] != channels or not len(array):
         raise DamagedPatchError(_damage(path, f"shape {array.shape} is not (T, {channels}, H, W)"))

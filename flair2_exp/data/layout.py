@@ -399,7 +399,7 @@ def _metadata(
         if name in content:
             try:
                 records[position] = parse_record(content[name])
-            except ValueError:
+            except (ValueError, TypeError, OverflowError):  # a number of hundreds of digits
                 continue
     return records
 

@@ -20,6 +20,7 @@ from flair2_exp.data.dataset import (
     Failure,
     PatchDataset,
     TreeReader,
+    open_array,
     pad_series,
     read_dates,
 )
@@ -318,3 +319,12 @@ def test_a_split_of_nothing_but_damage_stops_even_with_skip(own_tree: Tree) -> N
         own_tree.image(patch).write_bytes(b"no image")
     data = damaged(own_tree, "skip", replace=True)
     assert isinstance(data[BatchKey(0, (0,))], Failure)
+
+
+@pytest.mark.parametrize("header", [b"{'descr': (", b"{" * 3000, b"{'shape': 1, 'descr': 'u2'}"])
+def test_an_array_whose_header_makes_no_sense_is_damaged(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "SEN2_sp_D004_2021-Z1_NN_data.npy"
+    padded = header + b" " * (63 - (len(header) + 10) % 64) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded)
+    with pytest.raises(DamagedPatchError, match=path.name):
+        open_array(path, 10, ("<u2",))

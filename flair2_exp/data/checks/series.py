@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-import tokenize
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from flair2_exp.data.checks.findings import Finding, file_problem, some
-from flair2_exp.data.sentinel2 import acquisition_dates
+from flair2_exp.data.sentinel2 import HEADER_ERRORS, acquisition_dates
 from flair2_exp.nomenclature import SATELLITE_BANDS
 
 DATA_TYPES: Final = ("<u2",)
 MASK_TYPES: Final = ("|u1", "<u2")
 """Array types that `dataset.open_array` reads."""
-
-_NONSENSE: Final = (
-    SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError, OverflowError,
-)  # fmt: skip
-"""What NumPy raises besides ValueError for a header that is no Python literal."""
 
 CHANNELS: Final = ("snow", "cloud")
 
@@ -155,7 +149,7 @@ def _read_header(path: Path) -> _Array:
         }
         try:
             shape, _, dtype = read[version](file)
-        except _NONSENSE as error:
+        except HEADER_ERRORS as error:
             raise ValueError(f"its header makes no sense ({error})") from None
         if any(length < 0 for length in shape):
             raise ValueError(f"shape {shape}")
