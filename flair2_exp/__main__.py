@@ -34,10 +34,16 @@ def run_experiment(config: DictConfig) -> Any:
     typed, overrides = schema.typed(config), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
         from flair2_exp.sweeps.ablation import parent_of
+        from flair2_exp.sweeps.optuna_sweeper.trial import current_trial
+        from flair2_exp.sweeps.tuning import PARENT
 
-        tags = {"flair2.sweep": typed.sweep.name}
-        parent = parent_of(Path(hydra_config.sweep.dir))
-        return run(typed, folder, overrides, parent_run_id=parent, tags=tags)
+        tags, trial = {"flair2.sweep": typed.sweep.name}, current_trial()
+        if trial is None:
+            parent = parent_of(Path(hydra_config.sweep.dir))
+        else:
+            tags |= {"flair2.study": trial.study_name, "flair2.trial": str(trial.number)}
+            parent = trial.study_attributes.get(PARENT)
+        return run(typed, folder, overrides, parent_run_id=parent, tags=tags, reporter=trial)
     try:
         return run(typed, folder, overrides)
     except FlairError as error:
@@ -66,11 +72,11 @@ def main() -> None:
     schema.register()
     ablation.register()
     optuna_sweeper.register()
-    sys.argv[1:] = with_implied_flags(sys.argv[1:])
     # With this Hydra hands exceptions on instead of printing its own account and exiting.
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        sys.argv[1:] = with_implied_flags(sys.argv[1:])
         preflight(sys.argv[1:])
         hydra.main(
             version_base="1.3", config_path=str(schema.config_folder()), config_name="config"

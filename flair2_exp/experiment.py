@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
     from flair2_exp.training.callbacks import Stopwatch
+    from flair2_exp.training.pruning import Reporter
     from flair2_exp.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def run(
     *,
     parent_run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
 ) -> float | list[float] | None:
     """Train and test one experiment and keep everything about it.
 
@@ -69,6 +71,8 @@ def run(
         overrides: Hydra's, as typed by the user; kept with the run.
         parent_run_id: The MLflow run of the sweep that this run belongs to.
         tags: Further tags of the MLflow run.
+        reporter: The trial of a search: learns the objective of each epoch, and may end the
+            training early. Such a run is finished, but keeps no checkpoints and is not tested.
 
     Returns:
         The objective: a number, or a list for several.
@@ -87,18 +91,23 @@ def run(
             earlier.require_same(deciding, folder)
             if earlier.status == run_state.FINISHED:
                 log.info("finished before: %s", folder)
+                _tell_pruned(earlier, reporter)
                 return objective(config.objective, json.loads((folder / METRICS).read_text()))
         state = earlier or RunState(deciding)
         tracked = open_run(prepared, folder, overrides, state, parent_run_id, tags or {})
     state.status = run_state.TRAINED if state.training else run_state.RUNNING
     state.run_id, state.error = tracked.run_id, ""
     _write(state, folder)
+    _tell_pruned(state, reporter)
     try:
         with sigterm_as_exception(), tracked:
             record(prepared, tracked)
-            metrics = _train_and_test(prepared, folder, tracked, state)
+            metrics = _train_and_test(prepared, folder, tracked, state, reporter)
             value = objective(config.objective, metrics)
             if first_process():
+                if state.pruned:
+                    shutil.rmtree((folder / BEST).parent, ignore_errors=True)
+                    tracked.set_tags({"flair2.pruned": True})
                 finish(config, folder, tracked, metrics, folder / BEST)
     except BaseException as error:
         state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
@@ -107,6 +116,12 @@ def run(
     state.status = run_state.FINISHED
     _write(state, folder)
     return value
+
+
+def _tell_pruned(state: RunState, reporter: Reporter | None) -> None:
+    """Let a trial know that its training had been stopped early by an earlier process."""
+    if state.pruned and reporter is not None and first_process():
+        reporter.prune(int(state.training["train/epochs"]))
 
 
 def _write(state: RunState, folder: Path) -> None:
@@ -264,19 +279,24 @@ def identifying_tags(prepared: Prepared, folder: Path, state: RunState) -> dict[
 
 
 def _train_and_test(
-    prepared: Prepared, folder: Path, run: Run, state: RunState
+    prepared: Prepared, folder: Path, run: Run, state: RunState, reporter: Reporter | None
 ) -> dict[str, float]:
     """Fit, then test the best checkpoint; all numbers of `metrics.json`."""
     from flair2_exp.assembly import build_trainer
     from flair2_exp.results import save_results
     from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch
+    from flair2_exp.training.pruning import Pruning
 
     config, data, task = prepared.config, prepared.data, prepared.task
     stopwatch, scores = Stopwatch(), Scores(config.callbacks.monitor, config.callbacks.mode)
     panel = PanelCollector(
         config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
     )
-    trainer = build_trainer(config, folder, run, [stopwatch, scores, panel])
+    # Searches that prune have one objective; what only the end measures cannot be reported.
+    reported = isinstance(config.objective, str) and config.objective.startswith("val/")
+    pruning = Pruning(reporter if first_process() else None, config.objective)
+    pruners = [pruning] if reporter is not None and reported else []
+    trainer = build_trainer(config, folder, run, [stopwatch, scores, panel, *pruners])
     chosen = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if config.train:
         if not state.training:
@@ -288,6 +308,7 @@ def _train_and_test(
                 **stopwatch.seconds,
             }
             state.training["train/epochs"] = float(trainer.current_epoch)
+            state.pruned = pruning.stopped_epoch is not None
             state.status = run_state.TRAINED
             _write(state, folder)
         chosen = folder / BEST
@@ -295,11 +316,17 @@ def _train_and_test(
         trainer.validate(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
         state.training = _scores(trainer, "val/")
     metrics = dict(state.training)
+    if state.pruned:
+        return metrics
     if config.test:
         trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
         metrics |= _test_metrics(task, trainer, stopwatch)
         if trainer.is_global_zero:
             save_results(task, panel, folder, _title(config, metrics["test/miou"]))
+    elif any(name.startswith("inference/") for name in _names(config.objective)):
+        trainer.loggers = []  # its scores are known: those of the best epoch
+        trainer.validate(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
+        metrics |= stopwatch.of_validation()
     metrics["model/parameters"] = float(sum(each.numel() for each in task.model.parameters()))
     return metrics
 
@@ -358,17 +385,24 @@ def _scores(trainer: Trainer, prefix: str) -> dict[str, float]:
     }
 
 
+def _names(objective: Any) -> list[str]:
+    return list(objective) if isinstance(objective, list) else [objective]
+
+
 def objective(wanted: Any, metrics: Mapping[str, float]) -> float | list[float] | None:
     """The value (or values) that the run returns to a sweeper.
 
     Raises:
         ConfigError: The run does not measure what is wanted; the message offers what it does.
     """
-    names = wanted if isinstance(wanted, list) else [wanted]
+    names = _names(wanted)
     for name in names:
         if name not in metrics:
             known = [each for each in metrics if not each.startswith("test/")]
-            raise ConfigError(f"objective={name} was never logged; {schema.nearest(name, known)}")
+            raise ConfigError(
+                f"objective={name} was never logged: it is not among the values that the run "
+                f"measured; {schema.nearest(name, known)}"
+            )
     values = [metrics[name] for name in names]
     return values if isinstance(wanted, list) else values[0]
 

@@ -18,7 +18,7 @@ from flair2_exp.schema import Config
 
 VOLATILE: Final = (
     # where things are and how they are shown
-    "paths", "tracking", "name", "objective", "compat", "quirk", "sweep", "test",
+    "paths", "tracking", "name", "objective", "compat", "quirk", "sweep", "tune", "test",
     "callbacks.name", "callbacks.progress", "callbacks.panel_patches",
     # how fast
     "data.workers", "data.eval_batch_size", "trainer.threads", "trainer.log_every_n_steps",

@@ -28,10 +28,13 @@ def preflight(arguments: Sequence[str]) -> None:
     asked, _ = get_args_parser().parse_known_args(list(arguments))
     if asked.multirun or asked.hydra_help or asked.cfg or asked.info or asked.shell_completion:
         return
-    if asked.config_path or asked.config_dir or asked.config_name or asked.experimental_rerun:
+    if asked.config_path or asked.config_name or asked.experimental_rerun:
         return  # somebody's own config tree, which Hydra composes by itself
+    overrides = list(asked.overrides)
+    if asked.config_dir:
+        overrides.append(f"hydra.searchpath=['file://{Path(asked.config_dir).absolute()}']")
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        whole = compose("config", list(asked.overrides), return_hydra_config=True)
+        whole = compose("config", overrides, return_hydra_config=True)
         folder = Path(whole.hydra.run.dir)
         del whole._content["hydra"]
         schema.typed(whole)
@@ -39,14 +42,18 @@ def preflight(arguments: Sequence[str]) -> None:
 
 
 def with_implied_flags(arguments: Sequence[str]) -> list[str]:
-    """The command line with what `sweep=...` and `tune=...` mean to Hydra.
+    """The command line with what `sweep=...`, `tune=...` and `experiment=FILE` mean to Hydra.
 
-    Both are many runs, and a search has a sweeper of its own. Hydra 1.4 takes neither from a
-    config file.
+    The first two are many runs, and a search has a sweeper of its own. Hydra 1.4 takes neither from
+    a config file. An experiment may be a file outside of conf/, as a search writes it.
 
     Args:
         arguments: The command line without the program.
+
+    Raises:
+        ConfigError: No such experiment file, or one that Hydra would not find.
     """
+    arguments = _with_experiment_files(arguments)
     groups = {argument.partition("=")[0] for argument in arguments}
     implied = []
     if groups & {"sweep", "tune"} and not groups & {"-m", "--multirun"}:
@@ -54,6 +61,40 @@ def with_implied_flags(arguments: Sequence[str]) -> list[str]:
     if "tune" in groups and "hydra/sweeper" not in groups:
         implied += ["hydra/sweeper=optuna_study"]
     return [*implied, *arguments]
+
+
+def _with_experiment_files(arguments: Sequence[str]) -> list[str]:
+    """`experiment=DIR/experiment/NAME.yaml` as Hydra takes it: `--config-dir DIR experiment=NAME`.
+
+    Several files of one folder, separated by commas, are several experiments of a sweep.
+    """
+    named, folders = [], set()
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        files = value.split(",")
+        if key == "experiment" and any(each.endswith(".yaml") for each in files):
+            for each in files:
+                folders.add(_experiment_folder(each))
+            argument = f"{key}={','.join(Path(each).stem for each in files)}"
+        named.append(argument)
+    if not folders:
+        return named
+    if len(folders) > 1 or "--config-dir" in named or "-cd" in named:
+        raise ConfigError("experiment: the files must lie in one folder; copy them into one.")
+    return ["--config-dir", str(folders.pop()), *named]
+
+
+def _experiment_folder(file: str) -> Path:
+    """The config folder that an experiment's file belongs to."""
+    path = Path(file).expanduser().absolute()
+    if not path.is_file():
+        raise ConfigError(f"experiment={file}: there is no such file.")
+    if path.parent.name != "experiment":
+        raise ConfigError(
+            f"experiment={file}: Hydra finds it only in a folder called experiment; move it to "
+            f"{path.parent / 'experiment' / path.name}."
+        )
+    return path.parent.parent
 
 
 def require_writable(folder: Path) -> None:

@@ -85,7 +85,8 @@ def finish(
             run.log_artifact(folder / name, "results")
     for path in sorted(folder.glob("*.png")):
         run.log_artifact(path)  # at the root, where MLflow's comparison of runs looks for images
-    run.set_tags({"flair2.best_checkpoint": checkpoint.absolute()})
+    if checkpoint.exists():
+        run.set_tags({"flair2.best_checkpoint": checkpoint.absolute()})
     run.describe(
         summary(
             facts=facts(config),

@@ -31,6 +31,7 @@ class RunState:
         run_id: Of its MLflow run; empty with `tracking=off`.
         training: What training measured, once it is complete.
         error: The message it failed with.
+        pruned: Whether a search ended the training early.
     """
 
     deciding: Mapping[str, Any]
@@ -38,6 +39,7 @@ class RunState:
     run_id: str = ""
     training: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    pruned: bool = False
 
     @property
     def identity(self) -> str:

@@ -325,6 +325,24 @@ class SweepConfig:
 
 
 @dataclass
+class TuneConfig:
+    """A search for good options: what `tune=...` does; the space stands in `hydra.sweeper`."""
+
+    name: str = "study"
+    """The study's name, and what its best is called."""
+    n_trials: int = _number(40, 1)
+    """Complete and pruned trials of the study in all, whoever runs them and however often."""
+    storage: str | None = None
+    """A journal's path or a database's URL without a password; null: in the sweep's folder."""
+    max_failures: int | None = _number(5, 1)
+    """Failed trials that end the search; null: never."""
+    on_change: str = _choice("refuse", "refuse", "new_study")
+    """`refuse` a study of another search space or direction, or open a `new_study` beside it."""
+    repeat_best: int = _number(0, 0)
+    """Seeds with which the best and the default are trained and compared in the end; 0: none."""
+
+
+@dataclass
 class PathsConfig:
     """Where results go."""
 
@@ -355,6 +373,7 @@ class Config:
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     compat: str = _choice(MISSING, "corrected", "reference")
     quirk: str | None = None
@@ -623,6 +642,34 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
 )
 
 
+def best_direction(objective: Any) -> str | list[str]:
+    """Whether more or less of a metric is better: scores are maximised, all else minimised.
+
+    Args:
+        objective: A metric's name, or a list of names.
+    """
+    if not isinstance(objective, str):
+        return [str(best_direction(str(each))) for each in objective]
+    scores = ("miou", "iou", "accuracy")
+    return "maximize" if set(objective.split("/")) & set(scores) else "minimize"
+
+
+def widths_around(widths: list[int]) -> str:
+    """A search over U-TAE's widths: the first two halved, as they are, and doubled.
+
+    Args:
+        widths: Full resolution first. None is halved below 16, so that up to 16 heads divide it.
+
+    Returns:
+        A `choice(...)` of Hydra's grammar.
+    """
+    fine, deep = [int(each) for each in widths[:2]], [int(each) for each in widths[2:]]
+    halved = [max(min(16, each), each // 2) for each in fine]
+    options = [[*first, *deep] for first in (halved, fine, [each * 2 for each in fine])]
+    texts = dict.fromkeys(str(each).replace(" ", "") for each in options)
+    return f"choice({','.join(texts)})"
+
+
 def config_folder() -> Path:
     """The folder of the config groups: beside the package in a checkout, inside it in a wheel."""
     package = Path(__file__).resolve().parent
@@ -633,5 +680,8 @@ def config_folder() -> Path:
 def register() -> None:
     """Make the schema known to Hydra: conf/config.yaml begins with `schema`, and is checked."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
     ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("best_direction", best_direction, replace=True)
+    OmegaConf.register_new_resolver("widths_around", widths_around, replace=True)

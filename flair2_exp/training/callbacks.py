@@ -186,13 +186,22 @@ class Stopwatch(Callback):
     """Seconds spent training and testing, and the epochs trained.
 
     Attributes:
-        seconds: `train/seconds` and `inference/seconds`; the latter is the whole test loop, reading
-            included, as the challenge measured it.
+        seconds: `train/seconds` and `inference/seconds`; the latter is the whole loop of a test, or
+            of a validation outside training, reading included, as the challenge measured it.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._started = 0.0
+        self._patches = 0
+
+    def of_validation(self) -> dict[str, float]:
+        """`inference/seconds` of the last validation outside training, and those of a patch."""
+        seconds = self.seconds["inference/seconds"]
+        return {
+            "inference/seconds": seconds,
+            "inference/seconds_per_patch": seconds / max(1, self._patches),
+        }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the training clock, which goes on from a resumed run's."""
@@ -213,6 +222,29 @@ class Stopwatch(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the test clock."""
         self.seconds["inference/seconds"] = time.monotonic() - self._started
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of a validation outside training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._started, self._patches = time.monotonic(), 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Mapping[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts patches of a validation outside training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._patches += len(batch["patch_id"]) * trainer.world_size
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the clock of a validation outside training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.seconds["inference/seconds"] = time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds so far, for a checkpoint."""

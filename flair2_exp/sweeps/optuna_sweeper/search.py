@@ -252,6 +252,7 @@ class Search:
         dimensions = self._space.dimensions
         points: list[Mapping[str, Any]] = []
         for params in self._options.first:
+            params = {n: v for n, v in params.items() if n not in self._space.fixed}
             for name in params:
                 if name not in dimensions and self._custom is None:
                     raise SweepError(f"first: {name} is not swept; swept: {', '.join(dimensions)}.")
@@ -431,20 +432,27 @@ class Search:
         for job in batch:
             ticket = Ticket(self._storage_name, self._handle.name, job.trial.number, pruner)
             further = [f"{_TICKET_KEY}='{ticket.encode()}'"]
-            if not contiguous:
-                further.append(self._own_folder(job.trial.number))
+            # A retried trial goes on in its first attempt's folder, which may hold a checkpoint.
+            first = int(job.trial.user_attrs.get(study.RETRY_OF, job.trial.number))
+            if not contiguous or first != job.trial.number or self._beside():
+                further.append(self._own_folder(first))
             result.append([*job.overrides, *further])
         return result
 
+    def _beside(self) -> str:
+        """The study's name where it was opened beside the one asked for, which has the folder."""
+        asked = self._options.study_name or str(self._config.hydra.job.name)
+        return "" if self._handle.name == asked else f"{self._handle.name}/"
+
     def _own_folder(self, number: int) -> str:
-        """The job's folder by its trial's number.
+        """The job's folder by its trial's number, and by the study where there are several.
 
         A launcher counts its jobs on from the first one; another worker may have taken the numbers
         between, and two jobs would write into one folder.
         """
         node = OmegaConf.to_container(self._config.hydra.sweep, resolve=False)
         subdir = str(node["subdir"]) if isinstance(node, dict) else "${hydra.job.num}"
-        text = subdir.replace("${hydra.job.num}", str(number))
+        text = self._beside() + subdir.replace("${hydra.job.num}", str(number))
         text = text.replace("${hydra:job.num}", str(number))
         return f"hydra.sweep.subdir={QuotedString(text, Quote.single).with_quotes()}"
 

@@ -146,6 +146,14 @@ class RunningTrial:
         """Whether a report has been answered with stop."""
         return self._stopped
 
+    def prune(self, step: int) -> None:
+        """End as pruned, whatever the job returns: it had been told to stop when its process died.
+
+        Args:
+            step: The last one it came to.
+        """
+        self._stop(int(step))
+
     def _stop(self, step: int) -> None:
         from flair2_exp.sweeps.optuna_sweeper.study import PRUNED_AT
 

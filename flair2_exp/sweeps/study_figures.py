@@ -1,0 +1,134 @@
+"""Optuna's figures of a study: PNG files, and one HTML page that holds them all.
+
+The page needs no network. With plotly installed (the extra `tune-figures`) its figures answer to
+the mouse; without, they are the PNG files' images.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from flair2_exp.sweeps.optuna_sweeper.search import SearchResult
+
+log = logging.getLogger(__name__)
+
+PAGE: Final = "study.html"
+_DOTS_PER_INCH: Final = 110
+_EACH_OBJECTIVE: Final = {
+    "history": "plot_optimization_history",
+    "importance": "plot_param_importances",
+    "slice": "plot_slice",
+    "parallel_coordinates": "plot_parallel_coordinate",
+}
+
+
+def write_figures(result: SearchResult, folder: Path) -> list[Path]:
+    """Draw a study: history, importance, slice and parallel coordinates, and the Pareto front.
+
+    A figure that the study is too small for is left out, and the log says so.
+
+    Args:
+        result: What the search came to.
+        folder: Where the files go.
+
+    Returns:
+        The PNG files and, last, the page.
+    """
+    import optuna
+
+    from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
+
+    study = optuna.load_study(study_name=result.study_name, storage=open_storage(result.storage))
+    folder.mkdir(parents=True, exist_ok=True)
+    names = result.objective or tuple(f"value {i}" for i in range(len(result.direction)))
+    plotly = importlib.util.find_spec("plotly") is not None
+    files: list[Path] = []
+    parts: list[str] = []
+    for title, function, options in _plots(names):
+        path = folder / f"{title.replace(' ', '_').replace('/', '_')}.png"
+        if not _drawn(_save_png, function, study, options, path):
+            continue
+        files.append(path)
+        part = _image(path)
+        if plotly:
+            part = _drawn(_plotly_part, function, study, options, not parts) or part
+        parts.append(f"<h2>{html.escape(title)}</h2>\n{part}")
+    page = folder / PAGE
+    heading = html.escape(f"Study {result.study_name}: {', '.join(names)}")
+    page.write_text(
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{heading}</title>\n'
+        f"<h1>{heading}</h1>\n" + "\n".join(parts) + "\n</html>\n"
+    )
+    return [*files, page]
+
+
+def _plots(names: tuple[str, ...]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Title, Optuna's function and its arguments of each figure."""
+    if len(names) in (2, 3):
+        yield "pareto front", "plot_pareto_front", {"target_names": list(names)}
+    for place, name in enumerate(names):
+        for title, function in _EACH_OBJECTIVE.items():
+            options: dict[str, Any] = {"target_name": name}
+            if len(names) > 1:
+                title, options["target"] = f"{title} {name}", _value_at(place)
+            yield title, function, options
+
+
+def _value_at(place: int) -> Callable[[FrozenTrial], float]:
+    return lambda trial: float(trial.values[place])
+
+
+def _drawn(draw: Callable[..., Any], function: str, *arguments: Any) -> Any:
+    """What `draw` gives; None, and a line in the log, where Optuna cannot draw this study."""
+    from optuna.exceptions import ExperimentalWarning
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.simplefilter("ignore", UserWarning)  # of trials without values, and layouts
+            return draw(function, *arguments)
+    except (ValueError, RuntimeError, ImportError, IndexError, KeyError) as error:
+        log.warning("no figure of %s: %s", function.removeprefix("plot_"), error)
+        return None
+
+
+def _save_png(function: str, study: optuna.Study, options: dict[str, Any], path: Path) -> Path:
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import optuna.visualization.matplotlib as drawing
+
+    plt.switch_backend("Agg")
+    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)
+    try:
+        axes = getattr(drawing, function)(study, **options)
+        figure = np.atleast_1d(axes).ravel()[0].figure
+        if function == "plot_parallel_coordinate":  # an axis a parameter, whose labels need room
+            figure.set_size_inches(max(6.4, 1.6 * len(study.best_trials[0].params)), 5)
+        figure.savefig(path, dpi=_DOTS_PER_INCH, bbox_inches="tight")
+    finally:
+        plt.close("all")
+    return path
+
+
+def _plotly_part(function: str, study: optuna.Study, options: dict[str, Any], first: bool) -> str:
+    """The figure as HTML; the first one brings plotly's program for all."""
+    import optuna.visualization as drawing
+
+    figure = getattr(drawing, function)(study, **options)
+    return str(figure.to_html(full_html=False, include_plotlyjs=first))
+
+
+def _image(path: Path) -> str:
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{content}">'

@@ -1,0 +1,67 @@
+"""Reporting a score while training, and stopping when whoever collects it says so."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Protocol
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from flair2_exp.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class Reporter(Protocol):
+    """Whoever compares this training with others, as a trial of a search."""
+
+    def report(self, value: float, step: int) -> bool:
+        """Take the score of a step; says whether the training should stop."""
+        ...
+
+    def prune(self, step: int) -> None:
+        """Note that the training was stopped early, if that has not been noted."""
+        ...
+
+
+class Pruning(Callback):
+    """Reports a metric after each epoch's validation and stops the training when told to.
+
+    The first process of a distributed training reports, and tells the others.
+
+    Args:
+        reporter: Takes the reports; None in all processes but the first.
+        metric: What is reported; a score that is no finite number is not.
+
+    Attributes:
+        stopped_epoch: The epoch (from 0) in which training was told to stop; None if it was not.
+    """
+
+    def __init__(self, reporter: Reporter | None, metric: str) -> None:
+        self._reporter, self._metric = reporter, metric
+        self.stopped_epoch: int | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports, and stops every process or none.
+
+        Raises:
+            ConfigError: Validation does not measure the metric.
+        """
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if self._metric not in trainer.callback_metrics:
+            known = ", ".join(sorted(n for n in trainer.callback_metrics if n.startswith("val/")))
+            raise ConfigError(
+                f"objective={self._metric} was never logged: it is not among the values that "
+                f"validation gives, {known}."
+            )
+        value, epoch = float(trainer.callback_metrics[self._metric]), trainer.current_epoch
+        stop = False
+        if trainer.is_global_zero and self._reporter is not None and math.isfinite(value):
+            stop = self._reporter.report(value, epoch)
+        if trainer.strategy.broadcast(stop):
+            log.info("pruned in epoch %d: %s=%.4f", epoch + 1, self._metric, value)
+            self.stopped_epoch = epoch
+            trainer.should_stop = True
