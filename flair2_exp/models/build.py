@@ -155,9 +155,7 @@ def accelerate(
         if channels_last:
             unet.use_channels_last()
         if compiled:
-            # The decoder's last block is repeated in part, which compiled code cannot be.
-            for part in (unet.encoder, *unet.decoder.blocks[:-1]):
-                part.compile(backend=backend)
+            unet.compile_parts(backend)
     return model
 
 

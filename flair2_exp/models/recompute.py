@@ -1,8 +1,8 @@
 """What training keeps for the backward pass, and what it works out again.
 
-A convolution is dear to repeat; normalisation, ReLU, padding and resizing are not, yet their
-results take most of the memory. The functions here run a part of a network so that only the dear
-results are kept (torch's selective activation checkpointing). Values and gradients stay the same.
+A convolution is dear to repeat; normalisation, ReLU and padding are not, yet their results take
+most of the memory. The functions here run a part of a network so that only the dear results are
+kept (torch's selective activation checkpointing). Values and gradients stay the same.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ _KEEP = CheckpointPolicy.MUST_SAVE
 _REPEAT = CheckpointPolicy.PREFER_RECOMPUTE
 
 _aten = torch.ops.aten
-_RESIZING = (
-    _aten.upsample_nearest2d.default,
-    _aten.upsample_nearest2d.vec,
-)
 _CONVOLUTION_OF_FEW = 16
 """Input channels up to which a convolution is repeated, too: a frame's ten bands cost a twentieth
 of the encoder to go through, and give one of its two largest maps."""
@@ -45,15 +41,7 @@ def _keep_convolutions(
     return _REPEAT if isinstance(x, Tensor) and x.shape[1] <= _CONVOLUTION_OF_FEW else _KEEP
 
 
-def _repeat_resizing(_: object, operator: object, *__: object, **___: object) -> CheckpointPolicy:
-    return _REPEAT if operator in _RESIZING else _KEEP
-
-
 _convolutions = functools.partial(create_selective_checkpoint_contexts, _keep_convolutions)
-# A ReLU in place writes into a kept normalisation's result; doing it twice changes nothing.
-_all_but_resizing = functools.partial(
-    create_selective_checkpoint_contexts, _repeat_resizing, allow_cache_entry_mutation=True
-)
 
 
 def keeping_convolutions(part: Callable[..., Result], *inputs: Tensor) -> Result:
@@ -62,11 +50,6 @@ def keeping_convolutions(part: Callable[..., Result], *inputs: Tensor) -> Result
     (It would count its batch twice.)
     """
     return _run(part, inputs, _convolutions)
-
-
-def repeating_resizing(part: Callable[..., Result], *inputs: Tensor) -> Result:
-    """Runs `part`, keeping everything but nearest-resized maps."""
-    return _run(part, inputs, _all_but_resizing)
 
 
 def keeping_nothing(part: Callable[..., Result], *inputs: Tensor) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,9 +9,9 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
 from flair2_exp.models.base import SegmentationModel
+from flair2_exp.models.decoder import decode
 from flair2_exp.models.encoders import create_unet
 from flair2_exp.models.metadata import MetadataFusion
-from flair2_exp.models.recompute import repeating_resizing
 
 
 class AerialUNet(SegmentationModel):
@@ -54,6 +53,7 @@ class AerialUNet(SegmentationModel):
         self.segmentation_head: nn.Module = network.segmentation_head
         self.feature_channels: tuple[int, ...] = tuple(network.encoder.out_channels)
         self.layout = torch.contiguous_format
+        self._decode = decode
         self.metadata: MetadataFusion | None = None
         if metadata_fusion is not None:
             self.metadata = MetadataFusion(
@@ -64,6 +64,11 @@ class AerialUNet(SegmentationModel):
         """Keeps weights and maps of this branch with channels last from here on."""
         self.layout = torch.channels_last
         self.to(memory_format=torch.channels_last)
+
+    def compile_parts(self, backend: str) -> None:
+        """Compiles encoder and decoder with torch's compiler at their next use."""
+        self.encoder.compile(backend=backend)
+        self._decode = torch.compile(decode, backend=backend)
 
     def encode(self, image: Tensor | None, metadata: Tensor | None) -> list[Tensor]:
         """The encoder's maps, the image (B, bands, H, W) first; metadata are in the deepest."""
@@ -77,18 +82,8 @@ class AerialUNet(SegmentationModel):
         return features
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Encoder maps to logits (B, classes, H, W).
-
-        The decoder's last block begins by resizing its input to the patch's full resolution, which
-        makes the largest tensor of the network: it is not kept for the backward pass.
-        """
-        sizes = [feature.shape[2:] for feature in reversed(features)]
-        skips: list[Tensor | None] = [*features[-2:0:-1], None]
-        x: Tensor = self.decoder.center(features[-1])
-        for block, skip, (height, width) in zip(self.decoder.blocks, skips, sizes[1:], strict=True):
-            run = functools.partial(block, target_height=height, target_width=width)
-            x = repeating_resizing(run, x) if skip is None else run(x, skip_connection=skip)
-        logits: Tensor = self.segmentation_head(x)
+        """Encoder maps to logits (B, classes, H, W)."""
+        logits: Tensor = self.segmentation_head(self._decode(self.decoder, features))
         return logits
 
     def forward(
