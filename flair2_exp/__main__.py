@@ -43,6 +43,8 @@ def run_experiment(config: DictConfig) -> Any:
         else:
             tags |= {"flair2.study": trial.study_name, "flair2.trial": str(trial.number)}
             parent = trial.study_attributes.get(PARENT)
+            title = f"{trial.study_name} trial {trial.number}"
+            typed.tracking.run_name = typed.tracking.run_name or title
         return run(typed, folder, overrides, parent_run_id=parent, tags=tags, reporter=trial)
     try:
         return run(typed, folder, overrides)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -154,7 +155,7 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
     parent.log_metrics(
         {f"best/{name}": value for name, value in zip(names, best.values, strict=True)}
     )
-    parent.set_tags({"flair2.best_trial": best.number})
+    parent.set_tags({"flair2.best_trial": best.number, "flair2.study": result.study_name})
     parent.log_artifact(result.folder / "trials.csv")
     for path in files:
         parent.log_artifact(path, "experiment")
@@ -283,7 +284,9 @@ def _repeat(
     folder = (result.folder / REPEATS).absolute()
     command = repeat_command(result, options, overrides, folder)
     log.info("The best against the default: %s", " ".join(command[1:]))
-    done = subprocess.run(command, check=False)
+    # The entry point sets the variable for itself: to have Hydra hand exceptions on.
+    environment = {key: each for key, each in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    done = subprocess.run(command, check=False, env=environment)
     for path in sorted((folder / "report").glob("*")):
         if path.is_file():
             parent.log_artifact(path, REPEATS)
@@ -318,5 +321,5 @@ def repeat_command(
         f"experiment={','.join(map(str, files))}", f"seed={seeds}", *places,
         f"sweep.name={options.sweep.name}_{REPEATS}",
         f"sweep.baseline={result.study_name}_default",
-        f"hydra.sweep.dir='{folder}'", "hydra.sweep.subdir='${name}/seed=${seed}'",
+        f"hydra.sweep.dir='{folder}'",
     ]  # fmt: skip

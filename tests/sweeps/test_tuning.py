@@ -1,0 +1,224 @@
+"""Searches as a user starts them: complete, taken up again, and what they leave behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from flair2_exp import schema
+from flair2_exp.errors import ConfigError
+from flair2_exp.preflight import with_implied_flags
+from flair2_exp.sweeps.tuning import write_experiment
+from tests.configs import SMALL_SAMPLE
+from tests.sweeps.test_ablation import client, runs, sweep
+
+SEARCH = (
+    "tune=unet", "preset=debug", "trainer=cpu", "trainer.max_epochs=2", "tune.n_trials=4",
+    "hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.sampler.n_startup_trials=2",
+    *SMALL_SAMPLE,
+)  # fmt: skip
+
+# Kills the process in the second epoch of trial 0, once.
+KILLED_ONCE = """
+import os, pathlib, signal, sys
+from flair2_exp.__main__ import main
+from flair2_exp.training.callbacks import EpochLines
+
+mark, ends = pathlib.Path({mark!r}), EpochLines.on_train_epoch_start
+
+def dies(self, trainer, module):
+    if trainer.current_epoch == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    ends(self, trainer, module)
+
+EpochLines.on_train_epoch_start = dies
+sys.argv = {arguments!r}
+main()
+"""
+
+
+def table(root: Path, name: str = "tune_unet") -> list[dict[str, str]]:
+    with (root / "multirun" / name / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("searched")
+    done = sweep(root, *SEARCH)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return root
+
+
+@pytest.mark.slow
+def test_the_best_is_not_worse_than_the_default_which_is_tried_first(searched: Path) -> None:
+    trials = table(searched)
+    assert len(trials) == 4
+    assert {row["state"] for row in trials} <= {"complete", "pruned"}
+    first = trials[0]
+    assert (float(first["optimizer.lr"]), first["aug"]) == (0.003, "flips")  # preset=tiny's, flips
+    values = [float(row["value"]) for row in trials if row["state"] == "complete"]
+    assert max(values) >= float(first["value"])
+
+
+@pytest.mark.slow
+def test_all_trials_stand_under_one_finished_parent(searched: Path) -> None:
+    (parent,) = runs(searched, kind="study")
+    children = [run for run in runs(searched, study="unet") if "flair2.trial" in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.data.tags["flair2.trial"] for run in children} == {"0", "1", "2", "3"}
+    assert {run.info.status for run in children} == {"FINISHED"}
+    kept = {
+        item.path
+        for folder in ("", "experiment", "figures")
+        for item in client(searched).list_artifacts(parent.info.run_id, folder)
+    }
+    assert {"trials.csv", "experiment/best.yaml", "figures/study.html"} <= kept
+    assert {"figures/history.png", "figures/slice.png"} <= kept
+
+
+@pytest.mark.slow
+def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path) -> None:
+    pruned = {row["number"] for row in table(searched) if row["state"] == "pruned"}
+    marked = {run.data.tags["flair2.trial"] for run in runs(searched, pruned="true")}
+    assert marked == pruned
+    for row in table(searched):
+        folder = searched / "multirun/tune_unet" / row["number"]
+        assert json.loads((folder / "run.json").read_text())["pruned"] == (row["number"] in pruned)
+        assert (folder / "checkpoints/best.ckpt").exists() == (row["number"] not in pruned)
+        assert "test/miou" not in json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_no_trial_is_run_again_and_a_larger_total_is_completed(searched: Path) -> None:
+    before = [(row["number"], row["value"]) for row in table(searched)]
+    assert sweep(searched, *SEARCH).returncode == 0
+    assert [(row["number"], row["value"]) for row in table(searched)] == before
+    done = sweep(searched, *SEARCH, "tune.n_trials=5")
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = [(row["number"], row["value"]) for row in table(searched)]
+    assert after[:4] == before
+    assert len([row for row in table(searched) if row["state"] in ("complete", "pruned")]) == 5
+    assert len(runs(searched, kind="study")) == 1
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    arguments = ["flair2-exp", *SEARCH, "tune.n_trials=1", f"paths.root={tmp_path}"]
+    program = KILLED_ONCE.format(mark=str(tmp_path / "killed"), arguments=arguments)
+    command = [sys.executable, "-c", program]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "going on from" in done.stdout + done.stderr
+    lost, retried = table(tmp_path)
+    assert (lost["state"], retried["state"], retried["retry_of"]) == ("lost", "complete", "0")
+    folder = tmp_path / "multirun/tune_unet"
+    assert not (folder / "1").exists()
+    assert len((folder / "0/history.csv").read_text().splitlines()) == 3
+    (run,) = [each for each in runs(tmp_path, study="unet") if "flair2.trial" in each.data.tags]
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_the_best_is_trained_against_the_default_over_seeds(searched: Path) -> None:
+    done = sweep(searched, *SEARCH, "tune.n_trials=5", "tune.repeat_best=2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = searched / "multirun/tune_unet/repeat_best/report/leaderboard.json"
+    rows = json.loads(report.read_text())["rows"]
+    best = next(iter(runs(searched, kind="study"))).data.tags["flair2.best_trial"]
+    assert [row["name"] for row in rows] == ["unet_default", f"unet_trial_{best}"]
+    (parent,) = runs(searched, kind="study")
+    kept = client(searched).list_artifacts(parent.info.run_id, "repeat_best")
+    assert "repeat_best/leaderboard.html" in {item.path for item in kept}
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        found: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=False)
+    return {key: found[key] for key in found if key not in ("tune", "sweep", "name", "test")}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["tune=unet", "preset=tiny", "optimizer.lr=0.01", "aug=d4"],
+        ["tune=utt", "compat=reference", "utae.heads=8", "s2_preproc=raw", "s2_preproc.size=16"],
+        ["experiment=leaderboard/utt", "dataset=flair2", "dataset.root=/data", "loss=focal"],
+        ["tune=accuracy_latency", "model=unet", "+loss.class_weights.water=2", "seed=7"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_an_experiment_file_composes_to_the_config_that_it_was_written_from(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "experiment" / "best.yaml"
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        write_experiment(path, "it", overrides, "A trial.")
+    again = composed(f"hydra.searchpath=[file://{tmp_path}]", "experiment=best")
+    wanted = composed(*overrides)
+    del again["objective"], wanted["objective"]
+    assert again == wanted
+
+
+def test_an_experiment_is_run_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    files = [tmp_path / "experiment" / f"{name}.yaml" for name in ("best", "default")]
+    for file in files:
+        file.touch()
+    asked = f"experiment={files[0]},{files[1]}"
+    assert with_implied_flags(["--multirun", asked, "seed=1"]) == [
+        "--config-dir", str(tmp_path), "--multirun", "experiment=best,default", "seed=1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("missing/experiment/best.yaml", "there is no such file"),
+        ("best.yaml", "only in a folder called experiment"),
+    ],
+)
+def test_an_experiment_file_that_hydra_cannot_find_is_refused(
+    file: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("best.yaml").touch()
+    with pytest.raises(ConfigError, match=message):
+        with_implied_flags([f"experiment={file}"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction"),
+    [
+        ("val/miou", "maximize"),
+        ("val/accuracy", "maximize"),
+        ("val/loss", "minimize"),
+        (["val/miou", "inference/seconds_per_patch"], ["maximize", "minimize"]),
+    ],
+)
+def test_scores_are_maximised_and_all_else_is_minimised(objective: Any, direction: Any) -> None:
+    assert schema.best_direction(objective) == direction
+
+
+@pytest.mark.parametrize(
+    ("widths", "choices"),
+    [
+        ([64, 64, 128, 128], "choice([32,32,128,128],[64,64,128,128],[128,128,128,128])"),
+        ([16, 16, 32, 32], "choice([16,16,32,32],[32,32,32,32])"),
+    ],
+)
+def test_widths_are_searched_about_those_of_the_config(widths: list[int], choices: str) -> None:
+    assert schema.widths_around(widths) == choices
