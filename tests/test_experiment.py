@@ -258,7 +258,8 @@ def test_mlflow_keeps_all_that_a_run_was_and_found(tracked: tuple[Path, Any]) ->
 
 
 def test_a_patch_damaged_during_the_run_fails_it_by_name(root: Path, tmp_path: Path) -> None:
-    whole = next((root / "data").iterdir())
+    run(root, tmp_path / "sample", "model=unet")  # writes the sample, should this test run alone
+    whole = next((root / "data").glob("sample_64px_*"))
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     victim = sorted(copy.glob("flair_aerial_train/*/*/img/*.tif"))[1]

@@ -82,8 +82,8 @@ class SampleOptions:
     seed: int = 0
     patch_size: int = 128
     domains: int = 8
-    areas_per_domain: int = 2
-    patches_per_area: int = 9
+    areas_per_domain: int = 4
+    patches_per_area: int = 4
     super_patch: int = 64
 
     def __post_init__(self) -> None:
@@ -122,8 +122,8 @@ def generate_sample(
     seed: int = 0,
     patch_size: int = 128,
     domains: int = 8,
-    areas_per_domain: int = 2,
-    patches_per_area: int = 9,
+    areas_per_domain: int = 4,
+    patches_per_area: int = 4,
     super_patch: int = 64,
 ) -> Path:
     """Write a sample data set as the new folder `root`.
@@ -180,8 +180,8 @@ def ensure_sample(
     seed: int = 0,
     patch_size: int = 128,
     domains: int = 8,
-    areas_per_domain: int = 2,
-    patches_per_area: int = 9,
+    areas_per_domain: int = 4,
+    patches_per_area: int = 4,
     super_patch: int = 64,
 ) -> Path:
     """The sample data set of these options at `root`: made if missing, untouched if there.

@@ -20,10 +20,13 @@ SWEEP = (
 )  # fmt: skip
 
 
-def sweep(root: Path, *arguments: str, kill: float = 3600.0) -> subprocess.CompletedProcess[str]:
+def sweep(
+    root: Path, *arguments: str, kill: float | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command with `root` as its place; killed after random times below `kill` seconds."""
+    program = ["-m", "flair2_exp"] if kill is None else [str(KILLING), "1", str(kill)]
     return subprocess.run(
-        [sys.executable, str(KILLING), "1", str(kill), *arguments, f"paths.root={root}"],
+        [sys.executable, *program, *arguments, f"paths.root={root}"],
         capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=900,
     )  # fmt: skip
 
@@ -83,7 +86,7 @@ def test_a_finished_sweep_is_not_run_again(whole: Path) -> None:
 @pytest.mark.slow
 def test_the_report_is_written_and_kept_with_the_parent(whole: Path) -> None:
     report = json.loads((whole / "multirun/short/report/leaderboard.json").read_text())
-    assert [row["name"] for row in report["rows"]] == ["unet", "utt"]
+    assert [row["row"] for row in report["rows"]] == ["unet", "utt"]
     (parent,) = runs(whole, kind="sweep")
     kept = {item.path for item in client(whole).list_artifacts(parent.info.run_id, "report")}
     assert "report/leaderboard.html" in kept
@@ -97,7 +100,7 @@ def test_a_failing_job_does_not_lose_the_others(tmp_path: Path) -> None:
     )  # fmt: skip
     done = sweep(tmp_path, *arguments)
     assert done.returncode == 1
-    assert "2 jobs are not done" in done.stderr
+    assert "2 of the sweep's jobs are not done" in done.stderr
     assert "missing.yaml" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(results(tmp_path, "some")) == 2

@@ -100,19 +100,6 @@ def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path)
 
 
 @pytest.mark.slow
-def test_no_trial_is_run_again_and_a_larger_total_is_completed(searched: Path) -> None:
-    before = [(row["number"], row["value"]) for row in table(searched)]
-    assert sweep(searched, *SEARCH).returncode == 0
-    assert [(row["number"], row["value"]) for row in table(searched)] == before
-    done = sweep(searched, *SEARCH, "tune.n_trials=5")
-    assert done.returncode == 0, done.stderr[-2000:]
-    after = [(row["number"], row["value"]) for row in table(searched)]
-    assert after[:4] == before
-    assert len([row for row in table(searched) if row["state"] in ("complete", "pruned")]) == 5
-    assert len(runs(searched, kind="study")) == 1
-
-
-@pytest.mark.slow
 def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     arguments = ["flair2-exp", *SEARCH, "tune.n_trials=1", f"paths.root={tmp_path}"]
     program = KILLED_ONCE.format(mark=str(tmp_path / "killed"), arguments=arguments)
@@ -131,16 +118,36 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> 
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.slow
-def test_the_best_is_trained_against_the_default_over_seeds(searched: Path) -> None:
+@pytest.fixture(scope="module")
+def completed(searched: Path) -> tuple[list[tuple[str, str]], Path]:
+    """The trials before, and the search after it was given a larger total and seeds to compare."""
+    before = [(row["number"], row["value"]) for row in table(searched)]
     done = sweep(searched, *SEARCH, "tune.n_trials=5", "tune.repeat_best=2")
     assert done.returncode == 0, done.stderr[-2000:]
-    report = searched / "multirun/tune_unet/repeat_best/report/leaderboard.json"
-    rows = json.loads(report.read_text())["rows"]
-    best = next(iter(runs(searched, kind="study"))).data.tags["flair2.best_trial"]
-    assert [row["name"] for row in rows] == ["unet_default", f"unet_trial_{best}"]
-    (parent,) = runs(searched, kind="study")
-    kept = client(searched).list_artifacts(parent.info.run_id, "repeat_best")
+    return before, searched
+
+
+@pytest.mark.slow
+def test_a_larger_total_is_completed_and_no_trial_is_run_again(
+    completed: tuple[list[tuple[str, str]], Path],
+) -> None:
+    before, root = completed
+    trials = table(root)
+    assert [(row["number"], row["value"]) for row in trials][:4] == before
+    assert len([row for row in trials if row["state"] in ("complete", "pruned")]) == 5
+    assert len(runs(root, kind="study")) == 1
+
+
+@pytest.mark.slow
+def test_the_best_is_trained_against_the_default_over_seeds(
+    completed: tuple[list[tuple[str, str]], Path],
+) -> None:
+    _, root = completed
+    report = root / "multirun/tune_unet/repeat_best/report/leaderboard.json"
+    (parent,) = runs(root, kind="study")
+    best = f"unet_trial_{parent.data.tags['flair2.best_trial']}"
+    assert [row["row"] for row in json.loads(report.read_text())["rows"]] == ["unet_default", best]
+    kept = client(root).list_artifacts(parent.info.run_id, "repeat_best")
     assert "repeat_best/leaderboard.html" in {item.path for item in kept}
 
 
