@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from hydra.core.utils import JobReturn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -266,6 +268,36 @@ def test_given_points_come_first(tmp_path: Path) -> None:
         make_search(tmp_path, parabola, *arguments, first=[{"x": 3}])
     with pytest.raises(SweepError, match="z is not swept; swept: x, model"):
         make_search(tmp_path, parabola, *arguments, first=[{"z": 3}])
+
+
+def test_a_given_point_leaves_out_what_the_command_line_fixes(tmp_path: Path) -> None:
+    arguments, first = ["x=interval(0,1)", "model=utt"], [{"x": 0.25, "model": "unet"}]
+    trials = run_search(tmp_path, parabola, *arguments, first=first, n_trials=2)
+    assert trials[0].params == {"x": 0.25}
+
+
+class DyingLauncher(Launcher):
+    """Its first job takes the launcher with it."""
+
+    def launch(self, overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        if initial_job_idx == 0:
+            raise RuntimeError("a worker was killed")
+        return super().launch(overrides, initial_job_idx)
+
+
+def test_a_retried_trial_runs_in_the_folder_of_its_first_attempt(tmp_path: Path) -> None:
+    launcher = DyingLauncher(parabola)
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", launcher=launcher, n_trials=1)
+    assert [t.user_attrs.get("retry_of") for t in trials] == [None, 0]
+    assert launcher.folders == ["run_0"]
+
+
+def test_a_study_opened_beside_another_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    launcher = Launcher(parabola)
+    run_search(tmp_path, parabola, "x=interval(0,1)", launcher=launcher, n_trials=1)
+    options: dict[str, Any] = {"on_change": "new_study", "launcher": launcher, "n_trials": 1}
+    run_search(tmp_path, parabola, "x=interval(0,2)", **options)
+    assert launcher.folders == ["toy-2/run_0"]
 
 
 def conditional(config: Any, trial: optuna.Trial) -> None:
