@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.sweeps.optuna_sweeper import SweepError, storage
+from flair2_exp.sweeps.optuna_sweeper.study import RETRY_OF
 from tests.sweeps.optuna_sweeper.toy import APP, states, trials_of
 
 ROOT = Path(__file__).parents[3]
@@ -116,7 +117,8 @@ def test_a_killed_search_goes_on_with_the_trial_it_lost(application: Application
     check_each_ran_once_but(application, {lost})
     # The second attempt goes on in the folder of the first.
     folders = {path.parent.name for path in (application.folder / "sweep").glob("*/.hydra")}
-    assert folders == {str(number) for number in range(6)}
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert folders == {str(trial.user_attrs.get(RETRY_OF, trial.number)) for trial in done}
 
 
 def share_and_kill(application: Application, total: int, *arguments: str) -> str:
