@@ -36,7 +36,7 @@ def preflight(arguments: Sequence[str]) -> None:
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         whole = compose("config", overrides, return_hydra_config=True)
         folder = Path(whole.hydra.run.dir)
-        del whole._content["hydra"]
+        del whole._content["hydra"]  # type: ignore[union-attr]
         schema.typed(whole)
     require_writable(folder)
 
