@@ -15,7 +15,7 @@ from typing import Any, Final
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flair2_exp import identity, run_state, schema
 from flair2_exp.errors import ConfigError, FlairError
@@ -120,8 +120,10 @@ def plan(jobs: Sequence[Sequence[str]], sweep: DictConfig) -> list[Job]:
     """
     planned: dict[Path, Job] = {}
     folder = Path(sweep.dir)
-    composed = [_job(number, tuple(job), folder) for number, job in enumerate(jobs)]
-    for number, job in enumerate(_named_apart(composed)):
+    # As the command has it: a job's own config does not hold the command's `hydra.` overrides.
+    subdir = OmegaConf.to_container(sweep, resolve=False).get("subdir")  # type: ignore[union-attr]
+    composed = [_job(number, tuple(job), folder, subdir) for number, job in enumerate(jobs)]
+    for number, job in enumerate(_named_apart(composed, subdir)):
         twin = planned.get(job.folder)
         if twin is None:
             planned[job.folder] = job
@@ -136,7 +138,7 @@ def plan(jobs: Sequence[Sequence[str]], sweep: DictConfig) -> list[Job]:
     return list(planned.values())
 
 
-def _named_apart(jobs: Sequence[Job]) -> list[Job]:
+def _named_apart(jobs: Sequence[Job], subdir: str | None) -> list[Job]:
     """The jobs, renamed by what they sweep where several rows would have one name."""
     places = {(job.row, job.config.seed) for job in jobs}
     if len(places) == len(jobs):
@@ -154,7 +156,7 @@ def _named_apart(jobs: Sequence[Job]) -> list[Job]:
             for key in apart
         ]
         overrides = (*job.overrides, f"name='{'_'.join(words)}'")
-        renamed.append(_job(job.number, overrides, job.root))
+        renamed.append(_job(job.number, overrides, job.root, subdir))
     return renamed
 
 
@@ -163,11 +165,13 @@ def _key_and_value(line: str) -> tuple[str, str]:
     return key, value
 
 
-def _job(number: int, overrides: tuple[str, ...], folder: Path) -> Job:
+def _job(number: int, overrides: tuple[str, ...], folder: Path, subdir: str | None) -> Job:
     whole = compose("config", list(overrides), return_hydra_config=True)
     with open_dict(whole):
         whole.hydra.job.num = number
         whole.hydra.job.id = str(number)
+        if subdir is not None:
+            whole.hydra.sweep.subdir = subdir
         subfolder = str(whole.hydra.sweep.subdir)
         del whole["hydra"]
     try:
