@@ -146,9 +146,9 @@ def _cells(mask: NDArray[np.uint8], cover: int) -> NDArray[np.float64]:
 def test_every_patch_has_image_mask_centroid_metadata_and_series(tree: Tree) -> None:
     assert len(tree.patches) == 8 * 4 * 4
     names = {patch.name for patch in tree.patches}
-    assert names == {f"IMG_{number:06d}" for number in range(1, 145)}
+    assert names == {f"IMG_{number:06d}" for number in range(1, 129)}
     assert tree.names == ({f"{name}.tif" for name in names}, names)
-    assert len(tree.areas) == 16
+    assert len(tree.areas) == 32
     for patch in tree.patches:
         assert patch.image.shape == (5, 32, 32)
         assert patch.mask.shape == (32, 32)
