@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -130,11 +131,13 @@ def _write(state: RunState, folder: Path) -> None:
 
 
 def prepare(config: Config) -> Prepared:
-    """Check device, checkpoint, server, data and model, in this order, and build them.
+    """Check server, device, checkpoint, data and model, in this order, and build them.
 
     Raises:
         FlairError: The first thing that is wrong.
     """
+    # A server is asked before torch is imported; a local store is made when all else is well.
+    store = _open_store(config) if config.tracking.uri else None
     from flair2_exp.assembly import build_data, build_task, model_spec
     from flair2_exp.training.device import require_device
 
@@ -144,7 +147,6 @@ def prepare(config: Config) -> Prepared:
         from flair2_exp.training.checkpoint import read_checkpoint
 
         content = read_checkpoint(checkpoint)
-    store = _open_store(config)
     _settle_libraries(config)
     data = build_data(config)
     spec = model_spec(config, data)
@@ -152,7 +154,8 @@ def prepare(config: Config) -> Prepared:
         from flair2_exp.training.checkpoint import require_same_model
 
         require_same_model(checkpoint, content, spec.to_dict())
-    return Prepared(config, data, spec, build_task(config, spec), store)
+    task = build_task(config, spec)
+    return Prepared(config, data, spec, task, store or _open_store(config))
 
 
 def _settle_libraries(config: Config) -> None:
@@ -176,10 +179,16 @@ def _settle_libraries(config: Config) -> None:
 
 
 def first_process() -> bool:
-    """Whether this is the process of a distributed run that writes."""
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
+    """Whether this is the process of a distributed run that writes.
 
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
+    By the launchers' variables, as Lightning finds its rank, but without importing it: a server
+    that does not answer is told before torch is loaded.
+    """
+    if os.environ.get("NODE_RANK", "0") != "0":
+        return False
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    known = [os.environ[name] for name in ranks if name in os.environ]
+    return not known or known[0] == "0"
 
 
 def _open_store(config: Config) -> Store | None:
