@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,24 @@ if TYPE_CHECKING:
     from flair2_exp.data.layout import Folders
     from flair2_exp.models.build import ModelSpec
     from flair2_exp.tracking.run import Run
+    from flair2_exp.tracking.store import Store
     from flair2_exp.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
+
+
+def open_store(config: Config) -> Store | None:
+    """The MLflow store of a run, a sweep or a search; None with `tracking=off`.
+
+    Raises:
+        TrackingError: It does not answer or cannot be written.
+    """
+    if not config.tracking.enabled:
+        return None
+    from flair2_exp.tracking import store
+
+    uri = config.tracking.uri or store.local_uri(config.paths.mlflow)
+    return store.open_store(uri, timeout=config.tracking.timeout)
 
 
 def build_data(config: Config) -> FlairDataModule:
@@ -112,24 +128,13 @@ def _check_headers(config: Config, folders: Folders) -> None:
     """
     from flair2_exp.data.check import check_tree, require_sound
 
-    satellite, size = schema.reads_satellite(config), config.s2_preproc.size
-    workers = max(1, config.data.workers)
-    if config.dataset.on_damaged == "stop":
-        require_sound(
-            folders,
-            super_patch=size,
-            series=satellite,
-            metadata=config.metadata.enabled,
-            workers=workers,
-        )
-        return
-    found = check_tree(
+    stop = config.dataset.on_damaged == "stop"
+    found = (require_sound if stop else partial(check_tree, headers_only=True))(
         folders,
-        headers_only=True,
-        super_patch=size,
-        series=satellite,
+        super_patch=config.s2_preproc.size,
+        series=schema.reads_satellite(config),
         metadata=config.metadata.enabled,
-        workers=workers,
+        workers=max(1, config.data.workers),
     )
     for finding in [each for each in found if each.severity == "error"][:5]:
         log.warning("%s: %s", finding.path, finding.message)
@@ -216,8 +221,7 @@ def build_task(config: Config, spec: ModelSpec) -> SegmentationTask:
     Raises:
         ModelError: The network cannot be built or the weights do not fit it.
     """
-    import torch
-
+    from flair2_exp.models.build import accelerate
     from flair2_exp.training.optimization import OptimizerOptions, SchedulerOptions, build_optimizer
     from flair2_exp.training.task import LossOptions, SegmentationTask, plain
 
@@ -253,14 +257,11 @@ def build_task(config: Config, spec: ModelSpec) -> SegmentationTask:
         pretrained=not (config.checkpoint or config.model.weights),
     )
     build_optimizer(task.parameters(), task.optimizer_options)  # refuses what does not fit, now
-    if config.model.channels_last:
-        task.model.to(memory_format=torch.channels_last)
-    if config.model.compile:
-        task.model.compile()
     if config.model.weights:
         from flair2_exp.models.weights import load_weights
 
         load_weights(task.model, Path(config.model.weights).expanduser())
+    accelerate(task.model, channels_last=config.model.channels_last, compiled=config.model.compile)
     return task
 
 

@@ -192,17 +192,10 @@ def first_process() -> bool:
 
 
 def _open_store(config: Config) -> Store | None:
-    """The MLflow store, or None with `tracking=off` and in all processes but the first."""
-    if not config.tracking.enabled or not first_process():
-        return None
-    from flair2_exp.tracking.store import local_uri, open_store
+    """The MLflow store, or None in all processes but the first."""
+    from flair2_exp.assembly import open_store
 
-    if config.tracking.name == "server" and not config.tracking.uri:
-        raise ConfigError(
-            "tracking=server needs tracking.uri=http://HOST:PORT, or MLFLOW_TRACKING_URI."
-        )
-    uri = config.tracking.uri or local_uri(config.paths.mlflow)
-    return open_store(uri, timeout=config.tracking.timeout)
+    return open_store(config) if first_process() else None
 
 
 def open_run(
@@ -292,8 +285,9 @@ def _train_and_test(
 ) -> dict[str, float]:
     """Fit, then test the best checkpoint; all numbers of `metrics.json`."""
     from flair2_exp.assembly import build_trainer
+    from flair2_exp.models.build import count_parameters
     from flair2_exp.results import save_results
-    from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch
+    from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch, metrics_under
     from flair2_exp.training.pruning import Pruning
 
     config, data, task = prepared.config, prepared.data, prepared.task
@@ -323,7 +317,7 @@ def _train_and_test(
         chosen = folder / BEST
     else:
         trainer.validate(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
-        state.training = _scores(trainer, "val/")
+        state.training = metrics_under(trainer, "val/")
     metrics = dict(state.training)
     if state.pruned:
         return metrics
@@ -336,7 +330,7 @@ def _train_and_test(
         trainer.loggers = []  # its scores are known: those of the best epoch
         trainer.validate(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
         metrics |= stopwatch.of_validation()
-    metrics["model/parameters"] = float(sum(each.numel() for each in task.model.parameters()))
+    metrics["model/parameters"] = float(count_parameters(task.model))
     return metrics
 
 
@@ -345,10 +339,11 @@ def _test_metrics(
 ) -> dict[str, float]:
     """Scores and times of a test."""
     from flair2_exp.results import most_frequent_class_miou
+    from flair2_exp.training.callbacks import metrics_under
 
     seconds = stopwatch.seconds["inference/seconds"]
     return {
-        **_scores(trainer, "test/"),
+        **metrics_under(trainer, "test/"),
         "test/miou_most_frequent_class": most_frequent_class_miou(task.test_confusion()),
         "inference/seconds": seconds,
         "inference/seconds_per_patch": seconds / max(1, len(task.results)),
@@ -383,15 +378,6 @@ def _true_colour(bands: Sequence[str]) -> tuple[int, int, int] | None:
     if not {"red", "green", "blue"} <= set(bands):
         return None
     return bands.index("red"), bands.index("green"), bands.index("blue")
-
-
-def _scores(trainer: Trainer, prefix: str) -> dict[str, float]:
-    """What Lightning last measured under a prefix."""
-    return {
-        name: float(value)
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith(prefix)
-    }
 
 
 def _names(objective: Any) -> list[str]:

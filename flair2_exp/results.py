@@ -75,9 +75,9 @@ def finish(
 
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     # Losses and scores are in the run by epoch; these are the run's own.
-    by_epoch = ("train/l", "val/", "test/loss", "test/miou", "test/iou", "test/accuracy")
-    own = {n: v for n, v in metrics.items() if not n.startswith(by_epoch)}
-    own["test/miou_most_frequent_class"] = metrics.get("test/miou_most_frequent_class", 0.0)
+    by_epoch = ("train/l", "val/", "test/iou/")
+    logged = ("test/loss", "test/miou", "test/accuracy")
+    own = {n: v for n, v in metrics.items() if not n.startswith(by_epoch) and n not in logged}
     run.log_metrics(own)
     run.log_metrics({f"best/{n}": v for n, v in metrics.items() if n.startswith("val/")})
     for name in (METRICS, CONFUSION, HISTORY):

@@ -397,9 +397,6 @@ SATELLITE_MODELS: Final = ("utae", "utt")
 AERIAL_MODELS: Final = ("unet", "utt")
 """Models that read the aerial patch."""
 
-RUNTIME_OBJECTIVES: Final = ("inference/seconds_per_patch", "train/seconds", "model/parameters")
-"""What a run measures besides its losses and scores, and a sweeper may minimise."""
-
 
 def reads_satellite(config: Config) -> bool:
     """Whether the experiment reads satellite series: what no model needs is not read."""
@@ -606,6 +603,14 @@ def _uri_holds_no_credentials(config: Config) -> None:
         )
 
 
+def _server_has_an_address(config: Config) -> None:
+    tracking = config.tracking
+    if tracking.enabled and tracking.name == "server" and not tracking.uri:
+        raise ConfigError(
+            "tracking=server needs tracking.uri=http://HOST:PORT, or MLFLOW_TRACKING_URI."
+        )
+
+
 def _dataset_has_a_root(config: Config) -> None:
     dataset = config.dataset
     parts = (dataset.aerial_train, dataset.labels_train, dataset.aerial_test)
@@ -637,6 +642,7 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _something_is_done,
     _objective_is_measured,
     _dataset_has_a_root,
+    _server_has_an_address,
     _uri_holds_no_credentials,
     _class_weights_name_classes,
 )

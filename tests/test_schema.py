@@ -123,6 +123,7 @@ REFUSED = [
     (["objective=[]"], r"names no metric"),
     (["model=utae", "metadata=on"], r"metadata=on joins the aerial encoder"),
     (["dataset=flair2"], r"dataset=flair2 needs its place: dataset.root="),
+    (["tracking=server"], r"tracking=server needs tracking\.uri="),
     (["tracking.uri=http://me:secret@host"], r"tracking.uri holds credentials"),
     (["split=file"], r"split=file needs split.file=PATH"),
     (["train=false"], r"checkpoint=PATH"),

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -20,10 +20,12 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp import run_state, schema
+from flair2_exp.assembly import open_store
 from flair2_exp.errors import FlairError
 from flair2_exp.explain import explain
 from flair2_exp.preflight import require_writable
 from flair2_exp.run_state import RunState
+from flair2_exp.sweeps.optuna_sweeper.plugin import register_sweeper
 from flair2_exp.sweeps.plan import DONE, FAILED, NEW, Job, estimated_seconds, plan, split
 
 if TYPE_CHECKING:
@@ -212,12 +214,9 @@ def open_parent(options: schema.SweepConfig, folder: Path, config: schema.Config
     """The sweep's own MLflow run, the same one when the sweep is taken up again."""
     from flair2_exp.tracking.run import NullRun, TrackedRun
 
-    if not config.tracking.enabled:
+    store = open_store(config)
+    if store is None:
         return NullRun()
-    from flair2_exp.tracking.store import local_uri, open_store
-
-    uri = config.tracking.uri or local_uri(config.paths.mlflow)
-    store = open_store(uri, timeout=config.tracking.timeout)
     experiment = store.ensure_experiment(config.tracking.experiment)
     store.close_dead_runs()
     tags = {"flair2.sweep": options.name, "flair2.kind": "sweep", "flair2.folder": str(folder)}
@@ -268,19 +267,10 @@ def register() -> None:
     """Make the sweeper known to Hydra; harmless when repeated."""
     from hydra.core.config_store import ConfigStore
 
-    plugins = Plugins.instance()
-    plugins.register(AblationSweeper)
-    target = f"{AblationSweeper.__module__}.{AblationSweeper.__qualname__}"
-    if hasattr(plugins, "is_in_toplevel_plugins_module"):
-        # Hydra 1.3 makes a sweeper only of a name below `hydra_plugins`, which it looks up here.
-        target = f"hydra_plugins.flair2_exp.{AblationSweeper.__qualname__}"
-        plugins.class_name_to_class[target] = AblationSweeper
+    target = register_sweeper(AblationSweeper, "flair2_exp")
     ConfigStore.instance().store(
         group="hydra/sweeper",
         name="ablation",
         node={"_target_": target, "params": None, "max_batch_size": None},
         provider="flair2_exp",
     )
-
-
-__all__: list[Any] = ["AblationSweeper", "SweepFailedError", "parent_of", "register"]

@@ -21,6 +21,7 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp import schema
+from flair2_exp.assembly import open_store
 from flair2_exp.errors import FlairError, TrackingError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from flair2_exp.sweeps.optuna_sweeper.search import SearchResult
     from flair2_exp.tracking.run import Run
-    from flair2_exp.tracking.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def on_create(config: DictConfig) -> dict[str, Any]:
     from flair2_exp.tracking.run import TrackedRun
 
     options = _typed(config)
-    store = _open_store(options)
+    store = open_store(options)
     if store is None:
         return {}
     run = TrackedRun.start(
@@ -94,16 +94,6 @@ def _typed(config: DictConfig) -> schema.Config:
     return schema.typed(own)
 
 
-def _open_store(options: schema.Config) -> Store | None:
-    """The MLflow store; None with `tracking=off`."""
-    from flair2_exp.tracking.store import local_uri, open_store
-
-    if not options.tracking.enabled:
-        return None
-    uri = options.tracking.uri or local_uri(options.paths.mlflow)
-    return open_store(uri, timeout=options.tracking.timeout)
-
-
 def _parent(result: SearchResult, options: schema.Config) -> Run:
     """The study's MLflow run, or what stands in for it."""
     from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
@@ -112,7 +102,7 @@ def _parent(result: SearchResult, options: schema.Config) -> Run:
     storage = open_storage(result.storage)
     study_id = storage.get_study_id_from_name(result.study_name)
     run_id = storage.get_study_user_attrs(study_id).get(PARENT)
-    store = _open_store(options)
+    store = open_store(options)
     if store is None or not run_id:
         return NullRun()
     try:

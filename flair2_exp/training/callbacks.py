@@ -104,7 +104,7 @@ class Scores(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps this epoch's metrics."""
-        metrics = {**_metrics(trainer, "train/"), **_metrics(trainer, "val/")}
+        metrics = {**metrics_under(trainer, "train/"), **metrics_under(trainer, "val/")}
         self.last = {**metrics, "epoch": float(trainer.current_epoch)}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,7 +120,7 @@ class Scores(Callback):
         """Compares this epoch with the best so far, as strictly as Lightning's checkpoint does."""
         if trainer.state.fn != TrainerFn.FITTING or self._monitor not in trainer.callback_metrics:
             return
-        metrics = _metrics(trainer, "val/")
+        metrics = metrics_under(trainer, "val/")
         before = self.best.get(self._monitor)
         if before is None or self._sign * metrics[self._monitor] > self._sign * before:
             self.best = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
@@ -135,7 +135,7 @@ class Scores(Callback):
         self.last = {str(key): float(value) for key, value in state_dict["last"].items()}
 
 
-def _metrics(trainer: Trainer, prefix: str) -> dict[str, float]:
+def metrics_under(trainer: Trainer, prefix: str) -> dict[str, float]:
     """What Lightning last measured under a prefix."""
     metrics = trainer.callback_metrics.items()
     return {name: float(value) for name, value in metrics if name.startswith(prefix)}
@@ -312,11 +312,6 @@ class PanelCollector(Callback):
                 )
                 self.rows.append(PanelRow(patch, image, truth, prediction))
         self._seen += len(batch["patch_id"])
-
-
-def _bytes(classes: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Class indices as an array on the processor."""
-    return np.asarray(classes.to(torch.uint8).cpu().numpy())
 
 
 def _picture(

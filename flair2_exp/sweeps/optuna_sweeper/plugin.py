@@ -67,14 +67,27 @@ def _plain(value: object) -> object:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def register() -> None:
-    """Make the sweeper known to Hydra; harmless when repeated."""
+def register_sweeper(kind: type[Sweeper], package: str) -> str:
+    """Make a sweeper of any package known to Hydra; harmless when repeated.
+
+    Args:
+        kind: The sweeper.
+        package: A name of its own below `hydra_plugins`.
+
+    Returns:
+        The `_target_` by which a config names it.
+    """
     plugins = Plugins.instance()
-    plugins.register(OptunaStudySweeper)
-    target = f"{OptunaStudySweeper.__module__}.{OptunaStudySweeper.__qualname__}"
+    plugins.register(kind)
+    target = f"{kind.__module__}.{kind.__qualname__}"
     if hasattr(plugins, "is_in_toplevel_plugins_module"):
         # Hydra 1.3 instantiates a sweeper only by a name below `hydra_plugins`, also one that was
         # registered by hand. It looks that name up in this table; 1.4 has no such rule.
-        target = f"hydra_plugins.optuna_study.{OptunaStudySweeper.__qualname__}"
-        plugins.class_name_to_class[target] = OptunaStudySweeper
-    store_configs(target)
+        target = f"hydra_plugins.{package}.{kind.__qualname__}"
+        plugins.class_name_to_class[target] = kind
+    return target
+
+
+def register() -> None:
+    """Make the sweeper known to Hydra; harmless when repeated."""
+    store_configs(register_sweeper(OptunaStudySweeper, "optuna_study"))
