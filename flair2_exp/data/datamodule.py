@@ -22,6 +22,7 @@ from flair2_exp.data import layout, metadata, sentinel2, splits
 from flair2_exp.data.dataset import (
     COVERED,
     DAMAGED,
+    SHARED,
     Batch,
     BatchKey,
     Failure,
@@ -36,6 +37,7 @@ from flair2_exp.data.options import (
     SeriesOptions,
     SplitOptions,
 )
+from flair2_exp.data.sharing import SharedBlocks
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS
 
@@ -103,14 +105,29 @@ class BatchSampler(DistributedSampler[Any]):
 
 
 class PatchLoader(DataLoader[Any]):
-    """A loader of `PatchDataset`'s batches: raises failures here, leaves out empty batches."""
+    """A loader of `PatchDataset`'s batches.
+
+    It raises failures here, leaves out empty batches, and lets the workers use memory again that
+    the trainer has let go of.
+    """
+
+    def __init__(self, dataset: PatchDataset, **options: Any) -> None:
+        """Make a loader; `options` are those of torch's DataLoader."""
+        super().__init__(dataset, **options)
+        self._blocks = SharedBlocks(self.num_workers, SHARED)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # Another loader of this data set may have begun since; the workers are about to.
+        self.dataset.blocks = self._blocks  # type: ignore[attr-defined]
         for batch in super().__iter__():
             if isinstance(batch, Failure):
                 raise DamagedPatchError(batch.message)
             if batch is not None:
+                for name, lease in batch.pop("leases", {}).items():
+                    self._blocks.hold(batch[name], lease)
                 yield batch
+            del batch
+            self._blocks.release()
 
 
 def _as_is(batch: object) -> object:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -26,14 +25,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from flair2_exp.data import sentinel2
+from flair2_exp.data.arrays import open_array
 from flair2_exp.data.augment import Image, Sample, augment
 from flair2_exp.data.layout import Index, SeriesFiles
 from flair2_exp.data.options import AugmentationOptions, SeriesOptions
-from flair2_exp.data.sentinel2 import HEADER_ERRORS, Dates, Frames, Series
+from flair2_exp.data.sentinel2 import Dates, Frames, Series
+from flair2_exp.data.sharing import Lease, SharedBlocks
 from flair2_exp.errors import DamagedPatchError
 from flair2_exp.nomenclature import AERIAL_BANDS
 
 Batch = dict[str, Any]
+
+PATCHES: Final = ("label", "image", "satellite_label")
+SHARED: Final = (*PATCHES, "series")
+"""A batch's large tensors: those with a row of one size a patch, and all."""
 
 READING: Final = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no search for side files among hundreds
@@ -112,21 +117,22 @@ def to_classes(mask: Image, classes: int, path: Path | str) -> Image:
     a table of 256 costs a tenth of reading the mask.
 
     Args:
-        mask: (H, W) values 1..19.
+        mask: (H, W) values 1..19; the indices take their place.
         classes: 13 or 19.
         path: The mask's file, for the message.
 
     Raises:
         DamagedPatchError: A value is outside 1..19.
     """
-    label: Image = mask - np.uint8(1)  # 0 becomes 255
+    label = np.subtract(mask, np.uint8(1), out=mask)  # 0 becomes 255
     if label.max(initial=0) > 18:
-        values = sorted(set(np.unique(mask).tolist()) - set(range(1, 20)))
+        values = sorted({(int(value) + 1) % 256 for value in np.unique(label[label > 18])})
         raise DamagedPatchError(_damage(path, f"mask values {values} outside 1 to 19"))
-    return np.minimum(label, np.uint8(classes - 1), out=label)
+    indices: Image = np.minimum(label, np.uint8(classes - 1), out=label)
+    return indices
 
 
-def open_array(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[Any]:
+def open_series(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[Any]:
     """Map one of an area's arrays into memory, read-only.
 
     Args:
@@ -141,14 +147,14 @@ def open_array(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[Any
         DamagedPatchError: Not such an array, truncated, or of pickled objects (never loaded).
     """
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, *HEADER_ERRORS) as error:
+        array = open_array(path)
+    except (OSError, ValueError, EOFError) as error:
         raise DamagedPatchError(_damage(path, str(error))) from None
     if array.ndim != 4 or array.shape[1] != channels or not len(array):
         raise DamagedPatchError(_damage(path, f"shape {array.shape} is not (T, {channels}, H, W)"))
     if array.dtype.str not in kinds:
         raise DamagedPatchError(_damage(path, f"values are {array.dtype}, not unsigned integers"))
-    return np.asarray(array)  # without memmap's work at each slice
+    return array
 
 
 @functools.lru_cache(maxsize=1024)
@@ -180,14 +186,14 @@ def read_series(files: SeriesFiles, centroid: NDArray[np.int32], options: Series
         DamagedPatchError: A file is damaged, the files disagree, the crop leaves the area, or
             nothing is clear enough and the options refuse that.
     """
-    data = open_array(files.data, sentinel2.BANDS, ("<u2",))
+    data = open_series(files.data, sentinel2.BANDS, ("<u2",))
     dates = read_dates(files.products)
     if len(dates) != len(data):
         reason = f"{len(dates)} products for {len(data)} acquisitions"
         raise DamagedPatchError(_damage(files.products, reason))
     masks = None
     if options.filter:
-        masks = open_array(files.masks, 2, ("|u1", "<u2"))
+        masks = open_series(files.masks, 2, ("|u1", "<u2"))
         if (len(masks), *masks.shape[2:]) != (len(data), *data.shape[2:]):
             reason = f"shape {masks.shape} does not go with data of shape {data.shape}"
             raise DamagedPatchError(_damage(files.masks, reason))
@@ -286,6 +292,9 @@ class PatchDataset(Dataset[Any]):
     - `metadata` (B, 45) float32, where given;
     - `patch_id` and `area`, lists of B names.
 
+    In a worker, the large tensors lie in `blocks`, where the loader gave some, and `leases` says by
+    tensor which to release (`sharing.SharedBlocks`).
+
     A damaged patch is a `Failure`, or is skipped: in training another patch takes its place, so
     that batches stay whole; elsewhere the batch is shorter, and None where nothing of it is left.
     """
@@ -327,6 +336,7 @@ class PatchDataset(Dataset[Any]):
         self.replace = replace
         self.flags = torch.zeros(len(patches), dtype=torch.uint8)
         self.flags.share_memory_()  # type: ignore[no-untyped-call]
+        self.blocks: SharedBlocks | None = None
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -392,15 +402,24 @@ class PatchDataset(Dataset[Any]):
 
     def _collate(self, read: Iterator[tuple[int, Sample]], count: int) -> Batch | None:
         """Put at most `count` samples together, each as soon as it is read: it is in the caches."""
-        names = ("label", "image", "satellite_label")
-        rows = {name: _Rows(count) for name in names}
+        leases: dict[str, Lease] = {}
+
+        def empty(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+            if self.blocks is None or get_worker_info() is None:
+                return torch.from_numpy(np.empty(shape, dtype))
+            tensor, leases[name] = self.blocks.take(name, shape, dtype)
+            return tensor
+
+        rows: dict[str, Tensor] = {}
         positions: list[int] = []
         series: list[tuple[Frames, NDArray[np.int64]]] = []
         for position, sample in read:
-            positions.append(position)
-            for name in names:
+            for name in PATCHES:
                 if (array := getattr(sample, name)) is not None:
-                    rows[name].add(array)
+                    if name not in rows:
+                        rows[name] = empty(name, (count, *array.shape), array.dtype)
+                    np.copyto(rows[name][len(positions)].numpy(), array)
+            positions.append(position)
             if sample.frames is not None and sample.days is not None:
                 series.append((sample.frames, sample.days))
         if not positions:
@@ -409,22 +428,28 @@ class PatchDataset(Dataset[Any]):
         batch: Batch = {
             "patch_id": self.index.ids[patches].tolist(),
             "area": self.index.area_names[self.index.area[patches]].tolist(),
-            **{name: rows[name].filled() for name in names if rows[name].count},
+            **{name: tensor[: len(positions)] for name, tensor in rows.items()},
         }
         if series:
-            batch["series"], batch["days"], batch["padding"] = pad_series(series)
+            batch["series"], batch["days"], batch["padding"] = pad_series(
+                series, functools.partial(empty, "series")
+            )
         if self.metadata is not None:
             batch["metadata"] = torch.from_numpy(self.metadata[positions])
+        if leases:
+            batch["leases"] = leases
         return batch
 
 
 def pad_series(
     series: Sequence[tuple[Frames, NDArray[np.int64]]],
+    empty: Callable[[tuple[int, ...], np.dtype[Any]], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Stack series of unequal lengths.
 
     Args:
         series: Frames (T_i, 10, S, S) and days (T_i,) of each.
+        empty: Makes the tensor of the frames, of a shape and a type.
 
     Returns:
         Frames (B, T, 10, S, S), days (B, T) int64 and padding (B, T) bool, T the longest T_i.
@@ -433,7 +458,7 @@ def pad_series(
     """
     longest = max(len(days) for _, days in series)
     first = series[0][0]
-    frames = _empty((len(series), longest, *first.shape[1:]), first.dtype)
+    frames = empty((len(series), longest, *first.shape[1:]), first.dtype)
     stacked = frames.numpy()
     days = torch.zeros(len(series), longest, dtype=torch.int64)
     padding = torch.ones(len(series), longest, dtype=torch.bool)
@@ -453,34 +478,3 @@ def _blank(frames: Frames) -> NDArray[np.bool_]:
     for position in np.flatnonzero(blank).tolist():
         blank[position] = not frames[position].any()
     return blank
-
-
-class _Rows:
-    """A tensor that is filled row by row."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._tensor: Tensor | None = None
-        self.count = 0
-
-    def add(self, array: NDArray[Any]) -> None:
-        if self._tensor is None:
-            self._tensor = _empty((self._capacity, *array.shape), array.dtype)
-        np.copyto(self._tensor[self.count].numpy(), array)
-        self.count += 1
-
-    def filled(self) -> Tensor:
-        assert self._tensor is not None
-        return self._tensor[: self.count]
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-    """An uninitialised tensor; in a worker in shared memory, which saves a copy on its way out."""
-    tensor = torch.from_numpy(np.empty(0, dtype=dtype))
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=tensor.dtype)
-    # As torch's own default_collate does.
-    size = math.prod(shape) * dtype.itemsize
-    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
-    shared: Tensor = tensor.new_empty(0).set_(storage).view(shape)
-    return shared

@@ -223,7 +223,7 @@ class _Job:
             image = read_raster(self.index.image_path(patch), range(1, len(AERIAL_BANDS) + 1))
             mask_path = self.index.mask_path(patch)
             mask = read_mask(mask_path)
-            to_classes(mask, len(CLASSES_19), mask_path)
+            to_classes(mask.copy(), len(CLASSES_19), mask_path)  # stored are the values themselves
             square = (self.patch_size, self.patch_size)
             if image.shape[1:] != square or mask.shape != square:
                 raise DamagedPatchError(

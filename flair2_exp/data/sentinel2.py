@@ -19,7 +19,6 @@ The edges, each with a test:
 
 from __future__ import annotations
 
-import tokenize
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -33,11 +32,6 @@ BANDS: Final = 10
 
 REFERENCE_DAY: Final = 135
 """15 May, the 135th day of a common year: offsets are counted from here."""
-
-HEADER_ERRORS: Final = (
-    SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError, OverflowError,
-)  # fmt: skip
-"""What NumPy raises besides ValueError for an array file whose header is no Python literal."""
 
 Dates = NDArray[np.datetime64]
 Frames = NDArray[np.uint16] | NDArray[np.float32]

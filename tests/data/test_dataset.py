@@ -20,7 +20,7 @@ from flair2_exp.data.dataset import (
     Failure,
     PatchDataset,
     TreeReader,
-    open_array,
+    open_series,
     pad_series,
     read_dates,
 )
@@ -119,7 +119,10 @@ def test_series_of_unequal_lengths_are_padded_at_the_end() -> None:
 
     half_blank = series(2)
     half_blank[0][0, :, 0, 0] = 0  # a blank corner is no blank frame
-    frames, days, padding = pad_series([series(3), series(1), half_blank])
+    frames, days, padding = pad_series(
+        [series(3), series(1), half_blank],
+        lambda shape, dtype: torch.from_numpy(np.empty(shape, dtype)),
+    )
     assert frames.dtype == torch.uint16
     assert frames.long().amax((2, 3, 4)).tolist() == [[7, 7, 7], [7, 0, 0], [7, 7, 0]]
     assert days.tolist() == [[9, 9, 9], [9, 0, 0], [9, 9, 0]]
@@ -327,4 +330,4 @@ def test_an_array_whose_header_makes_no_sense_is_damaged(header: bytes, tmp_path
     padded = header + b" " * (63 - (len(header) + 10) % 64) + b"\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded)
     with pytest.raises(DamagedPatchError, match=path.name):
-        open_array(path, 10, ("<u2",))
+        open_series(path, 10, ("<u2",))

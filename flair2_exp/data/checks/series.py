@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from flair2_exp.data.arrays import Header, open_array, read_header
 from flair2_exp.data.checks.findings import Finding, file_problem, some
-from flair2_exp.data.sentinel2 import HEADER_ERRORS, acquisition_dates
+from flair2_exp.data.sentinel2 import acquisition_dates
 from flair2_exp.nomenclature import SATELLITE_BANDS
 
 DATA_TYPES: Final = ("<u2",)
 MASK_TYPES: Final = ("|u1", "<u2")
-"""Array types that `dataset.open_array` reads."""
+"""Array types that `dataset.open_series` reads."""
 
 CHANNELS: Final = ("snow", "cloud")
 
@@ -28,13 +28,6 @@ class SeriesShape(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.acquisitions} acquisitions of {self.height} x {self.width}"
-
-
-class _Array(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    length: int
-    """Bytes that header and values take."""
 
 
 def check_series(
@@ -77,7 +70,7 @@ def _array(
     header = None
     if problem is None:
         try:
-            header = _read_header(path)
+            header = read_header(path)
         except EOFError as error:
             problem = Finding(path, area, "truncated-array", str(error))
         except ValueError as error:
@@ -94,7 +87,7 @@ def _array(
 
 
 def _header_problems(
-    path: Path, area: str, header: _Array, channels: int, types: tuple[str, ...]
+    path: Path, area: str, header: Header, channels: int, types: tuple[str, ...]
 ) -> list[Finding]:
     """What an array's header says that no series' does; the first that makes the rest moot."""
     if header.dtype.hasobject:
@@ -122,38 +115,6 @@ def _header_problems(
         message = f"shape {header.shape} holds no acquisition"
         findings.append(Finding(path, area, "no-acquisitions", message))
     return findings
-
-
-def _read_header(path: Path) -> _Array:
-    """The header of a .npy file; the values stay unread.
-
-    Raises:
-        EOFError: The file ends within its header.
-        ValueError: It is no .npy file of version 1 or 2 (version 3 is for names of fields).
-    """
-    with path.open("rb") as file:
-        start = file.read(8)
-        if np.lib.format.MAGIC_PREFIX.startswith(start[:6]) and len(start) < 8:
-            raise EOFError(f"{len(start)} bytes, the file ends within its header")
-        file.seek(0)
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"version {version[0]}.{version[1]}, where 1.0 and 2.0 hold numbers")
-        rest = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-        if file.tell() + rest > path.stat().st_size:
-            raise EOFError(f"{path.stat().st_size:,} bytes, the file ends within its header")
-        file.seek(8)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        try:
-            shape, _, dtype = read[version](file)
-        except HEADER_ERRORS as error:
-            raise ValueError(f"its header makes no sense ({error})") from None
-        if any(length < 0 for length in shape):
-            raise ValueError(f"shape {shape}")
-        return _Array(shape, dtype, file.tell() + math.prod(shape) * dtype.itemsize)
 
 
 def _products(path: Path, area: str, shape: SeriesShape | None) -> list[Finding]:
@@ -187,7 +148,7 @@ def _dated(product: str) -> bool:
 
 def _blank(path: Path, area: str) -> list[Finding]:
     """A series without any value; single frames of zeros do occur, where an orbit ends."""
-    frames = np.load(path, mmap_mode="r", allow_pickle=False)
+    frames = open_array(path)
     if any(frame.any() for frame in frames):
         return []
     message = "every pixel of every acquisition is 0"
@@ -196,7 +157,7 @@ def _blank(path: Path, area: str) -> list[Finding]:
 
 def _probabilities(path: Path, area: str) -> list[Finding]:
     """Values that are no per cent."""
-    frames = np.load(path, mmap_mode="r", allow_pickle=False)
+    frames = open_array(path)
     largest = max(int(frame.max()) for frame in frames)
     if largest <= 100:
         return []
