@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flair2_exp import schema
 from flair2_exp.errors import FlairError
+from flair2_exp.signals import signals_as_exceptions
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -80,9 +81,11 @@ def main() -> None:
     try:
         sys.argv[1:] = with_implied_flags(sys.argv[1:])
         preflight(sys.argv[1:])
-        hydra.main(
+        command = hydra.main(
             version_base="1.3", config_path=str(schema.config_folder()), config_name="config"
-        )(run_experiment)()
+        )(run_experiment)
+        with signals_as_exceptions():
+            command()
     except Exception as error:
         message = explain(error)
         if message is None or full_error == "1":

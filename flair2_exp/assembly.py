@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flair2_exp.data.datamodule import FlairDataModule
     from flair2_exp.data.layout import Folders
     from flair2_exp.models.build import ModelSpec
+    from flair2_exp.signals import Interruption
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
     from flair2_exp.training.task import SegmentationTask
@@ -215,8 +216,13 @@ def model_spec(config: Config, data: FlairDataModule) -> ModelSpec:
     )
 
 
-def build_task(config: Config, spec: ModelSpec) -> SegmentationTask:
+def build_task(config: Config, spec: ModelSpec, *, fresh: bool = True) -> SegmentationTask:
     """The LightningModule, with released or earlier weights loaded where the config names some.
+
+    Args:
+        config: The experiment's.
+        spec: Of the network.
+        fresh: False where a run goes on and its checkpoint replaces all weights.
 
     Raises:
         ModelError: The network cannot be built or the weights do not fit it.
@@ -254,10 +260,10 @@ def build_task(config: Config, spec: ModelSpec) -> SegmentationTask:
             )
         ),
         keep_other=config.metric.other_pixels == "keep",
-        pretrained=not (config.checkpoint or config.model.weights),
+        pretrained=fresh and not (config.checkpoint or config.model.weights),
     )
     build_optimizer(task.parameters(), task.optimizer_options)  # refuses what does not fit, now
-    if config.model.weights:
+    if config.model.weights and fresh:
         from flair2_exp.models.weights import load_weights
 
         load_weights(task.model, Path(config.model.weights).expanduser())
@@ -265,7 +271,13 @@ def build_task(config: Config, spec: ModelSpec) -> SegmentationTask:
     return task
 
 
-def build_trainer(config: Config, folder: Path, run: Run, callbacks: Sequence[Callback]) -> Trainer:
+def build_trainer(
+    config: Config,
+    folder: Path,
+    run: Run,
+    callbacks: Sequence[Callback],
+    interruption: Interruption,
+) -> Trainer:
     """Lightning's trainer with this experiment's callbacks and loggers."""
     import sys
 
@@ -303,11 +315,11 @@ def build_trainer(config: Config, folder: Path, run: Run, callbacks: Sequence[Ca
         default_root_dir=folder,
         logger=RunLogger(run, folder, config.tracking.experiment),
         callbacks=[
-            kept.EpochSeeds(config.seed),
+            kept.StepSeeds(config.seed),
             *callbacks,
             *stopping,
             *kept.progress(bars=bars),
             kept.best_checkpoint(kept_in, monitor=chosen.monitor, mode=chosen.mode),
-            kept.ResumePoint(kept_in),
+            kept.ResumePoint(kept_in, minutes=chosen.save_minutes, interruption=interruption),
         ],
     )

@@ -7,7 +7,6 @@ first.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -19,9 +18,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp import identity, run_state, schema
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError
-from flair2_exp.results import METRICS
 from flair2_exp.run_state import RunState
 from flair2_exp.schema import Config
+from flair2_exp.signals import (
+    KILLED,
+    Interruption,
+    interrupt_of,
+    signals_as_exceptions,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -50,6 +55,8 @@ class Prepared:
     spec: ModelSpec
     task: SegmentationTask
     store: Store | None
+    start: Path | None
+    """The checkpoint that training goes on from."""
 
 
 def run(
@@ -81,42 +88,80 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
-    from flair2_exp.results import finish
-    from flair2_exp.tracking.signals import sigterm_as_exception, status_of
+    from flair2_exp.results import finish, read_metrics
 
-    earlier = RunState.read(folder)
-    with _removed_if_refused(folder, keep=earlier is not None):
-        prepared = prepare(config)
-        deciding = identity.deciding(config, prepared.data.fingerprint)
-        if earlier is not None:
-            earlier.require_same(deciding, folder)
-            if earlier.status == run_state.FINISHED:
-                log.info("finished before: %s", folder)
-                _tell_pruned(earlier, reporter)
-                return objective(config.objective, json.loads((folder / METRICS).read_text()))
-        state = earlier or RunState(deciding)
-        tracked = open_run(prepared, folder, overrides, state, parent_run_id, tags or {})
-    state.status = run_state.TRAINED if state.training else run_state.RUNNING
-    state.run_id, state.error = tracked.run_id, ""
-    _write(state, folder)
-    _tell_pruned(state, reporter)
-    try:
-        with sigterm_as_exception(), tracked:
-            record(prepared, tracked)
-            metrics = _train_and_test(prepared, folder, tracked, state, reporter)
-            value = objective(config.objective, metrics)
-            if first_process():
-                if state.pruned:
-                    shutil.rmtree((folder / BEST).parent, ignore_errors=True)
-                    tracked.set_tags({"flair2.pruned": True})
-                finish(config, folder, tracked, metrics, folder / BEST)
-    except BaseException as error:
-        state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
+    with signals_as_exceptions() as interruption:
+        earlier = read_state(folder)
+        with _removed_if_refused(folder, keep=earlier is not None):
+            prepared = prepare(config, folder, earlier)
+            deciding = identity.deciding(config, prepared.data.fingerprint)
+            if earlier is not None:
+                earlier.require_same(deciding, folder)
+                if is_done(earlier, folder, config):
+                    log.info("finished before: %s", folder)
+                    _tell_pruned(earlier, reporter)
+                    return objective(config.objective, read_metrics(folder))
+            state = earlier or RunState(deciding)
+            tracked = open_run(prepared, folder, overrides, state, parent_run_id, tags or {})
+        _tell_pruned(state, reporter)
+        try:
+            with tracked, _told_as(interruption):
+                record(prepared, tracked)
+                metrics = _train_and_test(prepared, folder, tracked, state, reporter, interruption)
+                value = objective(config.objective, metrics)
+                if first_process():
+                    if state.pruned:
+                        shutil.rmtree((folder / BEST).parent, ignore_errors=True)
+                        tracked.set_tags({"flair2.pruned": True})
+                    finish(config, folder, tracked, metrics, folder / BEST)
+        except BaseException as error:
+            state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
+            _write(state, folder)
+            raise
+        state.status = run_state.FINISHED
         _write(state, folder)
-        raise
-    state.status = run_state.FINISHED
-    _write(state, folder)
-    return value
+        return value
+
+
+def read_state(folder: Path) -> RunState | None:
+    """What a folder says about the run in it; None where it holds none.
+
+    Raises:
+        ConfigError: It holds checkpoints, and not (or not readably) whose they are.
+    """
+    state = RunState.read(folder)
+    if state is None and any((folder / name).exists() for name in (BEST, LAST, PREVIOUS)):
+        raise ConfigError(
+            f"{folder} holds checkpoints, but no readable {run_state.FILE} that says of which "
+            "experiment.\nChoose another folder, or remove that one."
+        )
+    return state
+
+
+def is_done(state: RunState, folder: Path, config: Config) -> bool:
+    """Whether nothing is left to do: a run may be trained now and tested later."""
+    from flair2_exp.results import read_metrics
+
+    if state.status != run_state.FINISHED:
+        return False
+    metrics = read_metrics(folder)
+    return bool(metrics) and (state.pruned or not config.test or "test/miou" in metrics)
+
+
+@contextmanager
+def _told_as(interruption: Interruption) -> Iterator[None]:
+    """Raise what a signal asked for, whatever became of that on its way.
+
+    Lightning makes a `SystemExit` of Ctrl-C; a data loader whose worker the same signal has ended
+    raises an error of its own.
+    """
+    try:
+        yield
+    except BaseException as error:
+        asked = interruption.asked or interrupt_of(error)
+        if asked is error:
+            raise
+        raise asked from error
 
 
 def _tell_pruned(state: RunState, reporter: Reporter | None) -> None:
@@ -130,8 +175,13 @@ def _write(state: RunState, folder: Path) -> None:
         state.write(folder)
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
     """Check server, device, checkpoint, data and model, in this order, and build them.
+
+    Args:
+        config: The experiment's.
+        folder: The run's.
+        earlier: What the folder says of an earlier process's part of this run.
 
     Raises:
         FlairError: The first thing that is wrong.
@@ -154,8 +204,11 @@ def prepare(config: Config) -> Prepared:
         from flair2_exp.training.checkpoint import require_same_model
 
         require_same_model(checkpoint, content, spec.to_dict())
-    task = build_task(config, spec)
-    return Prepared(config, data, spec, task, store or _open_store(config))
+    start = resume_point(folder) if earlier is not None and not earlier.training else None
+    # Weights that a checkpoint will replace are not read, let alone downloaded.
+    goes_on = start is not None or (earlier is not None and bool(earlier.training))
+    task = build_task(config, spec, fresh=not goes_on)
+    return Prepared(config, data, spec, task, store or _open_store(config), start)
 
 
 def _settle_libraries(config: Config) -> None:
@@ -171,6 +224,8 @@ def _settle_libraries(config: Config) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message="GPU available but not used.*")
+    # A run that goes on finds its own checkpoints.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # Lightning 2.6 asks torch 2.15 in a way that the latter deprecates; nothing a user can mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     if config.trainer.threads:
@@ -206,40 +261,59 @@ def open_run(
     parent_run_id: str | None,
     tags: Mapping[str, str],
 ) -> Run:
-    """Start the MLflow run, or go on with it, or make what stands in for it.
+    """Start the MLflow run, or go on with it, or make what stands in for it; note it in the folder.
 
     Raises:
         TrackingError: The store does not take it, or another process is writing this run.
     """
-    from flair2_exp.tracking.run import NullRun, TrackedRun
+    from flair2_exp.tracking.provenance import collect
+    from flair2_exp.tracking.run import NullRun
 
-    config, store = prepared.config, prepared.store
+    config, origin = prepared.config, None
+    run: Run = NullRun()
+    if prepared.store is not None:
+        origin = collect(overrides)
+        named = {**origin.tags(), **tags, **config.tracking.tags}
+        run = _tracked_run(prepared, prepared.store, folder, state, parent_run_id, named)
+    state.status = run_state.TRAINED if state.training else run_state.RUNNING
+    state.run_id, state.error = run.run_id, ""
     if first_process():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(resolved_yaml(config))
-    if store is None:
-        return NullRun()
-    from flair2_exp.tracking.provenance import collect
+    _write(state, folder)
+    if origin is not None:
+        run.log_files(origin.files())
+    return run
 
-    origin = collect(overrides)
+
+def _tracked_run(
+    prepared: Prepared,
+    store: Store,
+    folder: Path,
+    state: RunState,
+    parent_run_id: str | None,
+    tags: Mapping[str, object],
+) -> Run:
+    from flair2_exp.tracking.run import TrackedRun
+
+    config = prepared.config
     experiment = store.ensure_experiment(config.tracking.experiment)
     store.close_dead_runs()
-    named = {**origin.tags(), **identifying_tags(prepared, folder, state), **tags}
-    named |= config.tracking.tags
-    pending = folder / "unsent"
-    if state.run_id:
-        run = TrackedRun.resume(store, state.run_id, pending=pending, tags=named)
-    else:
-        run = TrackedRun.start(
-            store,
-            experiment,
-            name=config.tracking.run_name or f"{config.name} seed={config.seed}",
-            pending=pending,
-            tags=named,
-            parent_run_id=parent_run_id,
-        )
-    run.log_files(origin.files())
-    return run
+    own = identifying_tags(prepared, folder, state)
+    # A process that was killed between making the run and noting it in the folder left one behind.
+    left = {name: str(own[name]) for name in ("flair2.folder", "flair2.identity")}
+    known = state.run_id or store.find_run(experiment, left, status=KILLED)
+    pending, named = folder / "unsent", {**own, **tags}
+    if known:
+        return TrackedRun.resume(store, known, pending=pending, tags=named)
+    return TrackedRun.start(
+        store,
+        experiment,
+        name=config.tracking.run_name or f"{config.name} seed={config.seed}",
+        pending=pending,
+        tags=named,
+        parent_run_id=parent_run_id,
+    )
 
 
 def metric_setting(config: Config) -> str:
@@ -281,7 +355,12 @@ def identifying_tags(prepared: Prepared, folder: Path, state: RunState) -> dict[
 
 
 def _train_and_test(
-    prepared: Prepared, folder: Path, run: Run, state: RunState, reporter: Reporter | None
+    prepared: Prepared,
+    folder: Path,
+    run: Run,
+    state: RunState,
+    reporter: Reporter | None,
+    interruption: Interruption,
 ) -> dict[str, float]:
     """Fit, then test the best checkpoint; all numbers of `metrics.json`."""
     from flair2_exp.assembly import build_trainer
@@ -299,11 +378,11 @@ def _train_and_test(
     reported = isinstance(config.objective, str) and config.objective.startswith("val/")
     pruning = Pruning(reporter if first_process() else None, config.objective)
     pruners = [pruning] if reporter is not None and reported else []
-    trainer = build_trainer(config, folder, run, [stopwatch, scores, panel, *pruners])
+    trainer = build_trainer(config, folder, run, [stopwatch, scores, panel, *pruners], interruption)
     chosen = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if config.train:
         if not state.training:
-            start = resume_point(folder) or chosen
+            start = prepared.start or chosen
             trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
             state.training = {
                 **{n: v for n, v in scores.last.items() if n.startswith("train/")},
@@ -408,9 +487,15 @@ def _removed_if_refused(folder: Path, *, keep: bool) -> Iterator[None]:
     try:
         yield
     except FlairError:
-        if not keep and first_process():
+        if not keep and first_process() and _only_hydras(folder):
             shutil.rmtree(folder, ignore_errors=True)
             for parent in list(folder.parents)[:2]:
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
         raise
+
+
+def _only_hydras(folder: Path) -> bool:
+    """Whether a folder holds nothing but what Hydra writes before a job begins."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return all(name == ".hydra" or name.endswith(".log") for name in names)

@@ -19,9 +19,9 @@ from flair2_exp.schema import Config
 VOLATILE: Final = (
     # where things are and how they are shown
     "paths", "tracking", "name", "objective", "compat", "quirk", "sweep", "tune", "test",
-    "callbacks.name", "callbacks.progress", "callbacks.panel_patches",
+    "callbacks.name", "callbacks.progress", "callbacks.panel_patches", "callbacks.save_minutes",
     # how fast
-    "data.workers", "data.eval_batch_size", "trainer.threads", "trainer.log_every_n_steps",
+    "data.workers", "trainer.threads", "trainer.log_every_n_steps",
     "trainer.accelerator", "trainer.strategy", "utae.checkpointing", "model.compile",
     "model.channels_last",
     # names of group files whose values are all here themselves

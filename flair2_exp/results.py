@@ -59,6 +59,15 @@ def save_results(task: SegmentationTask, panel: PanelCollector, folder: Path, ti
         figures.save(drawn, folder / "panel.png")
 
 
+def read_metrics(folder: Path) -> dict[str, float]:
+    """The numbers in a run's `metrics.json`; empty where it has none (or none that is whole)."""
+    try:
+        metrics: dict[str, float] = json.loads((folder / METRICS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return metrics
+
+
 def finish(
     config: Config, folder: Path, run: Run, metrics: Mapping[str, float], checkpoint: Path
 ) -> None:
@@ -73,7 +82,9 @@ def finish(
     """
     from flair2_exp.tracking.summary import summary
 
-    (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    fresh = folder / f".{METRICS}"
+    fresh.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    fresh.replace(folder / METRICS)
     # Losses and scores are in the run by epoch; these are the run's own.
     by_epoch = ("train/l", "val/", "test/iou/")
     logged = ("test/loss", "test/miou", "test/accuracy")

@@ -15,9 +15,12 @@ from typing import Any, Final
 
 from flair2_exp.errors import ConfigError
 from flair2_exp.identity import difference, digest
+from flair2_exp.signals import FAILED, FINISHED, KILLED
+
+__all__ = ["FAILED", "FILE", "FINISHED", "KILLED", "RUNNING", "TRAINED", "RunState"]
 
 FILE: Final = "run.json"
-RUNNING, TRAINED, FINISHED, FAILED, KILLED = "RUNNING", "TRAINED", "FINISHED", "FAILED", "KILLED"
+RUNNING, TRAINED = "RUNNING", "TRAINED"
 
 
 @dataclass

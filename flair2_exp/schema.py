@@ -286,6 +286,8 @@ class CallbacksConfig:
     mode: str = _choice("min", "min", "max")
     patience: int = _number(30, 0)
     """Epochs without a better `monitor` before training stops; 0: never."""
+    save_minutes: float = _number(10.0, 0.0)
+    """Minutes between two checkpoints within an epoch, beside that at its end; 0: none within."""
     progress: str = _choice("auto", "auto", "always", "never")
     """`auto`: bars on a terminal, one line an epoch elsewhere."""
     panel_patches: int = _number(6, 0, 64)

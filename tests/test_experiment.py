@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,13 @@ import pytest
 import torch
 
 from flair2_exp import experiment, results, run_state
+from flair2_exp.assembly import build_data
 from flair2_exp.errors import CheckpointError, ConfigError, DataError, FlairError, ModelError
 from flair2_exp.run_state import RunState
+from flair2_exp.signals import Terminated
+from flair2_exp.training import task
 from flair2_exp.training.callbacks import ResumePoint
+from flair2_exp.training.task import SegmentationTask
 from tests.configs import SMALL_SAMPLE, compose_config
 
 TIMES = ("seconds",)
@@ -132,6 +139,134 @@ def test_an_interrupted_run_ends_with_the_scores_of_an_uninterrupted_one(
     assert [line.split(",")[0] for line in history[1:]] == ["0", "1", "2", "3"]
 
 
+@pytest.fixture(scope="module")
+def small_batches(root: Path) -> dict[str, float]:
+    """Of a run of eight batches an epoch, with dropout in both branches."""
+    return run(root, root / "small_batches", *BATCHES)
+
+
+BATCHES = ("trainer.limit_train_batches=null", "trainer.max_epochs=2", "model=utt", "metadata=on",
+           "data.batch_size=1", "data.workers=1", "aug=flips", "fusion.dropout_rate=0.3",
+           "optimizer=adamw")  # fmt: skip
+
+
+def signal_at(
+    monkeypatch: pytest.MonkeyPatch, number: int, epoch: int, batch: int, *, times: int = 1
+) -> None:
+    """Let a signal reach this process in the middle of a training step."""
+    step = SegmentationTask.training_step
+
+    def signalled(self: SegmentationTask, items: Any, index: int) -> Any:
+        if (self.current_epoch, index) == (epoch, batch):
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+        return step(self, items, index)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", signalled)
+
+
+@pytest.mark.parametrize(("number", "kind", "epoch", "batch"), [
+    (signal.SIGTERM, Terminated, 0, 2), (signal.SIGTERM, Terminated, 0, -1),
+    (signal.SIGINT, KeyboardInterrupt, 1, 1),
+])  # fmt: skip
+def test_a_signal_keeps_what_the_epoch_has_learned(
+    number: int,
+    kind: type[BaseException],
+    epoch: int,
+    batch: int,
+    root: Path,
+    tmp_path: Path,
+    small_batches: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = compose_config(f"paths.root={root}", "preset=debug", *SMALL_SAMPLE, *BATCHES)
+    count = build_data(config).counts["train"]
+    batch %= count
+    with monkeypatch.context() as patch:
+        signal_at(patch, number, epoch, batch)
+        with pytest.raises(kind):
+            run(root, tmp_path / "run", *BATCHES)
+    state = RunState.read(tmp_path / "run")
+    assert state is not None
+    assert state.status == run_state.KILLED
+    kept = torch.load(tmp_path / "run" / experiment.LAST, weights_only=True)
+    # After an epoch's last batch its validation is waited for, and the next epoch begins.
+    assert kept["global_step"] == epoch * count + batch + 1
+    steps = count_steps(monkeypatch)
+    assert scores(run(root, tmp_path / "run", *BATCHES)) == scores(small_batches)
+    assert len(steps) == 2 * count - kept["global_step"]
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    steps: list[int] = []
+    step = SegmentationTask.training_step
+
+    def counted(self: SegmentationTask, items: Any, index: int) -> Any:
+        steps.append(index)
+        return step(self, items, index)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", counted)
+    return steps
+
+
+def test_a_checkpoint_is_due_after_some_minutes_within_an_epoch(
+    root: Path, tmp_path: Path, small_batches: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = (*BATCHES, "callbacks.save_minutes=0.00001")
+    with monkeypatch.context() as patch:
+        step = SegmentationTask.training_step
+
+        def dying(self: SegmentationTask, items: Any, index: int) -> Any:
+            if (self.current_epoch, index) == (1, 2):
+                raise Killed
+            return step(self, items, index)
+
+        patch.setattr(SegmentationTask, "training_step", dying)
+        with pytest.raises(Killed):
+            run(root, tmp_path / "run", *often)
+    steps = count_steps(monkeypatch)
+    assert scores(run(root, tmp_path / "run", *often)) == scores(small_batches)
+    assert steps[0] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_a_whole_command_keeps_what_it_has_learned(
+    number: int, status: int, root: Path, tmp_path: Path
+) -> None:
+    overrides = (
+        f"paths.root={root}", "preset=debug", "trainer=cpu", "tracking=off", *SMALL_SAMPLE,
+        *BATCHES, "trainer.max_epochs=1000", f"hydra.run.dir={tmp_path}/run",
+    )  # fmt: skip
+    command = subprocess.Popen(
+        [sys.executable, "-m", "flair2_exp", *overrides], start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert command.stdout is not None
+    while "epoch 2/" not in command.stdout.readline():
+        assert command.poll() is None
+    os.killpg(command.pid, number)  # its workers, too, as on a terminal or a cluster
+    _, errors = command.communicate(timeout=120)
+    assert command.returncode == status, errors
+    assert "Traceback" not in errors
+    state = RunState.read(tmp_path / "run")
+    assert state is not None
+    assert state.status == run_state.KILLED
+    assert (tmp_path / "run" / experiment.LAST).exists()
+
+
+def test_a_second_signal_ends_the_process_at_once(root: Path, tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                signal_at(patch, signal.SIGTERM, 0, 1, times=2)
+                run(root, tmp_path / "run", *BATCHES, "data.workers=0")
+        finally:
+            os._exit(1)  # not reached
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+
+
 def test_a_run_killed_while_testing_is_tested_without_being_trained_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +292,46 @@ def test_a_finished_run_is_not_run_again_and_another_is_not_mixed_in(
     with pytest.raises(ConfigError, match=r"another experiment: optimizer\.lr: 0\.003 -> 0\.5"):
         run(root, tmp_path / "run", "optimizer.lr=0.5")
     assert run(root, tmp_path / "run") == first
+
+
+def test_a_run_that_was_not_tested_can_be_tested_later(root: Path, tmp_path: Path) -> None:
+    assert "test/miou" not in run(root, tmp_path / "run", "test=false")
+    trained = (tmp_path / "run" / experiment.BEST).stat().st_mtime_ns
+    assert "test/miou" in run(root, tmp_path / "run")
+    assert (tmp_path / "run" / experiment.BEST).stat().st_mtime_ns == trained
+
+
+def test_a_folder_with_somebodys_files_is_left_alone(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError):
+        run(root, tmp_path, "dataset.sample.patch_size=72")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "run")
+    (tmp_path / "run" / run_state.FILE).write_text("{")
+    with pytest.raises(ConfigError, match=r"no readable run\.json"):
+        run(root, tmp_path / "run")
+    assert (tmp_path / "run" / experiment.BEST).exists()
+
+
+def test_a_run_that_goes_on_needs_no_pretrained_weights_any_more(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    build = task.build_model
+    monkeypatch.setattr(
+        task, "build_model", lambda spec, *, pretrained: asked.append(pretrained) or build(spec)
+    )
+    overrides = (*FULL, "trainer.max_epochs=2")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 0, before_writing=False)
+        with pytest.raises(Killed):
+            run(root, tmp_path / "run", *overrides)
+    run(root, tmp_path / "run", *overrides)
+    run(root, tmp_path / "run", *overrides)  # finished
+    assert asked == [True, False, False]
 
 
 def test_a_checkpoint_is_tested_as_it_is_and_trained_on(root: Path, tmp_path: Path) -> None:

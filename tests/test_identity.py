@@ -19,7 +19,7 @@ SAME = [
     ("data.workers=0", "data.workers=7"),
     ("paths.root=/a", "paths.root=/b"),
     ("tracking=off", "tracking.experiment=another"),
-    ("callbacks.progress=never", "callbacks.panel_patches=1"),
+    ("callbacks.progress=never", "callbacks.panel_patches=1 callbacks.save_minutes=3"),
     ("trainer=cpu", "trainer=gpu"),
     ("data.batch_size=8", "data.batch_size=4 trainer.devices=2"),
     ("model=unet", "model=unet data=aerial_only"),
@@ -33,7 +33,7 @@ DIFFERENT = [
     "loss.label_smoothing=0.1", "trainer.max_epochs=99", "data.bands=[green,red,blue]",
     "trainer.precision=bf16-mixed", "utae.normalise_padding=true", "compat=reference",
     "callbacks=best_miou", "+optimizer.options.momentum=0.9", "trainer.devices=2",
-    "metric.other_pixels=keep", "+loss.class_weights.water=2",
+    "metric.other_pixels=keep", "data.eval_batch_size=3", "+loss.class_weights.water=2",
 ]  # fmt: skip
 
 

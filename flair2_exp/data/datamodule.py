@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import multiprocessing
+import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -52,6 +53,9 @@ class BatchSampler(DistributedSampler[Any]):
     process gets equally many batches, or they would wait for each other for ever: in training the
     first patches of the order fill up the last round; in evaluation every patch comes exactly once
     and batches differ in size by one (only fewer patches than batches are filled up).
+
+    Attributes:
+        start: Batches of the epoch to leave out at its beginning: those a resumed run has had.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class BatchSampler(DistributedSampler[Any]):
         super().__init__(range(count), replicas, rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.count = count
         self.batch_size = batch_size
+        self.start = 0
         self._batches = math.ceil(math.ceil(count / replicas) / batch_size)
 
     def __len__(self) -> int:
@@ -91,7 +96,8 @@ class BatchSampler(DistributedSampler[Any]):
             mine = np.arange(self.count)
             if self.num_replicas > 1:
                 return self._even(mine)
-        parts = (mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size))
+        places = range(self.start * self.batch_size, len(mine), self.batch_size)
+        parts = (mine[i : i + self.batch_size] for i in places)
         return (BatchKey(self.epoch, tuple(part.tolist())) for part in parts)
 
     def _even(self, order: NDArray[np.int64]) -> Iterator[BatchKey]:
@@ -108,26 +114,60 @@ class PatchLoader(DataLoader[Any]):
     """A loader of `PatchDataset`'s batches.
 
     It raises failures here, leaves out empty batches, and lets the workers use memory again that
-    the trainer has let go of.
+    the trainer has let go of. Its state, which Lightning keeps in checkpoints, is how many batches
+    of the epoch it has given, so that a run goes on within an epoch.
     """
 
     def __init__(self, dataset: PatchDataset, **options: Any) -> None:
         """Make a loader; `options` are those of torch's DataLoader."""
-        super().__init__(dataset, **options)
-        self._blocks = SharedBlocks(self.num_workers, SHARED)
+        super().__init__(dataset, worker_init_fn=_leave_signals_to_the_trainer, **options)
+        self._blocks = SharedBlocks(0, SHARED)
+        self._given = self._start = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The batches of this epoch so far."""
+        return {"batches": self._given}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Begin the next epoch behind its first batches, which another process has had."""
+        self._start = state["batches"]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # Another loader of this data set may have begun since; the workers are about to.
-        self.dataset.blocks = self._blocks  # type: ignore[attr-defined]
-        for batch in super().__iter__():
+        if self._iterator is None:  # workers are about to start, and inherit blocks of their own
+            self._blocks = SharedBlocks(self.num_workers, SHARED)
+            self.dataset.blocks = self._blocks  # type: ignore[attr-defined]
+        blocks = self._blocks
+        self._given, self._start = self._start, 0
+        if self._given:
+            self.sampler.start = self._given  # type: ignore[attr-defined]
+        batches = super().__iter__()
+        if self._given:
+            self.sampler.start = 0  # type: ignore[attr-defined]
+        for batch in batches:
+            self._given += 1
             if isinstance(batch, Failure):
                 raise DamagedPatchError(batch.message)
             if batch is not None:
                 for name, lease in batch.pop("leases", {}).items():
-                    self._blocks.hold(batch[name], lease)
+                    blocks.hold(batch[name], lease)
                 yield batch
             del batch
-            self._blocks.release()
+            blocks.release()
+
+
+_GRACE: Final = 10
+"""Seconds that a worker outlives a SIGTERM."""
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """In a worker: go on while the trainer ends its batch and writes a checkpoint.
+
+    Ctrl-C on a terminal, and a cluster's SIGTERM, reach the trainer and its workers alike, and a
+    worker that dies ends the training in the middle of a batch.
+    """
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 def _as_is(batch: object) -> object:

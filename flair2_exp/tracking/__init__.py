@@ -1,4 +1,4 @@
-"""The MLflow run: store, run, provenance, figures, and how a run ends.
+"""The MLflow run: store, run, provenance, figures.
 
 Importing this package imports neither MLflow nor torch, Lightning or matplotlib; the Lightning
 logger is in `flair2_exp.tracking.logger`, the figures in `flair2_exp.tracking.figures`.
@@ -7,7 +7,6 @@ logger is in `flair2_exp.tracking.logger`, the figures in `flair2_exp.tracking.f
 from flair2_exp.tracking.process import WriterProcess
 from flair2_exp.tracking.provenance import Provenance, collect, scrub
 from flair2_exp.tracking.run import NullRun, Run, TrackedRun
-from flair2_exp.tracking.signals import Terminated, sigterm_as_exception, status_of
 from flair2_exp.tracking.store import Store, local_uri, open_store
 from flair2_exp.tracking.summary import summary
 
@@ -16,14 +15,11 @@ __all__ = [
     "Provenance",
     "Run",
     "Store",
-    "Terminated",
     "TrackedRun",
     "WriterProcess",
     "collect",
     "local_uri",
     "open_store",
     "scrub",
-    "sigterm_as_exception",
-    "status_of",
     "summary",
 ]

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.signals import FINISHED, status_of
 from flair2_exp.tracking.params import flatten, render, shorten, valid_name, valid_names
 from flair2_exp.tracking.process import WriterProcess
 from flair2_exp.tracking.provenance import scrub, scrub_value
-from flair2_exp.tracking.signals import FINISHED, status_of
 from flair2_exp.tracking.store import ENDED_TAG, Store, end_run
 
 if TYPE_CHECKING:

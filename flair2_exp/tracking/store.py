@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.signals import KILLED
 from flair2_exp.tracking.process import HOST_TAG, WriterProcess
 from flair2_exp.tracking.provenance import scrub
-from flair2_exp.tracking.signals import KILLED
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -305,13 +305,18 @@ class Store:
         with self.locked():
             return self.call(f"making the experiment {name!r}", ensure)
 
-    def find_run(self, experiment_id: str, tags: Mapping[str, str]) -> str | None:
-        """The id of the newest run that has all these tags; None if there is none.
+    def find_run(
+        self, experiment_id: str, tags: Mapping[str, str], *, status: str | None = None
+    ) -> str | None:
+        """The id of the newest run that has all these tags, and this status; None if there is none.
 
         Raises:
             TrackingError: The store does not answer.
         """
-        condition = " and ".join(f"tags.`{name}` = {_quoted(tags[name])}" for name in tags)
+        conditions = [f"tags.`{name}` = {_quoted(tags[name])}" for name in tags]
+        if status is not None:
+            conditions.append(f"attributes.status = {_quoted(status)}")
+        condition = " and ".join(conditions)
         runs = self.call(
             "looking for a run",
             lambda client: client.search_runs(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.trainer.states import TrainerFn
+
+from flair2_exp.signals import Interruption
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,12 @@ def best_checkpoint(folder: Path, *, monitor: str, mode: str) -> ModelCheckpoint
 
 
 class ResumePoint(Checkpoint):
-    """Keeps `last.ckpt` of every epoch, and `previous.ckpt` of the one before.
+    """Keeps `last.ckpt`, from which the run goes on, and `previous.ckpt`, the one before.
+
+    They are written at each epoch's end, within an epoch every `minutes`, and after the batch in
+    which a signal asks the run to end. A signal during validation waits for its end: what the epoch
+    learned would be lost. Several devices write at epochs' ends alone, since they would have to
+    agree on the batch at each of them; there a signal ends the run at once.
 
     Each file appears whole under its name or not at all; should a disk tear the last one none the
     less, the one before is there. Lightning calls checkpoint callbacks after all others and in
@@ -49,26 +58,74 @@ class ResumePoint(Checkpoint):
 
     Args:
         folder: Where the files go.
+        minutes: Between two of them within an epoch; 0: none there.
+        interruption: Whether the process has been asked to end.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, minutes: float, interruption: Interruption) -> None:
         self.last, self.previous = folder / "last.ckpt", folder / "previous.ckpt"
+        self._seconds = 60 * minutes or math.inf
+        self._interruption = interruption
+        self._postponing = ExitStack()
+        self._written = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on signals wait for a checkpoint."""
+        self._written = time.monotonic()
+        if trainer.world_size == 1:
+            self._postponing.enter_context(self._interruption.postponed())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Signals wait no longer."""
+        self._postponing.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Signals wait no longer."""
+        self._postponing.close()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Writes where it is time to, or to end."""
+        due = time.monotonic() - self._written > self._seconds
+        if trainer.world_size > 1 or not (due or self._interruption.asked):
+            return
+        # After the last batch the epoch's own is near; between two optimizer steps gradients of
+        # batches already counted wait to be summed, and are in no checkpoint.
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the new file beside, then moves the names along."""
+        """Writes."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        """Writes the new file beside, then moves the names along; ends where that is asked for."""
         fresh = self.last.with_suffix(".writing")
         trainer.save_checkpoint(fresh)  # every process takes part; the first one writes
         if trainer.is_global_zero:
             if self.last.exists():
                 self.last.replace(self.previous)
             fresh.replace(self.last)
+        self._written = time.monotonic()
+        if self._interruption.asked is not None:
+            log.info("asked to end: epoch %d is kept in %s", trainer.current_epoch + 1, self.last)
+            raise self._interruption.asked
 
 
-class EpochSeeds(Callback):
-    """Seeds torch anew in every epoch, from the run's seed and the epoch alone.
+class StepSeeds(Callback):
+    """Seeds torch anew at every training batch, from the run's seed, the epoch and the batch alone.
 
-    So dropout in an epoch does not depend on what ran before it in this process, and a run that
-    goes on from a checkpoint computes what the uninterrupted one would have.
+    So dropout in a batch does not depend on what ran before it in this process, and a run that goes
+    on from a checkpoint, of an epoch's end or not, computes what the uninterrupted one would have.
 
     Args:
         seed: The run's seed.
@@ -77,9 +134,11 @@ class EpochSeeds(Callback):
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seeds this epoch; processes of a distributed run differ."""
-        key = [self._seed, trainer.current_epoch, trainer.global_rank]
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seeds this batch; processes of a distributed run differ."""
+        key = [self._seed, trainer.current_epoch, batch_idx, trainer.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 
@@ -193,6 +252,7 @@ class Stopwatch(Callback):
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._started = 0.0
+        self._training = False
         self._patches = 0
 
     def of_validation(self) -> dict[str, float]:
@@ -206,14 +266,16 @@ class Stopwatch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the training clock, which goes on from a resumed run's."""
         self._started = time.monotonic() - self.seconds.get("train/seconds", 0.0)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the training clock, so that a checkpoint holds it."""
-        self.seconds["train/seconds"] = time.monotonic() - self._started
+        self._training = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the training clock."""
-        self.seconds["train/seconds"] = time.monotonic() - self._started
+        """Stops the training clock."""
+        self._read_training()
+        self._training = False
+
+    def _read_training(self) -> None:
+        if self._training:
+            self.seconds["train/seconds"] = time.monotonic() - self._started
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the test clock."""
@@ -248,6 +310,7 @@ class Stopwatch(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds so far, for a checkpoint."""
+        self._read_training()
         return {"seconds": dict(self.seconds)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -57,6 +57,48 @@ class PatchResult:
     confusion: npt.NDArray[np.int32]
 
 
+class EpochSums:
+    """Sums over the patches of an epoch's batches, of which a checkpoint holds those so far.
+
+    Lightning's own means over an epoch are in no checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._patches = 0
+
+    @classmethod
+    def of(cls, state: Mapping[str, float]) -> EpochSums:
+        """The sums that a checkpoint holds."""
+        made = cls()
+        made._sums = {name: torch.tensor(value) for name, value in state.items()}
+        made._patches = int(made._sums.pop("patches", 0))
+        return made
+
+    def state(self) -> dict[str, float]:
+        """The sums and `patches`, for a checkpoint."""
+        return {name: float(value) for name, value in self._sums.items()} | {
+            "patches": float(self._patches)
+        }
+
+    def add(self, means: Mapping[str, Tensor], patches: int) -> None:
+        """Adds a batch.
+
+        Args:
+            means: Scalars by name, each a mean over the batch.
+            patches: Of the batch.
+        """
+        for name, value in means.items():
+            before = self._sums.get(name)
+            added = value * patches
+            self._sums[name] = added if before is None else before.to(value.device) + added
+        self._patches += patches
+
+    def means(self) -> dict[str, Tensor]:
+        """The means over all patches so far."""
+        return {name: value / self._patches for name, value in self._sums.items()}
+
+
 class SegmentationTask(LightningModule):
     """Training, validation and test of one model.
 
@@ -96,6 +138,7 @@ class SegmentationTask(LightningModule):
         self.scheduler_options = SchedulerOptions(**scheduler)
         self.keep_other = keep_other
         self.results: dict[str, PatchResult] = {}
+        self._epoch = EpochSums()
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}
         self.register_buffer("validation_confusion", self._empty_confusion(), persistent=False)
@@ -141,16 +184,20 @@ class SegmentationTask(LightningModule):
         return outputs[self.model.main_head].argmax(dim=1)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """One step; logs `train/loss` and, where there are two heads, each head's."""
+        """One step; the epoch logs `train/loss` and, where there are two heads, each head's."""
         losses = self.loss(self(batch), batch)
-        size = len(batch["patch_id"])
-        self.log("train/loss", losses["total"], on_step=False, on_epoch=True, batch_size=size)
+        seen = {"train/loss": losses["total"].detach()}
         if len(losses) > 2:
-            parts = {f"train/loss_{head}": losses[head] for head in ("aerial", "satellite")}
-            self.log_dict(parts, on_step=False, on_epoch=True, batch_size=size)
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log("train/lr", rate, on_step=False, on_epoch=True, batch_size=size)
+            seen |= {f"train/loss_{h}": losses[h].detach() for h in ("aerial", "satellite")}
+        seen["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self._epoch.add(seen, len(batch["patch_id"]))
+        if self.trainer.is_last_batch:
+            self.log_dict(self._epoch.means(), on_step=False, on_epoch=True, batch_size=1)
         return losses["total"]
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the sums of the last epoch."""
+        self._epoch = EpochSums()
 
     def on_validation_epoch_start(self) -> None:
         """Forget the counts of the last epoch."""
@@ -260,13 +307,15 @@ class SegmentationTask(LightningModule):
             self._plateau.step(float(self.trainer.callback_metrics["val/loss"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the plateau schedule's state."""
+        """Adds this epoch's sums and the plateau schedule's state."""
+        checkpoint["epoch_sums"] = self._epoch.state()
         if self._plateau is not None:
             state = self._plateau.state_dict()
             checkpoint["plateau"] = {key: state[key] for key in _PLATEAU_STATE}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the plateau schedule's state until the optimizer is made."""
+        """Takes this epoch's sums, and the plateau schedule's state until the optimizer is made."""
+        self._epoch = EpochSums.of(checkpoint.get("epoch_sums", {}))
         self._plateau_state = checkpoint.get("plateau", {})
 
 

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from flair2_exp.tracking import NullRun, status_of
+from flair2_exp.signals import status_of
+from flair2_exp.tracking import NullRun
 from flair2_exp.tracking.logger import History, RunLogger
 
 

@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.tracking import NullRun, Store, Terminated, TrackedRun, local_uri, summary
+from flair2_exp.signals import Terminated
+from flair2_exp.tracking import NullRun, Store, TrackedRun, local_uri, summary
 from flair2_exp.tracking.process import _start_time
 
 if TYPE_CHECKING:
@@ -357,11 +358,12 @@ def test_a_full_disk_does_not_stop_the_training(
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
-from flair2_exp.tracking import TrackedRun, open_store, sigterm_as_exception
+from flair2_exp.signals import signals_as_exceptions
+from flair2_exp.tracking import TrackedRun, open_store
 uri, experiment, folder = sys.argv[1:]
 store = open_store(uri)
 run = TrackedRun.start(store, experiment, name="child", pending=Path(folder))
-with sigterm_as_exception(), run:
+with signals_as_exceptions(), run:
     run.log_metrics({"train/loss": 1.0}, 0)
     run.flush()
     run.log_metrics({"train/loss": 0.5}, 1)

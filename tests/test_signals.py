@@ -3,10 +3,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import pytest
 
-from flair2_exp.tracking.signals import Terminated, sigterm_as_exception, status_of
+from flair2_exp.signals import Terminated, interrupt_of, signals_as_exceptions, status_of
 
 
 def chained(last: BaseException, first: BaseException) -> BaseException:
@@ -40,18 +41,44 @@ def test_a_run_ends_as_its_exception_says(exception: BaseException | None, statu
 
 def test_sigterm_raises_inside_the_context_and_the_handler_before_comes_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated) as caught, sigterm_as_exception():  # noqa: PT012
+    with pytest.raises(Terminated) as caught, signals_as_exceptions():  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
     assert caught.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_what_a_signal_raised_is_found_behind_what_became_of_it() -> None:
+    interrupt = KeyboardInterrupt()
+    assert interrupt_of(chained(SystemExit(1), interrupt)) is interrupt
+    error = chained(RuntimeError(), ValueError())
+    assert interrupt_of(error) is error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_postponed_signal_waits_to_be_looked_at(number: int) -> None:
+    with signals_as_exceptions() as interruption:
+        with interruption.postponed():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+        assert isinstance(interruption.asked, Terminated | KeyboardInterrupt)
+    with signals_as_exceptions() as interruption:
+        assert interruption.asked is None
+
+
+def test_an_inner_context_is_the_outer_one() -> None:
+    with signals_as_exceptions() as outer:
+        with signals_as_exceptions() as inner:
+            assert inner is outer
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_a_second_sigterm_leaves_at_once() -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            with sigterm_as_exception():
+            with signals_as_exceptions():
                 try:
                     os.kill(os.getpid(), signal.SIGTERM)
                 finally:
@@ -62,7 +89,7 @@ def test_a_second_sigterm_leaves_at_once() -> None:
 
 
 def test_a_forked_child_just_ends() -> None:
-    with sigterm_as_exception():
+    with signals_as_exceptions():
         pid = os.fork()
         if pid == 0:
             try:
@@ -76,7 +103,7 @@ def test_in_another_thread_nothing_is_installed() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
-        with sigterm_as_exception():
+        with signals_as_exceptions():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

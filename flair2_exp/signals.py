@@ -1,0 +1,132 @@
+"""How a run ends: finished, failed, or killed by a signal, at once or at the next good moment.
+
+Ctrl-C is an exception in Python; within `signals_as_exceptions` SIGTERM, which clusters and `kill`
+send, is one too. While a network trains, both wait until the batch is done and a checkpoint is
+written (`Interruption.postpone`). A second signal ends the process at once: closing the run takes
+too long for whoever asks, and the next start does it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+FINISHED: Final = "FINISHED"
+FAILED: Final = "FAILED"
+KILLED: Final = "KILLED"
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM).
+
+    A `SystemExit`: where nobody catches it, the process ends without a traceback and with the
+    status that a shell gives for the signal, 128 + 15 = 143.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class Interruption:
+    """Whether this process has been asked to end.
+
+    Attributes:
+        asked: What the signal raises; None where none has come.
+    """
+
+    def __init__(self) -> None:
+        self.asked: BaseException | None = None
+        self._postponed = False
+        self._owner = os.getpid()
+
+    @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Within this context a signal raises nothing; whoever asked for that looks at `asked`."""
+        self._postponed = True
+        try:
+            yield
+        finally:
+            self._postponed = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Python's signal handler."""
+        # In a child that was forked inside the context: the run is not the child's to end.
+        if self.asked is not None or os.getpid() != self._owner:
+            os._exit(128 + number)
+        self.asked = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if not self._postponed:
+            raise self.asked
+
+
+_current: Interruption | None = None
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[Interruption]:
+    """Within this context the first SIGTERM or Ctrl-C raises; a second one ends at once.
+
+    An inner context is the outer one. The handlers before are put back at the end. Outside the main
+    thread, where Python allows no handlers, nothing is installed. Lightning's trainer keeps a
+    SIGTERM handler that it finds and calls it after its own.
+    """
+    global _current
+    outside = threading.current_thread() is not threading.main_thread()
+    if outside or (_current is not None and _current._owner == os.getpid()):
+        yield Interruption() if outside or _current is None else _current
+        return
+    _current = Interruption()
+    before = {each: signal.signal(each, _current.handle) for each in _SIGNALS}
+    try:
+        yield _current
+    finally:
+        _current = None
+        for each, handler in before.items():
+            # None: a handler that was not set from Python, which Python cannot put back.
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+def status_of(exception: BaseException | None) -> str:
+    """The run status that an ending deserves.
+
+    Args:
+        exception: What ended the run; None if nothing did.
+
+    Returns:
+        "FINISHED" without an exception or for `SystemExit` with status 0; "KILLED" for Ctrl-C and
+        SIGTERM, also where Lightning has turned Ctrl-C into `SystemExit`; else "FAILED".
+    """
+    if _signalled(exception) is not None:
+        return KILLED
+    if exception is None or (isinstance(exception, SystemExit) and exception.code in (None, 0)):
+        return FINISHED
+    return FAILED
+
+
+def interrupt_of(exception: BaseException) -> BaseException:
+    """What a signal had raised, where an exception came of one: of Ctrl-C, Lightning makes another.
+
+    Args:
+        exception: What was caught.
+
+    Returns:
+        The `KeyboardInterrupt` or `Terminated` in its chain, or the exception itself.
+    """
+    return _signalled(exception) or exception
+
+
+def _signalled(exception: BaseException | None) -> BaseException | None:
+    seen: set[int] = set()
+    link = exception
+    while link is not None and id(link) not in seen:
+        if isinstance(link, KeyboardInterrupt | Terminated):
+            return link
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+    return None
