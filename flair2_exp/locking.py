@@ -42,19 +42,22 @@ os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager
-def locked(folder: Path, fix: str = "") -> Iterator[None]:
+def locked(folder: Path, fix: str = "") -> Iterator[bool]:
     """Hold a folder for this process alone; not re-entrant.
 
     Args:
         folder: Made where it is missing. Its `.lock` names the holder, and stays behind.
         fix: What to do instead of waiting, as `choose another folder with hydra.run.dir=FOLDER`.
 
+    Yields:
+        Whether it is held indeed: False where the file system knows no locks.
+
     Raises:
         ConfigError: Another process (or another place in this one) holds it, or it cannot be
             written.
     """
     try:
-        file = _take(folder)
+        file, held = _take(folder)
     except BlockingIOError:
         alternative = f", or {fix}" if fix else ""
         raise ConfigError(
@@ -67,14 +70,14 @@ def locked(folder: Path, fix: str = "") -> Iterator[None]:
         ) from error
     _held.add(file)
     try:
-        yield
+        yield held
     finally:
         _held.discard(file)
         file.close()
 
 
-def _take(folder: Path) -> IO[str]:
-    """The open, locked file; without a lock, and with a warning, where there are none."""
+def _take(folder: Path) -> tuple[IO[str], bool]:
+    """The open file, and whether it is locked: with a warning where there are no locks."""
     import fcntl
 
     while True:
@@ -94,12 +97,12 @@ def _take(folder: Path) -> IO[str]:
                 folder,
                 error.strerror,
             )
-            return file
+            return file, False
         if _is_still(file, folder / FILE):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-            return file
+            return file, True
         file.close()  # the holder before removed its folder between our opening and locking
 
 

@@ -63,7 +63,8 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
         heard(process)
         process.kill()
         process.wait()
-        with locked(tmp_path):
+        with locked(tmp_path) as held:
+            assert held is True
             assert f"process {os.getpid()} " in (tmp_path / FILE).read_text()
 
 
@@ -124,8 +125,8 @@ def test_without_locks_the_work_goes_on_with_a_warning(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with caplog.at_level(logging.WARNING), locked(tmp_path), locked(tmp_path):
-        pass
+    with caplog.at_level(logging.WARNING), locked(tmp_path), locked(tmp_path) as held:
+        assert held is False
     assert "no locks on this file system" in caplog.text
 
 

@@ -208,7 +208,13 @@ class TrackedRun(Run):
 
     @classmethod
     def resume(
-        cls, store: Store, run_id: str, *, pending: Path, tags: Mapping[str, object] | None = None
+        cls,
+        store: Store,
+        run_id: str,
+        *,
+        pending: Path,
+        tags: Mapping[str, object] | None = None,
+        take_over: bool = False,
     ) -> TrackedRun:
         """Go on with a run: RUNNING again, and what an earlier process could not send is sent.
 
@@ -219,15 +225,19 @@ class TrackedRun(Run):
             run_id: Its id.
             pending: The same folder as before.
             tags: Tags to set anew.
+            take_over: The caller holds the run's folder (`locking.locked`), so that nobody else
+                can be writing: do not ask. Else a run whose process was killed on another machine
+                could never be resumed, since nobody here can know that it has ended.
 
         Raises:
-            TrackingError: There is no such run, or a living process of this machine writes it.
+            TrackingError: There is no such run, or another process may be writing it.
         """
         earlier = store.call(f"looking for the run {run_id}", lambda c: c.get_run(run_id))
         here = WriterProcess.this()
         writer = WriterProcess.from_tags(earlier.data.tags)
         if (
-            earlier.info.status == "RUNNING"
+            not take_over
+            and earlier.info.status == "RUNNING"
             and writer not in (None, here)
             and not writer.has_ended(shared_store=not store.is_local)
         ):

@@ -230,6 +230,18 @@ def test_a_run_that_is_not_there_or_is_being_written_cannot_be_resumed(
     assert read(run).info.status == "FINISHED"
 
 
+def test_who_holds_the_folder_resumes_a_run_killed_on_another_machine(
+    start: Start, store: Store, tmp_path: Path
+) -> None:
+    run = start()
+    run.set_tags({"flair2.host": "elsewhere", "flair2.pid": "7"})
+    with pytest.raises(TrackingError, match="being written by process 7 on elsewhere"):
+        TrackedRun.resume(store, run.run_id, pending=tmp_path)
+    TrackedRun.resume(store, run.run_id, pending=tmp_path, take_over=True).finish()
+    assert read(run).info.status == "FINISHED"
+    assert read(run).data.tags["flair2.host"] != "elsewhere"
+
+
 class Outage:
     """Makes a store refuse everything while it lasts."""
 
