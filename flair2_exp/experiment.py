@@ -11,13 +11,14 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp import identity, run_state, schema
+from flair2_exp import identity, locking, run_state, schema
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError
+from flair2_exp.locking import locked
 from flair2_exp.run_state import RunState
 from flair2_exp.schema import Config
 from flair2_exp.signals import (
@@ -88,39 +89,53 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
+    alone = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
+    with signals_as_exceptions() as interruption, alone if first_process() else nullcontext():
+        return _run(config, folder, overrides, parent_run_id, tags or {}, reporter, interruption)
+
+
+def _run(
+    config: Config,
+    folder: Path,
+    overrides: Sequence[str],
+    parent_run_id: str | None,
+    tags: Mapping[str, str],
+    reporter: Reporter | None,
+    interruption: Interruption,
+) -> float | list[float] | None:
+    """`run`, in a folder that this process holds."""
     from flair2_exp.results import finish, read_metrics
 
-    with signals_as_exceptions() as interruption:
-        earlier = read_state(folder)
-        with _removed_if_refused(folder, keep=earlier is not None):
-            prepared = prepare(config, folder, earlier)
-            deciding = identity.deciding(config, prepared.data.fingerprint)
-            if earlier is not None:
-                earlier.require_same(deciding, folder)
-                if is_done(earlier, folder, config):
-                    log.info("finished before: %s", folder)
-                    _tell_pruned(earlier, reporter)
-                    return objective(config.objective, read_metrics(folder))
-            state = earlier or RunState(deciding)
-            tracked = open_run(prepared, folder, overrides, state, parent_run_id, tags or {})
-        _tell_pruned(state, reporter)
-        try:
-            with tracked, _told_as(interruption):
-                record(prepared, tracked)
-                metrics = _train_and_test(prepared, folder, tracked, state, reporter, interruption)
-                value = objective(config.objective, metrics)
-                if first_process():
-                    if state.pruned:
-                        shutil.rmtree((folder / BEST).parent, ignore_errors=True)
-                        tracked.set_tags({"flair2.pruned": True})
-                    finish(config, folder, tracked, metrics, folder / BEST)
-        except BaseException as error:
-            state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
-            _write(state, folder)
-            raise
-        state.status = run_state.FINISHED
+    earlier = read_state(folder)
+    with _removed_if_refused(folder, keep=earlier is not None):
+        prepared = prepare(config, folder, earlier)
+        deciding = identity.deciding(config, prepared.data.fingerprint)
+        if earlier is not None:
+            earlier.require_same(deciding, folder)
+            if is_done(earlier, folder, config):
+                log.info("finished before: %s", folder)
+                _tell_pruned(earlier, reporter)
+                return objective(config.objective, read_metrics(folder))
+        state = earlier or RunState(deciding)
+        tracked = open_run(prepared, folder, overrides, state, parent_run_id, tags)
+    _tell_pruned(state, reporter)
+    try:
+        with tracked, _told_as(interruption):
+            record(prepared, tracked)
+            metrics = _train_and_test(prepared, folder, tracked, state, reporter, interruption)
+            value = objective(config.objective, metrics)
+            if first_process():
+                if state.pruned:
+                    shutil.rmtree((folder / BEST).parent, ignore_errors=True)
+                    tracked.set_tags({"flair2.pruned": True})
+                finish(config, folder, tracked, metrics, folder / BEST)
+    except BaseException as error:
+        state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
         _write(state, folder)
-        return value
+        raise
+    state.status = run_state.FINISHED
+    _write(state, folder)
+    return value
 
 
 def read_state(folder: Path) -> RunState | None:
@@ -305,7 +320,7 @@ def _tracked_run(
     known = state.run_id or store.find_run(experiment, left, status=KILLED)
     pending, named = folder / "unsent", {**own, **tags}
     if known:
-        return TrackedRun.resume(store, known, pending=pending, tags=named)
+        return TrackedRun.resume(store, known, pending=pending, tags=named, take_over=True)
     return TrackedRun.start(
         store,
         experiment,
@@ -496,6 +511,6 @@ def _removed_if_refused(folder: Path, *, keep: bool) -> Iterator[None]:
 
 
 def _only_hydras(folder: Path) -> bool:
-    """Whether a folder holds nothing but what Hydra writes before a job begins."""
+    """Whether a folder holds nothing but its lock and what Hydra writes before a job begins."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return all(name == ".hydra" or name.endswith(".log") for name in names)
+    return all(name in (".hydra", locking.FILE) or name.endswith(".log") for name in names)

@@ -18,6 +18,7 @@ import torch
 from flair2_exp import experiment, results, run_state
 from flair2_exp.assembly import build_data
 from flair2_exp.errors import CheckpointError, ConfigError, DataError, FlairError, ModelError
+from flair2_exp.locking import locked
 from flair2_exp.run_state import RunState
 from flair2_exp.signals import Terminated
 from flair2_exp.training import task
@@ -306,6 +307,13 @@ def test_a_folder_with_somebodys_files_is_left_alone(root: Path, tmp_path: Path)
     with pytest.raises(ConfigError):
         run(root, tmp_path, "dataset.sample.patch_size=72")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_two_processes_do_not_work_in_one_folder(root: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "run"), pytest.raises(ConfigError, match="is in use by process"):
+        run(root, tmp_path / "run")
+    assert (tmp_path / "run").exists()
+    assert "test/miou" in run(root, tmp_path / "run")
 
 
 def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(root: Path, tmp_path: Path) -> None:
