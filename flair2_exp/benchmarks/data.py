@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,9 +22,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from flair2_exp.benchmarks.harness import Figure, ratios, report, take_turns
+from flair2_exp.benchmarks.harness import (
+    Figure,
+    at_least,
+    ratios,
+    report,
+    take_turns,
+    this_machine,
+)
 from flair2_exp.data.layout import Folders, Index, index, locate
-from flair2_exp.data.options import AugmentationOptions, SeriesOptions
+from flair2_exp.data.options import AugmentationOptions, MetadataOptions, SeriesOptions
 
 SERIES: Final = SeriesOptions(filter=True, monthly=True)
 FLIPS: Final = AugmentationOptions(geometry="flips")
@@ -37,13 +43,15 @@ def main(options: Sequence[str] = ()) -> int:
     """Measure and print everything; returns 1 where a figure is missed."""
     parser = argparse.ArgumentParser(prog="benchmark.py data")
     parser.add_argument("--root", type=Path, help="a data set with 512 px patches")
-    parser.add_argument("--rounds", type=int, default=20, help="samples of each figure (20)")
+    parser.add_argument(
+        "--rounds", type=at_least(20), default=20, help="samples of each figure (20, or more)"
+    )
     parser.add_argument("--folder", type=Path, help="where temporary files go")
     arguments = parser.parse_args(list(options))
     import torch
 
     torch.set_num_threads(1)
-    load = f"load {os.getloadavg()[0]:.1f} before"
+    machine = this_machine()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
         folders = locate(arguments.root or _sample(Path(folder) / "sample"))
@@ -51,8 +59,7 @@ def main(options: Sequence[str] = ()) -> int:
         figures += _workers(folders, arguments.rounds)
         figures += _transferred(folders)
         figures += _indexing(Path(folder) / "names", arguments.rounds)
-    facts = {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {load}", **facts}
-    return report("data", figures, facts=facts)
+    return report("data", figures, facts={"machine": machine, **facts})
 
 
 def _sample(root: Path) -> Path:
@@ -154,17 +161,18 @@ def _workers(folders: Folders, rounds: int) -> list[Figure]:
 
 
 def _transferred(folders: Folders) -> list[Figure]:
-    """Bytes of a training sample between worker and trainer, over those of the files' types."""
+    """Bytes of a training batch that a worker sends, over those of its files' own types."""
     figures = []
-    for name, series in (("raw", SeriesOptions()), ("monthly_cloudfree", SERIES)):
-        data = _module(folders, series=series, batch_size=1)
+    # The means of integers are no integers: they travel as float32.
+    kinds = {"raw": (SeriesOptions(), 2), "monthly_cloudfree": (SERIES, 4)}
+    for name, (series, width) in kinds.items():
+        data = _module(folders, series=series, workers=1, metadata=MetadataOptions())
         batch = next(iter(data.train_dataloader()))
-        arrays = {key: batch[key] for key in ("image", "label", "series")}
-        sent = sum(array.numel() * array.element_size() for array in arrays.values())
-        # The means of integers are no integers: they travel as float32.
-        width = {"image": 1, "label": 1, "series": 4 if series.monthly else 2}
-        own = sum(array.numel() * width[key] for key, array in arrays.items())
-        floats = sum(array.numel() * 4 for array in arrays.values())
+        tensors = {key: value for key, value in batch.items() if hasattr(value, "numel")}
+        sent = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        widths = {"image": 1, "label": 1, "series": width, "padding": 1, "days": 8, "metadata": 4}
+        own = sum(tensor.numel() * widths[key] for key, tensor in tensors.items())
+        floats = sum(tensor.numel() * 4 for tensor in tensors.values())
         figures += [
             Figure(f"bytes sent / bytes in the files' types, {name}", [sent / own], 1.0),
             Figure(f"bytes sent / bytes as float32, {name}", [sent / floats]),

@@ -7,7 +7,9 @@ over from one machine to another and hardly feels a third process that comes and
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -78,6 +80,25 @@ class Figure:
             "direction": self.direction,
             "reached": self.reached,
         }
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number not below the one that a median here is taken of."""
+
+    def whole_number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: the median is of {least} or more")
+        return int(text)
+
+    return whole_number
+
+
+def this_machine() -> str:
+    """The machine in a line, and how busy it is: for a benchmark's facts."""
+    from flair2_exp.tracking.provenance import machine
+
+    known = machine()
+    return f"{known['processor']}, {known['cores']} cores, load {os.getloadavg()[0]:.1f} before"
 
 
 def take_turns(

@@ -28,7 +28,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from flair2_exp.benchmarks import stock
-from flair2_exp.benchmarks.harness import Figure, ratios, report, take_turns
+from flair2_exp.benchmarks.harness import (
+    Figure,
+    at_least,
+    ratios,
+    report,
+    take_turns,
+    this_machine,
+)
 from flair2_exp.models.build import ModelSpec, accelerate, build_model
 from flair2_exp.models.utt import UTT
 from flair2_exp.nomenclature import class_indices
@@ -46,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark.py model", description=__doc__)
     parser.add_argument("--gpu", action="store_true", help="figures of the graphics card instead")
     parser.add_argument("--options", action="store_true", help="the gain of each option instead")
-    parser.add_argument("--rounds", type=int, default=7, help="samples of each figure")
+    parser.add_argument("--rounds", type=at_least(5), default=7, help="samples of each figure")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory-of", choices=("ours", "stock"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -59,13 +66,18 @@ def main(argv: Sequence[str]) -> int:
         from flair2_exp.benchmarks import model_gpu
 
         return model_gpu.measure(arguments.rounds)
-    facts = {"torch": torch.__version__, "threads": arguments.threads, "batch": BATCH}
+    facts = {
+        "machine": this_machine(),
+        "torch": torch.__version__,
+        "threads": arguments.threads,
+        "batch": BATCH,
+    }
     if arguments.options:
         return report("model options (each / without it)", _options(arguments.rounds), facts=facts)
     figures = [
         *_forward(arguments.rounds),
         *_forward_backward(arguments.rounds),
-        _memory(max(5, arguments.rounds), arguments.threads),
+        _memory(arguments.rounds, arguments.threads),
         _scoring(arguments.rounds),
     ]
     return report("model", figures, facts={**facts, "patch": PATCH, "precision": "float32"})

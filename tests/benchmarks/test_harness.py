@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import argparse
 import io
 import json
 
 import pytest
 
-from flair2_exp.benchmarks.harness import Figure, ratios, report, take_turns
+from flair2_exp.benchmarks.harness import Figure, at_least, ratios, report, take_turns
 
 
 def test_a_figure_is_judged_by_its_median_and_not_by_an_outlier() -> None:
@@ -44,3 +45,11 @@ def test_calls_are_timed_in_turns() -> None:
     assert order == ["a", "b"] * 3
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
     assert ratios([1.0, 4.0], [2.0, 2.0]) == [0.5, 2.0]
+
+
+def test_a_median_of_too_few_is_refused() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=at_least(5))
+    assert parser.parse_args(["--rounds", "5"]).rounds == 5
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--rounds", "4"])
