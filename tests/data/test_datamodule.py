@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 
 from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoader
-from flair2_exp.data.dataset import BatchKey, PatchDataset, TreeReader, read_dates
+from flair2_exp.data.dataset import BatchKey, PatchDataset, TreeReader
 from flair2_exp.data.layout import Folders, Index, index, locate
 from flair2_exp.data.options import (
     AugmentationOptions,
@@ -30,11 +30,6 @@ from flair2_exp.errors import DamagedPatchError, DataError
 from tests.data.trees import Tree, write_raster
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
-
-
-@pytest.fixture(autouse=True)
-def _forget_dates() -> None:
-    read_dates.cache_clear()
 
 
 def module(folders: Folders, **options: Any) -> FlairDataModule:

@@ -16,7 +16,7 @@ import torch
 
 from flair2_exp.data import preparation
 from flair2_exp.data.datamodule import FlairDataModule
-from flair2_exp.data.dataset import TreeReader, read_dates
+from flair2_exp.data.dataset import TreeReader
 from flair2_exp.data.layout import Index, index, locate
 from flair2_exp.data.options import AugmentationOptions, MetadataOptions, SeriesOptions
 from flair2_exp.data.preparation import Prepared, prepare
@@ -26,11 +26,6 @@ from tests.data.trees import Tree
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
 AREA = "D006_2020/Z2_UF"
-
-
-@pytest.fixture(autouse=True)
-def _forget_dates() -> None:
-    read_dates.cache_clear()
 
 
 def prepared(
@@ -214,7 +209,6 @@ def test_a_stale_store_is_refused_with_the_difference_and_renewed_where_it_is(
     path = tmp_path / "store"
     prepared(own_tree, path)
     change(own_tree)
-    read_dates.cache_clear()
     with pytest.raises(DataError, match=difference) as refusal:
         opened(own_tree, path)
     assert str(refusal.value).count("\n") == 1
