@@ -295,9 +295,11 @@ class _Job:
                 self.url,
                 self.file,
                 size=size,
+                limit=self.archive.unpacked,  # a zip file is hardly larger than what it holds
                 md5=md5,
                 patience=self.patience,
                 report=partial(self.report, name, "downloading"),
+                checking=partial(self.report, name, "checking"),
             )
             receipt = _Receipt("fetched", self.url, self.file.stat().st_size, md5)
             self._write(receipt)
