@@ -23,7 +23,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -320,12 +320,7 @@ class _Job:
         limits = unpack.Limits(size=2 * self.archive.unpacked)
         members = unpack.inspect(self.file, limits)
         plan = placement(self.archive, [member.path for member in members])
-        for _, target in plan:
-            if (self.destination / target).exists():
-                raise DataError(
-                    f"{self.destination / target} is there already, and not from "
-                    f"{self.file.name}.\nMove it away, or choose another destination."
-                )
+        self._require_free(target for _, target in plan)
         _require_space(self.destination, sum(member.size for member in members), self.file.name)
         report = partial(self.report, self.archive.name, "unpacking")
         unpack.unpack(self.file, members, self.work, report=report)
@@ -335,10 +330,20 @@ class _Job:
 
     def _move(self, receipt: _Receipt) -> None:
         """Carry out the plan, or what an interrupted call left of it."""
-        for source, target in receipt.moves:
-            if (self.work / source).exists():
-                os.replace(self.work / source, self.destination / target)
+        left = [move for move in receipt.moves if (self.work / move[0]).exists()]
+        self._require_free(target for _, target in left)  # an earlier call may have unpacked
+        for source, target in left:
+            os.replace(self.work / source, self.destination / target)
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def _require_free(self, targets: Iterable[str]) -> None:
+        """Refuse to replace what somebody else put there."""
+        for target in targets:
+            if (self.destination / target).exists():
+                raise DataError(
+                    f"{self.destination / target} is there already, and not from "
+                    f"{self.file.name}.\nMove it away, or choose another destination."
+                )
 
     def _write(self, receipt: _Receipt) -> None:
         fresh = self.record.with_suffix(".json.new")

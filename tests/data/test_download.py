@@ -899,6 +899,27 @@ def test_a_call_interrupted_between_two_moves_goes_on(
     assert len(server.requests) == 1
 
 
+def test_what_came_into_the_way_after_unpacking_is_not_overwritten(
+    server: Server, tmp_path: Path, sen: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flair2_exp.data.download._Job._move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
+    mine = tmp_path / "to" / "flair_sen_train" / "mine"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(DataError, match=r"flair_sen_train is there already, and not from"):
+        download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
+    assert mine.read_text() == "mine"
+    shutil.rmtree(mine.parent)
+    download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
+    assert len(list(mine.parent.rglob("*.npy"))) == 2
+
+
 def test_a_hostile_archive_leaves_the_destination_empty(server: Server, tmp_path: Path) -> None:
     content = with_member(tmp_path / "evil.zip", zipfile.ZipInfo("../evil")).read_bytes()
     served(server, {"flair_sen_train": content})
