@@ -242,12 +242,8 @@ class FlairDataModule(LightningDataModule):
 
     def _whole(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The patches of a part that have all the files and entries that this run needs."""
-        area = self.index.area[positions]
-        lacks: dict[str, NDArray[np.bool_]] = {"mask (MSK_*.tif)": ~self.index.labelled[positions]}
-        if self.satellite:
-            lacks["satellite series (sen folder)"] = ~self.index.area_series[area]
-            unknown = np.any(self.index.centroids[positions] < 0, axis=1)
-            lacks["centroid in flair-2_centroids_sp_to_patch.json"] = np.asarray(unknown)
+        lacking = self.index.lacking(satellite=self.satellite)
+        lacks = {what: missing[positions] for what, missing in lacking.items()}
         if self.metadata_options is not None:
             year = self.index.metadata["year"][positions]
             lacks["valid entry in flair_aerial_metadata.json"] = year == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -46,6 +47,8 @@ class Prepared:
     """Patches written by this call; the others were there."""
     damaged: int
     """Patches that could not be read, marked in the store."""
+    incomplete: int
+    """Patches without a mask, a series or a place in it, marked alike."""
     size: int
     """Bytes of the whole store."""
 
@@ -70,7 +73,8 @@ def prepare(
         series: How to preprocess the series; None leaves them out.
         workers: Processes.
         shard: Patches in a shard of a new store.
-        on_damaged: Whether a damaged patch stops the preparation, or is marked and skipped.
+        on_damaged: Whether a damaged patch stops the preparation, or is marked and skipped. One
+            that lacks a file altogether is always marked: a run that needs it says so.
         progress: Called with the patches done and all patches.
 
     Returns:
@@ -98,8 +102,9 @@ def prepare(
     _finish(job)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     with np.load(path / "index.npz", allow_pickle=False) as table:
-        damaged = int(table["damaged"].sum())
-    return Prepared(len(index), sum(len(job.patches(s)) for s in todo), damaged, size)
+        damaged = int((table["damaged"] & ~job.incomplete).sum())
+    written = sum(len(job.patches(shard)) for shard in todo)
+    return Prepared(len(index), written, damaged, int(job.incomplete.sum()), size)
 
 
 def _start(path: Path, settings: dict[str, Any], shard: int) -> None:
@@ -145,6 +150,12 @@ class _Job:
     sources: NDArray[np.int64]
     size: int
     """Patches in a shard."""
+
+    @functools.cached_property
+    def incomplete(self) -> NDArray[np.bool_]:
+        """(N,) patches that lack something and are not stored."""
+        lacking = self.index.lacking(satellite=self.series is not None)
+        return np.asarray(np.any(list(lacking.values()), axis=0))
 
     @property
     def shards(self) -> int:
@@ -218,7 +229,9 @@ class _Job:
         }
 
     def _read(self, patch: int) -> tuple[Image, Image, Series | None] | None:
-        """What is stored of a patch; None where it is damaged and may be skipped."""
+        """What is stored of a patch; None where it is incomplete, or damaged and may be skipped."""
+        if self.incomplete[patch]:
+            return None
         try:
             image = read_raster(self.index.image_path(patch), range(1, len(AERIAL_BANDS) + 1))
             mask_path = self.index.mask_path(patch)
@@ -245,7 +258,7 @@ class _Job:
         return image, mask, series
 
     def _nothing(self) -> tuple[Image, Image, None]:
-        """What stands in the place of a damaged patch."""
+        """What stands in the place of a patch that is not stored."""
         image = np.zeros((len(AERIAL_BANDS), self.patch_size, self.patch_size), dtype=np.uint8)
         return image, image[0], None
 

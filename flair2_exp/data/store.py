@@ -233,7 +233,9 @@ class StoreReader:
         """The sample of a patch; see `dataset.Reader.read`."""
         shard, row = divmod(patch, self._shard)
         if self._table["damaged"][patch]:
-            raise DamagedPatchError(f"{self.path}: the patch was damaged when it was prepared.")
+            raise DamagedPatchError(
+                f"{self.path}: the patch was damaged or lacked a file when it was prepared."
+            )
         pixels = self._size**2
         square = (self._size, self._size)
         masks = self._file(shard, "masks")

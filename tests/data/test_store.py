@@ -22,7 +22,7 @@ from flair2_exp.data.options import AugmentationOptions, MetadataOptions, Series
 from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.store import StoreReader
 from flair2_exp.errors import DamagedPatchError, DataError
-from tests.data.trees import Tree
+from tests.data.trees import TEST_AREA, Tree
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
 AREA = "D006_2020/Z2_UF"
@@ -279,8 +279,64 @@ def test_damage_stops_a_preparation_or_is_marked(own_tree: Tree, tmp_path: Path)
     assert (report.patches, report.damaged) == (5, 1)
     reader = opened(own_tree, tmp_path / "skip")
     assert reader.read(3).label.shape == (32, 32)
-    with pytest.raises(DamagedPatchError, match="was damaged when it was prepared"):
+    with pytest.raises(DamagedPatchError, match="was damaged or lacked a file when it"):
         reader.read(2)
+
+
+def without_test_labels(tree: Tree) -> None:
+    shutil.rmtree(tree.root / "flair_2_labels_test")
+
+
+def without_test_masks(tree: Tree) -> None:
+    tree.mask("IMG_000005").unlink()
+
+
+def without_test_series(tree: Tree) -> None:
+    shutil.rmtree(tree.root / "flair_2_sen_test")
+
+
+def without_the_areas_series(tree: Tree) -> None:
+    shutil.rmtree(tree.folder("sen", TEST_AREA))
+
+
+def without_centroid(tree: Tree) -> None:
+    content = json.loads(tree.centroids.read_text())
+    del content["IMG_000005.tif"]
+    tree.centroids.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_test_labels,
+        without_test_masks,
+        without_test_series,
+        without_the_areas_series,
+        without_centroid,
+    ],
+)
+def test_a_patch_that_lacks_a_file_is_not_stored_and_stops_only_a_run_that_needs_it(
+    own_tree: Tree, tmp_path: Path, change: Change
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(own_tree.root, whole)
+    change(own_tree)
+    report = prepared(own_tree, tmp_path / "store")
+    assert (report.patches, report.damaged, report.incomplete) == (5, 0, 1)
+    with pytest.raises(DamagedPatchError, match="was damaged or lacked a file when it"):
+        opened(own_tree, tmp_path / "store").read(4)
+    options: dict[str, Any] = {"series": SERIES, "store": tmp_path / "store"}
+    some = FlairDataModule(locate(own_tree.root), parts=("train", "validation"), **options)
+    some.setup()
+    assert len(list(some.train_dataloader())) == 1
+    with pytest.raises(DataError, match=r"1 of 1 test patches have no .*IMG_000005"):
+        FlairDataModule(locate(own_tree.root), **options).setup()
+    shutil.rmtree(own_tree.root)
+    whole.rename(own_tree.root)
+    with pytest.raises(DataError, match="1 of 5 patches changed, first IMG_000005"):
+        opened(own_tree, tmp_path / "store")
+    assert prepared(own_tree, tmp_path / "store").incomplete == 0
+    assert opened(own_tree, tmp_path / "store").read(4).frames is not None
 
 
 def test_patches_are_found_behind_shards_of_unequal_series(own_tree: Tree, tmp_path: Path) -> None:
