@@ -16,20 +16,19 @@ in the same place.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from flair2_exp.data import transfer, unpack
+from flair2_exp.data.locking import alone
 from flair2_exp.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -212,7 +211,7 @@ def download(
         )
         for archive in archives
     ]
-    with _alone(state / "lock"):
+    with alone(state / "lock", work="download", folder=destination):
         _require_space_for_all(destination, jobs, keep_archives)
         return tuple(job.run() for job in jobs)
 
@@ -401,16 +400,3 @@ def _require_space(destination: Path, needed: int, what: str) -> None:
             f"{destination} has {free / _GB:,.1f} GB free; {what} need about "
             f"{needed / _GB:,.1f} GB.\nMake room, choose fewer parts or another destination."
         )
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a folder's lock; the system frees it even when the process is killed."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"another download is at work in {lock.parent.parent}; wait for it to end."
-            ) from error
-        yield

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,6 +23,7 @@ from flair2_exp.data import layout
 from flair2_exp.data.augment import Image
 from flair2_exp.data.dataset import read_mask, read_raster, read_series, reading, to_classes
 from flair2_exp.data.layout import Index
+from flair2_exp.data.locking import alone
 from flair2_exp.data.options import SeriesOptions
 from flair2_exp.data.sentinel2 import BANDS, Series
 from flair2_exp.data.store import (
@@ -35,6 +38,8 @@ from flair2_exp.data.store import (
 )
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS, CLASSES_19
+
+_LOCK: Final = ".lock"
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,23 @@ def prepare(
         What was done.
 
     Raises:
-        DataError: The folder holds a store of other settings or something else, or the disk is too
-            small.
+        DataError: The folder holds a store of other settings or something else, another
+            preparation is at work in it, or the disk is too small.
         DamagedPatchError: A patch is damaged.
     """
     path = Path(path)
     settings = {"patch_size": patch_size, **settings_of(series)}
-    _start(path, settings, shard)
-    sources = layout.file_states(index, np.arange(len(index)), satellite=series is not None)
-    job = _Job(index, path, patch_size, series, on_damaged, sources, int(describe(path)["shard"]))
+    with _alone(path):
+        _start(path, settings, shard)
+        sources = layout.file_states(index, np.arange(len(index)), satellite=series is not None)
+        size = int(describe(path)["shard"])
+        job = _Job(index, path, patch_size, series, on_damaged, sources, size)
+        return _prepare(job, workers, progress)
+
+
+def _prepare(job: _Job, workers: int, progress: Callable[[int, int], None] | None) -> Prepared:
+    """Write the shards that are missing or no longer what their files give."""
+    index, path = job.index, job.path
     todo = [number for number in range(job.shards) if not job.is_fresh(number)]
     done = len(index) - sum(len(job.patches(number)) for number in todo)
     if todo:
@@ -107,8 +120,27 @@ def prepare(
     return Prepared(len(index), written, damaged, int(job.incomplete.sum()), size)
 
 
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the store's folder, made if missing; nothing is put into one that is something else."""
+    if path.exists():
+        names = set(os.listdir(path)) if path.is_dir() else {path.name}
+        # Another preparation may have come no further than its lock or half its description.
+        if "store.json" not in names and names - {_LOCK, "store.part"}:
+            raise DataError(
+                f"{path} is neither empty nor a prepared store.\nChoose another folder."
+            )
+    with contextlib.ExitStack() as held:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(path / _LOCK, work="preparation", folder=path))
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        yield
+
+
 def _start(path: Path, settings: dict[str, Any], shard: int) -> None:
-    """Make the folder, or refuse one that is something else."""
+    """Describe the store, or refuse one of other settings; tidy up after a killed preparation."""
     description = path / "store.json"
     if description.exists():
         different = differences(describe(path)["settings"], settings)
@@ -117,19 +149,18 @@ def _start(path: Path, settings: dict[str, Any], shard: int) -> None:
                 f"{path} is a store of other settings: {different}.\n"
                 "Choose another folder for these settings, or remove that one."
             )
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} is neither empty nor a prepared store.\nChoose another folder.")
-    else:
-        try:
-            (path / "shards").mkdir(parents=True, exist_ok=True)
+    try:
+        if not description.exists():
             _write_json(description, {"format": FORMAT, "shard": shard, "settings": settings})
-        except OSError as error:
-            reason = error.strerror
-            raise DataError(
-                f"{path} cannot be written ({reason}).\nChoose another folder."
-            ) from None
+        (path / "shards").mkdir(exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     for left in (path / "shards").glob("*.part*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be written ({error.strerror}).\nChoose another folder.")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -301,6 +332,15 @@ _job: _Job | None = None
 def _inherit(job: _Job) -> None:
     global _job
     _job = job
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed: it would wait for ever and keep the lock."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write(shard: int) -> int:
@@ -348,7 +388,7 @@ def _finish(job: _Job) -> None:
         with np.load(job.folder(shard) / "index.npz", allow_pickle=False) as table:
             tables.append(dict(table))
     for folder in (job.path / "shards").iterdir():
-        if int(folder.name) >= job.shards:
+        if folder.name.isdecimal() and int(folder.name) >= job.shards:
             shutil.rmtree(folder)  # of a larger data set that this one replaces
     temporary = job.path / "index.part.npz"
     whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}

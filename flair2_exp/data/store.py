@@ -24,8 +24,9 @@ litdata is as fast but adds a service's client to the dependencies; zarr halves 
 and then costs as much as decoding the GeoTIFFs. Any tool opens these files, and NumPy is there.
 
 A shard is written beside its place and renamed, so that a killed preparation is continued by
-calling it again. Size and time of each source file are kept: a shard whose sources changed is
-prepared again, and a run refuses a store that no longer is what its files would give.
+calling it again; a lock keeps two from meeting. Size and time of each source file are kept: a shard
+whose sources changed is prepared again, and a run refuses a store that no longer is what its files
+would give.
 """
 
 from __future__ import annotations

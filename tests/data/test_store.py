@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,61 @@ def test_a_killed_preparation_is_refused_and_then_continued(
     assert prepared(own_tree, path).written == 0
 
 
+def test_two_preparations_of_one_store_do_not_meet(own_tree: Tree, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    refused: list[int] = []
+    part = path / "shards" / "00002.part1"
+
+    def progress(done: int, total: int) -> None:
+        part.mkdir(exist_ok=True)  # as the running one has it
+        with pytest.raises(DataError, match="another preparation is at work in"):
+            prepared(own_tree, path)
+        refused.append(done)
+        assert part.exists()
+
+    assert prepared(own_tree, path, progress=progress).written == 5
+    assert refused == [2, 4, 5]
+    assert prepared(own_tree, path).written == 0
+
+
+def test_the_processes_of_a_killed_preparation_end_and_free_its_lock(
+    own_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, started = tmp_path / "store", tmp_path / "started"
+
+    def stuck(job: Any, shard: int, folder: Path) -> Any:
+        started.touch()
+        time.sleep(20)
+        os._exit(1)  # or a failure of this test would leave it behind
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation._Job, "_write_arrays", stuck)
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=prepared, args=(own_tree, path), kwargs={"workers": 2})
+        process.start()
+        assert within(10, started.exists)
+        process.kill()
+        process.join()
+
+    def free() -> bool:
+        try:
+            return prepared(own_tree, path).written == 5
+        except DataError:
+            return False
+
+    assert within(10, free)
+
+
+def within(seconds: float, happens: Callable[[], bool]) -> bool:
+    """Whether something comes true in time."""
+    end = time.monotonic() + seconds
+    while not happens():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 Change = Callable[[Tree], object]
 
 
@@ -258,6 +315,7 @@ def test_what_is_no_store_is_refused(shared_tree: Tree, tmp_path: Path) -> None:
     (other / "thesis.tex").write_text("")
     with pytest.raises(DataError, match="is neither empty nor a prepared store"):
         prepared(shared_tree, other)
+    assert os.listdir(other) == ["thesis.tex"]
     with pytest.raises(DataError, match="cannot be written"):
         prepared(shared_tree, other / "thesis.tex" / "store")
 
