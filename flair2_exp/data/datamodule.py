@@ -29,6 +29,7 @@ from flair2_exp.data.dataset import (
     PatchDataset,
     Reader,
     TreeReader,
+    reading,
 )
 from flair2_exp.data.layout import Folders, Index
 from flair2_exp.data.options import (
@@ -133,6 +134,21 @@ class PatchLoader(DataLoader[Any]):
 def _as_is(batch: object) -> object:
     """The data set's batches are tensors already."""
     return batch
+
+
+def _side(path: Path) -> int:
+    """Pixels on a side of an image; its header also shows whether the files are FLAIR #2's."""
+    try:
+        with reading(), rasterio.open(path) as file:
+            bands, height, width = file.count, file.height, file.width
+    except rasterio.errors.RasterioError as error:
+        raise DamagedPatchError(f"{path} is damaged: {error}.\nDownload it again.") from None
+    if bands < len(AERIAL_BANDS) or height != width:
+        raise DataError(
+            f"{path} has {bands} bands of {height} x {width} pixels; FLAIR #2 has "
+            f"{len(AERIAL_BANDS)} square ones.\nSet dataset.root to a FLAIR #2 data set."
+        )
+    return int(height)
 
 
 class FlairDataModule(LightningDataModule):
@@ -260,22 +276,14 @@ class FlairDataModule(LightningDataModule):
         return positions[keep]
 
     def _header_size(self, positions: NDArray[np.int64]) -> int:
-        """Pixels on a side of the first patch; it also shows whether the files are FLAIR #2's."""
-        patch = int(positions[0])
-        path = self.index.image_path(patch)
-        try:
-            with rasterio.open(path) as file:
-                bands, height, width = file.count, file.height, file.width
-        except rasterio.errors.RasterioError as error:
-            if self.on_damaged == "skip" and len(positions) > 1:
-                return self._header_size(positions[1:])
-            raise DamagedPatchError(f"{path} is damaged: {error}.\nDownload it again.") from None
-        if bands < len(AERIAL_BANDS) or height != width:
-            raise DataError(
-                f"{path} has {bands} bands of {height} x {width} pixels; FLAIR #2 has "
-                f"{len(AERIAL_BANDS)} square ones.\nSet dataset.root to a FLAIR #2 data set."
-            )
-        return int(height)
+        """Pixels on a side of the first patch that has a header."""
+        for patch in positions.tolist():
+            try:
+                return _side(self.index.image_path(patch))
+            except DamagedPatchError:
+                if self.on_damaged == "stop" or patch == positions[-1]:
+                    raise
+        raise AssertionError("a part without patches is refused before")
 
     def _reader(self) -> Reader:
         """What reads the samples."""

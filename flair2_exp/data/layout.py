@@ -51,8 +51,8 @@ DOMAIN: Final = re.compile(r"D(\d{3})_\d{4}")
 AREA: Final = re.compile(r"Z\d+_\w+")
 IMAGE: Final = re.compile(r"IMG_\d+\.tif")
 
-_FORMAT: Final = 1
-"""Raised when the cached index changes its form."""
+_FORMAT: Final = 2
+"""Raised when the cached index changes its form or its rules."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,8 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
         The index; patches are sorted, so it does not depend on the file system.
 
     Raises:
-        DataError: There is no patch at all, a JSON file is none or a metadata record is malformed.
+        DataError: There is no patch at all, or a JSON file is none. An entry of it that is absent
+            or malformed is no error but marked, as `Index` says.
     """
     path = _cache_file(folders)
     if cache and (known := _load(path, folders)) is not None:
@@ -378,11 +379,24 @@ def _json(path: Path, listed: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     try:
         listed[str(path)] = _state(path)
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.\nDownload it again.") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object by patch.\nDownload it again.")
     return content
+
+
+def parse_centroid(value: object) -> tuple[int, int] | None:
+    """Row and column of an entry of the centroids' file; None where it is not two whole numbers."""
+    if not (isinstance(value, list) and len(value) == 2 and all(map(_whole, value))):
+        return None
+    return int(value[0]), int(value[1])
+
+
+def _whole(value: object) -> bool:
+    if isinstance(value, float):
+        return value.is_integer()  # which neither inf nor nan is
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _centroids(
@@ -394,12 +408,10 @@ def _centroids(
         return centroids
     content = _json(path, listed)
     for position, name in enumerate(ids):
-        value = content.get(f"{name}.tif")
-        try:
-            row, column = value or (-1, -1)
-            centroids[position] = int(row), int(column)
-        except (TypeError, ValueError, OverflowError):
-            continue
+        place = parse_centroid(content.get(f"{name}.tif"))
+        if place is not None:
+            with contextlib.suppress(OverflowError):  # a number of hundreds of digits
+                centroids[position] = place
     return centroids
 
 

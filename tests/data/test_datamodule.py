@@ -261,6 +261,18 @@ def test_images_of_another_data_set_are_refused(own_tree: Tree) -> None:
         module(locate(own_tree.root))
 
 
+def test_thousands_of_damaged_patches_are_passed_over_without_a_warning(own_tree: Tree) -> None:
+    own_tree.image("IMG_000003").write_bytes(b"no image")
+    write_raster(own_tree.image("IMG_000004"), np.ones((5, 32, 32)), crs=None, transform=None)
+    data = FlairDataModule(locate(own_tree.root), series=SERIES, on_damaged="skip")
+    data.index = index(data.folders)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that of an image without a place
+        assert data._header_size(np.array([2] * 2000 + [3])) == 32
+    with pytest.raises(DamagedPatchError, match="IMG_000003"):
+        data._header_size(np.array([2, 2]))
+
+
 def test_an_empty_part_is_refused_unless_the_run_leaves_it_out(own_tree: Tree) -> None:
     folders = locate(own_tree.root, aerial_test=own_tree.root / "flair_labels_train")
     with pytest.raises(DataError, match="split=official leaves no test patches"):
