@@ -233,6 +233,7 @@ class FlairDataModule(LightningDataModule):
         self.parts = tuple(parts)
         self._datasets: dict[str, PatchDataset] = {}
         self._lacking: dict[str, int] = {}
+        self._sizes: NDArray[np.int64] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Index, split and check the data; a second call does nothing.
@@ -291,7 +292,7 @@ class FlairDataModule(LightningDataModule):
         if self.store is not None:
             from flair2_exp.data.store import StoreReader
 
-            return StoreReader(
+            reader = StoreReader(
                 self.store,
                 self.index,
                 patch_size=self.patch_size,
@@ -300,6 +301,8 @@ class FlairDataModule(LightningDataModule):
                 aerial=self.aerial,
                 series=series,
             )
+            self._sizes = reader.sizes
+            return reader
         return TreeReader(
             self.index,
             patch_size=self.patch_size,
@@ -404,10 +407,19 @@ class FlairDataModule(LightningDataModule):
     def _described(self) -> Iterator[bytes]:
         """What the fingerprint is of."""
         for part, positions in self.split.parts().items():
-            sizes = layout.file_sizes(self.index, positions, satellite=self.satellite)
+            sizes = self._sizes_of(positions)
             yield part.encode()
             yield "\n".join(self.index.ids[positions].tolist()).encode()
             yield sizes.astype("<i8").tobytes()
+
+    def _sizes_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sizes of the patches' files; the store has looked all of them up when it was opened."""
+        if self._sizes is None:
+            return layout.file_sizes(self.index, positions, satellite=self.satellite)
+        sizes = self._sizes[positions]
+        if not self.satellite:
+            sizes[:, 2:] = -1
+        return sizes
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -150,7 +150,12 @@ def stale(table: Table, index: Index, sources: NDArray[np.int64], patches: range
 
 
 class StoreReader:
-    """Reads samples from a prepared store; equal bit by bit to those of `dataset.TreeReader`."""
+    """Reads samples from a prepared store; equal bit by bit to those of `dataset.TreeReader`.
+
+    Attributes:
+        sizes: (N, 5) bytes of the files that it was prepared from, as `layout.file_sizes`; -1 for
+            series where it has none.
+    """
 
     def __init__(
         self,
@@ -196,6 +201,7 @@ class StoreReader:
         everything = range(len(index))
         self._refuse(stale(self._table, index, sources, everything), "is not of these files: ")
         del self._table["sources"]
+        self.sizes = sources[:, :, 0].copy()
         self._ends = np.cumsum(self._table["counts"])
         self._shard = int(description["shard"])
         self._size = patch_size

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from flair2_exp.data import preparation
+from flair2_exp.data import layout, preparation
 from flair2_exp.data.datamodule import FlairDataModule
 from flair2_exp.data.dataset import TreeReader
 from flair2_exp.data.layout import Index, index, locate
@@ -103,6 +103,22 @@ def test_a_store_with_series_serves_a_run_without_and_no_other_series(
     prepared(shared_tree, tmp_path / "aerial", None)
     with pytest.raises(DataError, match="satellite is False, not True"):
         opened(shared_tree, tmp_path / "aerial")
+
+
+@pytest.mark.parametrize("satellite", [True, False])
+def test_a_store_gives_a_run_the_fingerprint_of_its_files_without_looking_them_up_again(
+    shared_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, satellite: bool
+) -> None:
+    prepared(shared_tree, tmp_path)
+    folders = locate(shared_tree.root)
+    options: dict[str, Any] = {"series": SERIES, "satellite": satellite}
+    direct = FlairDataModule(folders, **options)
+    stored = FlairDataModule(folders, store=tmp_path, **options)
+    for data in (direct, stored):
+        data.setup()
+    expected = direct.fingerprint
+    monkeypatch.setattr(layout, "file_states", None)
+    assert stored.fingerprint == expected
 
 
 def test_several_processes_write_the_same_store(shared_tree: Tree, tmp_path: Path) -> None:
