@@ -186,22 +186,9 @@ class StoreReader:
         self.path = Path(path)
         description = describe(self.path)
         stored = description["settings"]
-        wanted = {"patch_size": patch_size, **settings_of(series)}
-        with_series = bool(stored.get("satellite"))
-        if series is None:  # series that are not read do not matter
-            stored = {"patch_size": stored.get("patch_size")}
-            wanted = {"patch_size": patch_size}
-        self._refuse(differences(stored, wanted), "is of other settings: ")
-        try:
-            with np.load(self.path / "index.npz", allow_pickle=False) as table:
-                self._table = dict(table)
-        except (OSError, EOFError, ValueError, BadZipFile):
-            self._refuse("not finished", "is ")
-        sources = layout.file_states(index, np.arange(len(index)), satellite=with_series)
-        everything = range(len(index))
-        self._refuse(stale(self._table, index, sources, everything), "is not of these files: ")
-        del self._table["sources"]
-        self.sizes = sources[:, :, 0].copy()
+        self._require_settings(stored, {"patch_size": patch_size, **settings_of(series)})
+        self._table = self._read_table()
+        self.sizes = self._require_fresh(index, satellite=bool(stored.get("satellite")))
         self._ends = np.cumsum(self._table["counts"])
         self._shard = int(description["shard"])
         self._size = patch_size
@@ -209,6 +196,28 @@ class StoreReader:
         self._bands = [AERIAL_BANDS.index(band) for band in bands] if aerial else None
         self._series = series
         self._require_whole()
+
+    def _require_settings(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+        if not wanted["satellite"]:  # series that are not read do not matter
+            stored = {"patch_size": stored.get("patch_size")}
+        self._refuse(differences(stored, wanted), "is of other settings: ")
+
+    def _read_table(self) -> dict[str, NDArray[Any]]:
+        """What is in the shards."""
+        try:
+            with np.load(self.path / "index.npz", allow_pickle=False) as table:
+                return dict(table)
+        except (OSError, EOFError, ValueError, BadZipFile):
+            self._refuse("not finished", "is ")
+            raise
+
+    def _require_fresh(self, index: Index, *, satellite: bool) -> NDArray[np.int64]:
+        """Refuse a store of other files; returns their sizes as they are now."""
+        sources = layout.file_states(index, np.arange(len(index)), satellite=satellite)
+        difference = stale(self._table, index, sources, range(len(index)))
+        self._refuse(difference, "is not of these files: ")
+        del self._table["sources"]  # not needed to read
+        return sources[:, :, 0].copy()
 
     def _refuse(self, difference: str, words: str) -> None:
         if difference:
