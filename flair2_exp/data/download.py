@@ -57,9 +57,9 @@ class Archive:
         part: What the command line calls it.
         name: Its file's name without `.zip`, and the folder it unpacks to.
         size: Published size in bytes, rounded; None where none is published.
-        unpacked: Bytes to expect when unpacked; twice as many are refused. Aerial patches and
-            masks: their uncompressed pixels. Series: twice the archive, an estimate. The others:
-            generous guesses.
+        unpacked: Bytes to expect when unpacked; twice as many are refused, and so is a larger
+            archive where no size is published. Aerial patches and masks: their uncompressed pixels.
+            Series: twice the archive, an estimate. The others: generous guesses.
         md5: Published MD5; None where none is published.
         table: Whether it holds one JSON file for the top of the tree, not a folder.
     """

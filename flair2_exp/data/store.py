@@ -143,7 +143,8 @@ def stale(table: Table, index: Index, sources: NDArray[np.int64], patches: range
     what = "centroid"
     if changed[first].any():
         file, field = np.argwhere(changed[first])[0].tolist()
-        before, now = table["sources"][first, file, field], sources[part][first, file, field]
+        states = table["sources"][first, file, field], sources[part][first, file, field]
+        before, now = ("absent" if state < 0 else state for state in states)
         unit = ("bytes", "ns since 1970")[field]
         what = f"{_SOURCES[file]} ({before} → {now} {unit})"
     return f"{int(which.sum())} of {len(which)} patches changed, first {ids[first]}: its {what}"
