@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,10 +126,10 @@ def _check_headers(config: Config, folders: Folders) -> None:
     Raises:
         DataError: Files are damaged or missing, and `dataset.on_damaged` is `stop`.
     """
-    from flair2_exp.data.check import check_tree, require_sound
+    from flair2_exp.data.check import check_headers, require_sound
 
     stop = config.dataset.on_damaged == "stop"
-    found = (require_sound if stop else partial(check_tree, headers_only=True))(
+    found = (require_sound if stop else check_headers)(
         folders,
         super_patch=config.s2_preproc.size,
         series=schema.reads_satellite(config),

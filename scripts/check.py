@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from flair2_exp.data.check import SUPER_PATCH, Finding, check_tree
-from flair2_exp.data.layout import locate
+from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
 
 
@@ -38,38 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    checked = 0
     try:
-        with _bar(console) as progress:
-            task = progress.add_task("patches", total=None)
-
-            def report(done: int, total: int) -> None:
-                nonlocal checked
-                checked = done
-                progress.update(task, completed=done, total=total)
-
-            findings = check_tree(
-                folders,
-                headers_only=options.headers_only,
-                workers=options.workers,
-                super_patch=options.super_patch,
-                series=not options.without_series,
-                metadata=not options.without_metadata,
-                report=report,
-            )
+        findings, checked = _check(folders, options, console)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         return 130
-    errors = sum(finding.severity == "error" for finding in findings)
     if options.json is not None:
         try:
             _write_json(options.json, root, findings, checked)
         except OSError as error:
             print(f"error: --json {options.json}: {error.strerror}", file=sys.stderr)
             return 2
+    errors = sum(finding.severity == "error" for finding in findings)
     if options.json != "-":
         _print_table(root, findings, options.limit)
         verdict = "damaged" if errors else "sound"
@@ -79,6 +62,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             + (" (headers only)" if options.headers_only else "")
         )
     return 1 if errors else 0
+
+
+def _check(
+    folders: Folders, options: argparse.Namespace, console: Console
+) -> tuple[list[Finding], int]:
+    """The findings, and how many patches were checked, with a bar meanwhile."""
+    checked = 0
+    with _bar(console) as progress:
+        task = progress.add_task("patches", total=None)
+
+        def report(done: int, total: int) -> None:
+            nonlocal checked
+            checked = done
+            progress.update(task, completed=done, total=total)
+
+        findings = check_tree(
+            folders,
+            headers_only=options.headers_only,
+            workers=options.workers,
+            super_patch=options.super_patch,
+            series=not options.without_series,
+            metadata=not options.without_metadata,
+            report=report,
+        )
+    return findings, checked
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -80,7 +80,8 @@ def _prepare(store: str, config: Config, workers: int) -> None:
     seconds = time.perf_counter() - start
     print(
         f"{done.patches} patches in {store}, {done.written} written now in {seconds:.1f} s, "
-        f"{done.damaged} damaged, {done.size / 1e6:.1f} MB. Use it with dataset.store={store}"
+        f"{done.damaged} damaged, {done.incomplete} incomplete, {done.size / 1e6:.1f} MB. "
+        f"Use it with dataset.store={store}"
     )
 
 

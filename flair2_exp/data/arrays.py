@@ -56,7 +56,8 @@ def open_array(path: Path) -> NDArray[Any]:
     """Map the array of a `.npy` file into memory, read-only.
 
     Returns:
-        The array, which keeps the map alive, but no file open beside it.
+        The array, which keeps the map alive, and the map a file descriptor of its own: an array is
+        for as long as a sample takes, not to be collected.
 
     Raises:
         OSError: The file cannot be read.

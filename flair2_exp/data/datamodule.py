@@ -30,6 +30,7 @@ from flair2_exp.data.dataset import (
     PatchDataset,
     Reader,
     TreeReader,
+    reading,
 )
 from flair2_exp.data.layout import Folders, Index
 from flair2_exp.data.options import (
@@ -175,6 +176,21 @@ def _as_is(batch: object) -> object:
     return batch
 
 
+def _side(path: Path) -> int:
+    """Pixels on a side of an image; its header also shows whether the files are FLAIR #2's."""
+    try:
+        with reading(), rasterio.open(path) as file:
+            bands, height, width = file.count, file.height, file.width
+    except rasterio.errors.RasterioError as error:
+        raise DamagedPatchError(f"{path} is damaged: {error}.\nDownload it again.") from None
+    if bands < len(AERIAL_BANDS) or height != width:
+        raise DataError(
+            f"{path} has {bands} bands of {height} x {width} pixels; FLAIR #2 has "
+            f"{len(AERIAL_BANDS)} square ones.\nSet dataset.root to a FLAIR #2 data set."
+        )
+    return int(height)
+
+
 class FlairDataModule(LightningDataModule):
     """Train, validation and test batches of a FLAIR #2 tree or of a prepared store.
 
@@ -257,6 +273,7 @@ class FlairDataModule(LightningDataModule):
         self.parts = tuple(parts)
         self._datasets: dict[str, PatchDataset] = {}
         self._lacking: dict[str, int] = {}
+        self._sizes: NDArray[np.int64] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Index, split and check the data; a second call does nothing.
@@ -282,12 +299,8 @@ class FlairDataModule(LightningDataModule):
 
     def _whole(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The patches of a part that have all the files and entries that this run needs."""
-        area = self.index.area[positions]
-        lacks: dict[str, NDArray[np.bool_]] = {"mask (MSK_*.tif)": ~self.index.labelled[positions]}
-        if self.satellite:
-            lacks["satellite series (sen folder)"] = ~self.index.area_series[area]
-            unknown = np.any(self.index.centroids[positions] < 0, axis=1)
-            lacks["centroid in flair-2_centroids_sp_to_patch.json"] = np.asarray(unknown)
+        lacking = self.index.lacking(satellite=self.satellite)
+        lacks = {what: missing[positions] for what, missing in lacking.items()}
         if self.metadata_options is not None:
             year = self.index.metadata["year"][positions]
             lacks["valid entry in flair_aerial_metadata.json"] = year == 0
@@ -304,22 +317,14 @@ class FlairDataModule(LightningDataModule):
         return positions[keep]
 
     def _header_size(self, positions: NDArray[np.int64]) -> int:
-        """Pixels on a side of the first patch; it also shows whether the files are FLAIR #2's."""
-        patch = int(positions[0])
-        path = self.index.image_path(patch)
-        try:
-            with rasterio.open(path) as file:
-                bands, height, width = file.count, file.height, file.width
-        except rasterio.errors.RasterioError as error:
-            if self.on_damaged == "skip" and len(positions) > 1:
-                return self._header_size(positions[1:])
-            raise DamagedPatchError(f"{path} is damaged: {error}.\nDownload it again.") from None
-        if bands < len(AERIAL_BANDS) or height != width:
-            raise DataError(
-                f"{path} has {bands} bands of {height} x {width} pixels; FLAIR #2 has "
-                f"{len(AERIAL_BANDS)} square ones.\nSet dataset.root to a FLAIR #2 data set."
-            )
-        return int(height)
+        """Pixels on a side of the first patch that has a header."""
+        for patch in positions.tolist():
+            try:
+                return _side(self.index.image_path(patch))
+            except DamagedPatchError:
+                if self.on_damaged == "stop" or patch == positions[-1]:
+                    raise
+        raise AssertionError("a part without patches is refused before")
 
     def _reader(self) -> Reader:
         """What reads the samples."""
@@ -327,7 +332,7 @@ class FlairDataModule(LightningDataModule):
         if self.store is not None:
             from flair2_exp.data.store import StoreReader
 
-            return StoreReader(
+            reader = StoreReader(
                 self.store,
                 self.index,
                 patch_size=self.patch_size,
@@ -336,6 +341,8 @@ class FlairDataModule(LightningDataModule):
                 aerial=self.aerial,
                 series=series,
             )
+            self._sizes = reader.sizes
+            return reader
         return TreeReader(
             self.index,
             patch_size=self.patch_size,
@@ -440,10 +447,19 @@ class FlairDataModule(LightningDataModule):
     def _described(self) -> Iterator[bytes]:
         """What the fingerprint is of."""
         for part, positions in self.split.parts().items():
-            sizes = layout.file_sizes(self.index, positions, satellite=self.satellite)
+            sizes = self._sizes_of(positions)
             yield part.encode()
             yield "\n".join(self.index.ids[positions].tolist()).encode()
             yield sizes.astype("<i8").tobytes()
+
+    def _sizes_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sizes of the patches' files; the store has looked all of them up when it was opened."""
+        if self._sizes is None:
+            return layout.file_sizes(self.index, positions, satellite=self.satellite)
+        sizes = self._sizes[positions]
+        if not self.satellite:
+            sizes[:, 2:] = -1
+        return sizes
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -157,18 +158,25 @@ def open_series(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[An
     return array
 
 
-@functools.lru_cache(maxsize=1024)
 def read_dates(path: Path) -> Dates:
-    """Acquisition dates of an area, by its list of products; kept for FLAIR #2's 916 areas.
+    """Acquisition dates of an area, by its list of products; parsed once while it stays the same.
 
     Raises:
         DamagedPatchError: The file is unreadable or a line has no date.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return sentinel2.acquisition_dates([line.strip() for line in lines if line.strip()])
+        state = os.stat(path)
+        return _kept_dates(path, state.st_mtime_ns, state.st_size)
     except (OSError, ValueError) as error:
         raise DamagedPatchError(_damage(path, str(error))) from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept_dates(path: Path, changed: int, size: int) -> Dates:
+    """The dates of a list in this state; FLAIR #2's 916 areas fit."""
+    del changed, size
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return sentinel2.acquisition_dates([line.strip() for line in lines if line.strip()])
 
 
 def read_series(files: SeriesFiles, centroid: NDArray[np.int32], options: SeriesOptions) -> Series:

@@ -16,20 +16,19 @@ in the same place.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from flair2_exp.data import transfer, unpack
+from flair2_exp.data.locking import alone
 from flair2_exp.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -58,9 +57,9 @@ class Archive:
         part: What the command line calls it.
         name: Its file's name without `.zip`, and the folder it unpacks to.
         size: Published size in bytes, rounded; None where none is published.
-        unpacked: Bytes to expect when unpacked; twice as many are refused. Aerial patches and
-            masks: their uncompressed pixels. Series: twice the archive, an estimate. The others:
-            generous guesses.
+        unpacked: Bytes to expect when unpacked; twice as many are refused, and so is a larger
+            archive where no size is published. Aerial patches and masks: their uncompressed pixels.
+            Series: twice the archive, an estimate. The others: generous guesses.
         md5: Published MD5; None where none is published.
         table: Whether it holds one JSON file for the top of the tree, not a folder.
     """
@@ -212,7 +211,7 @@ def download(
         )
         for archive in archives
     ]
-    with _alone(state / "lock"):
+    with alone(state / "lock", work="download", folder=destination):
         _require_space_for_all(destination, jobs, keep_archives)
         return tuple(job.run() for job in jobs)
 
@@ -295,9 +294,11 @@ class _Job:
                 self.url,
                 self.file,
                 size=size,
+                limit=self.archive.unpacked,  # a zip file is hardly larger than what it holds
                 md5=md5,
                 patience=self.patience,
                 report=partial(self.report, name, "downloading"),
+                checking=partial(self.report, name, "checking"),
             )
             receipt = _Receipt("fetched", self.url, self.file.stat().st_size, md5)
             self._write(receipt)
@@ -318,12 +319,7 @@ class _Job:
         limits = unpack.Limits(size=2 * self.archive.unpacked)
         members = unpack.inspect(self.file, limits)
         plan = placement(self.archive, [member.path for member in members])
-        for _, target in plan:
-            if (self.destination / target).exists():
-                raise DataError(
-                    f"{self.destination / target} is there already, and not from "
-                    f"{self.file.name}.\nMove it away, or choose another destination."
-                )
+        self._require_free(target for _, target in plan)
         _require_space(self.destination, sum(member.size for member in members), self.file.name)
         report = partial(self.report, self.archive.name, "unpacking")
         unpack.unpack(self.file, members, self.work, report=report)
@@ -333,10 +329,20 @@ class _Job:
 
     def _move(self, receipt: _Receipt) -> None:
         """Carry out the plan, or what an interrupted call left of it."""
-        for source, target in receipt.moves:
-            if (self.work / source).exists():
-                os.replace(self.work / source, self.destination / target)
+        left = [move for move in receipt.moves if (self.work / move[0]).exists()]
+        self._require_free(target for _, target in left)  # an earlier call may have unpacked
+        for source, target in left:
+            os.replace(self.work / source, self.destination / target)
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def _require_free(self, targets: Iterable[str]) -> None:
+        """Refuse to replace what somebody else put there."""
+        for target in targets:
+            if (self.destination / target).exists():
+                raise DataError(
+                    f"{self.destination / target} is there already, and not from "
+                    f"{self.file.name}.\nMove it away, or choose another destination."
+                )
 
     def _write(self, receipt: _Receipt) -> None:
         fresh = self.record.with_suffix(".json.new")
@@ -394,16 +400,3 @@ def _require_space(destination: Path, needed: int, what: str) -> None:
             f"{destination} has {free / _GB:,.1f} GB free; {what} need about "
             f"{needed / _GB:,.1f} GB.\nMake room, choose fewer parts or another destination."
         )
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a folder's lock; the system frees it even when the process is killed."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"another download is at work in {lock.parent.parent}; wait for it to end."
-            ) from error
-        yield

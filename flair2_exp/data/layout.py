@@ -51,8 +51,8 @@ DOMAIN: Final = re.compile(r"D(\d{3})_\d{4}")
 AREA: Final = re.compile(r"Z\d+_\w+")
 IMAGE: Final = re.compile(r"IMG_\d+\.tif")
 
-_FORMAT: Final = 1
-"""Raised when the cached index changes its form."""
+_FORMAT: Final = 2
+"""Raised when the cached index changes its form or its rules."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,22 @@ class Index:
         name = f"MSK{str(self.ids[patch])[3:]}.tif"
         return self._base("labels", int(self.area[patch])) / "msk" / name
 
+    def lacking(self, *, satellite: bool) -> dict[str, NDArray[np.bool_]]:
+        """Which patches lack what they need to be trained on or scored.
+
+        Args:
+            satellite: Whether they need their area's series.
+
+        Returns:
+            (N,) by what is lacking, in the words of a message.
+        """
+        lacks: dict[str, NDArray[np.bool_]] = {"mask (MSK_*.tif)": ~self.labelled}
+        if satellite:
+            lacks["satellite series (sen folder)"] = ~self.area_series[self.area]
+            unknown = np.any(self.centroids < 0, axis=1)
+            lacks["centroid in flair-2_centroids_sp_to_patch.json"] = np.asarray(unknown)
+        return lacks
+
     def series_files(self, area: int) -> SeriesFiles:
         """The files of an area's satellite series."""
         folder = self._base("satellite", area) / "sen"
@@ -275,7 +291,8 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
         The index; patches are sorted, so it does not depend on the file system.
 
     Raises:
-        DataError: There is no patch at all, a JSON file is none or a metadata record is malformed.
+        DataError: There is no patch at all, or a JSON file is none. An entry of it that is absent
+            or malformed is no error but marked, as `Index` says.
     """
     path = _cache_file(folders)
     if cache and (known := _load(path, folders)) is not None:
@@ -362,11 +379,24 @@ def _json(path: Path, listed: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     try:
         listed[str(path)] = _state(path)
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.\nDownload it again.") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object by patch.\nDownload it again.")
     return content
+
+
+def parse_centroid(value: object) -> tuple[int, int] | None:
+    """Row and column of an entry of the centroids' file; None where it is not two whole numbers."""
+    if not (isinstance(value, list) and len(value) == 2 and all(map(_whole, value))):
+        return None
+    return int(value[0]), int(value[1])
+
+
+def _whole(value: object) -> bool:
+    if isinstance(value, float):
+        return value.is_integer()  # which neither inf nor nan is
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _centroids(
@@ -378,12 +408,10 @@ def _centroids(
         return centroids
     content = _json(path, listed)
     for position, name in enumerate(ids):
-        value = content.get(f"{name}.tif")
-        try:
-            row, column = value or (-1, -1)
-            centroids[position] = int(row), int(column)
-        except (TypeError, ValueError, OverflowError):
-            continue
+        place = parse_centroid(content.get(f"{name}.tif"))
+        if place is not None:
+            with contextlib.suppress(OverflowError):  # a number of hundreds of digits
+                centroids[position] = place
     return centroids
 
 
@@ -482,19 +510,29 @@ def file_states(index: Index, patches: NDArray[np.int64], *, satellite: bool) ->
     """Size and time of change of patches' files, looked up now.
 
     Returns:
-        (n, 5, 2): bytes and nanoseconds of the files that `file_sizes` names; -1 where absent.
+        (n, 5, 2): bytes and nanoseconds of the files that `file_sizes` names; -1 where the file or
+        its whole part of the data set is absent.
     """
     states = np.full((len(patches), 5, 2), -1, dtype=np.int64)
     areas = index.area[patches]
     with ThreadPoolExecutor(16) as pool:  # waiting for a network file system, not computing
-        for position, name in enumerate((index.image_path, index.mask_path)):
-            paths = map(name, patches.tolist())
-            states[:, position] = list(pool.map(_size_and_time, paths, chunksize=256))
+        for position, (part, name) in enumerate(
+            (("aerial", index.image_path), ("labels", index.mask_path))
+        ):
+            there = np.flatnonzero(_has(index, part)[areas])
+            paths = map(name, patches[there].tolist())
+            found = list(pool.map(_size_and_time, paths, chunksize=256))
+            states[there, position] = np.array(found, dtype=np.int64).reshape(-1, 2)
     if satellite:
-        for area in np.unique(areas).tolist():
-            found = [_size_and_time(path) for path in index.series_files(area)]
-            states[areas == area, 2:] = found
+        for area in np.unique(areas[_has(index, "satellite")[areas]]).tolist():
+            states[areas == area, 2:] = [_size_and_time(p) for p in index.series_files(area)]
     return states
+
+
+def _has(index: Index, part: str) -> NDArray[np.bool_]:
+    """(A,) whether the tree of each area has a part at all."""
+    has = [index.folders.part(part, test=test) is not None for test in (False, True)]
+    return np.array(has, dtype=np.bool_)[index.area_test.astype(np.intp)]
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

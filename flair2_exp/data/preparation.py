@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,6 +23,7 @@ from flair2_exp.data import layout
 from flair2_exp.data.augment import Image
 from flair2_exp.data.dataset import read_mask, read_raster, read_series, reading, to_classes
 from flair2_exp.data.layout import Index
+from flair2_exp.data.locking import alone
 from flair2_exp.data.options import SeriesOptions
 from flair2_exp.data.sentinel2 import BANDS, Series
 from flair2_exp.data.store import (
@@ -35,6 +39,8 @@ from flair2_exp.data.store import (
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS, CLASSES_19
 
+_LOCK: Final = ".lock"
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -46,6 +52,8 @@ class Prepared:
     """Patches written by this call; the others were there."""
     damaged: int
     """Patches that could not be read, marked in the store."""
+    incomplete: int
+    """Patches without a mask, a series or a place in it, marked alike."""
     size: int
     """Bytes of the whole store."""
 
@@ -70,22 +78,31 @@ def prepare(
         series: How to preprocess the series; None leaves them out.
         workers: Processes.
         shard: Patches in a shard of a new store.
-        on_damaged: Whether a damaged patch stops the preparation, or is marked and skipped.
+        on_damaged: Whether a damaged patch stops the preparation, or is marked and skipped. One
+            that lacks a file altogether is always marked: a run that needs it says so.
         progress: Called with the patches done and all patches.
 
     Returns:
         What was done.
 
     Raises:
-        DataError: The folder holds a store of other settings or something else, or the disk is too
-            small.
+        DataError: The folder holds a store of other settings or something else, another
+            preparation is at work in it, or the disk is too small.
         DamagedPatchError: A patch is damaged.
     """
     path = Path(path)
     settings = {"patch_size": patch_size, **settings_of(series)}
-    _start(path, settings, shard)
-    sources = layout.file_states(index, np.arange(len(index)), satellite=series is not None)
-    job = _Job(index, path, patch_size, series, on_damaged, sources, int(describe(path)["shard"]))
+    with _alone(path):
+        _start(path, settings, shard)
+        sources = layout.file_states(index, np.arange(len(index)), satellite=series is not None)
+        size = int(describe(path)["shard"])
+        job = _Job(index, path, patch_size, series, on_damaged, sources, size)
+        return _prepare(job, workers, progress)
+
+
+def _prepare(job: _Job, workers: int, progress: Callable[[int, int], None] | None) -> Prepared:
+    """Write the shards that are missing or no longer what their files give."""
+    index, path = job.index, job.path
     todo = [number for number in range(job.shards) if not job.is_fresh(number)]
     done = len(index) - sum(len(job.patches(number)) for number in todo)
     if todo:
@@ -98,12 +115,32 @@ def prepare(
     _finish(job)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     with np.load(path / "index.npz", allow_pickle=False) as table:
-        damaged = int(table["damaged"].sum())
-    return Prepared(len(index), sum(len(job.patches(s)) for s in todo), damaged, size)
+        damaged = int((table["damaged"] & ~job.incomplete).sum())
+    written = sum(len(job.patches(shard)) for shard in todo)
+    return Prepared(len(index), written, damaged, int(job.incomplete.sum()), size)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the store's folder, made if missing; nothing is put into one that is something else."""
+    if path.exists():
+        names = set(os.listdir(path)) if path.is_dir() else {path.name}
+        # Another preparation may have come no further than its lock or half its description.
+        if "store.json" not in names and names - {_LOCK, "store.part"}:
+            raise DataError(
+                f"{path} is neither empty nor a prepared store.\nChoose another folder."
+            )
+    with contextlib.ExitStack() as held:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(path / _LOCK, work="preparation", folder=path))
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        yield
 
 
 def _start(path: Path, settings: dict[str, Any], shard: int) -> None:
-    """Make the folder, or refuse one that is something else."""
+    """Describe the store, or refuse one of other settings; tidy up after a killed preparation."""
     description = path / "store.json"
     if description.exists():
         different = differences(describe(path)["settings"], settings)
@@ -112,19 +149,18 @@ def _start(path: Path, settings: dict[str, Any], shard: int) -> None:
                 f"{path} is a store of other settings: {different}.\n"
                 "Choose another folder for these settings, or remove that one."
             )
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} is neither empty nor a prepared store.\nChoose another folder.")
-    else:
-        try:
-            (path / "shards").mkdir(parents=True, exist_ok=True)
+    try:
+        if not description.exists():
             _write_json(description, {"format": FORMAT, "shard": shard, "settings": settings})
-        except OSError as error:
-            reason = error.strerror
-            raise DataError(
-                f"{path} cannot be written ({reason}).\nChoose another folder."
-            ) from None
+        (path / "shards").mkdir(exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     for left in (path / "shards").glob("*.part*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be written ({error.strerror}).\nChoose another folder.")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -145,6 +181,12 @@ class _Job:
     sources: NDArray[np.int64]
     size: int
     """Patches in a shard."""
+
+    @functools.cached_property
+    def incomplete(self) -> NDArray[np.bool_]:
+        """(N,) patches that lack something and are not stored."""
+        lacking = self.index.lacking(satellite=self.series is not None)
+        return np.asarray(np.any(list(lacking.values()), axis=0))
 
     @property
     def shards(self) -> int:
@@ -218,7 +260,9 @@ class _Job:
         }
 
     def _read(self, patch: int) -> tuple[Image, Image, Series | None] | None:
-        """What is stored of a patch; None where it is damaged and may be skipped."""
+        """What is stored of a patch; None where it is incomplete, or damaged and may be skipped."""
+        if self.incomplete[patch]:
+            return None
         try:
             image = read_raster(self.index.image_path(patch), range(1, len(AERIAL_BANDS) + 1))
             mask_path = self.index.mask_path(patch)
@@ -245,7 +289,7 @@ class _Job:
         return image, mask, series
 
     def _nothing(self) -> tuple[Image, Image, None]:
-        """What stands in the place of a damaged patch."""
+        """What stands in the place of a patch that is not stored."""
         image = np.zeros((len(AERIAL_BANDS), self.patch_size, self.patch_size), dtype=np.uint8)
         return image, image[0], None
 
@@ -288,6 +332,15 @@ _job: _Job | None = None
 def _inherit(job: _Job) -> None:
     global _job
     _job = job
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed: it would wait for ever and keep the lock."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write(shard: int) -> int:
@@ -335,7 +388,7 @@ def _finish(job: _Job) -> None:
         with np.load(job.folder(shard) / "index.npz", allow_pickle=False) as table:
             tables.append(dict(table))
     for folder in (job.path / "shards").iterdir():
-        if int(folder.name) >= job.shards:
+        if folder.name.isdecimal() and int(folder.name) >= job.shards:
             shutil.rmtree(folder)  # of a larger data set that this one replaces
     temporary = job.path / "index.part.npz"
     whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}

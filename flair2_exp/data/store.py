@@ -24,8 +24,9 @@ litdata is as fast but adds a service's client to the dependencies; zarr halves 
 and then costs as much as decoding the GeoTIFFs. Any tool opens these files, and NumPy is there.
 
 A shard is written beside its place and renamed, so that a killed preparation is continued by
-calling it again. Size and time of each source file are kept: a shard whose sources changed is
-prepared again, and a run refuses a store that no longer is what its files would give.
+calling it again; a lock keeps two from meeting. Size and time of each source file are kept: a shard
+whose sources changed is prepared again, and a run refuses a store that no longer is what its files
+would give.
 """
 
 from __future__ import annotations
@@ -142,14 +143,20 @@ def stale(table: Table, index: Index, sources: NDArray[np.int64], patches: range
     what = "centroid"
     if changed[first].any():
         file, field = np.argwhere(changed[first])[0].tolist()
-        before, now = table["sources"][first, file, field], sources[part][first, file, field]
+        states = table["sources"][first, file, field], sources[part][first, file, field]
+        before, now = ("absent" if state < 0 else state for state in states)
         unit = ("bytes", "ns since 1970")[field]
         what = f"{_SOURCES[file]} ({before} → {now} {unit})"
     return f"{int(which.sum())} of {len(which)} patches changed, first {ids[first]}: its {what}"
 
 
 class StoreReader:
-    """Reads samples from a prepared store; equal bit by bit to those of `dataset.TreeReader`."""
+    """Reads samples from a prepared store; equal bit by bit to those of `dataset.TreeReader`.
+
+    Attributes:
+        sizes: (N, 5) bytes of the files that it was prepared from, as `layout.file_sizes`; -1 for
+            series where it has none.
+    """
 
     def __init__(
         self,
@@ -180,21 +187,9 @@ class StoreReader:
         self.path = Path(path)
         description = describe(self.path)
         stored = description["settings"]
-        wanted = {"patch_size": patch_size, **settings_of(series)}
-        with_series = bool(stored.get("satellite"))
-        if series is None:  # series that are not read do not matter
-            stored = {"patch_size": stored.get("patch_size")}
-            wanted = {"patch_size": patch_size}
-        self._refuse(differences(stored, wanted), "is of other settings: ")
-        try:
-            with np.load(self.path / "index.npz", allow_pickle=False) as table:
-                self._table = dict(table)
-        except (OSError, EOFError, ValueError, BadZipFile):
-            self._refuse("not finished", "is ")
-        sources = layout.file_states(index, np.arange(len(index)), satellite=with_series)
-        everything = range(len(index))
-        self._refuse(stale(self._table, index, sources, everything), "is not of these files: ")
-        del self._table["sources"]
+        self._require_settings(stored, {"patch_size": patch_size, **settings_of(series)})
+        self._table = self._read_table()
+        self.sizes = self._require_fresh(index, satellite=bool(stored.get("satellite")))
         self._ends = np.cumsum(self._table["counts"])
         self._shard = int(description["shard"])
         self._size = patch_size
@@ -202,6 +197,28 @@ class StoreReader:
         self._bands = [AERIAL_BANDS.index(band) for band in bands] if aerial else None
         self._series = series
         self._require_whole()
+
+    def _require_settings(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+        if not wanted["satellite"]:  # series that are not read do not matter
+            stored = {"patch_size": stored.get("patch_size")}
+        self._refuse(differences(stored, wanted), "is of other settings: ")
+
+    def _read_table(self) -> dict[str, NDArray[Any]]:
+        """What is in the shards."""
+        try:
+            with np.load(self.path / "index.npz", allow_pickle=False) as table:
+                return dict(table)
+        except (OSError, EOFError, ValueError, BadZipFile):
+            self._refuse("not finished", "is ")
+            raise
+
+    def _require_fresh(self, index: Index, *, satellite: bool) -> NDArray[np.int64]:
+        """Refuse a store of other files; returns their sizes as they are now."""
+        sources = layout.file_states(index, np.arange(len(index)), satellite=satellite)
+        difference = stale(self._table, index, sources, range(len(index)))
+        self._refuse(difference, "is not of these files: ")
+        del self._table["sources"]  # not needed to read
+        return sources[:, :, 0].copy()
 
     def _refuse(self, difference: str, words: str) -> None:
         if difference:
@@ -233,7 +250,9 @@ class StoreReader:
         """The sample of a patch; see `dataset.Reader.read`."""
         shard, row = divmod(patch, self._shard)
         if self._table["damaged"][patch]:
-            raise DamagedPatchError(f"{self.path}: the patch was damaged when it was prepared.")
+            raise DamagedPatchError(
+                f"{self.path}: the patch was damaged or lacked a file when it was prepared."
+            )
         pixels = self._size**2
         square = (self._size, self._size)
         masks = self._file(shard, "masks")

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -73,20 +74,25 @@ def fetch(
     target: Path,
     *,
     size: int | None = None,
+    limit: int | None = None,
     md5: str | None = None,
     patience: Patience | None = None,
     report: Report | None = None,
+    checking: Report | None = None,
 ) -> None:
     """Download a file, or the rest of it, and put it in place once it is proven.
 
     Args:
         url: An http or https address.
         target: The file to write. It appears only when complete and checked.
-        size: Published size in bytes, rounded: the server's must be within `SIZE_TOLERANCE`.
+        size: Published size in bytes, rounded: what the server announces, and what it sends, must
+            be within `SIZE_TOLERANCE`.
+        limit: Bytes that must not be exceeded where no size is published.
         md5: Published MD5 of the whole file, in hexadecimal. A file with another one is removed
             and fetched once more from its first byte.
         patience: How long to keep trying.
         report: Called as bytes come in.
+        checking: Called as the bytes of an earlier call are read again for their digest.
 
     Raises:
         DataError: The server refuses, keeps failing, redirects to where it must not, or sends
@@ -94,7 +100,9 @@ def fetch(
             next call, unless it is proven wrong.
     """
     for last in (False, True):
-        transfer = _Transfer(url, target, size, md5, patience or Patience(), report)
+        bounds = _Bounds(size, limit)
+        transfer = _Transfer(url, target, bounds, md5, patience or Patience(), report)
+        transfer.remember(checking)
         transfer.run()
         found = transfer.digest.hexdigest()
         if md5 in (None, found):
@@ -117,6 +125,29 @@ def md5_of(path: Path, report: Report | None = None) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class _Bounds:
+    """How many bytes the published file may have: about `size`, or at most `limit`."""
+
+    size: int | None
+    limit: int | None
+
+    @property
+    def most(self) -> float:
+        if self.size is not None:
+            return self.size * (1 + SIZE_TOLERANCE)
+        return math.inf if self.limit is None else self.limit
+
+    def __contains__(self, count: int) -> bool:
+        least = 0.0 if self.size is None else self.size * (1 - SIZE_TOLERANCE)
+        return least <= count <= self.most
+
+    def __str__(self) -> str:
+        if self.size is not None:
+            return f"about {self.size:,} are published"
+        return f"at most {self.limit:,} are expected"
+
+
 class _Transfer:
     """One file's bytes so far: how many, their digest, and the version they belong to."""
 
@@ -124,13 +155,13 @@ class _Transfer:
         self,
         url: str,
         target: Path,
-        size: int | None,
+        bounds: _Bounds,
         md5: str | None,
         patience: Patience,
         report: Report | None,
     ) -> None:
         self.url = url
-        self.size = size
+        self.bounds = bounds
         self.md5 = md5
         self.patience = patience
         self.report = report or (lambda done, total: None)
@@ -152,14 +183,13 @@ class _Transfer:
         import requests
         import urllib3
 
-        self._remember()
         failures = 0
         with requests.Session() as session:
             while self.total is None or self.offset < self.total:
                 before = self.furthest
                 try:
                     if self._attempt(session):
-                        return
+                        break
                 except (
                     _TryAgainError,
                     requests.RequestException,
@@ -167,6 +197,7 @@ class _Transfer:
                 ) as error:
                     failures = 0 if self.furthest > before else failures + 1
                     self._pause(failures, error)
+        self._require_published(self.offset, "sent")
 
     def forget(self) -> None:
         """Drop every byte fetched so far."""
@@ -183,13 +214,14 @@ class _Transfer:
         self.forget()
         return _TryAgainError(f"{reason}; starting over")
 
-    def _remember(self) -> None:
+    def remember(self, report: Report | None) -> None:
         """Take up an earlier call's bytes, where they are known to belong to this address."""
         try:
             state = json.loads(self.state.read_text("utf-8"))
             held = self.part.stat().st_size
             total, validator = state["total"], state["validator"]
-            usable = state["url"] == self.url and (total is None or held <= total)
+            most = self.bounds.most if total is None else total
+            usable = state["url"] == self.url and held <= most
         except (OSError, ValueError, KeyError, TypeError):
             usable = False
         if not usable:
@@ -197,7 +229,7 @@ class _Transfer:
             return
         self.total, self.validator = total, validator
         self.offset = self.furthest = held
-        _feed(self.digest, self.part, None)
+        _feed(self.digest, self.part, report)
 
     def _attempt(self, session: requests.Session) -> bool:
         """One request; True when a body of unannounced length came to its end."""
@@ -241,7 +273,8 @@ class _Transfer:
         length = response.headers.get("Content-Length", "")
         self.total = int(length) if length.isdecimal() else None
         self.validator = _validator(response)
-        self._require_published_size()
+        if self.total is not None:
+            self._require_published(self.total, "offers")
         state = {"url": self.url, "total": self.total, "validator": self.validator}
         self.part.write_bytes(b"")
         self.state.write_text(json.dumps(state), "utf-8")
@@ -261,14 +294,15 @@ class _Transfer:
                 return last + 1
         raise self._distrust("the server sent another range than asked for")
 
-    def _require_published_size(self) -> None:
-        if self.size is None or self.total is None:
+    def _require_published(self, count: int, verb: str) -> None:
+        """Refuse as many bytes as the published file cannot have, and keep none of them."""
+        if count in self.bounds:
             return
-        if abs(self.total - self.size) > SIZE_TOLERANCE * self.size:
-            raise DataError(
-                f"{self.url}: the server offers {self.total:,} bytes where about {self.size:,} are "
-                "published.\nThis is another file: check --base-url."
-            )
+        self.forget()
+        raise DataError(
+            f"{self.url}: the server {verb} {count:,} bytes where {self.bounds}.\n"
+            "This is another file: check --base-url."
+        )
 
     def _receive(self, response: requests.Response, end: int | None) -> None:
         """Append a body to the part, never beyond `end`."""
@@ -277,6 +311,8 @@ class _Transfer:
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 if end is not None and self.offset + len(chunk) > end:
                     raise self._distrust("the body is longer than announced")
+                if self.offset + len(chunk) > self.bounds.most:  # nobody announced an end
+                    self._require_published(self.offset + len(chunk), "sent")
                 self._write(file, chunk)
                 self.digest.update(chunk)
                 self.offset += len(chunk)

@@ -21,6 +21,7 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flair2_exp.data import check
 from flair2_exp.data.check import check_tree, require_sound
 from flair2_exp.data.checks.findings import Finding
 from flair2_exp.data.checks.tiff import TruncatedError, read_header
@@ -924,6 +925,30 @@ def test_a_sound_tree_may_run_and_its_warnings_are_handed_on(tree: Tree) -> None
     assert require_sound(locate(tree.root)) == []
     shutil.rmtree(tree.root / "flair_2_labels_test")
     assert [warning.kind for warning in require_sound(locate(tree.root))] == ["labels-withheld"]
+
+
+def test_a_tree_that_passed_is_not_checked_again_and_a_damaged_one_is(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Folders] = []
+
+    def counted(folders: Folders, **options: object) -> list[Finding]:
+        seen.append(folders)
+        return check_tree(folders, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(check, "check_tree", counted)
+    whole = tree.image(PATCH).read_bytes()
+    truncate(tree.image(PATCH))
+    folders = locate(tree.root)
+    for _ in range(2):
+        with pytest.raises(DataError):
+            require_sound(folders)
+    tree.image(PATCH).write_bytes(whole)
+    assert require_sound(folders) == require_sound(folders) == check.check_headers(folders) == []
+    assert len(seen) == 3
+    require_sound(folders, super_patch=32)
+    require_sound(folders, series=False)
+    assert len(seen) == 5
 
 
 def test_a_damaged_tree_may_not_run(tree: Tree) -> None:

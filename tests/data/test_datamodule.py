@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 
 from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoader
-from flair2_exp.data.dataset import BatchKey, PatchDataset, TreeReader, read_dates
+from flair2_exp.data.dataset import BatchKey, PatchDataset, TreeReader
 from flair2_exp.data.layout import Folders, Index, index, locate
 from flair2_exp.data.options import (
     AugmentationOptions,
@@ -30,11 +30,6 @@ from flair2_exp.errors import DamagedPatchError, DataError
 from tests.data.trees import Tree, write_raster
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
-
-
-@pytest.fixture(autouse=True)
-def _forget_dates() -> None:
-    read_dates.cache_clear()
 
 
 def module(folders: Folders, **options: Any) -> FlairDataModule:
@@ -264,6 +259,18 @@ def test_images_of_another_data_set_are_refused(own_tree: Tree) -> None:
     write_raster(own_tree.image("IMG_000003"), np.ones((3, 32, 32)))
     with pytest.raises(DataError, match="3 bands of 32 x 32 pixels; FLAIR #2 has 5 square"):
         module(locate(own_tree.root))
+
+
+def test_thousands_of_damaged_patches_are_passed_over_without_a_warning(own_tree: Tree) -> None:
+    own_tree.image("IMG_000003").write_bytes(b"no image")
+    write_raster(own_tree.image("IMG_000004"), np.ones((5, 32, 32)), crs=None, transform=None)
+    data = FlairDataModule(locate(own_tree.root), series=SERIES, on_damaged="skip")
+    data.index = index(data.folders)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that of an image without a place
+        assert data._header_size(np.array([2] * 2000 + [3])) == 32
+    with pytest.raises(DamagedPatchError, match="IMG_000003"):
+        data._header_size(np.array([2, 2]))
 
 
 def test_an_empty_part_is_refused_unless_the_run_leaves_it_out(own_tree: Tree) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -32,11 +33,6 @@ from tests.data.trees import PRODUCTS, Tree, write_raster
 PATCH = "IMG_000003"
 AREA = "D006_2020/Z2_UF"
 MONTHLY = SeriesOptions(filter=True, monthly=True)
-
-
-@pytest.fixture(autouse=True)
-def _forget_dates() -> None:
-    read_dates.cache_clear()
 
 
 def reader(tree: Tree, **options: Any) -> TreeReader:
@@ -93,6 +89,18 @@ def test_probabilities_are_read_only_by_the_filter(own_tree: Tree) -> None:
     assert reader(own_tree, series=monthly).read(2).frames is not None
     with pytest.raises(DamagedPatchError, match=r"masks\.npy"):
         reader(own_tree, series=SeriesOptions(filter=True, size=16)).read(2)
+
+
+@pytest.mark.parametrize(("order", "later"), [([0, 1, 2], 0), ([3, 2, 1, 0], 1_000_000)])
+def test_a_list_of_products_that_is_mended_is_read_anew(
+    own_tree: Tree, order: list[int], later: int
+) -> None:
+    path = own_tree.series(AREA, "products.txt")
+    before, then = read_dates(path), path.stat().st_mtime_ns
+    assert read_dates(path) is before
+    path.write_text("".join(f"{PRODUCTS[position]}\n" for position in order))
+    os.utime(path, ns=(then, then + later))
+    assert np.array_equal(read_dates(path), before[order])
 
 
 def test_a_batch_has_the_files_own_types_and_names(shared_tree: Tree) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -48,6 +49,8 @@ class Answer:
     body: bytes = b""
     cut: int | None = None
     chunked: bool = False
+    repeats: int = 1
+    """Times that a chunked body is sent."""
 
 
 @dataclasses.dataclass
@@ -91,8 +94,11 @@ class Server:
                     self.send_header(name, value)
                 self.end_headers()
                 if answer.chunked:
-                    self.wfile.write(f"{len(answer.body):x}\r\n".encode() + answer.body + b"\r\n")
-                    self.wfile.write(b"" if answer.cut else b"0\r\n\r\n")
+                    chunk = f"{len(answer.body):x}\r\n".encode() + answer.body + b"\r\n"
+                    with contextlib.suppress(ConnectionError):  # the client had enough
+                        for _ in range(answer.repeats):
+                            self.wfile.write(chunk)
+                        self.wfile.write(b"" if answer.cut else b"0\r\n\r\n")
                 else:
                     self.wfile.write(answer.body[: answer.cut])
 
@@ -175,7 +181,12 @@ def test_a_later_call_goes_on_and_hashes_the_part_already_there(
     held = (tmp_path / "a.part").stat().st_size
     assert 0 < held <= 150_000
     server.plan = lambda n, request: ranged(BODY, request)
-    fetch(f"{server.url}/a", tmp_path / "a", md5=md5(BODY), patience=QUICK)
+    read: list[tuple[int, int | None]] = []
+    fetch(
+        f"{server.url}/a", tmp_path / "a", md5=md5(BODY), patience=QUICK,
+        checking=lambda done, total: read.append((done, total)),
+    )  # fmt: skip
+    assert read[-1] == (held, held)
     assert server.requests[-1].first == held
     assert (tmp_path / "a").read_bytes() == BODY
 
@@ -340,6 +351,43 @@ def test_a_body_of_unannounced_length_is_taken_to_its_proper_end(
     fetch(f"{server.url}/a", tmp_path / "a", patience=QUICK)
     assert (tmp_path / "a").read_bytes() == BODY
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("bound", [{"size": 300_000}, {"limit": 330_000}])
+def test_a_body_of_unannounced_length_is_refused_once_it_is_too_long(
+    server: Server, tmp_path: Path, bound: dict[str, int]
+) -> None:
+    server.plan = lambda n, request: Answer(200, {}, BODY, chunked=True, repeats=100)
+    most: list[int] = []
+    with pytest.raises(DataError, match=r"sent 3\d\d,\d{3} bytes where .* 3\d0,000 are") as told:
+        fetch(
+            f"{server.url}/a", tmp_path / "a", **bound, md5=md5(BODY), patience=QUICK,
+            report=lambda done, _: most.append(done),
+        )  # fmt: skip
+    assert str(told.value).count("\n") == 1
+    assert max(most) <= 330_000
+    assert len(server.requests) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_body_of_unannounced_length_is_refused_where_it_ends_too_early(
+    server: Server, tmp_path: Path
+) -> None:
+    server.plan = lambda n, request: Answer(200, {}, BODY, chunked=True)
+    with pytest.raises(DataError, match="sent 300,000 bytes where about 350,000 are published"):
+        fetch(f"{server.url}/a", tmp_path / "a", size=350_000, patience=QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_unannounced_length_that_is_too_long_already_is_dropped(
+    server: Server, tmp_path: Path
+) -> None:
+    state = {"url": f"{server.url}/a", "total": None, "validator": '"v1"'}
+    (tmp_path / "a.part").write_bytes(BODY + BODY)
+    (tmp_path / "a.part.json").write_text(json.dumps(state))
+    server.plan = lambda n, request: ranged(BODY, request)
+    fetch(f"{server.url}/a", tmp_path / "a", size=len(BODY), patience=QUICK)
+    assert [request.range for request in server.requests] == [None]
 
 
 def test_wrong_bytes_are_removed_and_fetched_once_more(server: Server, tmp_path: Path) -> None:
@@ -787,6 +835,17 @@ def test_a_wrong_archive_brought_by_other_means_is_refused_and_left(
     assert (to / "flair_sen_train.zip").exists()
 
 
+def test_no_archive_is_fetched_beyond_its_size_or_its_files(
+    server: Server, tmp_path: Path, sen: Archive
+) -> None:
+    server.plan = lambda n, request: Answer(200, {}, bytes(100_000), chunked=True, repeats=200)
+    for archive in (sen, dataclasses.replace(sen, size=None)):
+        with pytest.raises(DataError, match="This is another file"):
+            download(tmp_path / "to", [archive], base_url=server.url, patience=QUICK)
+        assert not (tmp_path / "to" / "flair_sen_train.zip.part").exists()
+    assert len(server.requests) == 2
+
+
 def test_what_stands_in_the_way_is_not_overwritten(
     server: Server, tmp_path: Path, sen: Archive
 ) -> None:
@@ -838,6 +897,27 @@ def test_a_call_interrupted_between_two_moves_goes_on(
     assert (tmp_path / "to" / "flair_2_toy_dataset" / "x").read_bytes() == b"1"
     assert (tmp_path / "to" / "table.json").read_bytes() == b"{}"
     assert len(server.requests) == 1
+
+
+def test_what_came_into_the_way_after_unpacking_is_not_overwritten(
+    server: Server, tmp_path: Path, sen: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flair2_exp.data.download._Job._move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
+    mine = tmp_path / "to" / "flair_sen_train" / "mine"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(DataError, match=r"flair_sen_train is there already, and not from"):
+        download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
+    assert mine.read_text() == "mine"
+    shutil.rmtree(mine.parent)
+    download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
+    assert len(list(mine.parent.rglob("*.npy"))) == 2
 
 
 def test_a_hostile_archive_leaves_the_destination_empty(server: Server, tmp_path: Path) -> None:

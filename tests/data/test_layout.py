@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from flair2_exp.data import layout
+from flair2_exp.data.check import check_tree
 from flair2_exp.data.layout import Folders, Index, index, locate
 from flair2_exp.errors import DataError
 from tests.data.trees import AREAS, Tree
@@ -121,6 +123,9 @@ def test_files_that_are_no_json_are_refused(own_tree: Tree) -> None:
     own_tree.centroids.write_text('{"IMG_000001.tif": [1, ')
     with pytest.raises(DataError, match=r"flair-2_centroids_sp_to_patch\.json cannot be read"):
         index(locate(own_tree.root))
+    own_tree.centroids.write_text("[" * 100_000)
+    with pytest.raises(DataError, match="cannot be read as JSON: maximum recursion"):
+        index(locate(own_tree.root))
     own_tree.centroids.write_text("[1, 2]")
     with pytest.raises(DataError, match="holds no JSON object"):
         index(locate(own_tree.root))
@@ -129,7 +134,7 @@ def test_files_that_are_no_json_are_refused(own_tree: Tree) -> None:
 def test_absent_and_malformed_entries_are_marked(own_tree: Tree) -> None:
     centroids = json.loads(own_tree.centroids.read_text())
     del centroids["IMG_000001.tif"]
-    centroids |= {"IMG_000002.tif": [3], "IMG_000003.tif": "1,2", "IMG_000004.tif": [1e99, 2]}
+    centroids |= {"IMG_000002.tif": [3], "IMG_000003.tif": "12", "IMG_000004.tif": [10**99, 2]}
     own_tree.centroids.write_text(json.dumps(centroids))
     metadata = json.loads(own_tree.metadata.read_text())
     metadata["IMG_000002"]["time"] = "noon"
@@ -139,6 +144,20 @@ def test_absent_and_malformed_entries_are_marked(own_tree: Tree) -> None:
     assert (listed.centroids < 0).any(axis=1).tolist() == [True] * 4 + [False]
     assert (listed.metadata["year"] == 0).tolist() == [False, True, False, False, False]
     assert listed.labelled.tolist() == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "value", [[12.7, 3], [True, 3], ["12", "3"], "12", {"1": 0, "2": 0}, [math.nan, 1], 1e99, None]
+)
+def test_a_centroid_that_the_checker_calls_malformed_is_unknown(
+    own_tree: Tree, value: object
+) -> None:
+    content = json.loads(own_tree.centroids.read_text())
+    content |= {"IMG_000001.tif": value, "IMG_000002.tif": [28.0, 20]}
+    own_tree.centroids.write_text(json.dumps(content))
+    folders = locate(own_tree.root)
+    assert index(folders).centroids[:2].tolist() == [[-1, -1], [28, 20]]
+    assert [finding.kind for finding in check_tree(folders)] == ["malformed-centroid"]
 
 
 # The cached index.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,23 +16,18 @@ import numpy as np
 import pytest
 import torch
 
-from flair2_exp.data import preparation
+from flair2_exp.data import layout, preparation
 from flair2_exp.data.datamodule import FlairDataModule
-from flair2_exp.data.dataset import TreeReader, read_dates
+from flair2_exp.data.dataset import TreeReader
 from flair2_exp.data.layout import Index, index, locate
 from flair2_exp.data.options import AugmentationOptions, MetadataOptions, SeriesOptions
 from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.store import StoreReader
 from flair2_exp.errors import DamagedPatchError, DataError
-from tests.data.trees import Tree
+from tests.data.trees import TEST_AREA, Tree
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
 AREA = "D006_2020/Z2_UF"
-
-
-@pytest.fixture(autouse=True)
-def _forget_dates() -> None:
-    read_dates.cache_clear()
 
 
 def prepared(
@@ -108,6 +105,22 @@ def test_a_store_with_series_serves_a_run_without_and_no_other_series(
         opened(shared_tree, tmp_path / "aerial")
 
 
+@pytest.mark.parametrize("satellite", [True, False])
+def test_a_store_gives_a_run_the_fingerprint_of_its_files_without_looking_them_up_again(
+    shared_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, satellite: bool
+) -> None:
+    prepared(shared_tree, tmp_path)
+    folders = locate(shared_tree.root)
+    options: dict[str, Any] = {"series": SERIES, "satellite": satellite}
+    direct = FlairDataModule(folders, **options)
+    stored = FlairDataModule(folders, store=tmp_path, **options)
+    for data in (direct, stored):
+        data.setup()
+    expected = direct.fingerprint
+    monkeypatch.setattr(layout, "file_states", None)
+    assert stored.fingerprint == expected
+
+
 def test_several_processes_write_the_same_store(shared_tree: Tree, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     steps: list[tuple[int, int]] = []
@@ -162,6 +175,61 @@ def test_a_killed_preparation_is_refused_and_then_continued(
     assert prepared(own_tree, path).written == 0
 
 
+def test_two_preparations_of_one_store_do_not_meet(own_tree: Tree, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    refused: list[int] = []
+    part = path / "shards" / "00002.part1"
+
+    def progress(done: int, total: int) -> None:
+        part.mkdir(exist_ok=True)  # as the running one has it
+        with pytest.raises(DataError, match="another preparation is at work in"):
+            prepared(own_tree, path)
+        refused.append(done)
+        assert part.exists()
+
+    assert prepared(own_tree, path, progress=progress).written == 5
+    assert refused == [2, 4, 5]
+    assert prepared(own_tree, path).written == 0
+
+
+def test_the_processes_of_a_killed_preparation_end_and_free_its_lock(
+    own_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, started = tmp_path / "store", tmp_path / "started"
+
+    def stuck(job: Any, shard: int, folder: Path) -> Any:
+        started.touch()
+        time.sleep(20)
+        os._exit(1)  # or a failure of this test would leave it behind
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation._Job, "_write_arrays", stuck)
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=prepared, args=(own_tree, path), kwargs={"workers": 2})
+        process.start()
+        assert within(10, started.exists)
+        process.kill()
+        process.join()
+
+    def free() -> bool:
+        try:
+            return prepared(own_tree, path).written == 5
+        except DataError:
+            return False
+
+    assert within(10, free)
+
+
+def within(seconds: float, happens: Callable[[], bool]) -> bool:
+    """Whether something comes true in time."""
+    end = time.monotonic() + seconds
+    while not happens():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 Change = Callable[[Tree], object]
 
 
@@ -214,7 +282,6 @@ def test_a_stale_store_is_refused_with_the_difference_and_renewed_where_it_is(
     path = tmp_path / "store"
     prepared(own_tree, path)
     change(own_tree)
-    read_dates.cache_clear()
     with pytest.raises(DataError, match=difference) as refusal:
         opened(own_tree, path)
     assert str(refusal.value).count("\n") == 1
@@ -264,6 +331,7 @@ def test_what_is_no_store_is_refused(shared_tree: Tree, tmp_path: Path) -> None:
     (other / "thesis.tex").write_text("")
     with pytest.raises(DataError, match="is neither empty nor a prepared store"):
         prepared(shared_tree, other)
+    assert os.listdir(other) == ["thesis.tex"]
     with pytest.raises(DataError, match="cannot be written"):
         prepared(shared_tree, other / "thesis.tex" / "store")
 
@@ -285,8 +353,64 @@ def test_damage_stops_a_preparation_or_is_marked(own_tree: Tree, tmp_path: Path)
     assert (report.patches, report.damaged) == (5, 1)
     reader = opened(own_tree, tmp_path / "skip")
     assert reader.read(3).label.shape == (32, 32)
-    with pytest.raises(DamagedPatchError, match="was damaged when it was prepared"):
+    with pytest.raises(DamagedPatchError, match="was damaged or lacked a file when it"):
         reader.read(2)
+
+
+def without_test_labels(tree: Tree) -> None:
+    shutil.rmtree(tree.root / "flair_2_labels_test")
+
+
+def without_test_masks(tree: Tree) -> None:
+    tree.mask("IMG_000005").unlink()
+
+
+def without_test_series(tree: Tree) -> None:
+    shutil.rmtree(tree.root / "flair_2_sen_test")
+
+
+def without_the_areas_series(tree: Tree) -> None:
+    shutil.rmtree(tree.folder("sen", TEST_AREA))
+
+
+def without_centroid(tree: Tree) -> None:
+    content = json.loads(tree.centroids.read_text())
+    del content["IMG_000005.tif"]
+    tree.centroids.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_test_labels,
+        without_test_masks,
+        without_test_series,
+        without_the_areas_series,
+        without_centroid,
+    ],
+)
+def test_a_patch_that_lacks_a_file_is_not_stored_and_stops_only_a_run_that_needs_it(
+    own_tree: Tree, tmp_path: Path, change: Change
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(own_tree.root, whole)
+    change(own_tree)
+    report = prepared(own_tree, tmp_path / "store")
+    assert (report.patches, report.damaged, report.incomplete) == (5, 0, 1)
+    with pytest.raises(DamagedPatchError, match="was damaged or lacked a file when it"):
+        opened(own_tree, tmp_path / "store").read(4)
+    options: dict[str, Any] = {"series": SERIES, "store": tmp_path / "store"}
+    some = FlairDataModule(locate(own_tree.root), parts=("train", "validation"), **options)
+    some.setup()
+    assert len(list(some.train_dataloader())) == 1
+    with pytest.raises(DataError, match=r"1 of 1 test patches have no .*IMG_000005"):
+        FlairDataModule(locate(own_tree.root), **options).setup()
+    shutil.rmtree(own_tree.root)
+    whole.rename(own_tree.root)
+    with pytest.raises(DataError, match=r"1 of 5 .* IMG_000005: its (centroid|.*absent → \d+)"):
+        opened(own_tree, tmp_path / "store")
+    assert prepared(own_tree, tmp_path / "store").incomplete == 0
+    assert opened(own_tree, tmp_path / "store").read(4).frames is not None
 
 
 def test_patches_are_found_behind_shards_of_unequal_series(own_tree: Tree, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from flair2_exp.data.checks.findings import Finding, file_problem
 from flair2_exp.data.checks.series import SeriesShape
+from flair2_exp.data.layout import parse_centroid
 from flair2_exp.data.metadata import YEARS, parse_record
 
 Table = Mapping[str, Any]
@@ -67,13 +67,13 @@ def check_centroid(
     name = f"{patch}.tif"
     if name not in table:
         return Finding(path, patch, "missing-centroid", f"no entry {name!r}")
-    centroid = table[name]
-    if not (isinstance(centroid, list) and len(centroid) == 2 and all(map(_whole, centroid))):
-        message = f"{str(centroid)[:80]} for {name!r} instead of [row, column]"
+    place = parse_centroid(table[name])
+    if place is None:
+        message = f"{str(table[name])[:80]} for {name!r} instead of [row, column]"
         return Finding(path, patch, "malformed-centroid", message)
     if shape is None:
         return None
-    row, column = (int(value) for value in centroid)
+    row, column = place
     pixels = f"the area's {shape.height} x {shape.width} pixels"
     if not (0 <= row < shape.height and 0 <= column < shape.width):
         message = f"row {row}, column {column} lies outside {pixels}"
@@ -112,9 +112,3 @@ def check_metadata(path: Path, patches: Iterable[tuple[str, str]], table: Table)
             message = f"domain and zone {told[:80]} of a patch in {area}"
             findings.append(Finding(path, patch, "misplaced-metadata", message, "warning"))
     return findings
-
-
-def _whole(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value) and value.is_integer()
-    return isinstance(value, int) and not isinstance(value, bool)
