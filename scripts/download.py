@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.table import Table
 
 from flair2_exp.data.download import ARCHIVES, BASE_URL, download, select
-from flair2_exp.errors import DataError
+from flair2_exp.errors import FlairError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         archives = select(options.parts)
-    except DataError as error:
+    except FlairError as error:
         _parser().error(str(error))
     try:
         with _bars(console) as progress:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 keep_archives=options.keep_archives,
                 report=_Reporter(progress),
             )
-    except DataError as error:
+    except FlairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -28,8 +28,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from flair2_exp.data import transfer, unpack
-from flair2_exp.data.locking import alone
 from flair2_exp.errors import DataError
+from flair2_exp.locking import locked
 
 _LOG = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ def download(
         )
         for archive in archives
     ]
-    with alone(state / "lock", work="download", folder=destination):
+    with locked(state, "choose another folder"):
         _require_space_for_all(destination, jobs, keep_archives)
         return tuple(job.run() for job in jobs)
 

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from flair2_exp import locking
 from flair2_exp.data import layout
 from flair2_exp.data.augment import Image
 from flair2_exp.data.dataset import read_mask, read_raster, read_series, reading, to_classes
 from flair2_exp.data.layout import Index
-from flair2_exp.data.locking import alone
 from flair2_exp.data.options import SeriesOptions
 from flair2_exp.data.sentinel2 import BANDS, Series
 from flair2_exp.data.store import (
@@ -38,8 +38,6 @@ from flair2_exp.data.store import (
 )
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS, CLASSES_19
-
-_LOCK: Final = ".lock"
 
 
 @dataclass(frozen=True)
@@ -126,16 +124,15 @@ def _alone(path: Path) -> Iterator[None]:
     if path.exists():
         names = set(os.listdir(path)) if path.is_dir() else {path.name}
         # Another preparation may have come no further than its lock or half its description.
-        if "store.json" not in names and names - {_LOCK, "store.part"}:
+        if "store.json" not in names and names - {locking.FILE, "store.part"}:
             raise DataError(
                 f"{path} is neither empty nor a prepared store.\nChoose another folder."
             )
-    with contextlib.ExitStack() as held:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone(path / _LOCK, work="preparation", folder=path))
-        except OSError as error:
-            raise _unwritable(path, error) from None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    with locking.locked(path, "choose another folder"):
         yield
 
 

@@ -28,7 +28,7 @@ from flair2_exp.data import transfer, unpack
 from flair2_exp.data.download import ARCHIVES, Archive, Outcome, download, placement, select
 from flair2_exp.data.layout import locate
 from flair2_exp.data.transfer import Patience, fetch
-from flair2_exp.errors import DataError
+from flair2_exp.errors import ConfigError, DataError
 from tests.data.trees import write_tree
 
 QUICK = Patience(attempts=3, wait=0.001, longest_wait=0.01, timeout=(2.0, 2.0))
@@ -791,7 +791,7 @@ def test_a_second_call_does_nothing(server: Server, tmp_path: Path, sen: Archive
     second = download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
     assert second == (dataclasses.replace(first[0], fetched=False, unpacked=False),)
     assert len(server.requests) == 1
-    del before[tmp_path / "to" / ".flair2" / "lock"]
+    del before[tmp_path / "to" / ".flair2" / ".lock"]
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
 
@@ -964,13 +964,13 @@ def test_two_downloads_into_one_folder_do_not_meet(
     complaints: list[str] = []
 
     def report(name: str, step: str, done: int, total: int | None) -> None:
-        with pytest.raises(DataError) as told:
+        with pytest.raises(ConfigError) as told:
             download(tmp_path / "to", [sen], base_url=server.url)
         complaints.append(str(told.value))
 
     download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK, report=report)
     assert complaints
-    assert all("another download is at work" in complaint for complaint in complaints)
+    assert all("is in use by process" in complaint for complaint in complaints)
 
 
 PATHS = {

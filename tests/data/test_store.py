@@ -23,7 +23,7 @@ from flair2_exp.data.layout import Index, index, locate
 from flair2_exp.data.options import AugmentationOptions, MetadataOptions, SeriesOptions
 from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.store import StoreReader
-from flair2_exp.errors import DamagedPatchError, DataError
+from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
 from tests.data.trees import TEST_AREA, Tree
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
@@ -182,7 +182,7 @@ def test_two_preparations_of_one_store_do_not_meet(own_tree: Tree, tmp_path: Pat
 
     def progress(done: int, total: int) -> None:
         part.mkdir(exist_ok=True)  # as the running one has it
-        with pytest.raises(DataError, match="another preparation is at work in"):
+        with pytest.raises(ConfigError, match="is in use by process"):
             prepared(own_tree, path)
         refused.append(done)
         assert part.exists()
