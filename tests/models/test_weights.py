@@ -5,6 +5,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import encoders, get_encoder
@@ -150,6 +151,69 @@ def test_encoder_weights_from_a_file_are_adapted_to_the_bands(tmp_path: Path, su
     expected = _adapted(tensors["conv1.weight"], 5)
     torch.testing.assert_close(found["encoder.conv1.weight"], expected)
     assert torch.equal(found["encoder.layer4.1.conv2.weight"], tensors["layer4.1.conv2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "last_at_timm"),
+    [
+        ("resnet18", "conv1", "layer4.1.conv2", "layer4.1.conv2"),
+        # An untrained head of its own (conv_head) beside the classifier.
+        ("tf_mobilenetv3_small_minimal_100", "conv_stem", "blocks.5.0.conv", "blocks.5.0.conv"),
+        # timm names a sequence's parts anew where it gives features.
+        ("vgg11", "features_0", "features_18", "features.18"),
+    ],
+)
+def test_weights_that_timm_saves_load_into_its_encoders(
+    tmp_path: Path, name: str, first: str, last: str, last_at_timm: str
+) -> None:
+    tensors = timm.create_model(name, pretrained=False, num_classes=7).state_dict()
+    torch.save(tensors, tmp_path / "a.pth")
+    spec = small_spec(
+        "unet", encoder=f"tu-{name}", encoder_weights=str(tmp_path / "a.pth"), in_channels=4
+    )
+    found = build_model(spec).state_dict()
+    expected = _adapted(tensors[f"{first.replace('features_', 'features.')}.weight"], 4)
+    torch.testing.assert_close(found[f"encoder.model.{first}.weight"], expected)
+    assert torch.equal(found[f"encoder.model.{last}.weight"], tensors[f"{last_at_timm}.weight"])
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_files_without_batch_counters_and_any_bands_load(tmp_path: Path, bands: int) -> None:
+    tensors = get_encoder("resnet18", weights=None).state_dict()
+    old = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "torchvision.pth")
+    spec = small_spec(
+        "unet",
+        encoder="resnet18",
+        encoder_weights=str(tmp_path / "torchvision.pth"),
+        in_channels=bands,
+    )
+    expected = get_encoder("resnet18", weights=None)
+    expected.load_state_dict(tensors)
+    expected.set_in_channels(bands, pretrained=True)  # smp's own way
+    found = build_model(spec).state_dict()
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found[f"encoder.{name}"], tensor)
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+def test_an_encoder_of_timms_taken_from_a_run_loads(tmp_path: Path, prefix: str) -> None:
+    encoder = "tu-resnet18"
+    tensors = get_encoder(encoder, weights=None).state_dict()
+    torch.save({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "a.pth")
+    spec = small_spec("unet", encoder=encoder, encoder_weights=str(tmp_path / "a.pth"))
+    found = build_model(spec).state_dict()
+    assert torch.equal(found["encoder.model.bn1.weight"], tensors["model.bn1.weight"])
+    assert torch.equal(
+        found["encoder.model.layer2.0.conv1.weight"], tensors["model.layer2.0.conv1.weight"]
+    )
+
+
+def test_weights_of_another_depth_of_timms_are_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "a.pth")
+    spec = small_spec("unet", encoder="tu-resnet18", encoder_weights=str(tmp_path / "a.pth"))
+    with pytest.raises(ModelError, match=r"not those of tu-resnet18.*left over: layer1\.2\.conv1"):
+        build_model(spec)
 
 
 def test_weights_of_another_encoder_are_refused_with_a_list(tmp_path: Path) -> None:
