@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
+import warnings
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor
 
 from flair2_exp.errors import CheckpointError, ModelError
 from flair2_exp.models.build import build_model
+from flair2_exp.models.tensors import read_file
 from flair2_exp.models.utt import UTT
 from flair2_exp.models.weights import load_weights
 from tests.golden_vectors import golden
@@ -121,6 +127,53 @@ def test_damaged_files_are_told(tmp_path: Path, content: bytes, suffix: str) -> 
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=path.name):
         load_weights(build(small_spec("utae")), path)
+
+
+def _saved(kind: str) -> bytes:
+    content = {
+        "state_dict": {
+            "model.a": torch.rand(3, 4),
+            "b": torch.arange(5),
+            "c": torch.rand(2).half(),
+        },
+        "hyper_parameters": {"model": {"name": "utt", "sizes": [1, 2.5, None, True]}},
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=kind == "zip")
+    return save(content["state_dict"]) if kind == "safetensors" else buffer.getvalue()
+
+
+SAVED = {kind: _saved(kind) for kind in ("zip", "legacy", "safetensors")}
+FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4)
+
+
+@given(
+    kind=st.sampled_from(sorted(SAVED)),
+    flips=FLIPS,
+    cut=st.tuples(st.floats(0, 1), st.integers(0, 20)),
+    kept=st.just(1.0) | st.floats(0, 1),
+)
+@example(kind="legacy", flips=[], cut=(0, 0), kept=0.02)  # IndexError, read past the end
+@example(kind="legacy", flips=[], cut=(0, 0), kept=0.8325)  # struct.error, half a length
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_bytes_are_flipped_or_cut_a_file_is_read_or_refused(
+    tmp_path: Path,
+    kind: str,
+    flips: list[tuple[float, int]],
+    cut: tuple[float, int],
+    kept: float,
+) -> None:
+    content = bytearray(SAVED[kind])
+    for place, mask in flips:
+        content[int(place * len(content))] ^= mask
+    start = int(cut[0] * len(content))
+    del content[start : start + cut[1]]
+    del content[int(kept * len(content)) :]
+    path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.ckpt")
+    path.write_bytes(content)
+    with warnings.catch_warnings(), contextlib.suppress(CheckpointError):
+        warnings.simplefilter("ignore")  # torch's, of protocols that the flips make up
+        read_file(path)
 
 
 def test_a_missing_or_empty_checkpoint_is_told(tmp_path: Path) -> None:
