@@ -184,6 +184,14 @@ def test_channels_last_trains_to_the_same_losses() -> None:
     assert _losses(spec, channels_last=True) == pytest.approx(_losses(spec), rel=1e-4)
 
 
+def test_channels_last_moves_with_the_model_to_its_device() -> None:
+    """A run accelerates its model before the trainer moves it."""
+    model = accelerate(build(small_spec("unet", encoder="resnet18")), channels_last=True)
+    kernels = [p for p in model.to("meta").parameters() if p.dim() == 4 and p.shape[-1] > 1]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
 def test_checkpointing_trains_to_the_same_losses() -> None:
     spec = small_spec(encoder="resnet18")
     repeating = replace(spec, utae=replace(spec.utae, checkpointing=True))
