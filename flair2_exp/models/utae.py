@@ -89,6 +89,11 @@ class UTAEOptions:
                 f"utae.heads={heads} must divide utae.encoder_widths and utae.d_model: "
                 f"it does not divide {uneven}."
             )
+        if heads == widths[-1]:
+            raise ModelError(
+                f"utae.heads={heads} leaves each head one channel of the deepest map, which the "
+                f"normalisation by heads makes the same for all inputs: at most {heads // 2}."
+            )
         if self.aggregation not in MODES:
             raise ModelError(f"utae.aggregation={self.aggregation}: expected one of {MODES}.")
 
