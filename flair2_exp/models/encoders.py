@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,6 +101,28 @@ def _pretrained(encoder: str, **sizes: int | list[int]) -> smp.Unet:
 def _is_timm(encoder: str) -> bool:
     """Whether smp hands this name to timm, which takes `True` and not the weights' name."""
     return encoder.startswith(("tu-", "timm-")) and encoder not in get_encoder_names()
+
+
+def require_patch_size(network: smp.Unet, encoder: str, in_channels: int, patch_size: int) -> None:
+    """Refuse an encoder made for images of one size before any training starts.
+
+    Only timm has such encoders; they are tried without data or arithmetic, on the meta device.
+
+    Raises:
+        ModelError: Its patches are not those of `patch_size`.
+    """
+    if not _is_timm(encoder):
+        return
+    trial = copy.deepcopy(network.encoder).to("meta").eval()
+    try:
+        trial(torch.empty(1, in_channels, patch_size, patch_size, device="meta"))
+    except AssertionError as error:  # timm's way of refusing a size
+        raise ModelError(
+            f"model.encoder={encoder} does not take patches of {patch_size} px ({error}). Choose "
+            "an encoder for any size, as resnet34."
+        ) from error
+    except Exception:  # an operation that needs data: only the first batch can tell
+        return
 
 
 def _load_encoder(module: nn.Module, path: str, encoder: str) -> None:

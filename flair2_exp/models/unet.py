@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from flair2_exp.models.base import SegmentationModel
 from flair2_exp.models.blocks import as_weights
 from flair2_exp.models.decoder import decode
-from flair2_exp.models.encoders import create_unet
+from flair2_exp.models.encoders import create_unet, require_patch_size
 from flair2_exp.models.metadata import MetadataFusion
 
 
@@ -49,6 +49,7 @@ class AerialUNet(SegmentationModel):
             classes=classes,
             decoder_channels=decoder_channels,
         )
+        require_patch_size(network, encoder, in_channels, patch_size)
         self.encoder: nn.Module = network.encoder
         self.decoder: UnetDecoder = network.decoder
         self.segmentation_head: nn.Module = network.segmentation_head

@@ -330,6 +330,22 @@ def test_unknown_encoders_and_weights_are_told(
         build_model(small_spec("unet", encoder=encoder, encoder_weights=weights))
 
 
+@pytest.mark.parametrize("encoder", ["tu-swinv2_cr_tiny_224", "tu-maxvit_pico_rw_256"])
+def test_an_encoder_for_one_size_of_image_is_refused_for_another(encoder: str) -> None:
+    with pytest.raises(ModelError, match=rf"{encoder} does not take patches of 64 px"):
+        build_model(small_spec("unet", encoder=encoder))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size"), [("tu-swinv2_cr_tiny_224", 224), ("tu-convnext_atto", 64)]
+)
+def test_an_encoder_is_tried_without_a_trace(encoder: str, size: int) -> None:
+    model = build(small_spec("unet", encoder=encoder, patch_size=size))
+    assert not any(value.is_meta for value in model.state_dict().values())
+    with torch.no_grad():
+        assert model(torch.rand(1, 5, size, size))["aerial"].isfinite().all()
+
+
 def test_five_decoder_blocks_are_asked_for() -> None:
     with pytest.raises(ModelError, match="expected five"):
         build_model(small_spec("unet", decoder_channels=(64, 32)))
