@@ -102,4 +102,5 @@ def _weighted_sum(maps: Tensor, weights: Tensor) -> Tensor:
         weights, size=(height, width), mode="bilinear", align_corners=False
     )
     grouped = maps.view(n, heads, c // heads, height, width)
-    return (grouped * resized.unsqueeze(2)).sum(0).view(c, height, width)
+    summed = (grouped * resized.unsqueeze(2)).sum(0).view(c, height, width)
+    return summed.to(maps.dtype)  # attention is float32 at least

@@ -5,6 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
+def as_weights(x: Tensor, module: nn.Module) -> Tensor:
+    """Gives x in the type of a module's weights: not float32 with `bf16-true` or `64-true`."""
+    return x.to(next(module.parameters()).dtype)
+
+
 class ConvBlock(nn.Sequential):
     """Convolution with reflect padding, normalisation, ReLU.
 

@@ -141,7 +141,8 @@ def accelerate(
     """Applies the options that change speed and not results, in place; names stay the same.
 
     Args:
-        model: The model, already on its device.
+        model: The model, on any device: the order in memory moves with it to another, and what is
+            compiled is compiled at its first use.
         channels_last: Keep the aerial branch's maps with channels last (U-TAE always does).
         compiled: Compile the aerial branch with torch's compiler. U-TAE's packing depends on the
             data, which would compile anew for every count of frames, so it stays as it is.

@@ -73,7 +73,7 @@ class SequenceNorm(nn.GroupNorm):
         centred = (grouped - grouped.sum((2, 4), keepdim=True) / count) * mask
         variance = centred.square().sum((2, 4), keepdim=True) / count
         normal = (centred * (variance + self.eps).rsqrt()).view(b, p, t, c)
-        return normal * self.weight + self.bias
+        return (normal * self.weight + self.bias).to(x.dtype)
 
 
 class TemporalEncoder(nn.Module):

@@ -43,7 +43,7 @@ def read_file(path: str | Path) -> object:
             f"{file} holds more than tensors and plain values (or is damaged) and is not loaded, "
             f"since that could run its code: save its state_dict alone. ({_unsafe(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle is a damaged program: it may raise any kind
         raise CheckpointError(
             f"{file} is not a readable checkpoint (damaged, or cut short): fetch it again. "
             f"({_first_line(error)})"

@@ -9,8 +9,9 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
 from flair2_exp.models.base import SegmentationModel
+from flair2_exp.models.blocks import as_weights
 from flair2_exp.models.decoder import decode
-from flair2_exp.models.encoders import create_unet
+from flair2_exp.models.encoders import create_unet, require_patch_size
 from flair2_exp.models.metadata import MetadataFusion
 
 
@@ -48,6 +49,7 @@ class AerialUNet(SegmentationModel):
             classes=classes,
             decoder_channels=decoder_channels,
         )
+        require_patch_size(network, encoder, in_channels, patch_size)
         self.encoder: nn.Module = network.encoder
         self.decoder: UnetDecoder = network.decoder
         self.segmentation_head: nn.Module = network.segmentation_head
@@ -74,11 +76,12 @@ class AerialUNet(SegmentationModel):
         """The encoder's maps, the image (B, bands, H, W) first; metadata are in the deepest."""
         if image is None:
             raise ValueError("the aerial U-Net needs `image`")
-        features: list[Tensor] = list(self.encoder(image.contiguous(memory_format=self.layout)))
+        image = as_weights(image, self.encoder).contiguous(memory_format=self.layout)
+        features: list[Tensor] = list(self.encoder(image))
         if self.metadata is not None:
             if metadata is None:
                 raise ValueError("a model with metadata fusion needs `metadata`")
-            features[-1] = self.metadata(features[-1], metadata)
+            features[-1] = self.metadata(features[-1], as_weights(metadata, self.metadata))
         return features
 
     def decode(self, features: list[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flair2_exp.errors import ModelError
 from flair2_exp.models.aggregation import MODES, aggregate, segments
 from flair2_exp.models.base import SegmentationModel
-from flair2_exp.models.blocks import ConvBlock, PointBlock, Residual, UpBlock
+from flair2_exp.models.blocks import ConvBlock, PointBlock, Residual, UpBlock, as_weights
 from flair2_exp.models.heads import SatelliteHead
 from flair2_exp.models.ltae import TemporalEncoder
 from flair2_exp.models.recompute import keeping_convolutions, keeping_nothing
@@ -88,6 +88,11 @@ class UTAEOptions:
             raise ModelError(
                 f"utae.heads={heads} must divide utae.encoder_widths and utae.d_model: "
                 f"it does not divide {uneven}."
+            )
+        if heads == widths[-1]:
+            raise ModelError(
+                f"utae.heads={heads} leaves each head one channel of the deepest map, which the "
+                f"normalisation by heads makes the same for all inputs: at most {heads // 2}."
             )
         if self.aggregation not in MODES:
             raise ModelError(f"utae.aggregation={self.aggregation}: expected one of {MODES}.")
@@ -190,7 +195,7 @@ class UTAE(nn.Module):
             padding = (series == 0).flatten(2).all(dim=2)
         counts = (~padding).sum(1).tolist()
         real = None if sum(counts) == b * t else ~padding
-        frames = series.flatten(0, 1) if real is None else series[real]
+        frames = as_weights(series.flatten(0, 1) if real is None else series[real], self)
 
         passes = self._encode(frames)
         deepest = torch.cat([maps[-1] for maps in passes])

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flair2_exp import assembly
 from flair2_exp.models.base import SegmentationModel
 from flair2_exp.models.build import ModelSpec, build_model
 from flair2_exp.models.fusion import FusionOptions
 from flair2_exp.models.reference import utae_name
 from flair2_exp.models.utae import UTAE, UTAEOptions
+from flair2_exp.training.task import SegmentationTask
+from tests.configs import compose_config
+from tests.golden_vectors import golden
 
 SMALL = UTAEOptions(
     encoder_widths=(16, 16, 32, 32),
@@ -43,6 +49,62 @@ def golden_spec() -> ModelSpec:
         utae=replace(SMALL, normalise_padding=True),
         fusion=FusionOptions(collapsed="first_sample", dropout="always_batch"),
     )
+
+
+GOLDEN_SIZES = (
+    "model=utt",
+    "metadata=on",
+    f"model.encoder={ENCODER}",
+    "model.decoder_channels=[64,48,32,24,16]",
+    "utae.encoder_widths=[16,16,32,32]",
+    "utae.decoder_widths=[16,16,32,32]",
+    "utae.heads=4",
+    "utae.d_model=32",
+    "utae.d_k=4",
+    "utae.head_widths=[8]",
+    "metadata.fusion=rows",
+)
+"""The golden U-T&T's sizes on the command line; `rows` is what its metadata weights fit."""
+
+
+def golden_weights(folder: Path) -> Path:
+    """The golden U-T&T's weights as a file like the released ones."""
+    arrays = golden("utt_small")
+    weights = {
+        f"model.{name.removeprefix('sd/')}": torch.from_numpy(arrays[name])
+        for name in arrays.files
+        if name.startswith("sd/")
+    }
+    torch.save({"state_dict": weights, "epoch": 3}, folder / "baseline.ckpt")
+    return folder / "baseline.ckpt"
+
+
+def golden_inputs() -> dict[str, Tensor]:
+    """The golden U-T&T's batch: three samples of 14, 9 and 12 dates."""
+    arrays = golden("utt_small")
+    image = torch.from_numpy(arrays["in/patch_div4"])
+    label = torch.from_numpy(arrays["in/label_div16"]).long()
+    label = label.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    return {
+        "image": image.repeat_interleave(4, 2).repeat_interleave(4, 3),
+        "series": torch.from_numpy(arrays["in/s2"]),
+        "days": torch.from_numpy(arrays["in/dates"]),
+        "metadata": torch.from_numpy(arrays["in/metadata"]),
+        "label": label,
+        "satellite_label": label,
+    }
+
+
+def golden_task(weights: Path, *overrides: str) -> SegmentationTask:
+    """The golden U-T&T built as a run builds it from a command line, all dropout rates 0."""
+    config = compose_config(*GOLDEN_SIZES, f"model.weights={weights}", *overrides)
+    data = SimpleNamespace(patch_size=512)  # all of the data that a spec asks for
+    spec = assembly.model_spec(config, data)  # type: ignore[arg-type]
+    task = assembly.build_task(config, spec)
+    for module in task.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0
+    return task
 
 
 def build(spec: ModelSpec, seed: int = 0) -> SegmentationModel:

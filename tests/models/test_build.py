@@ -10,6 +10,7 @@ from torch.nn import functional
 from flair2_exp.benchmarks import stock
 from flair2_exp.errors import ModelError
 from flair2_exp.models.build import ModelSpec, accelerate, build_model, count_parameters
+from flair2_exp.models.fusion import FusionOptions
 from flair2_exp.models.utt import UTT
 from tests.models.helpers import batch, build, small_spec
 
@@ -69,6 +70,44 @@ def test_sixteen_tensors_are_frozen_and_no_other_lacks_a_gradient() -> None:
     assert len(without) == 16
     assert {name.split(".")[0] for name in without} == {"utae", "fusion"}
     assert without == [name for name, p in model.named_parameters() if not p.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("size", "lengths"),
+    [
+        (16, [1]),  # four pixels of one date, one sample: the least that a BatchNorm can train on
+        (16, [120, 1]),
+        (24, [2, 1]),
+        (40, [1, 120]),
+        (112, [1]),
+        (112, [2, 1]),
+        (112, [120]),
+    ],
+)
+@pytest.mark.parametrize("reference", [False, True])
+def test_series_of_every_size_and_length_train_u_tt(
+    size: int, lengths: list[int], reference: bool
+) -> None:
+    spec = small_spec(series_size=size, metadata=True)
+    if reference:
+        spec = replace(
+            spec,
+            utae=replace(spec.utae, normalise_padding=True),
+            fusion=FusionOptions(collapsed="first_sample"),
+        )
+    model = build(spec).train()
+    logits = model(**batch(lengths, size=size))
+    assert {x.shape for x in logits.values()} == {(len(lengths), 13, 64, 64)}
+    label = torch.randint(0, 13, (len(lengths), 64, 64))
+    losses = [functional.cross_entropy(x, label) for x in logits.values()]
+    torch.autograd.backward(losses)
+    assert torch.stack(losses).isfinite().all()
+    trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    assert all(grad is not None and grad.isfinite().all() for grad in trained.values())
+    # A single date is attended to whatever its score: queries and keys have nothing to learn there.
+    idle = {n for n, grad in trained.items() if grad is not None and not grad.any()}
+    assert all(n.startswith(("utae.temporal.query", "utae.temporal.key")) for n in idle)
+    assert ("utae.temporal.query" in idle) == (max(lengths) == 1)
 
 
 @pytest.mark.parametrize("name", ["unet", "utae", "utt"])
@@ -143,6 +182,14 @@ def _losses(spec: ModelSpec, *, bf16: bool = False, **options: bool | str) -> li
 def test_channels_last_trains_to_the_same_losses() -> None:
     spec = small_spec(encoder="resnet18")
     assert _losses(spec, channels_last=True) == pytest.approx(_losses(spec), rel=1e-4)
+
+
+def test_channels_last_moves_with_the_model_to_its_device() -> None:
+    """A run accelerates its model before the trainer moves it."""
+    model = accelerate(build(small_spec("unet", encoder="resnet18")), channels_last=True)
+    kernels = [p for p in model.to("meta").parameters() if p.dim() == 4 and p.shape[-1] > 1]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
 def test_checkpointing_trains_to_the_same_losses() -> None:

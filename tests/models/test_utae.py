@@ -236,6 +236,7 @@ def test_a_sequence_is_normalised_over_its_real_dates_alone() -> None:
         ({"encoder_widths": (16, 16, 32)}, "as many decoder widths"),
         ({"decoder_widths": (16, 16, 32, 64)}, "must be equal"),
         ({"encoder_widths": (18, 16, 32, 32), "aggregation": "mean"}, "multiples of 4"),
+        ({"heads": 32, "aggregation": "mean"}, "utae.heads=32 leaves each head one channel"),
         ({"aggregation": "max"}, "utae.aggregation=max"),
     ],
 )

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
+import warnings
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import timm
 import torch
-from safetensors.torch import save_file
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor
 
 from flair2_exp.errors import CheckpointError, ModelError
 from flair2_exp.models.build import build_model
+from flair2_exp.models.tensors import read_file
 from flair2_exp.models.utt import UTT
 from flair2_exp.models.weights import load_weights
 from tests.golden_vectors import golden
@@ -122,6 +129,53 @@ def test_damaged_files_are_told(tmp_path: Path, content: bytes, suffix: str) -> 
         load_weights(build(small_spec("utae")), path)
 
 
+def _saved(kind: str) -> bytes:
+    content = {
+        "state_dict": {
+            "model.a": torch.rand(3, 4),
+            "b": torch.arange(5),
+            "c": torch.rand(2).half(),
+        },
+        "hyper_parameters": {"model": {"name": "utt", "sizes": [1, 2.5, None, True]}},
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=kind == "zip")
+    return save(content["state_dict"]) if kind == "safetensors" else buffer.getvalue()
+
+
+SAVED = {kind: _saved(kind) for kind in ("zip", "legacy", "safetensors")}
+FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4)
+
+
+@given(
+    kind=st.sampled_from(sorted(SAVED)),
+    flips=FLIPS,
+    cut=st.tuples(st.floats(0, 1), st.integers(0, 20)),
+    kept=st.just(1.0) | st.floats(0, 1),
+)
+@example(kind="legacy", flips=[], cut=(0, 0), kept=0.02)  # IndexError, read past the end
+@example(kind="legacy", flips=[], cut=(0, 0), kept=0.8325)  # struct.error, half a length
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_bytes_are_flipped_or_cut_a_file_is_read_or_refused(
+    tmp_path: Path,
+    kind: str,
+    flips: list[tuple[float, int]],
+    cut: tuple[float, int],
+    kept: float,
+) -> None:
+    content = bytearray(SAVED[kind])
+    for place, mask in flips:
+        content[int(place * len(content))] ^= mask
+    start = int(cut[0] * len(content))
+    del content[start : start + cut[1]]
+    del content[int(kept * len(content)) :]
+    path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.ckpt")
+    path.write_bytes(content)
+    with warnings.catch_warnings(), contextlib.suppress(CheckpointError):
+        warnings.simplefilter("ignore")  # torch's, of protocols that the flips make up
+        read_file(path)
+
+
 def test_a_missing_or_empty_checkpoint_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No checkpoint at"):
         load_weights(build(small_spec("utae")), tmp_path / "none.ckpt")
@@ -150,6 +204,69 @@ def test_encoder_weights_from_a_file_are_adapted_to_the_bands(tmp_path: Path, su
     expected = _adapted(tensors["conv1.weight"], 5)
     torch.testing.assert_close(found["encoder.conv1.weight"], expected)
     assert torch.equal(found["encoder.layer4.1.conv2.weight"], tensors["layer4.1.conv2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "last_at_timm"),
+    [
+        ("resnet18", "conv1", "layer4.1.conv2", "layer4.1.conv2"),
+        # An untrained head of its own (conv_head) beside the classifier.
+        ("tf_mobilenetv3_small_minimal_100", "conv_stem", "blocks.5.0.conv", "blocks.5.0.conv"),
+        # timm names a sequence's parts anew where it gives features.
+        ("vgg11", "features_0", "features_18", "features.18"),
+    ],
+)
+def test_weights_that_timm_saves_load_into_its_encoders(
+    tmp_path: Path, name: str, first: str, last: str, last_at_timm: str
+) -> None:
+    tensors = timm.create_model(name, pretrained=False, num_classes=7).state_dict()
+    torch.save(tensors, tmp_path / "a.pth")
+    spec = small_spec(
+        "unet", encoder=f"tu-{name}", encoder_weights=str(tmp_path / "a.pth"), in_channels=4
+    )
+    found = build_model(spec).state_dict()
+    expected = _adapted(tensors[f"{first.replace('features_', 'features.')}.weight"], 4)
+    torch.testing.assert_close(found[f"encoder.model.{first}.weight"], expected)
+    assert torch.equal(found[f"encoder.model.{last}.weight"], tensors[f"{last_at_timm}.weight"])
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_files_without_batch_counters_and_any_bands_load(tmp_path: Path, bands: int) -> None:
+    tensors = get_encoder("resnet18", weights=None).state_dict()
+    old = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "torchvision.pth")
+    spec = small_spec(
+        "unet",
+        encoder="resnet18",
+        encoder_weights=str(tmp_path / "torchvision.pth"),
+        in_channels=bands,
+    )
+    expected = get_encoder("resnet18", weights=None)
+    expected.load_state_dict(tensors)
+    expected.set_in_channels(bands, pretrained=True)  # smp's own way
+    found = build_model(spec).state_dict()
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found[f"encoder.{name}"], tensor)
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+def test_an_encoder_of_timms_taken_from_a_run_loads(tmp_path: Path, prefix: str) -> None:
+    encoder = "tu-resnet18"
+    tensors = get_encoder(encoder, weights=None).state_dict()
+    torch.save({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "a.pth")
+    spec = small_spec("unet", encoder=encoder, encoder_weights=str(tmp_path / "a.pth"))
+    found = build_model(spec).state_dict()
+    assert torch.equal(found["encoder.model.bn1.weight"], tensors["model.bn1.weight"])
+    assert torch.equal(
+        found["encoder.model.layer2.0.conv1.weight"], tensors["model.layer2.0.conv1.weight"]
+    )
+
+
+def test_weights_of_another_depth_of_timms_are_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "a.pth")
+    spec = small_spec("unet", encoder="tu-resnet18", encoder_weights=str(tmp_path / "a.pth"))
+    with pytest.raises(ModelError, match=r"not those of tu-resnet18.*left over: layer1\.2\.conv1"):
+        build_model(spec)
 
 
 def test_weights_of_another_encoder_are_refused_with_a_list(tmp_path: Path) -> None:
@@ -211,6 +328,22 @@ def test_unknown_encoders_and_weights_are_told(
 ) -> None:
     with pytest.raises(ModelError, match=told):
         build_model(small_spec("unet", encoder=encoder, encoder_weights=weights))
+
+
+@pytest.mark.parametrize("encoder", ["tu-swinv2_cr_tiny_224", "tu-maxvit_pico_rw_256"])
+def test_an_encoder_for_one_size_of_image_is_refused_for_another(encoder: str) -> None:
+    with pytest.raises(ModelError, match=rf"{encoder} does not take patches of 64 px"):
+        build_model(small_spec("unet", encoder=encoder))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size"), [("tu-swinv2_cr_tiny_224", 224), ("tu-convnext_atto", 64)]
+)
+def test_an_encoder_is_tried_without_a_trace(encoder: str, size: int) -> None:
+    model = build(small_spec("unet", encoder=encoder, patch_size=size))
+    assert not any(value.is_meta for value in model.state_dict().values())
+    with torch.no_grad():
+        assert model(torch.rand(1, 5, size, size))["aerial"].isfinite().all()
 
 
 def test_five_decoder_blocks_are_asked_for() -> None:

@@ -1,0 +1,168 @@
+"""The task of a run: its confusion counts against the golden score, its losses' weights."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flair2_exp import assembly
+from flair2_exp.data.dataset import to_classes
+from flair2_exp.nomenclature import CLASSES_13, SCORED
+from flair2_exp.training.metrics import confusion_matrix, iou, miou
+from flair2_exp.training.task import SegmentationTask
+from tests.configs import compose_config
+from tests.golden_vectors import golden
+
+OTHER = 12
+SMALLEST = (
+    "model.encoder=tu-tf_mobilenetv3_small_minimal_100",
+    "model.encoder_weights=null",
+    "model.decoder_channels=[16,8,8,8,8]",
+)
+
+
+def build_task(*overrides: str) -> SegmentationTask:
+    """A small U-Net's task, built as a run builds it from a command line."""
+    config = compose_config("model=unet", "data=aerial_only", *SMALLEST, *overrides)
+    data = SimpleNamespace(patch_size=64)  # all of the data that a spec asks for
+    return assembly.build_task(config, assembly.model_spec(config, data))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def tasks() -> dict[str, SegmentationTask]:
+    """A task for each setting of `metric.other_pixels`."""
+    return {word: build_task(f"metric.other_pixels={word}") for word in ("keep", "drop")}
+
+
+@pytest.fixture(scope="module")
+def labels() -> np.ndarray:
+    """The golden masks as a run reads them: (4, 128, 128) class indices."""
+    masks = golden("metrics")["masks_1_to_19"]
+    return np.stack([to_classes(mask.copy(), 13, "golden") for mask in masks])
+
+
+@pytest.fixture(scope="module")
+def predictions() -> np.ndarray:
+    indices: np.ndarray = golden("metrics")["predictions_0_to_12"]
+    return indices
+
+
+def counts(task: SegmentationTask, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """A run's counts of each patch, (B, C, C)."""
+    pair = (torch.from_numpy(each).long() for each in (truth, prediction))
+    return task.confusion(*pair).numpy()
+
+
+def test_masks_are_read_as_the_baseline_reads_them(labels: np.ndarray) -> None:
+    masks = golden("metrics")["masks_1_to_19"]
+    assert set(np.unique(masks)) == set(range(1, 20))
+    assert np.array_equal(labels[masks <= SCORED], masks[masks <= SCORED] - 1)
+    assert (labels[masks > SCORED] == OTHER).all()
+
+
+def test_counts_that_keep_other_give_the_published_score(
+    tasks: dict[str, SegmentationTask], labels: np.ndarray, predictions: np.ndarray
+) -> None:
+    summed = counts(tasks["keep"], labels, predictions).sum(0)
+    np.testing.assert_allclose(iou(summed)[:SCORED], golden("metrics")["iou_12"], rtol=1e-6)
+    np.testing.assert_allclose(miou(summed), golden("metrics")["miou"], rtol=1e-6)
+
+
+def test_keeping_counts_every_pixel_and_dropping_leaves_out_those_of_other_alone(
+    tasks: dict[str, SegmentationTask], labels: np.ndarray, predictions: np.ndarray
+) -> None:
+    kept = counts(tasks["keep"], labels, predictions)
+    dropped = counts(tasks["drop"], labels, predictions)
+    assert (kept.sum((1, 2)) == labels[0].size).all()
+    other = (labels == OTHER).sum((1, 2))
+    assert other.all()
+    assert np.array_equal(kept.sum((1, 2)) - dropped.sum((1, 2)), other)
+    assert (dropped[:, OTHER] == 0).all()
+    # Wrong predictions of "other" stay: they are misses of the class that is there.
+    assert np.array_equal(dropped[:, :OTHER], kept[:, :OTHER])
+    assert dropped[:, :OTHER, OTHER].sum() > 0
+    # Predictions on pixels of "other" count as false positives in the baseline only.
+    assert (iou(dropped.sum(0))[:SCORED] >= iou(kept.sum(0))[:SCORED]).all()
+    assert miou(dropped.sum(0)) > miou(kept.sum(0))
+
+
+class _Answers(nn.Module):
+    """A network that predicts what it is shown."""
+
+    main_head = "aerial"
+
+    def forward(self, image: Tensor, **_: object) -> dict[str, Tensor]:
+        return {"aerial": functional.one_hot(image, 13).movedim(-1, 1).float()}
+
+
+def test_testing_in_batches_gives_the_published_score(
+    labels: np.ndarray, predictions: np.ndarray
+) -> None:
+    task = build_task("compat=reference")
+    task.model = _Answers()  # type: ignore[assignment]
+    task.log = lambda *_, **__: None  # type: ignore[assignment, method-assign]
+    for first, last in ((0, 3), (3, 4)):
+        batch = {
+            "image": torch.from_numpy(predictions[first:last]).long(),
+            "label": torch.from_numpy(labels[first:last]).long(),
+            "patch_id": [f"IMG_{number}" for number in range(first, last)],
+            "area": ["D004_2021/Z1_NN"] * (last - first),
+        }
+        task.test_step(batch, first)
+    assert len(task.results) == 4
+    np.testing.assert_allclose(miou(task.test_confusion()), golden("metrics")["miou"], rtol=1e-6)
+
+
+BATCHES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)).flatmap(
+    lambda shape: st.tuples(
+        *[arrays.arrays(np.int64, shape, elements=st.integers(0, OTHER)) for _ in range(2)]
+    )
+)
+
+
+@given(BATCHES)
+def test_a_runs_counts_are_those_of_the_reports(
+    tasks: dict[str, SegmentationTask], pair: tuple[np.ndarray, np.ndarray]
+) -> None:
+    for word, left_out in (("keep", None), ("drop", OTHER)):
+        found = counts(tasks[word], *pair)
+        expected = [
+            confusion_matrix(truth, prediction, 13, drop_truth=left_out)
+            for truth, prediction in zip(*pair, strict=True)
+        ]
+        assert np.array_equal(found, np.stack(expected))
+
+
+def test_the_satellite_class_weights_change_the_satellite_loss_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = {
+        head: torch.randn(2, 13, 8, 8, generator=generator) for head in ("aerial", "satellite")
+    }
+    label = torch.randint(0, 13, (2, 8, 8), generator=generator)
+    batch = {"label": label, "satellite_label": label.flip(1)}
+    weights = torch.tensor([float(each.name != "other") for each in CLASSES_13])
+    without_plowed = weights.clone()
+    without_plowed[11] = 0
+    for word, satellite_weights in (("as_aerial", weights), ("reference", without_plowed)):
+        losses = build_task(f"loss.satellite_class_weights={word}").loss(logits, batch)
+        aerial = functional.cross_entropy(logits["aerial"], label, weights)
+        satellite = functional.cross_entropy(logits["satellite"], label.flip(1), satellite_weights)
+        torch.testing.assert_close(losses["aerial"], aerial)
+        torch.testing.assert_close(losses["satellite"], satellite)
+        torch.testing.assert_close(losses["total"], aerial + satellite)
+
+
+def test_the_heads_weights_scale_their_part_of_the_total() -> None:
+    logits = {head: torch.randn(1, 13, 4, 4) for head in ("aerial", "satellite")}
+    label = torch.randint(0, OTHER, (1, 4, 4))
+    task = build_task("loss.aerial=0.5", "loss.satellite=2")
+    losses = task.loss(logits, {"label": label, "satellite_label": label})
+    torch.testing.assert_close(losses["total"], 0.5 * losses["aerial"] + 2 * losses["satellite"])
