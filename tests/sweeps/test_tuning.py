@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,8 @@ SEARCH = (
     *SMALL_SAMPLE,
 )  # fmt: skip
 
-# Kills the process in the second epoch of trial 0, once.
-KILLED_ONCE = """
+# Sends the process a signal in the second epoch of trial 0, once.
+STOPPED_ONCE = """
 import os, pathlib, signal, sys
 from flair2_exp.__main__ import main
 from flair2_exp.training.callbacks import EpochLines
@@ -37,7 +38,7 @@ mark, ends = pathlib.Path({mark!r}), EpochLines.on_train_epoch_start
 def dies(self, trainer, module):
     if trainer.current_epoch == 1 and not mark.exists():
         mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), {number})
     ends(self, trainer, module)
 
 EpochLines.on_train_epoch_start = dies
@@ -100,12 +101,19 @@ def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path)
 
 
 @pytest.mark.slow
-def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
     arguments = ["flair2-exp", *SEARCH, "tune.n_trials=1", f"paths.root={tmp_path}"]
-    program = KILLED_ONCE.format(mark=str(tmp_path / "killed"), arguments=arguments)
+    program = STOPPED_ONCE.format(
+        mark=str(tmp_path / "stopped"), number=int(number), arguments=arguments
+    )
     command = [sys.executable, "-c", program]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == -9, killed.stderr[-2000:]
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert stopped.returncode == status, stopped.stderr[-2000:]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "going on from" in done.stdout + done.stderr

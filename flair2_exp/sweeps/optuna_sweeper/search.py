@@ -11,12 +11,13 @@ import logging
 import math
 import numbers
 import random
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -369,9 +370,11 @@ class Search:
                 if batch:
                     self._run_batch(batch)
                     continue
-            except KeyboardInterrupt:
+            except BaseException as error:
                 for job in batch:
-                    self._ledger.give_up(job.trial._trial_id, "interrupted")
+                    self._ledger.give_up(
+                        job.trial._trial_id, _one_line(error), interrupted=is_end(error)
+                    )
                 raise
             if self._ledger.is_exhausted(self._handle.trials()):
                 return
@@ -398,7 +401,8 @@ class Search:
             self._ledger.give_up(trial_id, f"sampler: {error}")
             raise SweepError(f"sampler: another package is needed: {error}.") from None
         except BaseException as error:
-            self._ledger.give_up(trial_id, f"sampler: {type(error).__name__}: {error}")
+            reason = f"sampler: {type(error).__name__}: {error}"
+            self._ledger.give_up(trial_id, reason, interrupted=is_end(error))
             raise
         return _Job(trial, self._space.overrides(values))
 
@@ -415,13 +419,22 @@ class Search:
         try:
             returns = self._launcher.launch(overrides, initial_job_idx=batch[0].trial.number)
         except (Exception, SystemExit) as error:
+            if is_end(error):
+                end_as(error)
             self._launch_failed(batch, error)
             return
         finally:
             self._heart.trial_ids = ()
         self._returns.append(returns)
+        ended: list[BaseException] = []
         for job, job_return in zip(batch, returns, strict=True):
-            self._tell(job.trial, job_return)
+            error = job_return._return_value  # the property prints and raises
+            if job_return.status == JobStatus.FAILED and is_end(error):
+                ended.append(error)
+            else:
+                self._tell(job.trial, job_return)
+        if ended:
+            end_as(ended[0])
 
     def _launch_overrides(self, batch: list[_Job]) -> list[list[str]]:
         """The overrides of each job, with its ticket and, where need be, its own folder."""
@@ -433,7 +446,7 @@ class Search:
             ticket = Ticket(self._storage_name, self._handle.name, job.trial.number, pruner)
             further = [f"{_TICKET_KEY}='{ticket.encode()}'"]
             # A retried trial goes on in its first attempt's folder, which may hold a checkpoint.
-            first = int(job.trial.user_attrs.get(study.RETRY_OF, job.trial.number))
+            first = int(job.trial.user_attrs.get(study.FIRST, job.trial.number))
             if not contiguous or first != job.trial.number or self._beside():
                 further.append(self._own_folder(first))
             result.append([*job.overrides, *further])
@@ -534,6 +547,34 @@ class Search:
         for job_return in itertools.chain.from_iterable(self._returns):
             if job_return.status == JobStatus.FAILED:
                 _ = job_return.return_value
+
+
+_ENDS: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses of a process that was asked to end, as a shell gives them."""
+
+
+def is_end(error: object) -> bool:
+    """Whether a job ended because the whole command shall: by Ctrl-C or SIGTERM.
+
+    A framework may say so by another exception (Lightning turns Ctrl-C into `SystemExit`), whose
+    context then still holds the interrupt.
+    """
+    seen: set[int] = set()
+    while isinstance(error, BaseException) and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        if isinstance(error, SystemExit) and error.code in _ENDS:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def end_as(error: BaseException) -> NoReturn:
+    """End the command as it was asked to."""
+    if isinstance(error, SystemExit) and error.code in _ENDS:
+        raise error
+    raise KeyboardInterrupt
 
 
 _MISNAMED: Final = "is not among the values"

@@ -40,8 +40,14 @@ LOST: Final = "lost"
 """Trial attribute: its process died and its parameters are tried once more."""
 WITHDRAWN: Final = "withdrawn"
 RETRY_OF: Final = "retry_of"
+"""Trial attribute: the number of the trial whose parameters are tried again."""
+FIRST: Final = "first_attempt"
+"""Trial attribute: the first of the trials that were tried with these parameters, for the folder."""
+TRIES: Final = "tries"
+"""Trial attribute: the how manieth try this is; interrupted ones do not count."""
 QUEUED: Final = "queued"
 _FIXED_PARAMS: Final = "fixed_params"  # Optuna's own attribute, as Study.enqueue_trial sets it
+_MOST_TRIES: Final = 2  # what kills a process once may be chance, twice it is the parameters
 _READY_SECONDS: Final = 20.0  # a grid of some thousand points is queued within
 
 
@@ -308,8 +314,14 @@ class Ledger:
                 closed.append(trial.number)
         return closed
 
-    def give_up(self, trial_id: int, reason: str) -> bool:
+    def give_up(self, trial_id: int, reason: str, *, interrupted: bool = False) -> bool:
         """Close a trial that came to no result, and queue its parameters if that is the first time.
+
+        Args:
+            trial_id: Its id in the storage.
+            reason: Why, in one line.
+            interrupted: It was stopped by the user, which is no fault of its parameters: they are
+                tried again however often that happens.
 
         Returns:
             False if it had been closed already.
@@ -318,11 +330,16 @@ class Ledger:
         if trial.state.is_finished():
             return False
         params = trial.params or trial.system_attrs.get(_FIXED_PARAMS, {})
-        if not params or RETRY_OF in trial.user_attrs:
+        tries = int(trial.user_attrs.get(TRIES, 1)) + (not interrupted)
+        if not params and interrupted:
+            return self.fail(trial_id, reason, **{WITHDRAWN: True})
+        if not params or tries > _MOST_TRIES:
             return self.fail(trial_id, reason)
         copies = [t for t in self.handle.trials() if t.user_attrs.get(RETRY_OF) == trial.number]
         if not copies:
-            _enqueue(self.handle, params, {RETRY_OF: trial.number})
+            first = trial.user_attrs.get(FIRST, trial.number)
+            retry = {RETRY_OF: trial.number, FIRST: first, TRIES: tries}
+            _enqueue(self.handle, params, retry)
         return self.fail(trial_id, reason, **{LOST: True})
 
     def fail(self, trial_id: int, reason: str, **attributes: object) -> bool:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +416,44 @@ def test_an_interrupted_trial_is_tried_again_by_the_next_command(tmp_path: Path)
     assert sorted(states(trials)) == ["COMPLETE"] * 6 + ["FAIL"]
     assert calls[3] == calls[2]
     assert len(set(calls)) == 6
+
+
+def exit_after_ctrl_c() -> None:
+    """As Lightning does: the interrupt is caught, and the process told to end."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def terminated() -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [(exit_after_ctrl_c, KeyboardInterrupt), (terminated, SystemExit)]
+)
+def test_a_job_that_was_asked_to_end_ends_the_search_and_is_tried_again(
+    tmp_path: Path, end: Callable[[], None], told: type[BaseException]
+) -> None:
+    """However often: that somebody stopped it says nothing of its parameters."""
+    calls = []
+
+    def task(config: dict[str, Any]) -> float:
+        calls.append(config["x"])
+        if len(calls) in (2, 3, 4):
+            end()
+        return parabola(config)
+
+    for _ in range(3):
+        with pytest.raises(told):
+            run_search(tmp_path, task, "x=interval(0,1)", n_trials=3, max_failures=1)
+    launcher = Launcher(task)
+    options: dict[str, Any] = {"n_trials": 3, "max_failures": 1, "launcher": launcher}
+    trials = run_search(tmp_path, task, "x=interval(0,1)", **options)
+    assert states(trials) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert calls[1] == calls[2] == calls[3] == calls[4]
+    assert launcher.folders[0] == "run_1"
 
 
 def test_an_empty_space_is_refused(tmp_path: Path) -> None:
