@@ -36,7 +36,8 @@ class OptunaStudyConf:
     params: dict[str, Any] = field(default_factory=dict)
     """Search space: override key to a sweep in Hydra's grammar; the command line comes after."""
     custom_search_space: str | None = None
-    """Dotted path of a function `(config, trial)` that suggests further values."""
+    """Dotted path of a function `(config, trial)` that suggests further values: the command's
+    config, and Optuna's trial, whose `params` are the values drawn so far."""
     first: list[Any] = field(default_factory=list)
     """Parameter values tried before any other, each a mapping by override key."""
     n_trials: int | None = None

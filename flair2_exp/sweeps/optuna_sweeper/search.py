@@ -226,12 +226,15 @@ class Search:
         self._validate_config()
         self._open()
         self._heart = Heart(self._handle.storage, self._options.heartbeat_grace)
-        try:
-            with self._heart:
-                self._loop()
-        finally:
-            trials = self._handle.trials()
-            results.write_results(self._folder, self._handle.name, trials, self._options.direction)
+        with storage.told(self._storage_name):
+            try:
+                with self._heart:
+                    self._loop()
+            finally:
+                trials = self._handle.trials()
+                results.write_results(
+                    self._folder, self._handle.name, trials, self._options.direction
+                )
         self._summarise(trials)
         if self._on_finish is not None:
             self._on_finish(self._result(trials), self._config)
@@ -409,8 +412,7 @@ class Search:
     def _custom_values(self, trial: optuna.Trial, values: Mapping[str, Any]) -> dict[str, Any]:
         if self._custom is None:
             return {}
-        config = OmegaConf.create(dict(values))
-        self._custom(config, trial)
+        self._custom(self._config, trial)
         return {name: value for name, value in trial.params.items() if name not in values}
 
     def _run_batch(self, batch: list[_Job]) -> None:

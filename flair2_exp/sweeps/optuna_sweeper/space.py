@@ -128,9 +128,18 @@ class Dimension:
             for choice in self.choices:
                 if choice == value or choice in texts:
                     return choice
-        elif isinstance(value, int | float) and self.low <= value <= self.high:
+        elif isinstance(value, int | float) and self._holds(value):
             return int(value) if self.whole else float(value)
-        raise SweepError(f"first: {self.name}={value} lies outside of {self.describe()}.")
+        raise SweepError(f"first: {self.name}={value} is none of {self.describe()}.")
+
+    def _holds(self, value: float) -> bool:
+        """Whether a number is one of the values, also of those between the ends."""
+        if isinstance(value, bool) or not self.low <= value <= self.high:
+            return False
+        step = self.step or (1 if self.whole else None)
+        if step is None:
+            return True
+        return (Decimal(str(value)) - Decimal(str(self.low))) % Decimal(str(step)) == 0
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,7 @@ def test_given_points_come_first(tmp_path: Path) -> None:
     trials = run_search(tmp_path, parabola, *arguments, first=first, n_trials=4)
     assert [t.params["x"] for t in trials[:2]] == [0.25, 0.5]
     assert [t.params["model"] for t in trials[:2]] == ["unet", r"b\ c"]
-    with pytest.raises(SweepError, match="x=3 lies outside"):
+    with pytest.raises(SweepError, match="x=3 is none of interval"):
         make_search(tmp_path, parabola, *arguments, first=[{"x": 3}])
     with pytest.raises(SweepError, match="z is not swept; swept: x, model"):
         make_search(tmp_path, parabola, *arguments, first=[{"z": 3}])
@@ -304,7 +304,8 @@ def test_a_study_opened_beside_another_has_a_folder_of_its_own(tmp_path: Path) -
 
 def conditional(config: Any, trial: optuna.Trial) -> None:
     """A conditional space: momentum is there for one optimizer alone."""
-    if config["optimizer"] == "sgd":
+    assert config.hydra.job.name == "toy"  # the command's config, as the published sweeper gives it
+    if trial.params["optimizer"] == "sgd":
         trial.suggest_float("+momentum", 0.5, 0.9)
 
 
@@ -454,6 +455,34 @@ def test_a_job_that_was_asked_to_end_ends_the_search_and_is_tried_again(
     assert states(trials) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
     assert calls[1] == calls[2] == calls[3] == calls[4]
     assert launcher.folders[0] == "run_1"
+
+
+def break_second(config: Any, trial: optuna.Trial) -> None:
+    if trial.number == 1:
+        raise LookupError("a mistake in a function of the user's")
+
+
+def test_a_trial_that_cannot_be_drawn_leaves_none_of_its_batch_running(tmp_path: Path) -> None:
+    options = {"n_trials": 4, "n_jobs": 3, "custom_search_space": f"{__name__}.break_second"}
+    with pytest.raises(LookupError):
+        run_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    trials = trials_of(str(tmp_path / "optuna.journal"), "toy")
+    assert "RUNNING" not in states(trials)
+
+
+def test_a_storage_that_goes_away_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise optuna.exceptions.StorageInternalError("server closed the connection")
+
+    def task(config: dict[str, Any]) -> float:
+        monkeypatch.setattr(optuna.storages.JournalStorage, "get_all_trials", gone)
+        return parabola(config)
+
+    with pytest.raises(SweepError, match="journal: server closed the connection") as caught:
+        run_search(tmp_path, task, "x=interval(0,1)", n_trials=3)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_an_empty_space_is_refused(tmp_path: Path) -> None:

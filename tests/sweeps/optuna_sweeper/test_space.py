@@ -117,6 +117,25 @@ def test_a_value_of_a_float_range_is_written_as_a_decimal(low: int, k: int, step
     assert len(text) <= len("key=-00.00")
 
 
+@pytest.mark.parametrize(
+    ("sweep", "inside", "outside"),
+    [
+        ("range(0,0.6,0.1)", [0, 0.3, 0.5], [0.25, 0.6]),
+        ("range(1,9,2)", [1, 7], [2, 1.5, True]),
+        ("int(interval(1,8))", [1, 8, 3.0], [2.5]),
+        ("interval(0,1)", [0, 0.123, 1], [1.1, "x"]),
+        ("a,2", ["a", 2], ["b", 3]),
+    ],
+)
+def test_a_given_value_is_one_that_could_be_drawn(
+    sweep: str, inside: list[Any], outside: list[Any]
+) -> None:
+    assert [dimension(sweep).internal(value) for value in inside] == inside
+    for value in outside:
+        with pytest.raises(SweepError, match="is none of"):
+            dimension(sweep).internal(value)
+
+
 def test_the_command_line_replaces_a_param_at_its_place() -> None:
     space = read_space(
         {"a": "interval(0,1)", "b": "1,2", "c": 5}, ["b=7", "+a=range(1,4)", "d=x"], None
