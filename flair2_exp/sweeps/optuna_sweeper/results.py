@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +91,9 @@ def write_table(path: Path, trials: Sequence[FrozenTrial], objectives: int) -> N
 
 def state_name(trial: FrozenTrial) -> str:
     """A trial's state in lower case; `lost` and `withdrawn` are kinds of failed trials."""
-    for mark in (LOST, WITHDRAWN):
-        if mark in trial.user_attrs:
-            return mark
-    return trial.state.name.lower()
+    name = trial.state.name.lower()
+    marks = [mark for mark in (LOST, WITHDRAWN) if mark in trial.user_attrs]
+    return marks[0] if marks and name == "fail" else name
 
 
 def _seconds(trial: FrozenTrial) -> float | str:
@@ -146,6 +147,25 @@ def write_best(
 
 def _plain(container: object) -> Mapping[str, Any]:
     return container if isinstance(container, Mapping) else {}
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[bool]:
+    """Whether no other process is within this context for the folder; free again when one dies.
+
+    Args:
+        folder: Any folder; it gets the file `.finishing`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".finishing").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:  # a file system without locks
+            yield True
+        else:
+            yield True
 
 
 def _replace(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import importlib
@@ -147,10 +148,10 @@ class SearchResult:
         trials: All trials of the study, by number.
         objective: The objectives' names.
         direction: `minimize` or `maximize` of each objective.
-        folder: The sweep's folder.
+        folder: Where results go: the sweep's folder, or the one of a study opened beside another.
         space: Turns a trial's parameters into its overrides, and knows the config groups.
         leader: Whether this worker should do what is to be done once: it ended the last trial, or
-            found the study complete.
+            found the study complete, and no other process is doing it.
     """
 
     study_name: str
@@ -225,6 +226,7 @@ class Search:
         """
         self._validate_config()
         self._open()
+        found_complete = self._ledger.finished(self._handle.trials()) >= self._total
         self._heart = Heart(self._handle.storage, self._options.heartbeat_grace)
         with storage.told(self._storage_name):
             try:
@@ -233,24 +235,38 @@ class Search:
             finally:
                 trials = self._handle.trials()
                 results.write_results(
-                    self._folder, self._handle.name, trials, self._options.direction
+                    self._results, self._handle.name, trials, self._options.direction
                 )
         self._summarise(trials)
-        if self._on_finish is not None:
-            self._on_finish(self._result(trials), self._config)
+        self._finish(trials, leader=found_complete or self._ledger.ended_last(trials))
         return self._returns
 
-    def _result(self, trials: Sequence[optuna.trial.FrozenTrial]) -> SearchResult:
+    def _finish(self, trials: Sequence[optuna.trial.FrozenTrial], *, leader: bool) -> None:
+        """Call `on_finish`; of several workers that would lead one does."""
+        if self._on_finish is None:
+            return
+        if not leader:
+            self._on_finish(self._result(trials, leader=False), self._config)
+            return
+        with results.only_one(self._results) as alone:
+            self._on_finish(self._result(trials, leader=alone), self._config)
+
+    def _result(self, trials: Sequence[optuna.trial.FrozenTrial], *, leader: bool) -> SearchResult:
         return SearchResult(
             study_name=self._handle.name,
             storage=self._storage_name,
             trials=trials,
             objective=self._options.objective,
             direction=self._options.direction,
-            folder=self._folder,
+            folder=self._results,
             space=self._space,
-            leader=not self._returns or self._ledger.ended_last(trials),
+            leader=leader,
         )
+
+    @property
+    def _results(self) -> Path:
+        """Where results go: the sweep's folder, or one in it for a study opened beside another."""
+        return self._folder / self._beside()
 
     def _first_points(self) -> list[Mapping[str, Any]]:
         dimensions = self._space.dimensions
@@ -324,6 +340,7 @@ class Search:
             self._queue,
             options.on_change,
             self._created if self._on_create else None,
+            options.heartbeat_grace,
         )
         self._ledger = study.Ledger(
             self._handle,
@@ -331,8 +348,8 @@ class Search:
             Watch(options.heartbeat_grace),
             may_create=not self._samplers.is_grid,
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self._config, self._folder / "multirun.yaml")
+        self._results.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self._config, self._results / "multirun.yaml")
         self._prepare_ticket_key()
         log.info(
             "Study %s in %s: %d of %d trials finished",
@@ -495,6 +512,8 @@ class Search:
             log.error("Trial %d failed: %s", trial.number, outcome)
             return
         state = TrialState.PRUNED if outcome is None else TrialState.COMPLETE
+        with contextlib.suppress(storage.already_finished()):
+            self._ledger.ending(trial._trial_id)
         told = trial.study.tell(trial, outcome, state=state, skip_if_finished=True)
         self._ledger.done(trial._trial_id)
         if told.state == TrialState.FAIL:

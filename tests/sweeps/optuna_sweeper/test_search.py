@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -300,6 +302,66 @@ def test_a_study_opened_beside_another_has_a_folder_of_its_own(tmp_path: Path) -
     options: dict[str, Any] = {"on_change": "new_study", "launcher": launcher, "n_trials": 1}
     run_search(tmp_path, parabola, "x=interval(0,2)", **options)
     assert launcher.folders == ["toy-2/run_0"]
+
+
+def test_a_study_opened_beside_another_leaves_its_results_alone(tmp_path: Path) -> None:
+    run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=1)
+    first = (tmp_path / "optimization_results.yaml").read_text()
+    finished.clear()
+    options: dict[str, Any] = {"on_change": "new_study", "on_finish": f"{__name__}.note"}
+    run_search(tmp_path, parabola, "x=interval(0,2)", n_trials=2, **options)
+    assert (tmp_path / "optimization_results.yaml").read_text() == first
+    assert "study: toy-2" in (tmp_path / "toy-2" / "optimization_results.yaml").read_text()
+    assert [result.folder for result in finished] == [tmp_path / "toy-2"]
+
+
+finished: list[search.SearchResult] = []
+
+
+def note(result: search.SearchResult, config: Any) -> None:
+    finished.append(result)
+
+
+def finish_inside(result: search.SearchResult, config: Any) -> None:
+    """While one leads, the same command is started again and finds the study complete."""
+    finished.append(result)
+    options: dict[str, Any] = {"on_finish": f"{__name__}.note", "n_trials": 2}
+    run_search(result.folder, parabola, "x=interval(0,1)", **options)
+
+
+def test_of_several_workers_at_the_end_one_leads(tmp_path: Path) -> None:
+    finished.clear()
+    options: dict[str, Any] = {"on_finish": f"{__name__}.finish_inside", "n_trials": 2}
+    run_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    options["on_finish"] = f"{__name__}.note"
+    run_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    assert [result.leader for result in finished] == [True, False, True]
+
+
+def test_a_worker_that_got_no_trial_does_not_lead(tmp_path: Path) -> None:
+    """It came when the last trial ran already, elsewhere, and saw it end."""
+    finished.clear()
+    storage = str(tmp_path / "optuna.journal")
+    options: dict[str, Any] = {"n_trials": 1, "storage": storage}
+    options["on_finish"] = f"{__name__}.note"
+    started = threading.Event()
+
+    def task(config: dict[str, Any]) -> float:
+        started.set()
+        time.sleep(0.5)
+        return parabola(config)
+
+    first = make_search(tmp_path, task, "x=interval(0,1)", **options)
+    second = make_search(tmp_path / "other", task, "x=interval(0,1)", **options)
+    thread = threading.Thread(target=first.run)
+    thread.start()
+    assert started.wait(30)
+    with pytest.MonkeyPatch.context() as patch:
+        elsewhere = {"machine": "elsewhere", "pid": 1, "start": "1"}
+        patch.setattr("flair2_exp.sweeps.optuna_sweeper.study.identity", lambda: elsewhere)
+        second.run()
+    thread.join()
+    assert sorted(result.leader for result in finished) == [False, True]
 
 
 def conditional(config: Any, trial: optuna.Trial) -> None:
