@@ -66,6 +66,9 @@ class OptunaStudyConf:
     """`refuse` a study of another search space or direction, or open a `new_study`."""
     may_change: list[str] = field(default_factory=list)
     """Patterns of override keys that may differ between two commands on one study."""
+    on_start: str | None = None
+    """Dotted path of a function `(config)`, called by every worker before it opens the study; what
+    it raises ends the command."""
     on_create: str | None = None
     """Dotted path of a function `(config) -> mapping`, called by the one worker that makes the
     study, before any trial; what it returns (plain values) becomes the study's attributes."""

@@ -1,4 +1,4 @@
-"""What a search leaves behind: its result, a table of its trials, the best as a config file."""
+"""What a search leaves behind: its result and a table of its trials."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import contextlib
 import csv
 import fcntl
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
 from flair2_exp.sweeps.optuna_sweeper.study import FAILURE, LOST, RETRY_OF, WITHDRAWN
 
 if TYPE_CHECKING:
@@ -98,55 +95,6 @@ def state_name(trial: FrozenTrial) -> str:
 
 def _seconds(trial: FrozenTrial) -> float | str:
     return "" if trial.duration is None else round(trial.duration.total_seconds(), 3)
-
-
-def write_best(
-    path: Path,
-    overrides: Sequence[str],
-    groups: Collection[str],
-    *,
-    comment: str = "",
-    defaults: Sequence[Any] = (),
-) -> None:
-    """Write overrides as a config file that composes to the same config.
-
-    The file belongs into a config group (`experiment/best.yaml` is then `experiment=best`) and
-    applies to the whole config.
-
-    Args:
-        path: The file.
-        overrides: A trial's overrides, as `key=value`.
-        groups: Those of the keys that are config groups; they become `override` entries of the
-            defaults list (a group that an override adds becomes an entry of its own).
-        comment: Lines for the file's head.
-        defaults: Further entries for the start of the defaults list.
-
-    Raises:
-        SweepError: An override that a file cannot express (a deletion).
-    """
-    entries: list[Any] = list(defaults)
-    replacements: list[Any] = []
-    values = OmegaConf.create({})
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        name = override.get_key_element().lstrip("+")
-        if override.is_delete() or override.is_sweep_override():
-            raise SweepError(f"{override.input_line} cannot be written into a config file.")
-        if name in groups:
-            if override.is_add() or override.is_force_add():
-                entries.append({f"/{name}": override.value()})
-            else:
-                replacements.append({f"override /{name}": override.value()})
-        else:
-            OmegaConf.update(values, name, override.value(), force_add=True)
-    content: dict[str, Any] = {"defaults": [*entries, "_self_", *replacements]}
-    content.update(_plain(OmegaConf.to_container(values)))
-    head = "# @package _global_\n" + "".join(f"# {line}\n" for line in comment.splitlines())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, head + yaml.safe_dump(content, sort_keys=False))
-
-
-def _plain(container: object) -> Mapping[str, Any]:
-    return container if isinstance(container, Mapping) else {}
 
 
 @contextlib.contextmanager

@@ -31,7 +31,13 @@ from omegaconf.errors import OmegaConfBaseException
 from flair2_exp.sweeps.optuna_sweeper import results, storage, study
 from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
 from flair2_exp.sweeps.optuna_sweeper.space import Space, read_space
-from flair2_exp.sweeps.optuna_sweeper.trial import VARIABLE, Ticket, TrialPruned, pruner_text
+from flair2_exp.sweeps.optuna_sweeper.trial import (
+    VARIABLE,
+    Ticket,
+    TrialPruned,
+    UnknownObjective,
+    pruner_text,
+)
 from flair2_exp.sweeps.optuna_sweeper.worker import Heart, Watch
 
 if TYPE_CHECKING:
@@ -66,6 +72,7 @@ class Options:
     poll: float
     on_change: str
     may_change: list[str]
+    on_start: str | None
     on_create: str | None
     on_finish: str | None
 
@@ -207,6 +214,7 @@ class Search:
         self._samplers = SamplerFactory(options.sampler, options.allowed_targets)
         self._pruner = build_pruner(options.pruner, options.allowed_targets)
         self._custom = import_function("custom_search_space", options.custom_search_space)
+        self._on_start = import_function("on_start", options.on_start)
         self._on_create = import_function("on_create", options.on_create)
         self._on_finish = import_function("on_finish", options.on_finish)
         self._queue = self._first_points()
@@ -225,6 +233,8 @@ class Search:
             SweepError: Too many trials failed, or the search cannot be run.
         """
         self._validate_config()
+        if self._on_start is not None:
+            self._on_start(self._config)
         self._open()
         found_complete = self._ledger.finished(self._handle.trials()) >= self._total
         self._heart = Heart(self._handle.storage, self._options.heartbeat_grace)
@@ -272,7 +282,8 @@ class Search:
         dimensions = self._space.dimensions
         points: list[Mapping[str, Any]] = []
         for params in self._options.first:
-            params = {n: v for n, v in params.items() if n not in self._space.fixed}
+            decided = self._space.fixed.keys() | self._space.settled
+            params = {n: v for n, v in params.items() if n not in decided}
             for name in params:
                 if name not in dimensions and self._custom is None:
                     raise SweepError(f"first: {name} is not swept; swept: {', '.join(dimensions)}.")
@@ -330,7 +341,6 @@ class Search:
                 if not any(fnmatch.fnmatch(key, pattern) for pattern in options.may_change)
             ),
             custom=options.custom_search_space,
-            groups=tuple(sorted(self._space.groups)),
         )
         self._handle = study.open_study(
             backend,
@@ -447,9 +457,9 @@ class Search:
         self._returns.append(returns)
         ended: list[BaseException] = []
         for job, job_return in zip(batch, returns, strict=True):
-            error = job_return._return_value  # the property prints and raises
-            if job_return.status == JobStatus.FAILED and is_end(error):
-                ended.append(error)
+            value = job_return._return_value  # the property prints and raises
+            if job_return.status == JobStatus.FAILED and is_end(value):
+                ended.append(value)
             else:
                 self._tell(job.trial, job_return)
         if ended:
@@ -506,9 +516,13 @@ class Search:
     def _tell(self, trial: optuna.Trial, job_return: JobReturn) -> None:
         from optuna.trial import TrialState
 
-        outcome = self._outcome(trial, job_return)
+        marks: dict[str, object] = {}
+        try:
+            outcome = self._outcome(trial, job_return)
+        except UnknownObjective as error:
+            outcome, marks = str(error), {study.UNKNOWN_OBJECTIVE: True}
         if isinstance(outcome, str):
-            self._ledger.fail(trial._trial_id, outcome)
+            self._ledger.fail(trial._trial_id, outcome, **marks)
             log.error("Trial %d failed: %s", trial.number, outcome)
             return
         state = TrialState.PRUNED if outcome is None else TrialState.COMPLETE
@@ -530,6 +544,8 @@ class Search:
             error = job_return._return_value  # the property prints and raises
             if isinstance(error, TrialPruned | optuna.TrialPruned):
                 return None
+            if getattr(error, "unknown_objective", False):
+                raise UnknownObjective(str(error))
             return _one_line(error)
         if job_return.status != JobStatus.COMPLETED:
             return "the launcher returned no result"
@@ -541,7 +557,7 @@ class Search:
 
     def _stop_after_failures(self, failures: Sequence[optuna.trial.FrozenTrial]) -> None:
         limit = self._options.max_failures
-        misnamed = [f for f in failures if _MISNAMED in f.user_attrs.get(study.FAILURE, "")]
+        misnamed = [f for f in failures if study.UNKNOWN_OBJECTIVE in f.user_attrs]
         if misnamed and not any(t.values for t in self._handle.trials()):
             raise SweepError(str(misnamed[0].user_attrs[study.FAILURE]))
         if limit is None or len(failures) < limit:
@@ -598,9 +614,6 @@ def end_as(error: BaseException) -> NoReturn:
     raise KeyboardInterrupt
 
 
-_MISNAMED: Final = "is not among the values"
-
-
 def read_values(returned: object, names: Sequence[str], objectives: int) -> list[float] | str:
     """The objective values in what a job returned.
 
@@ -611,6 +624,9 @@ def read_values(returned: object, names: Sequence[str], objectives: int) -> list
 
     Returns:
         The values, or in one line why there are none.
+
+    Raises:
+        UnknownObjective: The mapping lacks one of the names.
     """
     if isinstance(returned, Mapping):
         for name in names:
@@ -618,7 +634,10 @@ def read_values(returned: object, names: Sequence[str], objectives: int) -> list
                 near = difflib.get_close_matches(name, map(str, returned), n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 logged = ", ".join(map(str, returned)) or "none"
-                return f"objective {name} {_MISNAMED} that the job returned{hint}: {logged}."
+                raise UnknownObjective(
+                    f"objective {name} is not among the values that the job returned{hint}: "
+                    f"{logged}."
+                )
         if not names:
             return "the job returned a mapping; name the objective to pick from it"
         returned = [returned[name] for name in names]

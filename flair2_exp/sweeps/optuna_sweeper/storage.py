@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PASSWORD_VARIABLE: Final = "OPTUNA_STORAGE_PASSWORD"
-# Up to the last @ of the word, or the next one: SQLAlchemy takes a password with / ? and blanks, and
-# one who forgot to quote an @ shall not find the rest in the log.
+# Up to the last @ of the word, or the next one: SQLAlchemy takes a password with / ? and blanks,
+# and one who forgot to quote an @ shall not find the rest in the log.
 _PASSWORD: Final = re.compile(r"(://[^/@:\s]*):(?:\S*|[^@]*)@")
 _SECRET_QUERY: Final = re.compile(
     r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret)[^=&\s]*=)[^&\s]*", re.IGNORECASE

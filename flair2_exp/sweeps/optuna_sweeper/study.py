@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
@@ -38,6 +39,8 @@ ENDED: Final = "ended"
 """Trial attribute: who closed it, and how many trials were closed then."""
 FAILURE: Final = "failure"
 """Trial attribute: why it failed, in one line."""
+UNKNOWN_OBJECTIVE: Final = "unknown_objective"
+"""Trial attribute: it failed since the job does not measure the objective."""
 PRUNED_AT: Final = "pruned_at"
 """Trial attribute: the step at which the job was told to stop."""
 LOST: Final = "lost"
@@ -66,7 +69,6 @@ class Plan:
     fixed: tuple[str, ...] = ()
     """Overrides that all trials have, without those that may change."""
     custom: str | None = None
-    groups: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as the study keeps it."""
@@ -76,7 +78,6 @@ class Plan:
             "space": dict(self.space),
             "fixed": list(self.fixed),
             "custom": self.custom,
-            "groups": list(self.groups),
         }
 
     def differences(self, known: Mapping[str, Any]) -> list[str]:
@@ -157,6 +158,11 @@ def open_study(
             if not differences:
                 fill(handle, queue)
                 return handle
+            if _is_slip(handle, plan, known):
+                kept = storage.get_study_user_attrs(handle.study_id)
+                storage.delete_study(handle.study_id)
+                on_create = partial(dict, kept)  # what was made for the first one serves this one
+                continue
             if on_change != "new_study":
                 raise SweepError(
                     f"study {candidate} searches something else: {_brief(differences)}.\n"
@@ -168,6 +174,18 @@ def open_study(
         raise SweepError(
             f"storage {redact(storage_name)}: study {candidate}: {explain(error)}"
         ) from None
+
+
+def _is_slip(handle: StudyHandle, plan: Plan, known: Mapping[str, Any]) -> bool:
+    """Whether the study only looked for an objective that does not exist, and plan for another."""
+    from optuna.trial import TrialState
+
+    asked = {key: plan.to_json()[key] for key in ("objective", "directions")}
+    if plan.differences({**known, **asked}):
+        return False
+    trials = handle.trials()
+    idle = all(trial.state in (TrialState.FAIL, TrialState.WAITING) for trial in trials)
+    return idle and any(UNKNOWN_OBJECTIVE in trial.user_attrs for trial in trials)
 
 
 class _GoneError(Exception):
@@ -193,7 +211,7 @@ def _make_or_join(
         storage.set_study_user_attr(handle.study_id, MAKER, identity())
         attributes = on_create() if on_create else {}
         fill(handle, queue)
-        for key, value in {**attributes, SWEEP: plan.to_json()}.items():
+        for key, value in {**attributes, MAKER: identity(), SWEEP: plan.to_json()}.items():
             storage.set_study_user_attr(handle.study_id, key, value)
     except BaseException:
         # Nobody uses it before it is ready. Left behind it would keep others waiting.

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from flair2_exp.sweeps.optuna_sweeper import SweepError, search
 from flair2_exp.sweeps.optuna_sweeper.search import read_values
-from flair2_exp.sweeps.optuna_sweeper.trial import TrialPruned, current_trial
+from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
+from flair2_exp.sweeps.optuna_sweeper.trial import TrialPruned, UnknownObjective, current_trial
 from tests.sweeps.optuna_sweeper.toy import (
     GRID,
     Launcher,
@@ -156,6 +157,63 @@ def test_an_objective_that_is_never_logged_ends_the_search_with_the_names(tmp_pa
     with pytest.raises(SweepError, match=r"did you mean val/miou\?\): val/miou, val/loss"):
         run_search(tmp_path, task, "x=interval(0,1)", objective="val/moiu", n_trials=9)
     assert len(evaluated) == 1
+
+
+def test_a_mistyped_objective_does_not_stand_in_the_way_of_the_right_one(tmp_path: Path) -> None:
+    """Also where its direction was another one; the tracking parent stays the same."""
+
+    def task(config: dict[str, Any]) -> dict[str, float]:
+        return {"val/miou": config["x"]}
+
+    options: dict[str, Any] = {"n_trials": 2, "on_create": f"{__name__}.make_parent"}
+    parents.clear()
+    with pytest.raises(SweepError, match="did you mean val/miou"):
+        run_search(tmp_path, task, "x=interval(0,1)", objective="val/moiu", **options)
+    options |= {"objective": "val/miou", "direction": "maximize"}
+    trials = run_search(tmp_path, task, "x=interval(0,1)", **options)
+    assert states(trials) == ["COMPLETE"] * 2
+    assert parents == ["parent"]
+    study = optuna.load_study(
+        study_name="toy", storage=open_storage(str(tmp_path / "optuna.journal"))
+    )
+    assert study.user_attrs["parent"] == "parent"
+    with pytest.raises(SweepError, match="objective was val/miou, now val/moiu"):
+        run_search(tmp_path, task, "x=interval(0,1)", objective="val/moiu", n_trials=3)
+
+
+parents: list[str] = []
+
+
+def make_parent(config: Any) -> dict[str, Any]:
+    parents.append("parent")
+    return {"parent": "parent"}
+
+
+class Unmeasured(ValueError):
+    """Of a job that knows nothing of the sweeper."""
+
+    unknown_objective = True
+
+
+@pytest.mark.parametrize("error", [Unmeasured("no such score"), UnknownObjective("no such score")])
+def test_a_job_says_that_an_objective_does_not_exist(tmp_path: Path, error: Exception) -> None:
+    def task(config: dict[str, Any]) -> float:
+        raise error
+
+    with pytest.raises(SweepError, match=r"^no such score$"):
+        run_search(tmp_path, task, "x=interval(0,1)", n_trials=9)
+
+
+def test_what_cannot_be_searched_is_refused_by_every_worker_before_the_study(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SweepError, match="not on this machine"):
+        run_search(tmp_path, parabola, "x=interval(0,1)", on_start=f"{__name__}.refuse")
+    assert not list(tmp_path.iterdir())
+
+
+def refuse(config: Any) -> None:
+    raise SweepError(f"not on this machine: {config.hydra.job.name}")
 
 
 def test_too_many_failures_end_the_search_and_are_listed(tmp_path: Path) -> None:

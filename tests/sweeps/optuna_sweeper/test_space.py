@@ -152,9 +152,23 @@ def test_values_beyond_the_space_come_last_and_are_quoted() -> None:
 def test_a_group_is_known_and_its_options_are_checked() -> None:
     loader: Any = Loader({"model": ["unet", "utt"]})
     space = read_space({"model": "glob(u*)", "lr": "interval(0,1)", "loss": "a"}, [], loader)
-    assert space.groups == {"model"}
+    assert list(space.dimensions) == ["model", "lr"]
     with pytest.raises(SweepError, match=r"model=utae: no such option; model has unet, utt"):
         read_space({"model": "unet,utae"}, [], loader)
+
+
+def test_an_option_on_the_command_line_settles_the_class_that_is_searched_below_its_group() -> None:
+    loader: Any = Loader({"optimizer": ["sgd", "adamw"], "opt": ["a"]})
+    params = {"optimizer._target_": "torch.optim.SGD,torch.optim.AdamW", "optimizer.lr": "1,2"}
+    space = read_space(params, ["optimizer=adamw"], loader)
+    assert space.overrides({"optimizer.lr": 1}) == ["optimizer.lr=1", "optimizer=adamw"]
+    assert space.settled == {"optimizer._target_"}
+    asked = read_space(params, ["optimizer=sgd,adamw"], loader)  # both are searched: as asked for
+    assert list(asked.dimensions) == ["optimizer._target_", "optimizer.lr", "optimizer"]
+    both = read_space(params, ["optimizer=adamw", "optimizer._target_=my.A,my.B"], loader)
+    assert list(both.dimensions) == ["optimizer._target_", "optimizer.lr"]
+    placed = read_space({"head._target_": "a,b"}, ["opt@head=a"], loader)
+    assert not placed.dimensions
 
 
 def test_glob_takes_the_options_of_the_group() -> None:
