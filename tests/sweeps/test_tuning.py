@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from flair2_exp import schema
 from flair2_exp.errors import ConfigError
 from flair2_exp.preflight import with_implied_flags
-from flair2_exp.sweeps.tuning import write_experiment
+from flair2_exp.sweeps.optuna_sweeper.search import Search, read_options
+from flair2_exp.sweeps.tuning import on_start, write_experiment
 from tests.configs import SMALL_SAMPLE
 from tests.sweeps.test_ablation import client, runs, sweep
 
@@ -157,6 +160,110 @@ def test_the_best_is_trained_against_the_default_over_seeds(
     assert [row["row"] for row in json.loads(report.read_text())["rows"]] == ["unet_default", best]
     kept = client(root).list_artifacts(parent.info.run_id, "repeat_best")
     assert "repeat_best/leaderboard.html" in {item.path for item in kept}
+
+
+def prepared(*overrides: str) -> Search:
+    """The search of a command line; Hydra is initialised."""
+    overrides = ("hydra/sweeper=optuna_study", *overrides)
+    whole = compose("config", list(overrides), return_hydra_config=True)
+    options: Any = OmegaConf.to_container(whole.hydra.sweeper, resolve=True)
+    return Search(
+        options=read_options({k: v for k, v in options.items() if not k.startswith("_")}),
+        config=whole,
+        launcher=None,  # type: ignore[arg-type]
+        config_loader=GlobalHydra.instance().config_loader(),
+        arguments=[each for each in overrides if not each.startswith("hydra")],
+    )
+
+
+TUNES = sorted(path.stem for path in (schema.config_folder() / "tune").glob("*.yaml"))
+STARTS = [
+    [],
+    ["preset=tiny"],
+    ["experiment=leaderboard/utt", "dataset.root=/data"],
+    ["optimizer=adamw", "loss=focal", "aug=strong", "s2_preproc=raw"],
+]
+
+
+@pytest.mark.parametrize("start", STARTS, ids=" ".join)
+@pytest.mark.parametrize("tune", TUNES)
+def test_the_first_trial_of_every_search_is_the_default(tune: str, start: list[str]) -> None:
+    overrides = [f"tune={tune}", *start]
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        search = prepared(*overrides)
+        (first,) = search._queue
+        trial = search._space.overrides(first)
+    assert set(first) == set(search._space.dimensions)
+    assert composed(*trial) == {**composed(*overrides)}
+
+
+def test_an_option_given_on_the_command_line_is_no_longer_searched() -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        space = prepared("tune=unet", "optimizer=adamw", "optimizer.lr=0.001")._space
+        values = {name: entry.points()[0] if entry.choices else entry.low
+                  for name, entry in space.dimensions.items()}  # fmt: skip
+        trial = space.overrides(values)
+    assert not any(name.startswith("optimizer.") and name != "optimizer.weight_decay"
+                   for name in space.dimensions)  # fmt: skip
+    assert composed(*trial)["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert composed(*trial)["optimizer"]["lr"] == 0.001
+
+
+def start(*overrides: str) -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        given = ["hydra/sweeper=optuna_study", "tune=unet", *overrides]
+        on_start(compose("config", given, return_hydra_config=True))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["trainer=ddp", "trainer.devices=2"], ["trainer.devices=4"], ["trainer.num_nodes=2"]],
+    ids=" ".join,
+)
+def test_trials_on_several_devices_are_refused(overrides: list[str]) -> None:
+    """Lightning would start the command again, and the study had a worker more."""
+    with pytest.raises(ConfigError, match=r"join the study.*\n.*once a device") as caught:
+        start(*overrides)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
+    start("trainer=gpu")
+    start("trainer.devices=2", "trainer.strategy=ddp_spawn")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm`")
+    start("trainer=ddp", "trainer.devices=2", "hydra/launcher=submitit_slurm")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=test/miou"], "has seen the test data"),
+        (["trainer.devices=2"], "once a device"),
+        (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
+        (["hydra.sweeper.sampler._target_=optuna.samplers.TPESample"], "did you mean"),
+        (["optimizer.lr=interval(1)"], "missing a required argument"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_a_search_that_cannot_be_is_refused_in_two_lines(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    done = sweep(tmp_path, "tune=unet", *overrides)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr), done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert not (tmp_path / "multirun").exists() or not list((tmp_path / "multirun").rglob("*.yaml"))
+
+
+@pytest.mark.slow
+def test_an_objective_that_validation_does_not_measure_ends_the_search(tmp_path: Path) -> None:
+    """In the first trial, in two lines that offer the names; and the study's run is closed."""
+    done = sweep(tmp_path, *SEARCH, "objective=val/moiu")
+    assert done.returncode == 1
+    assert re.search(r"objective=val/moiu was never logged.*val/miou", done.stderr), done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("flair2-exp:")]) == 1
+    assert len(table(tmp_path)) == 1
+    assert [run.info.status for run in runs(tmp_path, kind="study")] == ["FINISHED"]
 
 
 def composed(*overrides: str) -> dict[str, Any]:
