@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -19,8 +21,11 @@ from omegaconf import OmegaConf
 from flair2_exp import schema
 from flair2_exp.errors import ConfigError
 from flair2_exp.preflight import with_implied_flags
-from flair2_exp.sweeps.optuna_sweeper.search import Search, read_options
-from flair2_exp.sweeps.tuning import on_start, write_experiment
+from flair2_exp.sweeps.optuna_sweeper.search import Search, SearchResult, read_options
+from flair2_exp.sweeps.optuna_sweeper.space import read_space
+from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
+from flair2_exp.sweeps.study_figures import write_figures
+from flair2_exp.sweeps.tuning import on_start, write_experiment, write_experiments
 from tests.configs import SMALL_SAMPLE
 from tests.sweeps.test_ablation import client, runs, sweep
 
@@ -264,6 +269,57 @@ def test_an_objective_that_validation_does_not_measure_ends_the_search(tmp_path:
     assert len([line for line in done.stderr.splitlines() if line.startswith("flair2-exp:")]) == 1
     assert len(table(tmp_path)) == 1
     assert [run.info.status for run in runs(tmp_path, kind="study")] == ["FINISHED"]
+
+
+def found(folder: Path, trials: int, **more: Any) -> SearchResult:
+    """A result over two objectives that all trials share the front of."""
+    name = str(folder / "optuna.journal")
+    folder.mkdir(exist_ok=True)
+    study = optuna.create_study(
+        study_name="s", storage=open_storage(name), directions=["maximize", "minimize"],
+        load_if_exists=True,
+    )  # fmt: skip
+    for number in range(trials):
+        study.add_trial(
+            optuna.create_trial(
+                values=[float(number), float(number)],
+                params={"seed": number},
+                distributions={"seed": optuna.distributions.IntDistribution(0, 9)},
+            )
+        )
+    values: dict[str, Any] = {
+        "study_name": "s", "storage": name, "trials": study.trials, "objective": ("a", "b"),
+        "direction": ("maximize", "minimize"), "folder": folder, "leader": True,
+        "space": read_space({"seed": "range(0,10)"}, [], None),
+    }  # fmt: skip
+    return SearchResult(**{**values, **more})
+
+
+def test_experiment_files_of_a_larger_front_are_removed(tmp_path: Path) -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        write_experiments(found(tmp_path, 3))
+        smaller = found(tmp_path, 0)
+        write_experiments(replace(smaller, trials=smaller.trials[:2]))
+    names = {path.name for path in (tmp_path / "experiment").iterdir()}
+    assert names == {"best_1.yaml", "best_2.yaml", "default.yaml"}
+
+
+def test_the_page_answers_to_the_mouse_also_where_the_first_figure_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an exception of whatever kind costs that figure alone."""
+    visualization = pytest.importorskip("optuna.visualization")
+    pytest.importorskip("plotly", reason="the extra `tune-figures`")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(visualization, "plot_pareto_front", broken)
+    *images, page = write_figures(found(tmp_path, 4), tmp_path / "figures")
+    text = page.read_text()
+    assert len(text) > 1_000_000  # plotly's program
+    assert "Plotly.newPlot" in text
+    assert "pareto_front.png" in {path.name for path in images}
 
 
 def composed(*overrides: str) -> dict[str, Any]:

@@ -667,6 +667,17 @@ def test_optunas_samplers_search(tmp_path: Path, name: str) -> None:
     assert len({t.params["x"] for t in trials}) == 6
 
 
+def test_a_gaussian_process_searches_beyond_its_random_start(tmp_path: Path) -> None:
+    """Its first ten trials are drawn at random; then it knows where to look."""
+    pytest.importorskip("torch")
+    sampler = {"_target_": "optuna.samplers.GPSampler", "seed": 1}
+    arguments = ["x=interval(0,1)", "y=tag(log,interval(0.001,1))"]
+    trials = run_search(tmp_path, parabola, *arguments, sampler=sampler, n_trials=14)
+    assert states(trials) == ["COMPLETE"] * 14
+    start, model = ([t.values[0] for t in part] for part in (trials[:10], trials[10:]))
+    assert min(model) < min(start)
+
+
 def test_hyperband_prunes(tmp_path: Path) -> None:
     def task(config: dict[str, Any]) -> float:
         trial = current_trial()
