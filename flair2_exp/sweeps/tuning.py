@@ -228,7 +228,7 @@ def write_experiments(result: SearchResult) -> list[Path]:
         objective first) and `experiment/default.yaml` in the sweep's folder.
     """
     folder, best = result.folder / "experiment", result.best
-    for stale in folder.glob("best*.yaml"):  # of a front that had more trials
+    for stale in folder.glob("best_[0-9]*.yaml"):  # of a front that had more trials
         stale.unlink()
     files = []
     for place, trial in enumerate(best, start=1):

@@ -261,11 +261,21 @@ def test_a_search_that_cannot_be_is_refused_in_two_lines(
 
 
 @pytest.mark.slow
-def test_an_objective_that_validation_does_not_measure_ends_the_search(tmp_path: Path) -> None:
-    """In the first trial, in two lines that offer the names; and the study's run is closed."""
-    done = sweep(tmp_path, *SEARCH, "objective=val/moiu")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=val/moiu"], r"objective=val/moiu was never logged.*val/miou"),
+        (["model.encoder=nosuch", "tune.max_failures=1"], r"1 trials failed .*\n.*nosuch"),
+    ],
+    ids=["objective", "encoder"],
+)
+def test_a_search_whose_trials_fail_ends_and_leaves_no_run_open(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    """In the first trial, with what is wrong; the study's MLflow run is not RUNNING for ever."""
+    done = sweep(tmp_path, *SEARCH, *overrides)
     assert done.returncode == 1
-    assert re.search(r"objective=val/moiu was never logged.*val/miou", done.stderr), done.stderr
+    assert re.search(message, done.stderr), done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("flair2-exp:")]) == 1
     assert len(table(tmp_path)) == 1
     assert [run.info.status for run in runs(tmp_path, kind="study")] == ["FINISHED"]

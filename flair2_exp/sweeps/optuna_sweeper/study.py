@@ -10,7 +10,11 @@ All that workers must agree on is settled by that order:
 - A trial that waits (to be retried, or queued at the start) is taken by the storage's own change
   from waiting to running, which succeeds for one worker only.
 - A dead worker's trial is queued again before it is closed as failed. Two workers may both queue
-  it; the copy with the smaller number counts, the other is withdrawn when it is taken.
+  it; the copy with the smaller number counts, the other is withdrawn when it is taken. So is one
+  whose first attempt came to its end after all.
+- Who creates a study makes it ready: the name is taken once. The others wait while that process
+  lives; one left half made is removed and created anew.
+- Who closed the last trial is seen from how many were closed before it, not from a clock.
 
 A withdrawn trial is a failed one with the attribute `withdrawn`; it was never run.
 """
