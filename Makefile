@@ -6,12 +6,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 STAMP := $(VENV)/.installed
+NEXT := .venv-hydra14
+NEXT_STAMP := $(NEXT)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format ui clean
+.PHONY: help setup demo test test-fast test-hydra-next lint format ui clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(STAMP)  ## make the environment in .venv with the tested versions
 
@@ -33,6 +35,21 @@ test: $(STAMP)  ## every check
 test-fast: $(STAMP)  ## the checks without the slow ones
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
+# Hydra's release candidate and the omegaconf it needs in place of the tested ones, all else the same;
+# uv links what is in its cache, so the second environment takes seconds and little room.
+$(NEXT_STAMP): pyproject.toml constraints.txt Makefile
+	test -x $(NEXT)/bin/python || $(PYTHON) -m venv $(NEXT)
+	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	sed -e 's/^hydra-core==.*/hydra-core==1.4.0rc3/' -e 's/^omegaconf==.*/omegaconf>=2.4.1rc1,<2.5/' \
+		-e '/^antlr4-python3-runtime==/d' constraints.txt >$(NEXT)/constraints.txt
+	$(NEXT)/bin/uv pip install --quiet --python $(NEXT)/bin/python --compile-bytecode \
+		--prerelease=allow --constraints $(NEXT)/constraints.txt --editable '.[all,dev]'
+	touch $@
+
+test-hydra-next: $(NEXT_STAMP)  ## config, sweeps and tuning with Hydra 1.4's release candidate
+	$(NEXT)/bin/python -m pytest -n 2 -m 'not slow' \
+		tests/test_schema.py tests/test_main.py tests/test_identity.py tests/sweeps
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,5 +66,5 @@ ui: $(STAMP)  ## MLflow on 127.0.0.1:5000 (make ui PORT=5001)
 		--host 127.0.0.1 --port $(PORT) --workers 1
 
 clean:  ## remove the environment and all caches; runs and data stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEXT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -55,14 +55,18 @@ def write_figures(result: SearchResult, folder: Path) -> list[Path]:
     plotly = importlib.util.find_spec("plotly") is not None
     files: list[Path] = []
     parts: list[str] = []
+    interactive = 0
     for title, function, options in _plots(names):
         path = folder / f"{title.replace(' ', '_').replace('/', '_')}.png"
         if not _drawn(_save_png, function, study, options, path):
             continue
         files.append(path)
-        part = _image(path)
+        part = None
         if plotly:
-            part = _drawn(_plotly_part, function, study, options, not parts) or part
+            # The first that can be drawn brings plotly's program, which all of the page need.
+            part = _drawn(_plotly_part, function, study, options, interactive == 0)
+            interactive += part is not None
+        part = part or _image(path)
         parts.append(f"<h2>{html.escape(title)}</h2>\n{part}")
     page = folder / PAGE
     heading = html.escape(f"Study {result.study_name}: {', '.join(names)}")
@@ -98,8 +102,11 @@ def _drawn(draw: Callable[..., Any], function: str, *arguments: Any) -> Any:
             warnings.simplefilter("ignore", ExperimentalWarning)
             warnings.simplefilter("ignore", UserWarning)  # of trials without values, and layouts
             return draw(function, *arguments)
-    except (ValueError, RuntimeError, ImportError, IndexError, KeyError) as error:
-        log.warning("no figure of %s: %s", function.removeprefix("plot_"), error)
+    except Exception as error:
+        # Optuna's figures fail in many ways on odd studies, and none is worth the report that comes
+        # after them.
+        reason = f"{type(error).__name__}: {error}"
+        log.warning("no figure of %s: %s", function.removeprefix("plot_"), reason)
         return None
 
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp import schema
 from flair2_exp.assembly import open_store
-from flair2_exp.errors import FlairError, TrackingError
+from flair2_exp.errors import ConfigError, FlairError, TrackingError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -41,6 +41,45 @@ REPEATS: Final = "repeat_best"
 _LEFT_OUT: Final = ("tune", "sweep", "tracking", "paths", "objective", "test", "name", "quirk")
 # Groups whose files set other nodes than their own, which the values therefore hold.
 _PATCHES: Final = ("experiment", "preset", "sweep", "tune", "quirk", "tracking", "paths")
+
+
+# --- before the search --------------------------------------------------------------------------
+
+# Launchers that start the processes of a distributed training themselves.
+_DISTRIBUTING: Final = "submitit"
+# Strategies whose processes are copies of the job's, not the command line run again.
+_COPYING: Final = ("spawn", "fork", "notebook")
+
+
+def on_start(config: DictConfig) -> None:
+    """Refuse what no search could run with; called by every worker.
+
+    Args:
+        config: The command's config, with Hydra's part.
+
+    Raises:
+        FlairError: A value out of bounds or in conflict with another, or trials on several devices
+            whose processes would join the study as workers of their own.
+    """
+    trainer = _typed(config).trainer
+    if _DISTRIBUTING in str(config.hydra.launcher._target_):
+        return
+    if any(word in trainer.strategy for word in _COPYING) or not _several_devices(trainer):
+        return
+    raise ConfigError(
+        f"trainer.devices={trainer.devices}: in a search Lightning's further processes would run "
+        "the command again, and join the study as workers of their own.\n"
+        "Give trainer.devices=1 and start the command once a device (CUDA_VISIBLE_DEVICES=0, 1, "
+        "...): they share the study. Or hydra/launcher=submitit_slurm."
+    )
+
+
+def _several_devices(trainer: schema.TrainerConfig) -> bool:
+    if trainer.num_nodes > 1 or trainer.devices != -1:
+        return trainer.num_nodes > 1 or trainer.devices > 1
+    import torch
+
+    return torch.cuda.device_count() > 1
 
 
 # --- the parent run -----------------------------------------------------------------------------
@@ -84,6 +123,9 @@ def on_create(config: DictConfig) -> dict[str, Any]:
             client.delete_tag(run.run_id, name)
 
     store.call("making the study's run", disown)
+    # Nobody ends it but `on_finish`, which goes on with it; a search that never comes there
+    # (too many failures, Ctrl-C) shall not leave it RUNNING for ever.
+    run.finish()
     return {PARENT: run.run_id}
 
 
@@ -145,7 +187,8 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
     parent.log_metrics(
         {f"best/{name}": value for name, value in zip(names, best.values, strict=True)}
     )
-    parent.set_tags({"flair2.best_trial": best.number, "flair2.study": result.study_name})
+    tags = {"flair2.best_trial": best.number, "flair2.study": result.study_name}
+    parent.set_tags({**tags, "flair2.folder": result.folder.absolute()})
     parent.log_artifact(result.folder / "trials.csv")
     for path in files:
         parent.log_artifact(path, "experiment")
@@ -185,6 +228,8 @@ def write_experiments(result: SearchResult) -> list[Path]:
         objective first) and `experiment/default.yaml` in the sweep's folder.
     """
     folder, best = result.folder / "experiment", result.best
+    for stale in folder.glob("best_[0-9]*.yaml"):  # of a front that had more trials
+        stale.unlink()
     files = []
     for place, trial in enumerate(best, start=1):
         path = folder / ("best.yaml" if len(result.direction) == 1 else f"best_{place}.yaml")

@@ -14,11 +14,24 @@ from flair2_exp.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
+class UnknownObjectiveError(ConfigError):
+    """The run does not measure the objective that a search looks at.
+
+    Attributes:
+        unknown_objective: The sweeper then ends the search: every other trial would say the same.
+    """
+
+    unknown_objective = True
+
+
 class Reporter(Protocol):
     """Whoever compares this training with others, as a trial of a search."""
 
     def report(self, value: float, step: int) -> bool:
-        """Take the score of a step; says whether the training should stop."""
+        """Take the score of a step; says whether the training should stop.
+
+        What this raises ends the training as an error, in every process.
+        """
         ...
 
     def prune(self, step: int) -> None:
@@ -47,21 +60,30 @@ class Pruning(Callback):
         """Reports, and stops every process or none.
 
         Raises:
-            ConfigError: Validation does not measure the metric.
+            UnknownObjectiveError: Validation does not measure the metric.
         """
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         if self._metric not in trainer.callback_metrics:
             known = ", ".join(sorted(n for n in trainer.callback_metrics if n.startswith("val/")))
-            raise ConfigError(
+            raise UnknownObjectiveError(
                 f"objective={self._metric} was never logged: it is not among the values that "
                 f"validation gives, {known}."
             )
         value, epoch = float(trainer.callback_metrics[self._metric]), trainer.current_epoch
-        stop = False
-        if trainer.is_global_zero and self._reporter is not None and math.isfinite(value):
-            stop = self._reporter.report(value, epoch)
-        if trainer.strategy.broadcast(stop):
+        stop, failure = trainer.strategy.broadcast(self._report(trainer, value, epoch))
+        if failure is not None:
+            raise failure
+        if stop:
             log.info("pruned in epoch %d: %s=%.4f", epoch + 1, self._metric, value)
             self.stopped_epoch = epoch
             trainer.should_stop = True
+
+    def _report(self, trainer: Trainer, value: float, epoch: int) -> tuple[bool, Exception | None]:
+        """The reporter's answer, or its exception: the other processes wait for either."""
+        if not trainer.is_global_zero or self._reporter is None or not math.isfinite(value):
+            return False, None
+        try:
+            return self._reporter.report(value, epoch), None
+        except Exception as error:
+            return False, error

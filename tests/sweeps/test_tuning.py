@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from flair2_exp import schema
 from flair2_exp.errors import ConfigError
 from flair2_exp.preflight import with_implied_flags
-from flair2_exp.sweeps.tuning import write_experiment
+from flair2_exp.sweeps.optuna_sweeper.search import Search, SearchResult, read_options
+from flair2_exp.sweeps.optuna_sweeper.space import read_space
+from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
+from flair2_exp.sweeps.study_figures import write_figures
+from flair2_exp.sweeps.tuning import on_start, write_experiment, write_experiments
 from tests.configs import SMALL_SAMPLE
 from tests.sweeps.test_ablation import client, runs, sweep
 
@@ -26,8 +35,8 @@ SEARCH = (
     *SMALL_SAMPLE,
 )  # fmt: skip
 
-# Kills the process in the second epoch of trial 0, once.
-KILLED_ONCE = """
+# Sends the process a signal in the second epoch of trial 0, once.
+STOPPED_ONCE = """
 import os, pathlib, signal, sys
 from flair2_exp.__main__ import main
 from flair2_exp.training.callbacks import EpochLines
@@ -37,7 +46,7 @@ mark, ends = pathlib.Path({mark!r}), EpochLines.on_train_epoch_start
 def dies(self, trainer, module):
     if trainer.current_epoch == 1 and not mark.exists():
         mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), {number})
     ends(self, trainer, module)
 
 EpochLines.on_train_epoch_start = dies
@@ -100,12 +109,19 @@ def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path)
 
 
 @pytest.mark.slow
-def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
     arguments = ["flair2-exp", *SEARCH, "tune.n_trials=1", f"paths.root={tmp_path}"]
-    program = KILLED_ONCE.format(mark=str(tmp_path / "killed"), arguments=arguments)
+    program = STOPPED_ONCE.format(
+        mark=str(tmp_path / "stopped"), number=int(number), arguments=arguments
+    )
     command = [sys.executable, "-c", program]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == -9, killed.stderr[-2000:]
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert stopped.returncode == status, stopped.stderr[-2000:]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "going on from" in done.stdout + done.stderr
@@ -149,6 +165,171 @@ def test_the_best_is_trained_against_the_default_over_seeds(
     assert [row["row"] for row in json.loads(report.read_text())["rows"]] == ["unet_default", best]
     kept = client(root).list_artifacts(parent.info.run_id, "repeat_best")
     assert "repeat_best/leaderboard.html" in {item.path for item in kept}
+
+
+def prepared(*overrides: str) -> Search:
+    """The search of a command line; Hydra is initialised."""
+    overrides = ("hydra/sweeper=optuna_study", *overrides)
+    whole = compose("config", list(overrides), return_hydra_config=True)
+    options: Any = OmegaConf.to_container(whole.hydra.sweeper, resolve=True)
+    return Search(
+        options=read_options({k: v for k, v in options.items() if not k.startswith("_")}),
+        config=whole,
+        launcher=None,  # type: ignore[arg-type]
+        config_loader=GlobalHydra.instance().config_loader(),
+        arguments=[each for each in overrides if not each.startswith("hydra")],
+    )
+
+
+TUNES = sorted(path.stem for path in (schema.config_folder() / "tune").glob("*.yaml"))
+STARTS = [
+    [],
+    ["preset=tiny"],
+    ["experiment=leaderboard/utt", "dataset.root=/data"],
+    ["optimizer=adamw", "loss=focal", "aug=strong", "s2_preproc=raw"],
+]
+
+
+@pytest.mark.parametrize("start", STARTS, ids=" ".join)
+@pytest.mark.parametrize("tune", TUNES)
+def test_the_first_trial_of_every_search_is_the_default(tune: str, start: list[str]) -> None:
+    overrides = [f"tune={tune}", *start]
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        search = prepared(*overrides)
+        (first,) = search._queue
+        trial = search._space.overrides(first)
+    assert set(first) == set(search._space.dimensions)
+    assert composed(*trial) == {**composed(*overrides)}
+
+
+def test_an_option_given_on_the_command_line_is_no_longer_searched() -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        space = prepared("tune=unet", "optimizer=adamw", "optimizer.lr=0.001")._space
+        values = {name: entry.points()[0] if entry.choices else entry.low
+                  for name, entry in space.dimensions.items()}  # fmt: skip
+        trial = space.overrides(values)
+    assert not any(name.startswith("optimizer.") and name != "optimizer.weight_decay"
+                   for name in space.dimensions)  # fmt: skip
+    assert composed(*trial)["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert composed(*trial)["optimizer"]["lr"] == 0.001
+
+
+def start(*overrides: str) -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        given = ["hydra/sweeper=optuna_study", "tune=unet", *overrides]
+        on_start(compose("config", given, return_hydra_config=True))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["trainer=ddp", "trainer.devices=2"], ["trainer.devices=4"], ["trainer.num_nodes=2"]],
+    ids=" ".join,
+)
+def test_trials_on_several_devices_are_refused(overrides: list[str]) -> None:
+    """Lightning would start the command again, and the study had a worker more."""
+    with pytest.raises(ConfigError, match=r"join the study.*\n.*once a device") as caught:
+        start(*overrides)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
+    start("trainer=gpu")
+    start("trainer.devices=2", "trainer.strategy=ddp_spawn")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm`")
+    start("trainer=ddp", "trainer.devices=2", "hydra/launcher=submitit_slurm")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=test/miou"], "has seen the test data"),
+        (["trainer.devices=2"], "once a device"),
+        (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
+        (["hydra.sweeper.sampler._target_=optuna.samplers.TPESample"], "did you mean"),
+        (["optimizer.lr=interval(1)"], "missing a required argument"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_a_search_that_cannot_be_is_refused_in_two_lines(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    done = sweep(tmp_path, "tune=unet", *overrides)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr), done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert not (tmp_path / "multirun").exists() or not list((tmp_path / "multirun").rglob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=val/moiu"], r"objective=val/moiu was never logged.*val/miou"),
+        (["model.encoder=nosuch", "tune.max_failures=1"], r"1 trials failed .*\n.*nosuch"),
+    ],
+    ids=["objective", "encoder"],
+)
+def test_a_search_whose_trials_fail_ends_and_leaves_no_run_open(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    """In the first trial, with what is wrong; the study's MLflow run is not RUNNING for ever."""
+    done = sweep(tmp_path, *SEARCH, *overrides)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr), done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("flair2-exp:")]) == 1
+    assert len(table(tmp_path)) == 1
+    assert [run.info.status for run in runs(tmp_path, kind="study")] == ["FINISHED"]
+
+
+def found(folder: Path, trials: int, **more: Any) -> SearchResult:
+    """A result over two objectives that all trials share the front of."""
+    name = str(folder / "optuna.journal")
+    folder.mkdir(exist_ok=True)
+    study = optuna.create_study(
+        study_name="s", storage=open_storage(name), directions=["maximize", "minimize"],
+        load_if_exists=True,
+    )  # fmt: skip
+    for number in range(trials):
+        study.add_trial(
+            optuna.create_trial(
+                values=[float(number), float(number)],
+                params={"seed": number},
+                distributions={"seed": optuna.distributions.IntDistribution(0, 9)},
+            )
+        )
+    values: dict[str, Any] = {
+        "study_name": "s", "storage": name, "trials": study.trials, "objective": ("a", "b"),
+        "direction": ("maximize", "minimize"), "folder": folder, "leader": True,
+        "space": read_space({"seed": "range(0,10)"}, [], None),
+    }  # fmt: skip
+    return SearchResult(**{**values, **more})
+
+
+def test_experiment_files_of_a_larger_front_are_removed(tmp_path: Path) -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        write_experiments(found(tmp_path, 3))
+        smaller = found(tmp_path, 0)
+        write_experiments(replace(smaller, trials=smaller.trials[:2]))
+    names = {path.name for path in (tmp_path / "experiment").iterdir()}
+    assert names == {"best_1.yaml", "best_2.yaml", "default.yaml"}
+
+
+def test_the_page_answers_to_the_mouse_also_where_the_first_figure_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an exception of whatever kind costs that figure alone."""
+    visualization = pytest.importorskip("optuna.visualization")
+    pytest.importorskip("plotly", reason="the extra `tune-figures`")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(visualization, "plot_pareto_front", broken)
+    *images, page = write_figures(found(tmp_path, 4), tmp_path / "figures")
+    text = page.read_text()
+    assert len(text) > 1_000_000  # plotly's program
+    assert "Plotly.newPlot" in text
+    assert "pareto_front.png" in {path.name for path in images}
 
 
 def composed(*overrides: str) -> dict[str, Any]:

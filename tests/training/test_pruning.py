@@ -7,8 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from flair2_exp.errors import ConfigError
-from flair2_exp.training.pruning import Pruning
+from flair2_exp.training.pruning import Pruning, UnknownObjectiveError
 
 
 class Trial:
@@ -72,11 +71,32 @@ def test_a_validation_outside_training_is_not_reported() -> None:
 
 
 def test_another_process_stops_when_the_first_one_does_and_reports_nothing() -> None:
-    told = SimpleNamespace(broadcast=lambda value: True)
+    told = SimpleNamespace(broadcast=lambda answer: (True, None))
     trainer = trainer_at(0, 0.5, is_global_zero=False, strategy=told)
     assert validate(Pruning(None, "val/miou"), trainer)
 
 
+class ClosedTrial(Trial):
+    """Does not take the report."""
+
+    def report(self, value: float, step: int) -> bool:
+        raise RuntimeError("closed by another worker")
+
+
+def test_a_reporter_that_fails_ends_the_training_as_an_error_in_every_process() -> None:
+    sent: list[Any] = []
+    first = SimpleNamespace(broadcast=lambda answer: sent.append(answer) or answer)
+    pruning = Pruning(ClosedTrial(0.0), "val/miou")
+    with pytest.raises(RuntimeError, match="closed by another"):
+        validate(pruning, trainer_at(0, 0.5, strategy=first))
+    assert pruning.stopped_epoch is None
+    other = SimpleNamespace(broadcast=lambda _: sent[0])
+    with pytest.raises(RuntimeError, match="closed by another"):
+        validate(
+            Pruning(None, "val/miou"), trainer_at(0, 0.5, is_global_zero=False, strategy=other)
+        )
+
+
 def test_a_metric_that_validation_does_not_measure_is_refused_in_the_first_epoch() -> None:
-    with pytest.raises(ConfigError, match=r"objective=val/mio.*val/loss, val/miou\."):
+    with pytest.raises(UnknownObjectiveError, match=r"objective=val/mio.*val/loss, val/miou\."):
         validate(Pruning(Trial(0.0), "val/mio"), trainer_at(0, 0.5))

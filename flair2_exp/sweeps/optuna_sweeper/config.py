@@ -36,7 +36,8 @@ class OptunaStudyConf:
     params: dict[str, Any] = field(default_factory=dict)
     """Search space: override key to a sweep in Hydra's grammar; the command line comes after."""
     custom_search_space: str | None = None
-    """Dotted path of a function `(config, trial)` that suggests further values."""
+    """Dotted path of a function `(config, trial)` that suggests further values: the command's
+    config, and Optuna's trial, whose `params` are the values drawn so far."""
     first: list[Any] = field(default_factory=list)
     """Parameter values tried before any other, each a mapping by override key."""
     n_trials: int | None = None
@@ -65,6 +66,9 @@ class OptunaStudyConf:
     """`refuse` a study of another search space or direction, or open a `new_study`."""
     may_change: list[str] = field(default_factory=list)
     """Patterns of override keys that may differ between two commands on one study."""
+    on_start: str | None = None
+    """Dotted path of a function `(config)`, called by every worker before it opens the study; what
+    it raises ends the command."""
     on_create: str | None = None
     """Dotted path of a function `(config) -> mapping`, called by the one worker that makes the
     study, before any trial; what it returns (plain values) becomes the study's attributes."""

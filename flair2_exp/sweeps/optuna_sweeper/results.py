@@ -1,18 +1,17 @@
-"""What a search leaves behind: its result, a table of its trials, the best as a config file."""
+"""What a search leaves behind: its result and a table of its trials."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
 from flair2_exp.sweeps.optuna_sweeper.study import FAILURE, LOST, RETRY_OF, WITHDRAWN
 
 if TYPE_CHECKING:
@@ -89,63 +88,32 @@ def write_table(path: Path, trials: Sequence[FrozenTrial], objectives: int) -> N
 
 def state_name(trial: FrozenTrial) -> str:
     """A trial's state in lower case; `lost` and `withdrawn` are kinds of failed trials."""
-    for mark in (LOST, WITHDRAWN):
-        if mark in trial.user_attrs:
-            return mark
-    return trial.state.name.lower()
+    name = trial.state.name.lower()
+    marks = [mark for mark in (LOST, WITHDRAWN) if mark in trial.user_attrs]
+    return marks[0] if marks and name == "fail" else name
 
 
 def _seconds(trial: FrozenTrial) -> float | str:
     return "" if trial.duration is None else round(trial.duration.total_seconds(), 3)
 
 
-def write_best(
-    path: Path,
-    overrides: Sequence[str],
-    groups: Collection[str],
-    *,
-    comment: str = "",
-    defaults: Sequence[Any] = (),
-) -> None:
-    """Write overrides as a config file that composes to the same config.
-
-    The file belongs into a config group (`experiment/best.yaml` is then `experiment=best`) and
-    applies to the whole config.
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[bool]:
+    """Whether no other process is within this context for the folder; free again when one dies.
 
     Args:
-        path: The file.
-        overrides: A trial's overrides, as `key=value`.
-        groups: Those of the keys that are config groups; they become `override` entries of the
-            defaults list (a group that an override adds becomes an entry of its own).
-        comment: Lines for the file's head.
-        defaults: Further entries for the start of the defaults list.
-
-    Raises:
-        SweepError: An override that a file cannot express (a deletion).
+        folder: Any folder; it gets the file `.finishing`.
     """
-    entries: list[Any] = list(defaults)
-    replacements: list[Any] = []
-    values = OmegaConf.create({})
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        name = override.get_key_element().lstrip("+")
-        if override.is_delete() or override.is_sweep_override():
-            raise SweepError(f"{override.input_line} cannot be written into a config file.")
-        if name in groups:
-            if override.is_add() or override.is_force_add():
-                entries.append({f"/{name}": override.value()})
-            else:
-                replacements.append({f"override /{name}": override.value()})
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".finishing").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:  # a file system without locks
+            yield True
         else:
-            OmegaConf.update(values, name, override.value(), force_add=True)
-    content: dict[str, Any] = {"defaults": [*entries, "_self_", *replacements]}
-    content.update(_plain(OmegaConf.to_container(values)))
-    head = "# @package _global_\n" + "".join(f"# {line}\n" for line in comment.splitlines())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, head + yaml.safe_dump(content, sort_keys=False))
-
-
-def _plain(container: object) -> Mapping[str, Any]:
-    return container if isinstance(container, Mapping) else {}
+            yield True
 
 
 def _replace(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import importlib
@@ -11,12 +12,13 @@ import logging
 import math
 import numbers
 import random
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -29,7 +31,13 @@ from omegaconf.errors import OmegaConfBaseException
 from flair2_exp.sweeps.optuna_sweeper import results, storage, study
 from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
 from flair2_exp.sweeps.optuna_sweeper.space import Space, read_space
-from flair2_exp.sweeps.optuna_sweeper.trial import VARIABLE, Ticket, TrialPruned, pruner_text
+from flair2_exp.sweeps.optuna_sweeper.trial import (
+    VARIABLE,
+    Ticket,
+    TrialPruned,
+    UnknownObjective,
+    pruner_text,
+)
 from flair2_exp.sweeps.optuna_sweeper.worker import Heart, Watch
 
 if TYPE_CHECKING:
@@ -64,6 +72,7 @@ class Options:
     poll: float
     on_change: str
     may_change: list[str]
+    on_start: str | None
     on_create: str | None
     on_finish: str | None
 
@@ -146,10 +155,10 @@ class SearchResult:
         trials: All trials of the study, by number.
         objective: The objectives' names.
         direction: `minimize` or `maximize` of each objective.
-        folder: The sweep's folder.
+        folder: Where results go: the sweep's folder, or the one of a study opened beside another.
         space: Turns a trial's parameters into its overrides, and knows the config groups.
         leader: Whether this worker should do what is to be done once: it ended the last trial, or
-            found the study complete.
+            found the study complete, and no other process is doing it.
     """
 
     study_name: str
@@ -205,6 +214,7 @@ class Search:
         self._samplers = SamplerFactory(options.sampler, options.allowed_targets)
         self._pruner = build_pruner(options.pruner, options.allowed_targets)
         self._custom = import_function("custom_search_space", options.custom_search_space)
+        self._on_start = import_function("on_start", options.on_start)
         self._on_create = import_function("on_create", options.on_create)
         self._on_finish = import_function("on_finish", options.on_finish)
         self._queue = self._first_points()
@@ -223,36 +233,57 @@ class Search:
             SweepError: Too many trials failed, or the search cannot be run.
         """
         self._validate_config()
+        if self._on_start is not None:
+            self._on_start(self._config)
         self._open()
+        found_complete = self._ledger.finished(self._handle.trials()) >= self._total
         self._heart = Heart(self._handle.storage, self._options.heartbeat_grace)
-        try:
-            with self._heart:
-                self._loop()
-        finally:
-            trials = self._handle.trials()
-            results.write_results(self._folder, self._handle.name, trials, self._options.direction)
+        with storage.told(self._storage_name):
+            try:
+                with self._heart:
+                    self._loop()
+            finally:
+                trials = self._handle.trials()
+                results.write_results(
+                    self._results, self._handle.name, trials, self._options.direction
+                )
         self._summarise(trials)
-        if self._on_finish is not None:
-            self._on_finish(self._result(trials), self._config)
+        self._finish(trials, leader=found_complete or self._ledger.ended_last(trials))
         return self._returns
 
-    def _result(self, trials: Sequence[optuna.trial.FrozenTrial]) -> SearchResult:
+    def _finish(self, trials: Sequence[optuna.trial.FrozenTrial], *, leader: bool) -> None:
+        """Call `on_finish`; of several workers that would lead one does."""
+        if self._on_finish is None:
+            return
+        if not leader:
+            self._on_finish(self._result(trials, leader=False), self._config)
+            return
+        with results.only_one(self._results) as alone:
+            self._on_finish(self._result(trials, leader=alone), self._config)
+
+    def _result(self, trials: Sequence[optuna.trial.FrozenTrial], *, leader: bool) -> SearchResult:
         return SearchResult(
             study_name=self._handle.name,
             storage=self._storage_name,
             trials=trials,
             objective=self._options.objective,
             direction=self._options.direction,
-            folder=self._folder,
+            folder=self._results,
             space=self._space,
-            leader=not self._returns or self._ledger.ended_last(trials),
+            leader=leader,
         )
+
+    @property
+    def _results(self) -> Path:
+        """Where results go: the sweep's folder, or one in it for a study opened beside another."""
+        return self._folder / self._beside()
 
     def _first_points(self) -> list[Mapping[str, Any]]:
         dimensions = self._space.dimensions
         points: list[Mapping[str, Any]] = []
         for params in self._options.first:
-            params = {n: v for n, v in params.items() if n not in self._space.fixed}
+            decided = self._space.fixed.keys() | self._space.settled
+            params = {n: v for n, v in params.items() if n not in decided}
             for name in params:
                 if name not in dimensions and self._custom is None:
                     raise SweepError(f"first: {name} is not swept; swept: {', '.join(dimensions)}.")
@@ -310,7 +341,6 @@ class Search:
                 if not any(fnmatch.fnmatch(key, pattern) for pattern in options.may_change)
             ),
             custom=options.custom_search_space,
-            groups=tuple(sorted(self._space.groups)),
         )
         self._handle = study.open_study(
             backend,
@@ -320,6 +350,7 @@ class Search:
             self._queue,
             options.on_change,
             self._created if self._on_create else None,
+            options.heartbeat_grace,
         )
         self._ledger = study.Ledger(
             self._handle,
@@ -327,8 +358,8 @@ class Search:
             Watch(options.heartbeat_grace),
             may_create=not self._samplers.is_grid,
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self._config, self._folder / "multirun.yaml")
+        self._results.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self._config, self._results / "multirun.yaml")
         self._prepare_ticket_key()
         log.info(
             "Study %s in %s: %d of %d trials finished",
@@ -369,9 +400,11 @@ class Search:
                 if batch:
                     self._run_batch(batch)
                     continue
-            except KeyboardInterrupt:
+            except BaseException as error:
                 for job in batch:
-                    self._ledger.give_up(job.trial._trial_id, "interrupted")
+                    self._ledger.give_up(
+                        job.trial._trial_id, _one_line(error), interrupted=is_end(error)
+                    )
                 raise
             if self._ledger.is_exhausted(self._handle.trials()):
                 return
@@ -398,15 +431,15 @@ class Search:
             self._ledger.give_up(trial_id, f"sampler: {error}")
             raise SweepError(f"sampler: another package is needed: {error}.") from None
         except BaseException as error:
-            self._ledger.give_up(trial_id, f"sampler: {type(error).__name__}: {error}")
+            reason = f"sampler: {type(error).__name__}: {error}"
+            self._ledger.give_up(trial_id, reason, interrupted=is_end(error))
             raise
         return _Job(trial, self._space.overrides(values))
 
     def _custom_values(self, trial: optuna.Trial, values: Mapping[str, Any]) -> dict[str, Any]:
         if self._custom is None:
             return {}
-        config = OmegaConf.create(dict(values))
-        self._custom(config, trial)
+        self._custom(self._config, trial)
         return {name: value for name, value in trial.params.items() if name not in values}
 
     def _run_batch(self, batch: list[_Job]) -> None:
@@ -415,13 +448,22 @@ class Search:
         try:
             returns = self._launcher.launch(overrides, initial_job_idx=batch[0].trial.number)
         except (Exception, SystemExit) as error:
+            if is_end(error):
+                end_as(error)
             self._launch_failed(batch, error)
             return
         finally:
             self._heart.trial_ids = ()
         self._returns.append(returns)
+        ended: list[BaseException] = []
         for job, job_return in zip(batch, returns, strict=True):
-            self._tell(job.trial, job_return)
+            value = job_return._return_value  # the property prints and raises
+            if job_return.status == JobStatus.FAILED and is_end(value):
+                ended.append(value)
+            else:
+                self._tell(job.trial, job_return)
+        if ended:
+            end_as(ended[0])
 
     def _launch_overrides(self, batch: list[_Job]) -> list[list[str]]:
         """The overrides of each job, with its ticket and, where need be, its own folder."""
@@ -433,7 +475,7 @@ class Search:
             ticket = Ticket(self._storage_name, self._handle.name, job.trial.number, pruner)
             further = [f"{_TICKET_KEY}='{ticket.encode()}'"]
             # A retried trial goes on in its first attempt's folder, which may hold a checkpoint.
-            first = int(job.trial.user_attrs.get(study.RETRY_OF, job.trial.number))
+            first = int(job.trial.user_attrs.get(study.FIRST, job.trial.number))
             if not contiguous or first != job.trial.number or self._beside():
                 further.append(self._own_folder(first))
             result.append([*job.overrides, *further])
@@ -474,12 +516,18 @@ class Search:
     def _tell(self, trial: optuna.Trial, job_return: JobReturn) -> None:
         from optuna.trial import TrialState
 
-        outcome = self._outcome(trial, job_return)
+        marks: dict[str, object] = {}
+        try:
+            outcome = self._outcome(trial, job_return)
+        except UnknownObjective as error:
+            outcome, marks = str(error), {study.UNKNOWN_OBJECTIVE: True}
         if isinstance(outcome, str):
-            self._ledger.fail(trial._trial_id, outcome)
+            self._ledger.fail(trial._trial_id, outcome, **marks)
             log.error("Trial %d failed: %s", trial.number, outcome)
             return
         state = TrialState.PRUNED if outcome is None else TrialState.COMPLETE
+        with contextlib.suppress(storage.already_finished()):
+            self._ledger.ending(trial._trial_id)
         told = trial.study.tell(trial, outcome, state=state, skip_if_finished=True)
         self._ledger.done(trial._trial_id)
         if told.state == TrialState.FAIL:
@@ -496,6 +544,8 @@ class Search:
             error = job_return._return_value  # the property prints and raises
             if isinstance(error, TrialPruned | optuna.TrialPruned):
                 return None
+            if getattr(error, "unknown_objective", False):
+                raise UnknownObjective(str(error))
             return _one_line(error)
         if job_return.status != JobStatus.COMPLETED:
             return "the launcher returned no result"
@@ -507,7 +557,7 @@ class Search:
 
     def _stop_after_failures(self, failures: Sequence[optuna.trial.FrozenTrial]) -> None:
         limit = self._options.max_failures
-        misnamed = [f for f in failures if _MISNAMED in f.user_attrs.get(study.FAILURE, "")]
+        misnamed = [f for f in failures if study.UNKNOWN_OBJECTIVE in f.user_attrs]
         if misnamed and not any(t.values for t in self._handle.trials()):
             raise SweepError(str(misnamed[0].user_attrs[study.FAILURE]))
         if limit is None or len(failures) < limit:
@@ -536,7 +586,32 @@ class Search:
                 _ = job_return.return_value
 
 
-_MISNAMED: Final = "is not among the values"
+_ENDS: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses of a process that was asked to end, as a shell gives them."""
+
+
+def is_end(error: object) -> bool:
+    """Whether a job ended because the whole command shall: by Ctrl-C or SIGTERM.
+
+    A framework may say so by another exception (Lightning turns Ctrl-C into `SystemExit`), whose
+    context then still holds the interrupt.
+    """
+    seen: set[int] = set()
+    while isinstance(error, BaseException) and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        if isinstance(error, SystemExit) and error.code in _ENDS:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def end_as(error: BaseException) -> NoReturn:
+    """End the command as it was asked to."""
+    if isinstance(error, SystemExit) and error.code in _ENDS:
+        raise error
+    raise KeyboardInterrupt
 
 
 def read_values(returned: object, names: Sequence[str], objectives: int) -> list[float] | str:
@@ -549,6 +624,9 @@ def read_values(returned: object, names: Sequence[str], objectives: int) -> list
 
     Returns:
         The values, or in one line why there are none.
+
+    Raises:
+        UnknownObjective: The mapping lacks one of the names.
     """
     if isinstance(returned, Mapping):
         for name in names:
@@ -556,7 +634,10 @@ def read_values(returned: object, names: Sequence[str], objectives: int) -> list
                 near = difflib.get_close_matches(name, map(str, returned), n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 logged = ", ".join(map(str, returned)) or "none"
-                return f"objective {name} {_MISNAMED} that the job returned{hint}: {logged}."
+                raise UnknownObjective(
+                    f"objective {name} is not among the values that the job returned{hint}: "
+                    f"{logged}."
+                )
         if not names:
             return "the job returned a mapping; name the objective to pick from it"
         returned = [returned[name] for name in names]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -128,9 +128,18 @@ class Dimension:
             for choice in self.choices:
                 if choice == value or choice in texts:
                     return choice
-        elif isinstance(value, int | float) and self.low <= value <= self.high:
+        elif isinstance(value, int | float) and self._holds(value):
             return int(value) if self.whole else float(value)
-        raise SweepError(f"first: {self.name}={value} lies outside of {self.describe()}.")
+        raise SweepError(f"first: {self.name}={value} is none of {self.describe()}.")
+
+    def _holds(self, value: float) -> bool:
+        """Whether a number is one of the values, also of those between the ends."""
+        if isinstance(value, bool) or not self.low <= value <= self.high:
+            return False
+        step = self.step or (1 if self.whole else None)
+        if step is None:
+            return True
+        return (Decimal(str(value)) - Decimal(str(self.low))) % Decimal(str(step)) == 0
 
 
 @dataclass(frozen=True)
@@ -139,8 +148,8 @@ class Space:
 
     entries: dict[str, Dimension | str]
     """By key without prefix: a dimension, or the text of a fixed override."""
-    groups: frozenset[str] = field(default_factory=frozenset)
-    """Those of the keys that are config groups."""
+    settled: frozenset[str] = frozenset()
+    """Keys of the config's `params` that a fixed override decides, so that none is swept."""
 
     @property
     def dimensions(self) -> dict[str, Dimension]:
@@ -197,10 +206,29 @@ def read_space(
             raise SweepError(f"{text}: Hydra's own config cannot be part of a search space.")
         name = override.get_key_element().lstrip("+~")
         entries[name] = _dimension(override) if override.is_sweep_override() else text
-    groups = frozenset(
-        name for name, entry in entries.items() if _is_group(name, entry, config_loader)
-    )
-    return Space(entries, groups)
+    for name, entry in entries.items():
+        _check_options(name, entry, config_loader)
+    settled = _settled(entries, arguments, config_loader)
+    return Space({k: e for k, e in entries.items() if k not in settled}, settled)
+
+
+def _settled(
+    entries: Mapping[str, Dimension | str],
+    arguments: Sequence[str],
+    config_loader: ConfigLoader | None,
+) -> frozenset[str]:
+    """Classes that the config sweeps below a group of which the command line takes one option.
+
+    `optimizer=adamw` would have no meaning beside a sweep over `optimizer._target_`, which comes
+    last. What else an option sets is searched all the same: its file gives defaults.
+    """
+    given = {text.partition("=")[0].lstrip("+~") for text in arguments}
+    settled = set()
+    for group in given:
+        if isinstance(entries.get(group), str) and _options(group, config_loader):
+            package = group.rpartition("@")[2].replace("/", ".")
+            settled.add(f"{package}._target_")
+    return frozenset(settled & entries.keys() - given)
 
 
 def _parse(parser: OverridesParser, text: str) -> Override:
@@ -310,20 +338,22 @@ def _scaled(dimension: Dimension) -> Dimension:
     return dimension
 
 
-def _is_group(name: str, entry: Dimension | str, config_loader: ConfigLoader | None) -> bool:
-    """Whether a key names a config group; an option that its group lacks is refused."""
+def _options(name: str, config_loader: ConfigLoader | None) -> list[str]:
+    """The options of a config group; none where the key is no group."""
     if config_loader is None:
-        return False
-    group = name.partition("@")[0]
-    options = config_loader.get_group_options(group, results_filter=ObjectType.CONFIG)
-    if not options:
-        return False
-    choices = entry.choices if isinstance(entry, Dimension) else ()
+        return []
+    return config_loader.get_group_options(name.partition("@")[0], results_filter=ObjectType.CONFIG)
+
+
+def _check_options(name: str, entry: Dimension | str, config_loader: ConfigLoader | None) -> None:
+    """Refuse an option that its config group lacks."""
+    options = _options(name, config_loader)
+    choices = entry.choices if options and isinstance(entry, Dimension) else ()
     for choice in map(str, choices):
         # A path reaches into a nested group, a list selects several: Hydra checks those.
         if choice not in options and choice != "null" and not set("/[") & set(choice):
+            group = name.partition("@")[0]
             raise SweepError(f"{name}={choice}: no such option; {group} has {', '.join(options)}.")
-    return True
 
 
 def _param_text(value: ParsedElementType) -> str:

@@ -16,7 +16,8 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PASSWORD_VARIABLE: Final = "OPTUNA_STORAGE_PASSWORD"
+# Up to the last @ of the word, or the next one: SQLAlchemy takes a password with / ? and blanks,
+# and one who forgot to quote an @ shall not find the rest in the log.
+_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):(?:\S*|[^@]*)@")
 _SECRET_QUERY: Final = re.compile(
     r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret)[^=&\s]*=)[^&\s]*", re.IGNORECASE
 )
@@ -126,9 +130,7 @@ def resolve(storage: str | None, folder: Path) -> str:
         return str((folder / "optuna.journal").absolute())
     if "://" not in storage:
         return str(Path(storage).expanduser().absolute())
-    authority = storage.partition("://")[2].partition("/")[0]
-    user = authority.rpartition("@")[0]
-    if ":" in user or _SECRET_QUERY.search(storage):
+    if _PASSWORD.search(storage) or _SECRET_QUERY.search(storage) or _has_password(storage):
         raise SweepError(
             f"storage {redact(storage)}: a password in a URL ends up in logs and configs. "
             f"Leave it out; set PGPASSWORD or PGPASSFILE (PostgreSQL) or {PASSWORD_VARIABLE}."
@@ -136,6 +138,17 @@ def resolve(storage: str | None, folder: Path) -> str:
     if storage.startswith("sqlite"):
         return _absolute_sqlite(storage)
     return storage
+
+
+def _has_password(storage: str) -> bool:
+    """Whether SQLAlchemy, which has its own idea of where a password ends, finds one."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(storage).password is not None
+    except (ArgumentError, ValueError):  # a port that is no number
+        return False
 
 
 def _absolute_sqlite(storage: str) -> str:
@@ -151,7 +164,7 @@ def _absolute_sqlite(storage: str) -> str:
 
 def redact(text: str) -> str:
     """`text` without what could be a password in a URL."""
-    text = re.sub(r"://([^/@:\s]*):[^/\s]*@", r"://\1:***@", text)
+    text = _PASSWORD.sub(r"\1:***@", text)
     return _SECRET_QUERY.sub(r"\1***", text)
 
 
@@ -221,6 +234,22 @@ def explain(error: BaseException) -> str:
     error = getattr(error, "orig", None) or error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return redact(lines[0]) if lines else type(error).__name__
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Within this context what a storage raises is told in one line.
+
+    Raises:
+        SweepError: The storage failed.
+    """
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OptunaError, SQLAlchemyError, OSError) as error:
+        raise SweepError(f"storage {redact(name)}: {explain(error)}") from None
 
 
 def already_finished() -> type[Exception]:

@@ -10,7 +10,11 @@ All that workers must agree on is settled by that order:
 - A trial that waits (to be retried, or queued at the start) is taken by the storage's own change
   from waiting to running, which succeeds for one worker only.
 - A dead worker's trial is queued again before it is closed as failed. Two workers may both queue
-  it; the copy with the smaller number counts, the other is withdrawn when it is taken.
+  it; the copy with the smaller number counts, the other is withdrawn when it is taken. So is one
+  whose first attempt came to its end after all.
+- Who creates a study makes it ready: the name is taken once. The others wait while that process
+  lives; one left half made is removed and created anew.
+- Who closed the last trial is seen from how many were closed before it, not from a clock.
 
 A withdrawn trial is a failed one with the attribute `withdrawn`; it was never run.
 """
@@ -20,29 +24,42 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
 from flair2_exp.sweeps.optuna_sweeper.storage import already_finished, explain, redact
-from flair2_exp.sweeps.optuna_sweeper.worker import WORKER, Watch, identity
+from flair2_exp.sweeps.optuna_sweeper.worker import WORKER, Watch, identity, lives
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
+MAKER: Final = "maker"
+"""Study attribute: the process that makes the study ready. Written before anything else."""
 SWEEP: Final = "sweep"
 """Study attribute: what the study searches. Written when the study is ready for workers."""
+ENDED: Final = "ended"
+"""Trial attribute: who closed it, and how many trials were closed then."""
 FAILURE: Final = "failure"
 """Trial attribute: why it failed, in one line."""
+UNKNOWN_OBJECTIVE: Final = "unknown_objective"
+"""Trial attribute: it failed since the job does not measure the objective."""
 PRUNED_AT: Final = "pruned_at"
 """Trial attribute: the step at which the job was told to stop."""
 LOST: Final = "lost"
 """Trial attribute: its process died and its parameters are tried once more."""
 WITHDRAWN: Final = "withdrawn"
 RETRY_OF: Final = "retry_of"
+"""Trial attribute: the number of the trial whose parameters are tried again."""
+FIRST: Final = "first_attempt"
+"""Trial attribute: the first trial that had these parameters, whose folder they go on in."""
+TRIES: Final = "tries"
+"""Trial attribute: how often its parameters were tried with it; interruptions do not count."""
 QUEUED: Final = "queued"
 _FIXED_PARAMS: Final = "fixed_params"  # Optuna's own attribute, as Study.enqueue_trial sets it
-_READY_SECONDS: Final = 20.0  # a grid of some thousand points is queued within
+_MOST_TRIES: Final = 2  # what kills a process once may be chance, twice it is the parameters
+_LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,6 @@ class Plan:
     fixed: tuple[str, ...] = ()
     """Overrides that all trials have, without those that may change."""
     custom: str | None = None
-    groups: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as the study keeps it."""
@@ -66,7 +82,6 @@ class Plan:
             "space": dict(self.space),
             "fixed": list(self.fixed),
             "custom": self.custom,
-            "groups": list(self.groups),
         }
 
     def differences(self, known: Mapping[str, Any]) -> list[str]:
@@ -116,6 +131,7 @@ def open_study(
     queue: Sequence[Mapping[str, Any]] = (),
     on_change: str = "refuse",
     on_create: Callable[[], Mapping[str, Any]] | None = None,
+    grace: float = 120.0,
 ) -> StudyHandle:
     """Create the study, or join it if it is the same search.
 
@@ -127,6 +143,7 @@ def open_study(
         queue: Parameters of the trials to run first, in order.
         on_change: `refuse` a study of another plan, or `new_study`: take the next free name.
         on_create: Called by the one worker that makes the study; gives further study attributes.
+        grace: Seconds for which a worker on another machine may be making the study.
 
     Raises:
         SweepError: The study is of another search, or the storage refuses.
@@ -137,19 +154,19 @@ def open_study(
     attempt, candidate = 1, name
     try:
         while True:
-            handle, created = _create_or_load(storage, candidate, plan)
-            known = None if created else _wait_for_plan(handle)
-            if known is None:
-                fill(handle, queue)
-                for key, value in (on_create() if on_create else {}).items():
-                    storage.set_study_user_attr(handle.study_id, key, value)
-                storage.set_study_user_attr(handle.study_id, SWEEP, plan.to_json())
-                known = plan.to_json()
+            try:
+                handle, known = _make_or_join(storage, candidate, plan, queue, on_create, grace)
+            except _GoneError:
+                continue
             differences = plan.differences(known)
             if not differences:
-                if not created:
-                    fill(handle, queue)
+                fill(handle, queue)
                 return handle
+            if _is_slip(handle, plan, known):
+                kept = storage.get_study_user_attrs(handle.study_id)
+                storage.delete_study(handle.study_id)
+                on_create = partial(dict, kept)  # what was made for the first one serves this one
+                continue
             if on_change != "new_study":
                 raise SweepError(
                     f"study {candidate} searches something else: {_brief(differences)}.\n"
@@ -161,6 +178,50 @@ def open_study(
         raise SweepError(
             f"storage {redact(storage_name)}: study {candidate}: {explain(error)}"
         ) from None
+
+
+def _is_slip(handle: StudyHandle, plan: Plan, known: Mapping[str, Any]) -> bool:
+    """Whether the study only looked for an objective that does not exist, and plan for another."""
+    from optuna.trial import TrialState
+
+    asked = {key: plan.to_json()[key] for key in ("objective", "directions")}
+    if plan.differences({**known, **asked}):
+        return False
+    trials = handle.trials()
+    idle = all(trial.state in (TrialState.FAIL, TrialState.WAITING) for trial in trials)
+    return idle and any(UNKNOWN_OBJECTIVE in trial.user_attrs for trial in trials)
+
+
+class _GoneError(Exception):
+    """A half-made study was removed: by whoever failed to make it, or since its maker is dead."""
+
+
+def _make_or_join(
+    storage: BaseStorage,
+    name: str,
+    plan: Plan,
+    queue: Sequence[Mapping[str, Any]],
+    on_create: Callable[[], Mapping[str, Any]] | None,
+    grace: float,
+) -> tuple[StudyHandle, Mapping[str, Any]]:
+    """The study of that name and its plan."""
+    handle, created = _create_or_load(storage, name, plan)
+    if not created:
+        try:
+            return handle, _wait_for_plan(handle, grace)
+        except KeyError:  # no such study any more
+            raise _GoneError from None
+    try:
+        storage.set_study_user_attr(handle.study_id, MAKER, identity())
+        attributes = on_create() if on_create else {}
+        fill(handle, queue)
+        for key, value in {**attributes, MAKER: identity(), SWEEP: plan.to_json()}.items():
+            storage.set_study_user_attr(handle.study_id, key, value)
+    except BaseException:
+        # Nobody uses it before it is ready. Left behind it would keep others waiting.
+        storage.delete_study(handle.study_id)
+        raise
+    return handle, plan.to_json()
 
 
 def _brief(differences: Sequence[str], limit: int = 4) -> str:
@@ -176,22 +237,41 @@ def _create_or_load(storage: BaseStorage, name: str, plan: Plan) -> tuple[StudyH
     try:
         return StudyHandle(storage, storage.create_new_study(directions, name), name), True
     except DuplicatedStudyError:
+        pass
+    try:
         return StudyHandle(storage, storage.get_study_id_from_name(name), name), False
+    except KeyError:
+        raise _GoneError from None
 
 
-def _wait_for_plan(handle: StudyHandle) -> dict[str, Any] | None:
-    """The study's plan; null if who made it died before it was ready."""
-    deadline = time.monotonic() + _READY_SECONDS
+def _wait_for_plan(handle: StudyHandle, grace: float) -> dict[str, Any]:
+    """The study's plan, once it is ready.
+
+    Raises:
+        _GoneError: Its maker failed, or is dead and the study was removed.
+    """
+    storage, deadline = handle.storage, time.monotonic() + grace
     while True:
-        plan = handle.storage.get_study_user_attrs(handle.study_id).get(SWEEP)
+        attributes = storage.get_study_user_attrs(handle.study_id)
+        plan, maker = attributes.get(SWEEP), attributes.get(MAKER)
         if isinstance(plan, dict):
             return plan
-        trials = handle.trials()
-        if any(QUEUED not in trial.user_attrs for trial in trials):
+        if maker is None and not _is_empty(handle):
             return _foreign_plan(handle)
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.1)
+        alive = lives(maker) if isinstance(maker, dict) else None
+        if alive is False or (alive is None and time.monotonic() > deadline):
+            # SQLite hands a deleted study's id out again, so what goes must be what was looked at.
+            if storage.get_study_user_attrs(handle.study_id) == attributes:
+                storage.delete_study(handle.study_id)
+            raise _GoneError
+        time.sleep(_LOOK_SECONDS)
+
+
+def _is_empty(handle: StudyHandle) -> bool:
+    """Whether nothing was ever written into a study, as in the moment after its making."""
+    storage, study_id = handle.storage, handle.study_id
+    attributes = storage.get_study_user_attrs(study_id) | storage.get_study_system_attrs(study_id)
+    return not attributes and not handle.trials()
 
 
 def _foreign_plan(handle: StudyHandle) -> dict[str, Any]:
@@ -284,10 +364,14 @@ class Ledger:
         return [t for t in self._failed(trials) if t.number not in self._old_failures]
 
     def ended_last(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether this worker ran the trial that ended last."""
-        ended = [t for t in trials if t.datetime_complete and WITHDRAWN not in t.user_attrs]
-        last = max(ended, key=lambda t: (t.datetime_complete, t.number), default=None)
-        return last is not None and last.user_attrs.get(WORKER) == self._identity
+        """Whether this worker closed the trial that was closed last.
+
+        By how many had been closed then: machines' clocks differ. Of two that were closed at once
+        the larger number counts, so that all workers choose the same one.
+        """
+        ended = [t for t in trials if ENDED in t.user_attrs and WITHDRAWN not in t.user_attrs]
+        last = max(ended, key=lambda t: (t.user_attrs[ENDED]["after"], t.number), default=None)
+        return last is not None and last.user_attrs[ENDED]["worker"] == self._identity
 
     def is_exhausted(self, trials: Iterable[FrozenTrial]) -> bool:
         """Whether nothing runs, waits or could be made."""
@@ -308,8 +392,14 @@ class Ledger:
                 closed.append(trial.number)
         return closed
 
-    def give_up(self, trial_id: int, reason: str) -> bool:
+    def give_up(self, trial_id: int, reason: str, *, interrupted: bool = False) -> bool:
         """Close a trial that came to no result, and queue its parameters if that is the first time.
+
+        Args:
+            trial_id: Its id in the storage.
+            reason: Why, in one line.
+            interrupted: It was stopped by the user, which is no fault of its parameters: they are
+                tried again however often that happens.
 
         Returns:
             False if it had been closed already.
@@ -318,11 +408,16 @@ class Ledger:
         if trial.state.is_finished():
             return False
         params = trial.params or trial.system_attrs.get(_FIXED_PARAMS, {})
-        if not params or RETRY_OF in trial.user_attrs:
+        tries = int(trial.user_attrs.get(TRIES, 1)) + (not interrupted)
+        if not params and interrupted:
+            return self.fail(trial_id, reason, **{WITHDRAWN: True})
+        if not params or tries > _MOST_TRIES:
             return self.fail(trial_id, reason)
         copies = [t for t in self.handle.trials() if t.user_attrs.get(RETRY_OF) == trial.number]
         if not copies:
-            _enqueue(self.handle, params, {RETRY_OF: trial.number})
+            first = trial.user_attrs.get(FIRST, trial.number)
+            retry = {RETRY_OF: trial.number, FIRST: first, TRIES: tries}
+            _enqueue(self.handle, params, retry)
         return self.fail(trial_id, reason, **{LOST: True})
 
     def fail(self, trial_id: int, reason: str, **attributes: object) -> bool:
@@ -332,11 +427,22 @@ class Ledger:
         self._mine.discard(trial_id)
         storage = self.handle.storage
         try:
+            self.ending(trial_id)
             for key, value in {FAILURE: reason, **attributes}.items():
                 storage.set_trial_user_attr(trial_id, key, value)
             return storage.set_trial_state_values(trial_id, TrialState.FAIL)
         except already_finished():
             return False
+
+    def ending(self, trial_id: int) -> None:
+        """This worker is about to close a trial.
+
+        Raises:
+            Exception: `already_finished()`, where it has been closed.
+        """
+        closed = sum(trial.state.is_finished() for trial in self.handle.trials())
+        mark = {"worker": self._identity, "after": closed}
+        self.handle.storage.set_trial_user_attr(trial_id, ENDED, mark)
 
     def done(self, trial_id: int) -> None:
         """This worker told the trial's outcome."""
@@ -377,7 +483,24 @@ class Ledger:
         if _is_copy(trial, trials):
             self.fail(trial_id, "queued twice", **{WITHDRAWN: True})
             return False
+        if self._was_finished(trial.user_attrs.get(RETRY_OF), trials):
+            self.fail(trial_id, "its first attempt was finished after all", **{WITHDRAWN: True})
+            return False
         return True
+
+    def _was_finished(self, number: int | None, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether a trial that is to be tried again came to its end, its worker not being dead.
+
+        A trial is queued again before it is closed. Where that has not happened yet it does now, so
+        that from here on it has one ending.
+        """
+        from optuna.trial import TrialState
+
+        if number is None:
+            return False
+        trial_id = trials[number]._trial_id
+        self.fail(trial_id, "its process died", **{LOST: True})
+        return self.handle.storage.get_trial(trial_id).state != TrialState.FAIL
 
     def _create(self) -> int | None:
         from optuna.trial import TrialState, create_trial

@@ -40,6 +40,24 @@ class TrialPruned(Exception):
     """Raised by a job to end as pruned."""
 
 
+class UnknownObjective(Exception):
+    """Raised by a job that does not measure the objective: the search ends, unless others did.
+
+    Any exception with the attribute `unknown_objective = True` says the same, for code that knows
+    nothing of this package.
+    """
+
+    unknown_objective = True
+
+
+class TrialClosed(Exception):
+    """The study does not wait for this job any more: another worker took it for dead.
+
+    Its parameters may be tried again elsewhere, in the same folder: so this job shall leave things
+    as they are. It is no pruning.
+    """
+
+
 @dataclass(frozen=True)
 class Ticket:
     """What a job needs to find its trial."""
@@ -120,6 +138,9 @@ class RunningTrial:
 
         Returns:
             Whether the job should stop now, as `should_prune`.
+
+        Raises:
+            TrialClosed: Another worker took this one for dead and closed the trial.
         """
         from optuna.exceptions import OptunaError
         from sqlalchemy.exc import SQLAlchemyError
@@ -133,11 +154,7 @@ class RunningTrial:
             if self._trial.should_prune():
                 self._stop(int(step))
         except already_finished():
-            log.warning(
-                "Trial %d was closed by another worker, which took this one for dead; stopping.",
-                self.number,
-            )
-            self._stopped = True
+            raise self._closed() from None
         except (OptunaError, SQLAlchemyError, OSError) as error:
             log.warning("Trial %d could not report step %d: %s", self.number, step, error)
         return self._stopped
@@ -151,8 +168,21 @@ class RunningTrial:
 
         Args:
             step: The last one it came to.
+
+        Raises:
+            TrialClosed: Another worker took this one for dead and closed the trial.
         """
-        self._stop(int(step))
+        from flair2_exp.sweeps.optuna_sweeper.storage import already_finished
+
+        try:
+            self._stop(int(step))
+        except already_finished():
+            raise self._closed() from None
+
+    def _closed(self) -> TrialClosed:
+        return TrialClosed(
+            f"trial {self.number} was closed by another worker, which took this one for dead"
+        )
 
     def _stop(self, step: int) -> None:
         from flair2_exp.sweeps.optuna_sweeper.study import PRUNED_AT

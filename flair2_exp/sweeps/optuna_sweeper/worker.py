@@ -64,6 +64,13 @@ def _is_running(pid: int, start: str | None) -> bool:
     return True
 
 
+def lives(worker: Mapping[str, Any]) -> bool | None:
+    """Whether the process of that identity lives; null where this machine cannot know."""
+    if worker.get("machine") != machine():
+        return None
+    return _is_running(int(worker["pid"]), worker.get("start"))
+
+
 class Watch:
     """Tells trials whose worker died.
 

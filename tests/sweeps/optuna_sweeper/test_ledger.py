@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -261,18 +262,123 @@ def test_a_heart_beats_while_the_jobs_run(tmp_path: Path) -> None:
     assert storage.get_trial(trial_id).user_attrs[BEAT] == beats
 
 
-def test_a_study_whose_maker_died_before_it_was_ready_is_completed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = str(tmp_path / "journal")
+def half_made(name: str, maker: dict[str, Any] | None, queue: Any = ()) -> StudyHandle:
+    """A study that somebody began to make."""
+    handle, _ = study._create_or_load(connect(name), "shared", PLAN)
+    if maker is not None:
+        handle.storage.set_study_user_attr(handle.study_id, study.MAKER, maker)
+    study.fill(handle, queue)
+    return handle
+
+
+def test_a_study_whose_maker_died_before_it_was_ready_is_made_anew(name: str) -> None:
     queue = [{"x": 0}, {"x": 1}, {"x": 2}]
-    storage = connect(name)
-    handle, _ = study._create_or_load(storage, "shared", PLAN)
-    study.fill(handle, queue[:1])  # and then it was killed
-    monkeypatch.setattr(study, "_READY_SECONDS", 0.05)
+    half_made(name, dead_worker(), queue[:1])
     ledger = join(name, 3, queue, may_create=False)
     fixed = [t.system_attrs["fixed_params"] for t in ledger.handle.trials()]
     assert fixed == queue
+
+
+@pytest.mark.parametrize("maker", [None, {"machine": "elsewhere", "pid": 1, "start": "1"}])
+def test_a_maker_of_whom_nothing_is_known_gets_its_time(
+    maker: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    name = str(tmp_path / "journal")
+    half_made(name, maker)
+    began = time.monotonic()
+    open_study(connect(name), name, "shared", PLAN, grace=0.3)
+    assert time.monotonic() - began >= 0.3
+
+
+def test_workers_wait_for_a_maker_that_lives_and_there_is_one_parent(name: str) -> None:
+    made: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> dict[str, Any]:
+        begun.set()
+        assert go_on.wait(30)
+        made.append("first")
+        return {"parent": "first"}
+
+    def again() -> dict[str, Any]:
+        made.append("second")
+        return {"parent": "second"}
+
+    handles: list[StudyHandle] = []
+
+    def work(storage: BaseStorage, on_create: Any) -> None:
+        # No time at all for makers of whom nothing is known: this one is known to live.
+        options: dict[str, Any] = {"on_create": on_create, "grace": 0.0}
+        handles.append(open_study(storage, name, "shared", PLAN, **options))
+
+    threads = [threading.Thread(target=work, args=(connect(name), slowly))]
+    threads[0].start()
+    assert begun.wait(30)
+    threads.append(threading.Thread(target=work, args=(connect(name), again)))
+    threads[1].start()
+    threads[1].join(0.5)
+    assert threads[1].is_alive()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert made == ["first"]
+    assert len({handle.study_id for handle in handles}) == 1
+
+
+def test_a_study_that_could_not_be_made_is_not_left_behind(name: str) -> None:
+    begun = threading.Event()
+
+    def failing() -> dict[str, Any]:
+        begun.set()
+        time.sleep(0.3)  # while another one waits for it
+        raise ValueError("the tracking server does not answer")
+
+    others: list[StudyHandle] = []
+
+    def wait(storage: BaseStorage) -> None:
+        begun.wait(30)
+        others.append(open_study(storage, name, "shared", PLAN, [{"x": 1}]))
+
+    other = threading.Thread(target=wait, args=(connect(name),))
+    other.start()
+    with pytest.raises(ValueError, match="does not answer"):
+        open_study(connect(name), name, "shared", PLAN, [{"x": 1}], on_create=failing)
+    other.join()
+    assert [t.state for t in others[0].trials()] == [TrialState.WAITING]
+
+
+def test_a_retry_is_withdrawn_where_the_first_attempt_ends_after_all(name: str) -> None:
+    """A worker elsewhere fell silent, its trial was queued again, and then it was done."""
+    ledger = join(name, 5)
+    silent = run_as(ledger, {"machine": "elsewhere", "pid": 1, "start": "1"}, x=0.5)
+    real = Ledger.fail
+
+    def late(self: Ledger, trial_id: int, *arguments: Any, **options: Any) -> bool:
+        storage = self.handle.storage
+        if trial_id == silent._trial_id and not storage.get_trial(trial_id).state.is_finished():
+            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+        return real(self, trial_id, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "fail", late)
+        ledger.give_up(silent._trial_id, "its process died")
+    fresh = ledger.claim()
+    first, retry, new = ledger.handle.trials()
+    assert first.state == TrialState.COMPLETE
+    assert "withdrawn" in retry.user_attrs
+    assert fresh == new._trial_id
+
+
+def test_the_last_to_close_a_trial_is_known_without_clocks(tmp_path: Path) -> None:
+    name = str(tmp_path / "journal")
+    ledgers = [join(name, 2), join(name, 2)]
+    ledgers[1]._identity = {"machine": "elsewhere", "pid": 1, "start": "1"}
+    claims = [ledger.claim() for ledger in ledgers]
+    for ledger, trial_id in zip(reversed(ledgers), reversed(claims), strict=True):
+        assert trial_id is not None
+        ledger.ending(trial_id)
+        finish(ledger, trial_id)
+    assert [ledger.ended_last(ledger.handle.trials()) for ledger in ledgers] == [True, False]
 
 
 def test_a_study_of_another_program_is_not_taken_over(tmp_path: Path) -> None:

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 
 import optuna
-import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from optuna.trial import TrialState, create_trial
 
-from flair2_exp.sweeps.optuna_sweeper import SweepError
-from flair2_exp.sweeps.optuna_sweeper.results import best_trials, write_best, write_results
+from flair2_exp.sweeps.optuna_sweeper.results import best_trials, write_results
 
 points = st.lists(
     st.tuples(st.integers(0, 4).map(float), st.integers(0, 4).map(float)), min_size=1, max_size=9
@@ -70,53 +65,3 @@ def test_the_table_has_every_trial_with_its_state(tmp_path: Path) -> None:
         "best_trial": -1,
     }
     assert not list(tmp_path.glob(".*"))
-
-
-CONF = {
-    "config.yaml": "defaults: [{model: unet}, {loss@head: ce}, _self_]\nlr: 1.0\nbands: [a]\n"
-    "options: {}\nname: x\n",
-    "model/unet.yaml": "width: 1\nencoder: {name: r34, depth: 5}\n",
-    "model/utt.yaml": "width: 2\nencoder: {name: r50, depth: 5}\n",
-    "loss/ce.yaml": "kind: ce\n",
-    "loss/dice.yaml": "kind: dice\n",
-    "extra/on.yaml": "enabled: true\n",
-    "base/small.yaml": "# @package _global_\nlr: 7.0\n",
-}
-
-
-def test_the_best_as_a_file_composes_to_the_trials_config(tmp_path: Path) -> None:
-    for name, text in CONF.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    overrides = [
-        "model=utt",
-        "loss@head=dice",
-        "+extra=on",
-        "lr=0.001",
-        "model.encoder.depth=3",
-        "bands=[b,c]",
-        "+options.momentum=0.9",
-        "name='1'",
-    ]
-    groups = {"model", "loss@head", "extra"}
-    write_best(
-        tmp_path / "experiment" / "best.yaml", overrides, groups, comment="Trial 7.\nScore 0.5."
-    )
-    text = (tmp_path / "experiment" / "best.yaml").read_text()
-    assert text.startswith("# @package _global_\n# Trial 7.\n# Score 0.5.\n")
-    with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        expected = compose("config", overrides)
-        found = compose("config", ["+experiment=best"])
-    assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
-
-    write_best(tmp_path / "experiment" / "best.yaml", ["name=y"], (), defaults=["/base/small"])
-    with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        found = compose("config", ["+experiment=best"])
-    assert (found.lr, found.name) == (7.0, "y")
-    shutil.rmtree(tmp_path / "experiment")
-
-
-@pytest.mark.parametrize("override", ["~model", "lr=1,2"])
-def test_what_a_file_cannot_say_is_refused(tmp_path: Path, override: str) -> None:
-    with pytest.raises(SweepError, match="cannot be written"):
-        write_best(tmp_path / "best.yaml", [override], ())

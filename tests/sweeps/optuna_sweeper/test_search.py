@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,8 @@ from hypothesis import strategies as st
 
 from flair2_exp.sweeps.optuna_sweeper import SweepError, search
 from flair2_exp.sweeps.optuna_sweeper.search import read_values
-from flair2_exp.sweeps.optuna_sweeper.trial import TrialPruned, current_trial
+from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
+from flair2_exp.sweeps.optuna_sweeper.trial import TrialPruned, UnknownObjective, current_trial
 from tests.sweeps.optuna_sweeper.toy import (
     GRID,
     Launcher,
@@ -154,6 +159,63 @@ def test_an_objective_that_is_never_logged_ends_the_search_with_the_names(tmp_pa
     assert len(evaluated) == 1
 
 
+def test_a_mistyped_objective_does_not_stand_in_the_way_of_the_right_one(tmp_path: Path) -> None:
+    """Also where its direction was another one; the tracking parent stays the same."""
+
+    def task(config: dict[str, Any]) -> dict[str, float]:
+        return {"val/miou": config["x"]}
+
+    options: dict[str, Any] = {"n_trials": 2, "on_create": f"{__name__}.make_parent"}
+    parents.clear()
+    with pytest.raises(SweepError, match="did you mean val/miou"):
+        run_search(tmp_path, task, "x=interval(0,1)", objective="val/moiu", **options)
+    options |= {"objective": "val/miou", "direction": "maximize"}
+    trials = run_search(tmp_path, task, "x=interval(0,1)", **options)
+    assert states(trials) == ["COMPLETE"] * 2
+    assert parents == ["parent"]
+    study = optuna.load_study(
+        study_name="toy", storage=open_storage(str(tmp_path / "optuna.journal"))
+    )
+    assert study.user_attrs["parent"] == "parent"
+    with pytest.raises(SweepError, match="objective was val/miou, now val/moiu"):
+        run_search(tmp_path, task, "x=interval(0,1)", objective="val/moiu", n_trials=3)
+
+
+parents: list[str] = []
+
+
+def make_parent(config: Any) -> dict[str, Any]:
+    parents.append("parent")
+    return {"parent": "parent"}
+
+
+class Unmeasured(ValueError):
+    """Of a job that knows nothing of the sweeper."""
+
+    unknown_objective = True
+
+
+@pytest.mark.parametrize("error", [Unmeasured("no such score"), UnknownObjective("no such score")])
+def test_a_job_says_that_an_objective_does_not_exist(tmp_path: Path, error: Exception) -> None:
+    def task(config: dict[str, Any]) -> float:
+        raise error
+
+    with pytest.raises(SweepError, match=r"^no such score$"):
+        run_search(tmp_path, task, "x=interval(0,1)", n_trials=9)
+
+
+def test_what_cannot_be_searched_is_refused_by_every_worker_before_the_study(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SweepError, match="not on this machine"):
+        run_search(tmp_path, parabola, "x=interval(0,1)", on_start=f"{__name__}.refuse")
+    assert not list(tmp_path.iterdir())
+
+
+def refuse(config: Any) -> None:
+    raise SweepError(f"not on this machine: {config.hydra.job.name}")
+
+
 def test_too_many_failures_end_the_search_and_are_listed(tmp_path: Path) -> None:
     def task(config: dict[str, Any]) -> float:
         raise ValueError(f"no good {config['x']:.3f}")
@@ -264,7 +326,7 @@ def test_given_points_come_first(tmp_path: Path) -> None:
     trials = run_search(tmp_path, parabola, *arguments, first=first, n_trials=4)
     assert [t.params["x"] for t in trials[:2]] == [0.25, 0.5]
     assert [t.params["model"] for t in trials[:2]] == ["unet", r"b\ c"]
-    with pytest.raises(SweepError, match="x=3 lies outside"):
+    with pytest.raises(SweepError, match="x=3 is none of interval"):
         make_search(tmp_path, parabola, *arguments, first=[{"x": 3}])
     with pytest.raises(SweepError, match="z is not swept; swept: x, model"):
         make_search(tmp_path, parabola, *arguments, first=[{"z": 3}])
@@ -300,9 +362,70 @@ def test_a_study_opened_beside_another_has_a_folder_of_its_own(tmp_path: Path) -
     assert launcher.folders == ["toy-2/run_0"]
 
 
+def test_a_study_opened_beside_another_leaves_its_results_alone(tmp_path: Path) -> None:
+    run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=1)
+    first = (tmp_path / "optimization_results.yaml").read_text()
+    finished.clear()
+    options: dict[str, Any] = {"on_change": "new_study", "on_finish": f"{__name__}.note"}
+    run_search(tmp_path, parabola, "x=interval(0,2)", n_trials=2, **options)
+    assert (tmp_path / "optimization_results.yaml").read_text() == first
+    assert "study: toy-2" in (tmp_path / "toy-2" / "optimization_results.yaml").read_text()
+    assert [result.folder for result in finished] == [tmp_path / "toy-2"]
+
+
+finished: list[search.SearchResult] = []
+
+
+def note(result: search.SearchResult, config: Any) -> None:
+    finished.append(result)
+
+
+def finish_inside(result: search.SearchResult, config: Any) -> None:
+    """While one leads, the same command is started again and finds the study complete."""
+    finished.append(result)
+    options: dict[str, Any] = {"on_finish": f"{__name__}.note", "n_trials": 2}
+    run_search(result.folder, parabola, "x=interval(0,1)", **options)
+
+
+def test_of_several_workers_at_the_end_one_leads(tmp_path: Path) -> None:
+    finished.clear()
+    options: dict[str, Any] = {"on_finish": f"{__name__}.finish_inside", "n_trials": 2}
+    run_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    options["on_finish"] = f"{__name__}.note"
+    run_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    assert [result.leader for result in finished] == [True, False, True]
+
+
+def test_a_worker_that_got_no_trial_does_not_lead(tmp_path: Path) -> None:
+    """It came when the last trial ran already, elsewhere, and saw it end."""
+    finished.clear()
+    storage = str(tmp_path / "optuna.journal")
+    options: dict[str, Any] = {"n_trials": 1, "storage": storage}
+    options["on_finish"] = f"{__name__}.note"
+    started = threading.Event()
+
+    def task(config: dict[str, Any]) -> float:
+        started.set()
+        time.sleep(0.5)
+        return parabola(config)
+
+    first = make_search(tmp_path, task, "x=interval(0,1)", **options)
+    second = make_search(tmp_path / "other", task, "x=interval(0,1)", **options)
+    thread = threading.Thread(target=first.run)
+    thread.start()
+    assert started.wait(30)
+    with pytest.MonkeyPatch.context() as patch:
+        elsewhere = {"machine": "elsewhere", "pid": 1, "start": "1"}
+        patch.setattr("flair2_exp.sweeps.optuna_sweeper.study.identity", lambda: elsewhere)
+        second.run()
+    thread.join()
+    assert sorted(result.leader for result in finished) == [False, True]
+
+
 def conditional(config: Any, trial: optuna.Trial) -> None:
     """A conditional space: momentum is there for one optimizer alone."""
-    if config["optimizer"] == "sgd":
+    assert config.hydra.job.name == "toy"  # the command's config, as the published sweeper gives it
+    if trial.params["optimizer"] == "sgd":
         trial.suggest_float("+momentum", 0.5, 0.9)
 
 
@@ -416,6 +539,72 @@ def test_an_interrupted_trial_is_tried_again_by_the_next_command(tmp_path: Path)
     assert len(set(calls)) == 6
 
 
+def exit_after_ctrl_c() -> None:
+    """As Lightning does: the interrupt is caught, and the process told to end."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def terminated() -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [(exit_after_ctrl_c, KeyboardInterrupt), (terminated, SystemExit)]
+)
+def test_a_job_that_was_asked_to_end_ends_the_search_and_is_tried_again(
+    tmp_path: Path, end: Callable[[], None], told: type[BaseException]
+) -> None:
+    """However often: that somebody stopped it says nothing of its parameters."""
+    calls = []
+
+    def task(config: dict[str, Any]) -> float:
+        calls.append(config["x"])
+        if len(calls) in (2, 3, 4):
+            end()
+        return parabola(config)
+
+    for _ in range(3):
+        with pytest.raises(told):
+            run_search(tmp_path, task, "x=interval(0,1)", n_trials=3, max_failures=1)
+    launcher = Launcher(task)
+    options: dict[str, Any] = {"n_trials": 3, "max_failures": 1, "launcher": launcher}
+    trials = run_search(tmp_path, task, "x=interval(0,1)", **options)
+    assert states(trials) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert calls[1] == calls[2] == calls[3] == calls[4]
+    assert launcher.folders[0] == "run_1"
+
+
+def break_second(config: Any, trial: optuna.Trial) -> None:
+    if trial.number == 1:
+        raise LookupError("a mistake in a function of the user's")
+
+
+def test_a_trial_that_cannot_be_drawn_leaves_none_of_its_batch_running(tmp_path: Path) -> None:
+    options = {"n_trials": 4, "n_jobs": 3, "custom_search_space": f"{__name__}.break_second"}
+    with pytest.raises(LookupError):
+        run_search(tmp_path, parabola, "x=interval(0,1)", **options)
+    trials = trials_of(str(tmp_path / "optuna.journal"), "toy")
+    assert "RUNNING" not in states(trials)
+
+
+def test_a_storage_that_goes_away_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise optuna.exceptions.StorageInternalError("server closed the connection")
+
+    def task(config: dict[str, Any]) -> float:
+        monkeypatch.setattr(optuna.storages.JournalStorage, "get_all_trials", gone)
+        return parabola(config)
+
+    with pytest.raises(SweepError, match="journal: server closed the connection") as caught:
+        run_search(tmp_path, task, "x=interval(0,1)", n_trials=3)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_an_empty_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="the search space is empty"):
         make_search(tmp_path, parabola, "x=1", n_trials=2)
@@ -476,6 +665,17 @@ def test_optunas_samplers_search(tmp_path: Path, name: str) -> None:
     arguments = ["x=interval(0,1)", "y=interval(0,1)"]
     trials = run_search(tmp_path, parabola, *arguments, sampler=sampler, n_trials=6)
     assert len({t.params["x"] for t in trials}) == 6
+
+
+def test_a_gaussian_process_searches_beyond_its_random_start(tmp_path: Path) -> None:
+    """Its first ten trials are drawn at random; then it knows where to look."""
+    pytest.importorskip("torch")
+    sampler = {"_target_": "optuna.samplers.GPSampler", "seed": 1}
+    arguments = ["x=interval(0,1)", "y=tag(log,interval(0.001,1))"]
+    trials = run_search(tmp_path, parabola, *arguments, sampler=sampler, n_trials=14)
+    assert states(trials) == ["COMPLETE"] * 14
+    start, model = ([t.values[0] for t in part] for part in (trials[:10], trials[10:]))
+    assert min(model) < min(start)
 
 
 def test_hyperband_prunes(tmp_path: Path) -> None:

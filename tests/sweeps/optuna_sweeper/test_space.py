@@ -117,6 +117,25 @@ def test_a_value_of_a_float_range_is_written_as_a_decimal(low: int, k: int, step
     assert len(text) <= len("key=-00.00")
 
 
+@pytest.mark.parametrize(
+    ("sweep", "inside", "outside"),
+    [
+        ("range(0,0.6,0.1)", [0, 0.3, 0.5], [0.25, 0.6]),
+        ("range(1,9,2)", [1, 7], [2, 1.5, True]),
+        ("int(interval(1,8))", [1, 8, 3.0], [2.5]),
+        ("interval(0,1)", [0, 0.123, 1], [1.1, "x"]),
+        ("a,2", ["a", 2], ["b", 3]),
+    ],
+)
+def test_a_given_value_is_one_that_could_be_drawn(
+    sweep: str, inside: list[Any], outside: list[Any]
+) -> None:
+    assert [dimension(sweep).internal(value) for value in inside] == inside
+    for value in outside:
+        with pytest.raises(SweepError, match="is none of"):
+            dimension(sweep).internal(value)
+
+
 def test_the_command_line_replaces_a_param_at_its_place() -> None:
     space = read_space(
         {"a": "interval(0,1)", "b": "1,2", "c": 5}, ["b=7", "+a=range(1,4)", "d=x"], None
@@ -133,9 +152,23 @@ def test_values_beyond_the_space_come_last_and_are_quoted() -> None:
 def test_a_group_is_known_and_its_options_are_checked() -> None:
     loader: Any = Loader({"model": ["unet", "utt"]})
     space = read_space({"model": "glob(u*)", "lr": "interval(0,1)", "loss": "a"}, [], loader)
-    assert space.groups == {"model"}
+    assert list(space.dimensions) == ["model", "lr"]
     with pytest.raises(SweepError, match=r"model=utae: no such option; model has unet, utt"):
         read_space({"model": "unet,utae"}, [], loader)
+
+
+def test_an_option_on_the_command_line_settles_the_class_that_is_searched_below_its_group() -> None:
+    loader: Any = Loader({"optimizer": ["sgd", "adamw"], "opt": ["a"]})
+    params = {"optimizer._target_": "torch.optim.SGD,torch.optim.AdamW", "optimizer.lr": "1,2"}
+    space = read_space(params, ["optimizer=adamw"], loader)
+    assert space.overrides({"optimizer.lr": 1}) == ["optimizer.lr=1", "optimizer=adamw"]
+    assert space.settled == {"optimizer._target_"}
+    asked = read_space(params, ["optimizer=sgd,adamw"], loader)  # both are searched: as asked for
+    assert list(asked.dimensions) == ["optimizer._target_", "optimizer.lr", "optimizer"]
+    both = read_space(params, ["optimizer=adamw", "optimizer._target_=my.A,my.B"], loader)
+    assert list(both.dimensions) == ["optimizer._target_", "optimizer.lr"]
+    placed = read_space({"head._target_": "a,b"}, ["opt@head=a"], loader)
+    assert not placed.dimensions
 
 
 def test_glob_takes_the_options_of_the_group() -> None:

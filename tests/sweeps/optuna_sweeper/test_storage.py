@@ -27,6 +27,10 @@ SECRET = "hunter2"
         f"mysql://:{SECRET}@host/db",
         f"postgresql://host/db?user=a&password={SECRET}",
         f"postgresql://host/db?sslpassword={SECRET}",
+        f"postgresql://me:se/{SECRET}@host/db",
+        f"postgresql://me:se?{SECRET}@host/db",
+        f"postgresql://me:se {SECRET}@host/db",
+        f"postgresql://me:se@{SECRET}@host/db",
     ],
 )
 def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, url: str) -> None:

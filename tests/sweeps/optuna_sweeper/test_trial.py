@@ -17,6 +17,7 @@ from flair2_exp.sweeps.optuna_sweeper.trial import (
     VARIABLE,
     RunningTrial,
     Ticket,
+    TrialClosed,
     current_trial,
     pruner_text,
 )
@@ -87,12 +88,15 @@ def test_reports_reach_the_study_and_the_answer_stays(ticket: Ticket) -> None:
     assert frozen(ticket).user_attrs == {"pruned_at": 2}
 
 
-def test_a_trial_that_was_closed_elsewhere_stops(ticket: Ticket) -> None:
+def test_a_trial_that_was_closed_elsewhere_is_told_so_and_is_not_pruned(ticket: Ticket) -> None:
     trial = trial_of_this_job()
     study = optuna.load_study(study_name="s", storage=open_storage(ticket.storage))
     study.tell(0, state=optuna.trial.TrialState.FAIL)
-    assert trial.report(1.0, 0)
-    assert trial.should_prune()
+    with pytest.raises(TrialClosed, match="trial 0 was closed by another worker"):
+        trial.report(1.0, 0)
+    with pytest.raises(TrialClosed):
+        trial.prune(0)
+    assert not trial.should_prune()
 
 
 def test_a_storage_that_went_away_costs_the_report_alone(

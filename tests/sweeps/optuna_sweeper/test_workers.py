@@ -121,6 +121,24 @@ def test_a_killed_search_goes_on_with_the_trial_it_lost(application: Application
     assert folders == {str(trial.user_attrs.get(RETRY_OF, trial.number)) for trial in done}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_search_and_burns_no_trial(
+    application: Application, number: signal.Signals
+) -> None:
+    arguments = ["x=interval(0,1)", "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failures=1"]
+    first = application.start(*arguments)
+    application.wait_until(lambda: len(application.evaluations()) >= 2)
+    application.hold(first)
+    first.send_signal(number)
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode in (-number, 128 + number), output
+    begun = application.evaluations()
+    application.finish(application.start(*arguments))
+    trials = trials_of(str(application.folder / "sweep" / "optuna.journal"), "app")
+    assert sorted(states(trials)) == ["COMPLETE"] * 4 + ["FAIL"]
+    check_each_ran_once_but(application, {begun[-1][1]})
+
+
 def share_and_kill(application: Application, total: int, *arguments: str) -> str:
     """Two workers, one killed half way in a trial and replaced; the parameter that was lost."""
     arguments = ("x=interval(0,1)", f"hydra.sweeper.n_trials={total}", *arguments)

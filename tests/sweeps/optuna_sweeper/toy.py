@@ -124,9 +124,10 @@ def states(trials: Sequence[FrozenTrial]) -> list[str]:
 
 # Evaluates a parabola and writes one line an evaluation, which proves what ran. A file `hold<pid>`
 # makes a process stand still in the middle of a trial, where a test can kill it; it answers with
-# `holding<pid>`.
+# `holding<pid>`. SIGTERM is an exception in a trial, as in an experiment of this package; Ctrl-C is
+# turned into an exit, as Lightning does.
 APP = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -144,9 +145,13 @@ def main(cfg):
     with open(HERE / "evaluated", "a") as file:
         file.write(f"{os.getpid()} {cfg.x!r}\\n")
     time.sleep(cfg.seconds)
-    while (HERE / f"hold{os.getpid()}").exists():
-        (HERE / f"holding{os.getpid()}").touch()
-        time.sleep(0.01)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        while (HERE / f"hold{os.getpid()}").exists():
+            (HERE / f"holding{os.getpid()}").touch()
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        sys.exit(1)
     return (cfg.x - 0.3) ** 2
 
 if __name__ == "__main__":
