@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,9 @@ def main() -> None:
     from flair2_exp.preflight import preflight, with_implied_flags
     from flair2_exp.sweeps import ablation, optuna_sweeper
 
+    # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
+    for notice in ("The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_"):
+        warnings.filterwarnings("ignore", message=notice)
     schema.register()
     ablation.register()
     optuna_sweeper.register()

@@ -130,6 +130,8 @@ def _run(
                     tracked.set_tags({"flair2.pruned": True})
                 finish(config, folder, tracked, metrics, folder / BEST)
     except BaseException as error:
+        if getattr(error, "disowned", False):  # another process goes on in this folder
+            raise
         state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
         _write(state, folder)
         raise
@@ -488,7 +490,9 @@ def objective(wanted: Any, metrics: Mapping[str, float]) -> float | list[float] 
     for name in names:
         if name not in metrics:
             known = [each for each in metrics if not each.startswith("test/")]
-            raise ConfigError(
+            from flair2_exp.training.pruning import UnknownObjectiveError
+
+            raise UnknownObjectiveError(
                 f"objective={name} was never logged: it is not among the values that the run "
                 f"measured; {schema.nearest(name, known)}"
             )

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp import schema
 from flair2_exp.errors import FlairError
+from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
 
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 """What composing and reading a config can raise."""
@@ -24,9 +25,10 @@ def explain(error: BaseException) -> str | None:
     Args:
         error: What the entry point caught.
     """
-    if isinstance(error, FlairError):
+    if isinstance(error, FlairError | SweepError):
         return str(error)
-    text = str(error)
+    # Hydra 1.4 begins with the place of the override among all others.
+    text = re.sub(r"\AError when parsing index: .*\n", "", str(error))
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
         return "a config group takes the name of one of its files, not null: leave it out instead."
     if not isinstance(error, CONFIG_EXCEPTIONS):
@@ -103,7 +105,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _syntax(found: re.Match[str], error: BaseException) -> str:
-    first = str(error).splitlines()[0]
+    first = found.string.splitlines()[0]
     return (
         f"{first}\nQuote what the shell or Hydra's grammar reads otherwise, as 'key=\"a value\"'."
     )

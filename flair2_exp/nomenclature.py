@@ -74,18 +74,3 @@ def classes(count: int) -> tuple[LandCover, ...]:
     if count == 19:
         return CLASSES_19
     raise ValueError(f"there are nomenclatures of 13 and 19 classes, not of {count}")
-
-
-def class_indices(count: int) -> tuple[int, ...]:
-    """For each mask value 0..255 the class index it stands for; 255 where it stands for none.
-
-    Args:
-        count: 13 or 19, as for `classes`.
-
-    Returns:
-        256 integers: a lookup table for a uint8 mask. Values 1..19 map to 0..count-1, with
-        everything from `count` on merged into the last index; 0 and 20..255 map to 255, which no
-        nomenclature uses, so that a damaged mask can be told.
-    """
-    last = len(classes(count)) - 1
-    return tuple(min(value - 1, last) if 1 <= value <= 19 else 255 for value in range(256))

@@ -662,7 +662,7 @@ def best_direction(objective: Any) -> str | list[str]:
     return "maximize" if set(objective.split("/")) & set(scores) else "minimize"
 
 
-def widths_around(widths: list[int]) -> str:
+def widths_around(widths: Any) -> str:
     """A search over U-TAE's widths: the first two halved, as they are, and doubled.
 
     Args:

@@ -36,9 +36,9 @@ from flair2_exp.benchmarks.harness import (
     take_turns,
     this_machine,
 )
+from flair2_exp.data.dataset import to_classes
 from flair2_exp.models.build import ModelSpec, accelerate, build_model
 from flair2_exp.models.utt import UTT
-from flair2_exp.nomenclature import class_indices
 from flair2_exp.training.metrics import confusion_matrix, miou
 
 BATCH: Final = 2
@@ -231,7 +231,6 @@ def _peak_memory(kind: str) -> float:
 def _scoring(rounds: int) -> Figure:
     """Reading a prediction and its mask / reading and scoring them: 1 where scoring is free."""
     generator = np.random.default_rng(0)
-    indices = np.asarray(class_indices(CLASSES), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         masks, predictions = (
             [Path(folder) / f"{kind}_{number}.tif" for number in range(20)]
@@ -250,7 +249,7 @@ def _scoring(rounds: int) -> Figure:
         def read_and_score() -> None:
             total = np.zeros((CLASSES, CLASSES), np.int64)
             for mask, prediction in zip(masks, predictions, strict=True):
-                truth = indices[_read(mask)]
+                truth = to_classes(_read(mask), CLASSES, mask)
                 total += confusion_matrix(truth, _read(prediction), CLASSES)
             miou(total)
 

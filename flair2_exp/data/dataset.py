@@ -112,10 +112,9 @@ def read_mask(path: Path) -> Image:
 
 
 def to_classes(mask: Image, classes: int, path: Path | str) -> Image:
-    """Class indices of a mask's values, as `nomenclature.class_indices` has them.
+    """Class indices of a mask's values: one less, and from the last class on the last class.
 
-    The rule (from the last class on, all values are the last class) is computed, not looked up:
-    a table of 256 costs a tenth of reading the mask.
+    The rule is computed, not looked up: a table of 256 costs a tenth of reading the mask.
 
     Args:
         mask: (H, W) values 1..19; the indices take their place.

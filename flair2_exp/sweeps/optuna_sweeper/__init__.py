@@ -1,7 +1,7 @@
 """A Hydra sweeper for today's Optuna: pruning, resume and a study shared by many workers.
 
-Importing this package registers `hydra/sweeper=optuna_study`. It uses Hydra and Optuna alone (and
-the base class of the errors), so the folder serves any Hydra application:
+Importing this package registers `hydra/sweeper=optuna_study`. It uses Hydra and Optuna
+alone, so the folder serves any Hydra application:
 
     import flair2_exp.sweeps.optuna_sweeper  # before hydra.main composes
 

@@ -55,7 +55,12 @@ class TrialClosed(Exception):
 
     Its parameters may be tried again elsewhere, in the same folder: so this job shall leave things
     as they are. It is no pruning.
+
+    Attributes:
+        disowned: Says so to code that knows nothing of this package.
     """
+
+    disowned = True
 
 
 @dataclass(frozen=True)
