@@ -181,8 +181,8 @@ def _test_set(patch_ids: NDArray[Any], confusion: NDArray[Any]) -> str:
 def read_folder(folder: Path) -> Run:
     """Read one run folder (`config.yaml`, `run.json`, `metrics.json`, `history.csv`, the counts).
 
-    The row is the tag `flair2.row` of the config where there is one, else the name of the folder
-    above a `seed=N`, else the config's `name`.
+    The row is the tag `flair2.row` of the config where there is one, else the config's `name`, else
+    the name of the folder above a `seed=N`.
 
     Raises:
         UnfinishedError: The run failed, was killed or still runs.
@@ -279,9 +279,8 @@ def _read_settings(folder: Path) -> dict[str, str]:
 
 def _row_and_seed(folder: Path, settings: Mapping[str, str]) -> tuple[str, int]:
     match = _SEED_FOLDER.fullmatch(folder.name)
-    row = settings.get("tracking.tags.flair2.row") or (
-        folder.parent.name if match else settings.get("name", folder.name)
-    )
+    row = settings.get("tracking.tags.flair2.row") or settings.get("name")
+    row = row or (folder.parent.name if match else folder.name)
     seed = settings.get("seed", match[1] if match else "")
     if not seed.isdecimal():
         raise DataError(f"{folder / 'config.yaml'} has no seed")

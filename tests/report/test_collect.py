@@ -35,6 +35,11 @@ def test_run_folder_is_read(tmp_path: Path) -> None:
     assert "val/loss" not in run.curves  # blank cells
 
 
+def test_the_row_is_the_configs_name_wherever_its_folder_lies(tmp_path: Path) -> None:
+    make_folder(tmp_path, "leaderboard/unet_lr=0.1", 1)
+    assert read_folders([tmp_path]).runs[0].row == "leaderboard/unet_lr=0.1"
+
+
 def test_folders_are_searched_in_the_order_of_numbers(tmp_path: Path) -> None:
     for seed in (10, 9, 1):
         make_folder(tmp_path, "unet", seed)
