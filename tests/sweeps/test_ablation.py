@@ -13,6 +13,11 @@ import pytest
 from tests.configs import SMALL_SAMPLE
 from tests.test_experiment import scores
 
+pytestmark = pytest.mark.timeout(900)  # a whole sweep, whose own limit is below
+
+LIMIT = 840
+"""Seconds for one command: it is to end before pytest ends the test, and to show what it said."""
+
 KILLING = Path(__file__).with_name("killing.py")
 SWEEP = (
     "--multirun", "model=unet,utt", "seed=1,2,3", "preset=debug", "trainer=cpu",
@@ -27,7 +32,7 @@ def sweep(
     program = ["-m", "flair2_exp"] if kill is None else [str(KILLING), "1", str(kill)]
     return subprocess.run(
         [sys.executable, *program, *arguments, f"paths.root={root}"],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=900,
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=LIMIT,
     )  # fmt: skip
 
 
@@ -106,8 +111,11 @@ def test_a_failing_job_does_not_lose_the_others(tmp_path: Path) -> None:
     assert len(results(tmp_path, "some")) == 2
     again = sweep(tmp_path, *arguments)
     assert "4 jobs, 2 done" in again.stdout
-    fast = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
+    first_refused = [each.replace("official,file", "file,official") for each in arguments]
+    fast = sweep(tmp_path / "fast", *first_refused, "sweep.fail_fast=true")
     assert fast.returncode == 1
+    assert fast.stderr.count("not started") == 3
+    assert results(tmp_path / "fast", "some") == {}
 
 
 @pytest.mark.slow
