@@ -283,6 +283,20 @@ def test_rows_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> None
     assert tell_rows_apart(runs[:1]) == runs[:1]
 
 
+def test_what_decides_no_result_names_no_row(tmp_path: Path) -> None:
+    (run,) = make_runs(tmp_path, {"debug": 1.0}, seeds=1)
+    runs = [
+        with_settings(run, 1, data__workers=workers, trainer__threads=workers, optimizer__lr=lr)
+        for workers, lr in (("1", "0.1"), ("2", "0.2"))
+    ]
+    assert [one.row for one in tell_rows_apart(runs)] == [
+        "debug (optimizer.lr=0.1)", "debug (optimizer.lr=0.2)",
+    ]  # fmt: skip
+    same = [with_settings(run, 1, data__workers=each) for each in ("1", "2")]
+    with pytest.raises(ConfigError, match="two runs of seed 1 and one config"):
+        tell_rows_apart(same)
+
+
 def test_a_config_done_twice_with_one_seed_is_refused(tmp_path: Path) -> None:
     (run,) = make_runs(tmp_path, {"debug": 1.0}, seeds=1)
     with pytest.raises(ConfigError, match="row debug has two runs of seed 1 and one config"):
