@@ -294,6 +294,7 @@ def finish(
         job.refresh()
     parent.log_text(job_table(jobs, identities=True) + "\n", JOBS_FILE)
     failed = failed_jobs(jobs, failures)
+    parent.log_metrics({"jobs/all": len(jobs), "jobs/not_done": len(failed)})
     try:
         write_report(jobs, failed, options, folder, parent)
     except FlairError as error:  # the runs are what they are, comparable or not
@@ -431,7 +432,7 @@ def write_report(
     if not options.report or not any(job.state == DONE and job.config.test for job in jobs):
         return
     from flair2_exp.report.collect import read_folders
-    from flair2_exp.report.render import report_runs
+    from flair2_exp.report.render import headline, page, report_runs
 
     found = read_folders([each.folder for each in jobs if (each.folder / "config.yaml").is_file()])
     report = report_runs(
@@ -445,6 +446,8 @@ def write_report(
     )
     for path in report.paths:
         parent.log_artifact(path, REPORT)
+    parent.log_metrics(headline(report))
+    parent.describe(page(report))
 
 
 def register() -> None:

@@ -22,6 +22,7 @@ from flair2_exp.locking import locked
 from flair2_exp.run_state import RunState
 from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.ablation import AblationSweeper, SweepFailedError, Traced
+from flair2_exp.tracking.run import NullRun
 from flair2_exp.tracking.store import Store, open_store
 from tests.report.made_runs import make_folder
 
@@ -279,6 +280,23 @@ def test_a_traceback_comes_back_from_another_process() -> None:
     assert "in fails" in vars(came)["flair2_traceback"]
 
 
+class Told(NullRun):
+    """Remembers what a parent was told."""
+
+    def __init__(self) -> None:
+        self.page, self.metrics, self.texts = "", dict[str, float](), list[str]()
+
+    def describe(self, markdown: str) -> None:
+        self.page = markdown
+
+    def log_metrics(self, metrics: Any, step: int = 0, timestamp: int | None = None) -> None:
+        self.metrics |= metrics
+
+    def log_text(self, text: str, path: str) -> None:
+        if path == ablation.JOBS_FILE:
+            self.texts.append(text)
+
+
 def done_and_refused(seed: int, folder: Path) -> None:
     """Runs with counts for a report; the first is refused."""
     if seed == 1:
@@ -294,6 +312,21 @@ def test_the_report_says_why_a_run_is_absent(made: Sweep) -> None:
     assert report["absent"] == [
         {"row": "utt", "seed": 1, "state": "failed", "reason": "the data are gone"}
     ]
+
+
+def test_the_parents_page_has_the_findings_and_its_table_the_identities(
+    made: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = Told()
+    monkeypatch.setattr(ablation, "open_parent", lambda *_, **__: parent)
+    with pytest.raises(SweepFailedError):
+        made.run(done_and_refused)
+    assert "utt, seed 1: failed (the data are gone)" in parent.page
+    assert parent.metrics["jobs/not_done"] == 1
+    assert 0 < parent.metrics["best/miou"] < 1
+    early, late = parent.texts
+    assert " config " in early
+    assert identity.identity(config_of(2), "data") in late
 
 
 def test_a_bug_in_the_report_does_not_hide_what_failed(
