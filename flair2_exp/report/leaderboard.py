@@ -24,7 +24,7 @@ from flair2_exp.report.statistics import Floats, Integers
 
 LEVEL: Final[float] = 0.95
 SIGNIFICANT: Final[float] = 0.05
-FEW_AREAS: Final[int] = 10
+FEW_AREAS: Final[int] = 30
 """Below this the simulated coverage of intervals per class leaves 92..98 %; the report says so."""
 
 FEW_ROWS: Final[int] = 6
@@ -477,8 +477,8 @@ def _notes(report: Report, runs: Sequence[Run], replaced: str | None) -> Iterabl
         yield f"A single test {report.unit}: no interval can be given."
     elif report.areas < FEW_AREAS:
         yield (
-            f"Only {report.areas} test {report.unit}s: intervals are wide and their coverage is "
-            "approximate."
+            f"Only {report.areas} test {report.unit}s: intervals are wide, and the 95 % of a rare "
+            "class's may be 90 %."
         )
     yield from _disagreements(report, runs)
     if any(not report.setting.get(key) for key in ("dataset", "split", "other_pixels")):

@@ -75,6 +75,13 @@ def test_another_baseline_turns_signs_and_leaves_p(runs: list[Run], report: Repo
     assert after.p_holm == before.p_holm
 
 
+def test_few_areas_are_told_with_what_they_cost(runs: list[Run], tmp_path: Path) -> None:
+    few = build_report(runs, resamples=QUICK)
+    assert any(note.startswith("Only 16 test areas: intervals are wide") for note in few.notes)
+    many = make_runs(tmp_path, {"unet": 1.0}, areas=30)
+    assert not any("Only" in note for note in build_report(many, resamples=QUICK).notes)
+
+
 def test_a_baseline_without_a_finished_run_is_replaced_and_that_is_said(runs: list[Run]) -> None:
     known = [run for run in runs if run.row != "unet"]
     absent = [AbsentRun("unet", 1, "failed", "out of memory")]
