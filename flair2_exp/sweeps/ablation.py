@@ -147,17 +147,19 @@ class AblationSweeper(Sweeper):
             except Exception as error:  # a worker killed by the system takes its batch with it
                 for job in batch:
                     job.refresh()
+                    began = job.stamp != before[job.number]
                     if len(batch) == 1:
-                        mark_failed(job, error, failures)
-                    elif job.state == FAILED and job.stamp != before[job.number]:
-                        mark_failed(job, job.found and job.found.error, failures)
+                        mark_failed(job, error, failures, began=began)
+                    elif job.state == FAILED and began:
+                        mark_failed(job, job.found and job.found.error, failures, began=True)
                 batches.extendleft(reversed(launched_again(batch, before)))
                 continue
             launched.append(returns)
             for job, result in zip(batch, returns, strict=True):
                 job.refresh()
                 if result.status == JobStatus.FAILED:
-                    mark_failed(job, result._return_value, failures)
+                    began = job.stamp != before[job.number]
+                    mark_failed(job, result._return_value, failures, began=began)
                 else:
                     clear_error(job)
         return launched
@@ -235,12 +237,22 @@ def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list
     return [*alone, untouched] if untouched else alone
 
 
-def mark_failed(job: Job, error: object, failures: dict[int, Failure]) -> None:
-    """Note why a job failed, also in its folder unless the run did so itself."""
+def mark_failed(
+    job: Job, error: object, failures: dict[int, Failure], *, began: bool = True
+) -> None:
+    """Note why a job failed, also in its folder unless the run did so itself.
+
+    Args:
+        job: The job, refreshed.
+        error: What its launch came to.
+        failures: Takes the reason.
+        began: Whether the run has written its state since it was launched. If not, the state is
+            that of another process, which may still be at work in the folder.
+    """
     if job.state == DONE:
         return
     reason = _first_line(error)
-    if job.found is not None and job.found.status != run_state.FAILED:
+    if began and job.found is not None and job.found.status != run_state.FAILED:
         job.found.status, job.found.error = run_state.FAILED, reason
         job.found.write(job.folder)
         job.refresh()

@@ -6,7 +6,6 @@ told before job 0 starts. Nothing heavy is imported.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flair2_exp import identity, run_state, schema
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.results import METRICS
+from flair2_exp.experiment import is_done
+from flair2_exp.results import read_metrics
 from flair2_exp.run_state import RunState
 
 NEW, DONE, RESUME, FAILED = "new", "done", "resume", "failed"
@@ -41,6 +41,7 @@ class Job:
         folder: Where it runs.
         found: The state of the run in its folder; None where there is none.
         metrics: What it measured; empty where it is not done.
+        done: Whether nothing is left to do: what was trained without a test may be tested later.
         stamp: Changes whenever the run writes its state: two starts that fail alike differ in it.
     """
 
@@ -51,6 +52,7 @@ class Job:
     folder: Path
     found: RunState | None = field(init=False, default=None)
     metrics: dict[str, float] = field(init=False, default_factory=dict)
+    done: bool = field(init=False, default=False)
     stamp: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -63,10 +65,8 @@ class Job:
             self.stamp = (self.folder / run_state.FILE).stat().st_mtime_ns
         except OSError:
             self.stamp = 0
-        try:
-            self.metrics = json.loads((self.folder / METRICS).read_text())
-        except (OSError, ValueError):
-            self.metrics = {}
+        self.metrics = read_metrics(self.folder)
+        self.done = self.found is not None and is_done(self.found, self.folder, self.config)
 
     @property
     def row(self) -> str:
@@ -78,7 +78,7 @@ class Job:
         """`new`, `done`, `resume` or `failed`."""
         if self.found is None:
             return NEW
-        if self.found.status == run_state.FINISHED:
+        if self.done:
             return DONE
         return FAILED if self.found.status == run_state.FAILED else RESUME
 

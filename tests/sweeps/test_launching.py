@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp import identity, run_state, schema
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.locking import locked
+from flair2_exp.results import METRICS, read_metrics
 from flair2_exp.run_state import RunState
 from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.ablation import AblationSweeper, SweepFailedError, Traced
@@ -45,6 +46,9 @@ def config_of(seed: int) -> schema.Config:
 def ends(seed: int, folder: Path, status: str = run_state.FINISHED, error: str = "") -> None:
     """Leave the state of a run in its folder."""
     RunState(identity.deciding(config_of(seed), "data"), status, error=error).write(folder)
+    if status == run_state.FINISHED:
+        metrics = read_metrics(folder) | {"test/miou": 0.5}
+        (folder / METRICS).write_text(json.dumps(metrics))
 
 
 class Launcher:
@@ -179,6 +183,25 @@ def test_a_job_that_failed_in_an_earlier_sweep_is_tried_again_after_a_launchers_
 
     made.run(breaks_once, "sweep.report=false")
     assert made.launches == [[1, 2, 3, 4], [1], [2], [3], [4]]
+
+
+def test_a_job_that_another_process_still_works_on_is_left_to_it(made: Sweep) -> None:
+    def works_on(seed: int, folder: Path) -> None:
+        ends(seed, folder, run_state.RUNNING)  # as a worker that outlives its killed sweep
+        raise KeyboardInterrupt
+
+    def held(seed: int, folder: Path) -> None:
+        if seed == 1:
+            raise ConfigError(f"{folder} is in use by process 7.")
+        ends(seed, folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        made.run(works_on)
+    with pytest.raises(SweepFailedError, match=r"seed=1: .* is in use by process 7"):
+        made.run(held, "sweep.report=false")
+    state = RunState.read(made.folder / "seed=1")
+    assert state is not None
+    assert (state.status, state.error) == (run_state.RUNNING, "")
 
 
 @pytest.mark.parametrize(("at_once", "launches"), [(2, [[1, 2]]), (1, [[1]])])

@@ -35,7 +35,9 @@ def planned(folder: Path, *lines: str, subdir: str = SUBDIR, **params: str) -> l
 
 def finish(job: Job, status: str, seconds: float = 0.0) -> None:
     RunState(identity.deciding(job.config, "data"), status).write(job.folder)
-    (job.folder / "metrics.json").write_text(json.dumps({"train/seconds": seconds}))
+    (job.folder / "metrics.json").write_text(
+        json.dumps({"train/seconds": seconds, "test/miou": 0.5})
+    )
     job.refresh()
 
 
@@ -87,6 +89,14 @@ def test_states_are_what_the_folders_say(tmp_path: Path) -> None:
     assert again[0].identity == identity.identity(again[0].config, "data")
 
 
+def test_a_run_trained_without_a_test_is_not_done_where_one_is_wanted(tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, "seed=1", "test=false")
+    finish(job, run_state.FINISHED)
+    (job.folder / "metrics.json").write_text('{"val/miou": 0.5}')
+    assert planned(tmp_path, "seed=1", "test=false")[0].state == DONE
+    assert planned(tmp_path, "seed=1")[0].state == RESUME
+
+
 def test_a_changed_config_is_refused_with_the_difference(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "seed=1")
     finish(job, run_state.KILLED)
@@ -115,7 +125,8 @@ def test_times_are_estimated_from_the_row_then_from_all(tmp_path: Path) -> None:
 
 def test_a_folder_is_read_when_asked_and_not_at_each_look(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "seed=1")
-    RunState(identity.deciding(job.config, "data"), run_state.FINISHED).write(job.folder)
+    (again,) = planned(tmp_path, "seed=1")
+    finish(again, run_state.FINISHED)
     assert (job.state, job.identity, job.stamp) == (NEW, "", 0)
     job.refresh()
     assert (job.state, job.identity) == (DONE, identity.identity(job.config, "data"))
