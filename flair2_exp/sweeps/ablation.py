@@ -209,7 +209,7 @@ class Traced:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job failed in this sweep, and the file that tells all of it."""
+    """Why a job failed in this sweep, and where to read on: a file, or at least its folder."""
 
     reason: str
     log: Path
@@ -252,11 +252,15 @@ def mark_failed(
     if job.state == DONE:
         return
     reason = _first_line(error)
-    if began and job.found is not None and job.found.status != run_state.FAILED:
-        job.found.status, job.found.error = run_state.FAILED, reason
-        job.found.write(job.folder)
-        job.refresh()
-    failures[job.number] = Failure(reason, _write_error(job, error))
+    failures[job.number] = Failure(reason, job.folder)
+    try:
+        if began and job.found is not None and job.found.status != run_state.FAILED:
+            job.found.status, job.found.error = run_state.FAILED, reason
+            job.found.write(job.folder)
+            job.refresh()
+        failures[job.number] = Failure(reason, _write_error(job, error))
+    except OSError as full:  # the disk may be what the job failed of; others may yet find room
+        log.warning("%s: why it failed cannot be kept: %s", job.folder, full.strerror)
 
 
 def _first_line(error: object) -> str:
@@ -267,7 +271,7 @@ def _first_line(error: object) -> str:
 
 def _error_files(job: Job) -> tuple[Path, Path]:
     """Where a job's traceback goes: its own folder, or the sweep's where it has none any more."""
-    name = "_".join(job.folder.relative_to(job.root).parts)
+    name = "_".join(Path(os.path.relpath(job.folder, job.root)).parts)
     return job.folder / ERROR_FILE, job.root / f"{name}.{ERROR_FILE}"
 
 

@@ -4,7 +4,9 @@ their state, in place of training.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -23,6 +25,7 @@ from flair2_exp.results import METRICS, read_metrics
 from flair2_exp.run_state import RunState
 from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.ablation import AblationSweeper, SweepFailedError, Traced
+from flair2_exp.sweeps.plan import Job
 from flair2_exp.tracking.run import NullRun
 from flair2_exp.tracking.store import Store, open_store
 from tests.report.made_runs import make_folder
@@ -290,6 +293,34 @@ def test_a_bugs_traceback_lies_in_the_jobs_folder_until_the_job_is_done(made: Sw
     made.run(works, "sweep.report=false")
     assert not log.exists()
     assert not beside.exists()
+
+
+def test_a_full_disk_does_not_end_the_sweep(
+    made: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(job: object, error: object) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fails(seed: int, folder: Path) -> None:
+        if seed == 1:
+            raise DataError("refused")
+        ends(seed, folder)
+
+    monkeypatch.setattr(ablation, "_write_error", full)
+    with pytest.raises(SweepFailedError, match="1 of the sweep's jobs"):
+        made.run(fails, "sweep.report=false")
+    assert "No space left" in caplog.text
+
+
+def test_a_job_outside_of_the_sweeps_folder_has_its_traceback_beside_the_others(
+    tmp_path: Path,
+) -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        job = Job(0, (), config_of(1), tmp_path / "sweep", tmp_path / "elsewhere" / "job")
+    job.root.mkdir()
+    path = ablation._write_error(job, DataError("refused"))
+    assert path.parent == job.root
+    assert path.read_text() == "flair2_exp.errors.DataError: refused\n"
 
 
 def test_a_traceback_comes_back_from_another_process() -> None:
