@@ -1,4 +1,4 @@
-"""Measures what the code costs: `python scripts/benchmark.py {data,model,sweeper} [options]`.
+"""Measures what the code costs: `scripts/benchmark.py {data,model,sweeper,report} [options]`.
 
 Prints each figure, its spread and what it must reach, last a JSON line; the exit status is 1 where
 a figure is missed. Run it on a quiet machine.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from flair2_exp.errors import FlairError
 
-BENCHMARKS = ("data", "model", "sweeper")
+BENCHMARKS = ("data", "model", "sweeper", "report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,15 +23,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flair2_exp import run_state
 from flair2_exp.errors import ConfigError, DataError, TrackingError
+from flair2_exp.identity import VOLATILE
 from flair2_exp.report.statistics import Integers, sum_by_area
+from flair2_exp.results import CONFUSION, HISTORY, METRICS
 from flair2_exp.tracking.params import flatten, render
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-COUNTS: Final[str] = "confusion_per_patch.npz"
 CURVES: Final[tuple[str, ...]] = ("val/miou", "val/loss", "train/loss")
 """Metrics whose course over the epochs is drawn."""
 
@@ -39,9 +41,6 @@ TELLING: Final[tuple[str, ...]] = (
     "model.name", "quirk", "s2_preproc.name", "aug.name", "metadata.name", "loss.name",
 )  # fmt: skip
 """Options that name a row best, where several tell rows apart equally well."""
-
-STATE: Final[str] = "run.json"
-"""What a run says of itself: status, error, identity and what decides it."""
 
 _SEED_FOLDER: Final = re.compile(r"seed=(\d+)")
 
@@ -181,8 +180,8 @@ def _test_set(patch_ids: NDArray[Any], confusion: NDArray[Any]) -> str:
 def read_folder(folder: Path) -> Run:
     """Read one run folder (`config.yaml`, `run.json`, `metrics.json`, `history.csv`, the counts).
 
-    The row is the tag `flair2.row` of the config where there is one, else the name of the folder
-    above a `seed=N`, else the config's `name`.
+    The row is the tag `flair2.row` of the config where there is one, else the config's `name`, else
+    the name of the folder above a `seed=N`.
 
     Raises:
         UnfinishedError: The run failed, was killed or still runs.
@@ -190,15 +189,15 @@ def read_folder(folder: Path) -> Run:
     """
     settings = _read_settings(folder)
     row, seed = _row_and_seed(folder, settings)
-    state = _read_json(folder / STATE)
-    if state and state.get("status") != "FINISHED":
+    state = _read_json(folder / run_state.FILE)
+    if state and state.get("status") != run_state.FINISHED:
         raise UnfinishedError(str(state.get("status", "unfinished")), str(state.get("error", "")))
-    metrics = _read_json(folder / "metrics.json")
+    metrics = _read_json(folder / METRICS)
     numbers = {key: float(value) for key, value in metrics.items() if _is_number(value)}
     return Run(
         row=row,
         seed=seed,
-        counts=read_counts(folder / COUNTS),
+        counts=read_counts(folder / CONFUSION),
         setting={
             "dataset": settings.get("dataset.name", ""),
             "fingerprint": str((state.get("deciding") or {}).get("fingerprint", "")),
@@ -207,7 +206,7 @@ def read_folder(folder: Path) -> Run:
         },
         metrics=numbers,
         settings=settings,
-        curves=_read_history(folder / "history.csv"),
+        curves=_read_history(folder / HISTORY),
         source=str(folder),
         identity=str(state.get("identity", "")),
     )
@@ -259,9 +258,9 @@ def _absent_folder(folder: Path, error: DataError) -> AbsentRun:
         return AbsentRun(row, seed, "damaged", str(unreadable))
     if isinstance(error, UnfinishedError):
         return AbsentRun(row, seed, error.state.lower(), error.reason)
-    if (folder / COUNTS).exists():
+    if (folder / CONFUSION).exists():
         return AbsentRun(row, seed, "damaged", str(error))
-    return AbsentRun(row, seed, "unfinished", f"no {COUNTS} in {folder}")
+    return AbsentRun(row, seed, "unfinished", f"no {CONFUSION} in {folder}")
 
 
 def _read_settings(folder: Path) -> dict[str, str]:
@@ -279,9 +278,8 @@ def _read_settings(folder: Path) -> dict[str, str]:
 
 def _row_and_seed(folder: Path, settings: Mapping[str, str]) -> tuple[str, int]:
     match = _SEED_FOLDER.fullmatch(folder.name)
-    row = settings.get("tracking.tags.flair2.row") or (
-        folder.parent.name if match else settings.get("name", folder.name)
-    )
+    row = settings.get("tracking.tags.flair2.row") or settings.get("name")
+    row = row or (folder.parent.name if match else folder.name)
     seed = settings.get("seed", match[1] if match else "")
     if not seed.isdecimal():
         raise DataError(f"{folder / 'config.yaml'} has no seed")
@@ -460,7 +458,7 @@ def _read_run(run: MlflowRun, client: MlflowClient) -> Run:
 def _download_counts(run_id: str, client: MlflowClient) -> Counts:
     from mlflow.exceptions import MlflowException
 
-    artifact = f"results/{COUNTS}"
+    artifact = f"results/{CONFUSION}"
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = client.download_artifacts(run_id, artifact, folder)
@@ -532,8 +530,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _decides(key: str) -> bool:
-    """Whether an option says what a run is, and not where or by whom it is run."""
-    return key not in ("name", "seed") and not key.startswith(("paths.", "tracking.", "sweep."))
+    """Whether an option says what a run is, and not where or how fast it is run."""
+    return key != "seed" and not any(key == each or key.startswith(f"{each}.") for each in VOLATILE)
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

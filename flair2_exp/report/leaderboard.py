@@ -24,7 +24,7 @@ from flair2_exp.report.statistics import Floats, Integers
 
 LEVEL: Final[float] = 0.95
 SIGNIFICANT: Final[float] = 0.05
-FEW_AREAS: Final[int] = 10
+FEW_AREAS: Final[int] = 30
 """Below this the simulated coverage of intervals per class leaves 92..98 %; the report says so."""
 
 FEW_ROWS: Final[int] = 6
@@ -180,7 +180,8 @@ def build_report(
         absent: Runs that failed or are unreadable, with their state.
         expected: (row, seed) pairs that should be there; those that are not are "missing". Without
             it each row should have the seeds that the others have.
-        baseline: Row that others are measured against; the first row by default.
+        baseline: Row that others are measured against; the first row by default, and in place of
+            one that has no finished run.
         factors: Config keys of a factorial; empty for the known ones that vary; None for no
             factorial.
         title: Of the report.
@@ -207,9 +208,7 @@ def build_report(
     check_comparable(runs)
     by_row = _by_row(runs)
     names = list(by_row)
-    first = names[0] if baseline is None else baseline
-    if first not in by_row:
-        raise ConfigError(f"baseline {first} is no row with a finished run: {', '.join(names)}")
+    first = _baseline(baseline, names, absent)
     every = pairs == "all" or (pairs == "auto" and len(names) <= FEW_ROWS)
     counts = [_row_counts(name, by_row[name], unit) for name in names]
     work = _Work(counts, resamples, seed)
@@ -231,7 +230,17 @@ def build_report(
         factorial=None if factors is None else _factorial(work, by_row, factors),
         notes=(),
     )
-    return dataclasses.replace(report, notes=tuple(_notes(report, runs)))
+    replaced = baseline if baseline not in (None, first) else None
+    return dataclasses.replace(report, notes=tuple(_notes(report, runs, replaced)))
+
+
+def _baseline(wanted: str | None, names: Sequence[str], absent: Sequence[AbsentRun]) -> str:
+    """The row to measure against: a report against another row is better than none at all."""
+    if wanted is None or (wanted not in names and any(each.row == wanted for each in absent)):
+        return names[0]
+    if wanted not in names:
+        raise ConfigError(f"baseline {wanted} is no row of the report: {', '.join(names)}")
+    return wanted
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -445,7 +454,12 @@ def _factorial(work: _Work, by_row: Mapping[str, Sequence[Run]], keys: Sequence[
     )
 
 
-def _notes(report: Report, runs: Sequence[Run]) -> Iterable[str]:
+def _notes(report: Report, runs: Sequence[Run], replaced: str | None) -> Iterable[str]:
+    if replaced is not None:
+        yield (
+            f"The baseline {replaced} has no finished run: differences are to {report.baseline}, "
+            "the first row that has one."
+        )
     if report.synthetic:
         yield (
             "Synthetic sample data: these scores say nothing about FLAIR #2 and are never shown "
@@ -463,8 +477,8 @@ def _notes(report: Report, runs: Sequence[Run]) -> Iterable[str]:
         yield f"A single test {report.unit}: no interval can be given."
     elif report.areas < FEW_AREAS:
         yield (
-            f"Only {report.areas} test {report.unit}s: intervals are wide and their coverage is "
-            "approximate."
+            f"Only {report.areas} test {report.unit}s: intervals are wide, and the 95 % of a rare "
+            "class's may be 90 %."
         )
     yield from _disagreements(report, runs)
     if any(not report.setting.get(key) for key in ("dataset", "split", "other_pixels")):

@@ -14,7 +14,8 @@
                        "absent": [{"seed", "state", "reason"}]}]
     absent           [{"row", "seed", "state", "reason"}], of rows without a finished run too
     differences      [{"row", "other", "miou": score, "p", "p_holm", "seeds_known",
-                       "classes": {class: score + {"p", "p_holm"}}}], row minus other, all pairs
+                       "classes": {class: score + {"p", "p_holm"}}}], row minus other; all pairs of
+                       up to 6 rows, else those with the baseline (`pairs` of `build_report`)
     factorial        null | {"refused", "effects": [as differences, other empty],
                      "over_seeds": null | {"freedom", "effects": {name: {"value", "low", "high",
                      "p"}}}}
@@ -301,10 +302,7 @@ def markdown(report: Report, images: Sequence[str] = ()) -> str:
     parts += [f"- {_plain(said)}" for said in words.findings(report)] + [""]
     for title, heads, cells in tables(report):
         parts += [f"## {_plain(title)}", ""] if title != report.title else []
-        parts.append("| " + " | ".join(_plain(head) for head in heads) + " |")
-        parts.append("|" + " --- |" * len(heads))
-        parts += ["| " + " | ".join(_plain(cell) for cell in line) + " |" for line in cells]
-        parts.append("")
+        parts += [*_markdown_table(heads, cells), ""]
     parts += [words.method(report), ""]
     if report.notes:
         parts += ["Notes:", "", *(f"- {_plain(note)}" for note in report.notes), ""]
@@ -312,6 +310,37 @@ def markdown(report: Report, images: Sequence[str] = ()) -> str:
         caption = _CAPTIONS[name.rsplit(".", 1)[0]]
         parts += [f"![{caption}]({name})", ""]
     return "\n".join(parts)
+
+
+def _markdown_table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(_plain(cell) for cell in line) + " |" for line in (heads, *cells)]
+    return [lines[0], "|" + " --- |" * len(heads), *lines[1:]]
+
+
+def page(report: Report) -> str:
+    """The report in short, as Markdown for the page of a sweep's MLflow run.
+
+    The best row comes first, since MLflow folds away all but the first lines.
+    """
+    best = best_row(report)
+    top = f"**best: {_plain(best.name)}, mIoU {words.spread(best)}**"
+    parts = [f"{top} · synthetic sample data" if report.synthetic else top, ""]
+    parts += [*(f"- {_plain(said)}" for said in words.findings(report)), ""]
+    _, heads, cells = _rows_table(report)
+    parts += [*_markdown_table(heads, cells), "", *(f"- {_plain(note)}" for note in report.notes)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def headline(report: Report) -> dict[str, float]:
+    """The report's figures by which sweeps are compared on MLflow's pages: mIoU of the rows."""
+    named = {f"miou/{row.name}": row.miou.value for row in report.rows}
+    named["best/miou"] = best_row(report).miou.value
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def best_row(report: Report) -> Row:
+    """The row of the highest mean mIoU."""
+    return max(report.rows, key=lambda row: row.miou.value or 0.0)
 
 
 def _plain(text: str) -> str:

@@ -24,13 +24,15 @@ and p the share of resamples with |t*| ≥ |t|, so that interval and p always ag
   area's counts is known, and error² = A / (A - 1) · Σ over areas (derivative · counts)² + Σ over
   rows (spread² / seeds). No inner bootstrap is needed.
 
-Why this one: in a simulation with known truth and correlated areas (36 cases of 400 worlds each: 6,
-30 or 150 areas; 2, 3 or 5 seeds; four spreads of seeds) the 95 % interval of a row's mIoU covers 94
-to 97 %, that of a difference 91 to 98 % with three or five seeds (mean 95) and 91 to 99 % with two.
-IoU by class: 92 to 98 % but for 6 areas, where it is 89 to 99 %. In like worlds, percentile and
-basic intervals fall to 70..85 % with 6 areas, and estimate ± Student's t · error to 84..94 %: a
-mean of ratios of few skewed counts is biased and its error underestimated, which studentising
-repairs. tests/report/test_statistics.py repeats a part of it.
+Why this one: in a simulation with known truth and correlated areas (1000 to 2000 worlds each: 8,
+20, 40 and 100 areas with 2, 3 or 5 seeds, 30 with 3 or 5; three spreads of seeds) the 95 % interval
+of a row's mIoU covers 94 to 95 % with five seeds, 94 to 96 % with three and 95 to 98 % with two;
+that of a difference 94 to 97 % with five or three seeds on 20 areas or more, 93 to 97 % on 8, and
+96 to 98 % with two. IoU by class: 92 to 97 % from 30 areas on (two seeds: 95 to 99 %), but from 90
+% with 20 and from 86 % with 8, where a rare class is in two or three of them. In like worlds,
+percentile and basic intervals fall to 70..85 % with 6 areas, and estimate ± Student's t · error to
+84..94 %: a mean of ratios of few skewed counts is biased and its error underestimated, which
+studentising repairs. tests/report/test_statistics.py repeats a part of it.
 
 With one seed, the spread over seeds cannot be known: the interval is over areas alone and is marked
 so (`Estimate.seeds_known`). Levels, differences and factor effects are all contrasts of rows, so

@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import traceback
+import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -23,21 +29,35 @@ from flair2_exp import run_state, schema
 from flair2_exp.assembly import open_store
 from flair2_exp.errors import FlairError
 from flair2_exp.explain import explain
+from flair2_exp.locking import locked
 from flair2_exp.preflight import require_writable
-from flair2_exp.run_state import RunState
 from flair2_exp.sweeps.optuna_sweeper.plugin import register_sweeper
-from flair2_exp.sweeps.plan import DONE, FAILED, NEW, Job, estimated_seconds, plan, split
+from flair2_exp.sweeps.plan import (
+    DONE,
+    FAILED,
+    Job,
+    choose_baseline,
+    estimates,
+    is_typed,
+    plan,
+    split,
+)
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, TaskFunction
 
+    from flair2_exp.report.collect import AbsentRun
     from flair2_exp.tracking.run import Run
 
 log = logging.getLogger(__name__)
 
 SWEEP_FILE: Final = "sweep.json"
 REPORT: Final = "report"
+JOBS_FILE: Final = "sweep/jobs.txt"
+ERROR_FILE: Final = "error.txt"
+KEY_TAG: Final = "flair2.sweep_key"
+_TRACEBACK: Final = "flair2_traceback"
 _ONE_AT_A_TIME: Final = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
@@ -68,7 +88,7 @@ class AblationSweeper(Sweeper):
         """Keep what the sweep needs and make its launcher (called by Hydra)."""
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=hydra_context, task_function=Traced(task_function), config=config
         )
 
     def sweep(self, arguments: list[str]) -> list[list[JobReturn]]:
@@ -87,53 +107,76 @@ class AblationSweeper(Sweeper):
         if config is None or launcher is None:
             raise RuntimeError("setup() comes before sweep()")
         options = schema.SweepConfig(**OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
-        folder = Path(config.hydra.sweep.dir)
+        folder = Path(config.hydra.sweep.dir).absolute()
         jobs = plan(split(arguments, self.params), config.hydra.sweep)
-        table = job_table(jobs)
+        typed = is_typed("sweep.baseline", arguments)
+        options.baseline, note = choose_baseline(jobs, options.baseline, typed=typed)
+        table = "\n".join([job_table(jobs), *([note] if note else [])])
         print(table, flush=True)
         if options.dry_run:
             return []
         require_writable(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "multirun.yaml")
-        with open_parent(options, folder, jobs[0].config) as parent:
-            parent.log_text(table + "\n", "sweep/jobs.txt")
-            launched = self._launch(jobs, options, launcher)
-            failures = failed_jobs(jobs)
-            try:
-                write_report(jobs, options, folder, parent)
-            except FlairError as error:  # the runs are what they are, comparable or not
-                print(f"no report: {error}", flush=True)
-            if failures:
-                raise SweepFailedError(failure_table(failures))
+        with locked(folder, "start another sweep with sweep.name=NAME") as held:
+            for job in jobs:  # another start may have worked on them since they were planned
+                job.refresh()
+            OmegaConf.save(config, folder / "multirun.yaml")
+            with open_parent(options, folder, jobs[0].config, take_over=held) as parent:
+                parent.log_text(table + "\n", JOBS_FILE)
+                failures: dict[int, Failure] = {}
+                launched = self._launch(jobs, options, launcher, failures)
+                finish(jobs, failures, options, folder, parent)
         return launched
 
     def _launch(
-        self, jobs: Sequence[Job], options: schema.SweepConfig, launcher: Launcher
+        self,
+        jobs: Sequence[Job],
+        options: schema.SweepConfig,
+        launcher: Launcher,
+        failures: dict[int, Failure],
     ) -> list[list[JobReturn]]:
-        """Launch all that is not done, in batches."""
+        """Launch all that is not done, in batches; `failures` takes what fails, by job number."""
         launched: list[list[JobReturn]] = []
         waiting = [job for job in jobs if job.state != DONE]
-        name = f"{type(launcher).__module__}.{type(launcher).__qualname__}"
-        size = self.max_batch_size or (1 if name == _ONE_AT_A_TIME else len(waiting))
-        while waiting:
-            batch, waiting = waiting[:size], waiting[size:]
+        size = self._batch_size(launcher, fail_fast=options.fail_fast) or len(waiting)
+        batches = deque(waiting[at : at + size] for at in range(0, len(waiting), max(1, size)))
+        while batches and not (options.fail_fast and failures):
+            batch = batches.popleft()
+            before = {job.number: job.stamp for job in batch}
             try:
                 returns = self._launch_batch(batch, launcher)
-            except Exception as error:
-                # A worker killed by the system takes its launcher's batch with it: what had not
-                # begun is launched again, what had is a failure.
+            except Exception as error:  # a worker killed by the system takes its batch with it
                 for job in batch:
-                    mark_failed(job, error)
-                waiting = [job for job in batch if job.state == NEW and len(batch) > 1] + waiting
-            else:
-                launched.append(returns)
-                for job, result in zip(batch, returns, strict=True):
-                    if result.status == JobStatus.FAILED:
-                        mark_failed(job, result._return_value)
-            if options.fail_fast and any(job.state == FAILED for job in batch):
-                break
+                    job.refresh()
+                    began = job.stamp != before[job.number]
+                    if len(batch) == 1:
+                        mark_failed(job, error, failures, began=began)
+                    elif job.state == FAILED and began:
+                        mark_failed(job, job.found and job.found.error, failures, began=True)
+                batches.extendleft(reversed(launched_again(batch, before)))
+                continue
+            launched.append(returns)
+            for job, result in zip(batch, returns, strict=True):
+                job.refresh()
+                if result.status == JobStatus.FAILED:
+                    began = job.stamp != before[job.number]
+                    mark_failed(job, result._return_value, failures, began=began)
+                else:
+                    clear_error(job)
         return launched
+
+    def _batch_size(self, launcher: Launcher, *, fail_fast: bool) -> int | None:
+        """How many jobs the launcher gets at once; None: all."""
+        name = f"{type(launcher).__module__}.{type(launcher).__qualname__}"
+        if self.max_batch_size or name == _ONE_AT_A_TIME:
+            return self.max_batch_size or 1
+        if not fail_fast or self.config is None:
+            return None
+        # A launcher answers when its whole batch has ended: with more jobs than it runs at a time,
+        # some would begin after the first failure.
+        names = ("n_jobs", "array_parallelism")  # of the joblib and the submitit launcher
+        told = [OmegaConf.select(self.config, f"hydra.launcher.{name}") for name in names]
+        at_once = int(told[0] or told[1] or 1)
+        return at_once if at_once > 0 else os.cpu_count()  # joblib: -1 is all processors
 
     def _launch_batch(self, batch: Sequence[Job], launcher: Launcher) -> list[JobReturn]:
         """Hand a batch to Hydra's launcher, which numbers jobs from the first one's number on."""
@@ -145,73 +188,206 @@ class AblationSweeper(Sweeper):
         return list(launcher.launch(numbered, first))
 
 
-def mark_failed(job: Job, error: object) -> None:
-    """Note in the job's folder why it failed, unless the run did so itself."""
-    state = RunState.read(job.folder)
-    if state is not None and state.status not in (run_state.FAILED, run_state.FINISHED):
-        state.status, state.error = run_state.FAILED, _first_line(error)
-        state.write(job.folder)
-    elif state is None:
-        _refused[job.folder] = _first_line(error)
+class Traced:
+    """A job's function whose exceptions carry their traceback as text.
+
+    A launcher may run it in another process, from which an exception comes back without.
+    """
+
+    def __init__(self, function: TaskFunction) -> None:
+        self.function = function
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Run the job."""
+        try:
+            return self.function(config)
+        except Exception as error:
+            with suppress(AttributeError):  # an exception that takes no attributes
+                error.__dict__[_TRACEBACK] = "".join(traceback.format_exception(error))
+            raise
 
 
-_refused: dict[Path, str] = {}
-"""Why jobs were refused that left no folder behind."""
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed in this sweep, and where to read on: a file, or at least its folder."""
+
+    reason: str
+    log: Path
+
+
+def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list[Job]]:
+    """What to launch again of a batch whose launcher raised; each alone raises once at most.
+
+    Args:
+        batch: The jobs, refreshed. One alone is not tried again.
+        before: Their stamps before the launch.
+
+    Returns:
+        First those that had begun, each alone, for one of them has probably ended the launcher;
+        then the untouched ones together. Where none had begun, they too are launched alone: so
+        that every launch either gets on with a job or is of a single one, and the sweep ends.
+    """
+    if len(batch) == 1:
+        return []
+    begun = [job for job in batch if job.stamp != before[job.number]]
+    untouched = [job for job in batch if job not in begun]
+    alone = [[job] for job in begun if job.state not in (DONE, FAILED)]
+    if not begun:
+        return [[job] for job in untouched]
+    return [*alone, untouched] if untouched else alone
+
+
+def mark_failed(
+    job: Job, error: object, failures: dict[int, Failure], *, began: bool = True
+) -> None:
+    """Note why a job failed, also in its folder unless the run did so itself.
+
+    Args:
+        job: The job, refreshed.
+        error: What its launch came to.
+        failures: Takes the reason.
+        began: Whether the run has written its state since it was launched. If not, the state is
+            that of another process, which may still be at work in the folder.
+    """
+    if job.state == DONE:
+        return
+    reason = _first_line(error)
+    failures[job.number] = Failure(reason, job.folder)
+    try:
+        if began and job.found is not None and job.found.status != run_state.FAILED:
+            job.found.status, job.found.error = run_state.FAILED, reason
+            job.found.write(job.folder)
+            job.refresh()
+        failures[job.number] = Failure(reason, _write_error(job, error))
+    except OSError as full:  # the disk may be what the job failed of; others may yet find room
+        log.warning("%s: why it failed cannot be kept: %s", job.folder, full.strerror)
 
 
 def _first_line(error: object) -> str:
-    told = explain(error) if isinstance(error, BaseException) else None
-    return (told or f"{type(error).__name__}: {error}").splitlines()[0]
+    if not isinstance(error, BaseException):
+        return (str(error or "").splitlines() or ["its process ended without a word"])[0]
+    return (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
 
 
-def failed_jobs(jobs: Sequence[Job]) -> list[tuple[Job, str]]:
-    """The jobs that are not done, with the reason of each."""
-    failures = []
+def _error_files(job: Job) -> tuple[Path, Path]:
+    """Where a job's traceback goes: its own folder, or the sweep's where it has none any more."""
+    name = "_".join(Path(os.path.relpath(job.folder, job.root)).parts)
+    return job.folder / ERROR_FILE, job.root / f"{name}.{ERROR_FILE}"
+
+
+def _write_error(job: Job, error: object) -> Path:
+    from flair2_exp.tracking.provenance import scrub
+
+    text = getattr(error, _TRACEBACK, f"{error}\n")
+    if isinstance(error, BaseException) and _TRACEBACK not in vars(error):
+        text = "".join(traceback.format_exception(error))
+    own, beside = _error_files(job)
+    clear_error(job)
+    path = own if job.folder.is_dir() else beside
+    path.write_text(scrub(text))
+    return path
+
+
+def clear_error(job: Job) -> None:
+    """Remove the traceback of an earlier attempt."""
+    for path in _error_files(job):
+        path.unlink(missing_ok=True)
+
+
+def finish(
+    jobs: Sequence[Job],
+    failures: Mapping[int, Failure],
+    options: schema.SweepConfig,
+    folder: Path,
+    parent: Run,
+) -> None:
+    """Write the report and tell what failed.
+
+    Raises:
+        SweepFailedError: Jobs are not done.
+    """
     for job in jobs:
-        if job.state != DONE:
-            state = RunState.read(job.folder)
-            reason = state.error if state else _refused.get(job.folder, "not started")
-            failures.append((job, reason or "its process ended without a word"))
-    return failures
+        job.refresh()
+    parent.log_text(job_table(jobs, identities=True) + "\n", JOBS_FILE)
+    failed = failed_jobs(jobs, failures)
+    parent.log_metrics({"jobs/all": len(jobs), "jobs/not_done": len(failed)})
+    try:
+        write_report(jobs, failed, options, folder, parent)
+    except FlairError as error:  # the runs are what they are, comparable or not
+        print(f"no report: {error}", flush=True)
+    except Exception:  # a bug in the report must not hide what failed before it
+        if not failed:
+            raise
+        log.exception("no report")
+    if failed:
+        raise SweepFailedError(failure_table(failed))
 
 
-def failure_table(failures: Sequence[tuple[Job, str]]) -> str:
-    """What failed, why, and where to look."""
-    lines = [
-        f"{len(failures)} of the sweep's jobs are not done; the same command tries them again."
-    ]
-    lines += [
-        f"  {job.row} seed={job.config.seed}: {reason.splitlines()[0]}\n    {job.folder}"
-        for job, reason in failures
-    ]
+def failed_jobs(
+    jobs: Sequence[Job], failures: Mapping[int, Failure]
+) -> list[tuple[Job, Failure | None]]:
+    """The jobs that are not done; without a failure where they were not started."""
+    return [(job, failures.get(job.number)) for job in jobs if job.state != DONE]
+
+
+def failure_table(failed: Sequence[tuple[Job, Failure | None]]) -> str:
+    """What failed, why, and where its log is."""
+    lines = [f"{len(failed)} of the sweep's jobs are not done; the same command tries them again."]
+    for job, failure in failed:
+        told = failure.reason if failure else "not started"
+        lines.append(f"  {job.row} seed={job.config.seed}: {told}")
+        if failure:
+            lines.append(f"    {failure.log}")
     return "\n".join(lines)
 
 
-def job_table(jobs: Sequence[Job]) -> str:
-    """The jobs with their state, for the terminal and the parent run."""
-    head = ("job", "row", "seed", "identity", "state", "estimate")
+def absent_runs(failed: Sequence[tuple[Job, Failure | None]]) -> list[AbsentRun]:
+    """The jobs that failed, as the report shows them; of others their folders tell."""
+    from flair2_exp.report.collect import AbsentRun
+
+    told = [(job, "failed", failure.reason) for job, failure in failed if failure]
+    told += [
+        (job, "missing", "not started") for job, failure in failed if not (failure or job.found)
+    ]
+    return [AbsentRun(job.row, job.config.seed, state, reason) for job, state, reason in told]
+
+
+def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:
+    """The jobs with their state, for the terminal and the parent run.
+
+    Args:
+        jobs: Of the sweep.
+        identities: Show the runs' identities, as their MLflow runs have them. They hold the data's
+            fingerprint, so that before the runs only the hash of each config alone is known.
+    """
+    from flair2_exp.report.words import duration
+
+    head = ("job", "row", "seed", "identity" if identities else "config", "state", "estimate")
     rows = [head]
-    total: float | None = 0.0
-    for job in jobs:
-        seconds = estimated_seconds(job, jobs)
-        total = None if seconds is None or total is None else total + seconds
-        told = "?" if seconds is None else _duration(seconds)
-        rows.append((str(job.number), job.row, str(job.config.seed), job.identity, job.state, told))
+    estimated = estimates(jobs)
+    for job, seconds in zip(jobs, estimated, strict=True):
+        told = "?" if seconds is None else "–" if job.state == DONE else duration(seconds)
+        hash_ = job.identity if identities else job.config_hash
+        rows.append((str(job.number), job.row, str(job.config.seed), hash_, job.state, told))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
-    whole = "unknown" if total is None else _duration(total)
+    known = [seconds for seconds in estimated if seconds is not None]
+    whole = duration(sum(known)) if len(known) == len(jobs) else "unknown"
     lines.append(f"{len(jobs)} jobs, {sum(j.state == DONE for j in jobs)} done; to go: {whole}")
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+def open_parent(
+    options: schema.SweepConfig, folder: Path, config: schema.Config, *, take_over: bool = False
+) -> Run:
+    """The sweep's own MLflow run, the same one when the sweep is taken up again.
 
-
-def open_parent(options: schema.SweepConfig, folder: Path, config: schema.Config) -> Run:
-    """The sweep's own MLflow run, the same one when the sweep is taken up again."""
+    Args:
+        options: The sweep's.
+        folder: The sweep's, absolute.
+        config: Of one of its jobs, for the store.
+        take_over: The caller holds the folder.
+    """
     from flair2_exp.tracking.run import NullRun, TrackedRun
 
     store = open_store(config)
@@ -219,41 +395,66 @@ def open_parent(options: schema.SweepConfig, folder: Path, config: schema.Config
         return NullRun()
     experiment = store.ensure_experiment(config.tracking.experiment)
     store.close_dead_runs()
-    tags = {"flair2.sweep": options.name, "flair2.kind": "sweep", "flair2.folder": str(folder)}
-    earlier = parent_of(folder)
+    noted = _noted(folder)
+    key = noted.get("key") or uuid.uuid4().hex
+    tags = {
+        "flair2.sweep": options.name,
+        "flair2.kind": "sweep",
+        "flair2.folder": str(folder),
+        KEY_TAG: key,
+    }
     pending = folder / "unsent"
+    earlier = noted.get("parent_run_id")
+    if not earlier:
+        # The key is on the disk before the run is made: a process that is killed before it has
+        # noted the run's id finds the run by it, and no sweep gets two parents.
+        _note(folder, name=options.name, key=key)
+        earlier = store.find_run(experiment, {KEY_TAG: key}) if "key" in noted else None
     if earlier:
-        return TrackedRun.resume(store, earlier, pending=pending, tags=tags)
-    run = TrackedRun.start(store, experiment, name=options.name, pending=pending, tags=tags)
-    (folder / SWEEP_FILE).write_text(
-        json.dumps({"name": options.name, "parent_run_id": run.run_id}) + "\n"
-    )
+        run = TrackedRun.resume(store, earlier, pending=pending, tags=tags, take_over=take_over)
+    else:
+        run = TrackedRun.start(store, experiment, name=options.name, pending=pending, tags=tags)
+    _note(folder, name=options.name, key=key, parent_run_id=run.run_id)
     return run
+
+
+def _noted(folder: Path) -> dict[str, str]:
+    try:
+        noted = json.loads((folder / SWEEP_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _note(folder: Path, **values: str) -> None:
+    fresh = folder / f".{SWEEP_FILE}.{os.getpid()}"
+    fresh.write_text(json.dumps(values) + "\n")
+    fresh.replace(folder / SWEEP_FILE)
 
 
 def parent_of(folder: Path) -> str | None:
     """The MLflow run of the sweep in a folder, or None where it has none."""
-    try:
-        found: str | None = json.loads((folder / SWEEP_FILE).read_text())["parent_run_id"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return found
+    return _noted(folder).get("parent_run_id")
 
 
 def write_report(
-    jobs: Sequence[Job], options: schema.SweepConfig, folder: Path, parent: Run
+    jobs: Sequence[Job],
+    failed: Sequence[tuple[Job, Failure | None]],
+    options: schema.SweepConfig,
+    folder: Path,
+    parent: Run,
 ) -> None:
     """Turn the finished runs into an answer: files in the sweep's folder and on the parent run."""
     if not options.report or not any(job.state == DONE and job.config.test for job in jobs):
         return
     from flair2_exp.report.collect import read_folders
-    from flair2_exp.report.render import report_runs
+    from flair2_exp.report.render import headline, page, report_runs
 
     found = read_folders([each.folder for each in jobs if (each.folder / "config.yaml").is_file()])
     report = report_runs(
         found.runs,
         folder / REPORT,
-        absent=found.absent,
+        absent=[*found.absent, *absent_runs(failed)],  # the sweep knows best: it is the last word
         expected=[(job.row, job.config.seed) for job in jobs],
         baseline=options.baseline,
         factors=options.factors,
@@ -261,6 +462,8 @@ def write_report(
     )
     for path in report.paths:
         parent.log_artifact(path, REPORT)
+    parent.log_metrics(headline(report))
+    parent.describe(page(report))
 
 
 def register() -> None:

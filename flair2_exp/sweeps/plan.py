@@ -6,9 +6,9 @@ told before job 0 starts. Nothing heavy is imported.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flair2_exp import identity, run_state, schema
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.results import METRICS
+from flair2_exp.experiment import is_done
+from flair2_exp.results import read_metrics
 from flair2_exp.run_state import RunState
 
 NEW, DONE, RESUME, FAILED = "new", "done", "resume", "failed"
@@ -28,9 +29,9 @@ UNKNOWN_DATA: Final = ""
 """Stands for the data's fingerprint, which only a run reads."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """One job of a sweep.
+    """One job of a sweep, and how far it was when its folder was last read (`refresh`).
 
     Attributes:
         number: Its place in the sweep, from 0.
@@ -38,6 +39,10 @@ class Job:
         config: Its checked config.
         root: The sweep's folder.
         folder: Where it runs.
+        found: The state of the run in its folder; None where there is none.
+        metrics: What it measured; empty where it is not done.
+        done: Whether nothing is left to do: what was trained without a test may be tested later.
+        stamp: Changes whenever the run writes its state: two starts that fail alike differ in it.
     """
 
     number: int
@@ -45,44 +50,54 @@ class Job:
     config: schema.Config
     root: Path
     folder: Path
+    found: RunState | None = field(init=False, default=None)
+    metrics: dict[str, float] = field(init=False, default_factory=dict)
+    done: bool = field(init=False, default=False)
+    stamp: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the folder again."""
+        self.found = RunState.read(self.folder)
+        try:
+            self.stamp = (self.folder / run_state.FILE).stat().st_mtime_ns
+        except OSError:
+            self.stamp = 0
+        self.metrics = read_metrics(self.folder)
+        self.done = self.found is not None and is_done(self.found, self.folder, self.config)
 
     @property
     def row(self) -> str:
         """The row of the leaderboard that it belongs to."""
-        return self.config.name
+        return self.config.tracking.tags.get("flair2.row", self.config.name)
 
     @property
     def state(self) -> str:
-        """`new`, `done`, `resume` or `failed`, as its folder says."""
-        state = RunState.read(self.folder)
-        if state is None:
+        """`new`, `done`, `resume` or `failed`."""
+        if self.found is None:
             return NEW
-        if state.status == run_state.FINISHED:
+        if self.done:
             return DONE
-        return FAILED if state.status == run_state.FAILED else RESUME
+        return FAILED if self.found.status == run_state.FAILED else RESUME
+
+    @cached_property
+    def config_hash(self) -> str:
+        """The identity of its config alone, known before its data are read."""
+        return identity.identity(self.config, UNKNOWN_DATA)
 
     @property
     def identity(self) -> str:
-        """The run's identity; before it has read its data, that of its config alone."""
-        state = RunState.read(self.folder)
-        return state.identity if state else identity.identity(self.config, UNKNOWN_DATA)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """What it measured; empty where it is not done."""
-        try:
-            metrics: dict[str, float] = json.loads((self.folder / METRICS).read_text())
-        except (OSError, ValueError):
-            return {}
-        return metrics
+        """The run's identity, as its MLflow run has it; empty until it has read its data."""
+        return self.found.identity if self.found else ""
 
     @property
     def seconds(self) -> float | None:
         """Training and inference time, where it is done."""
-        metrics = self.metrics
-        if "train/seconds" not in metrics:
+        if "train/seconds" not in self.metrics:
             return None
-        return metrics["train/seconds"] + metrics.get("inference/seconds", 0.0)
+        return self.metrics["train/seconds"] + self.metrics.get("inference/seconds", 0.0)
 
 
 def split(lines: Sequence[str], params: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -100,6 +115,12 @@ def split(lines: Sequence[str], params: dict[str, Any]) -> list[tuple[str, ...]]
     merged += [each.input_line or "" for each in own]
     (batch,) = BasicSweeper.split_arguments(parser.parse_overrides(merged), max_batch_size=None)
     return [tuple(job) for job in batch]
+
+
+def is_typed(key: str, lines: Sequence[str]) -> bool:
+    """Whether an option stands on the command line, rather than in a config file alone."""
+    parsed = OverridesParser.create().parse_overrides(list(lines))
+    return any(each.get_key_element().lstrip("+~") == key for each in parsed)
 
 
 def _is_hydras(override: Override) -> bool:
@@ -127,7 +148,7 @@ def plan(jobs: Sequence[Sequence[str]], sweep: DictConfig) -> list[Job]:
         twin = planned.get(job.folder)
         if twin is None:
             planned[job.folder] = job
-        elif twin.identity != job.identity:
+        elif twin.config_hash != job.config_hash:
             raise ConfigError(
                 f"jobs {twin.number} ({' '.join(twin.overrides)}) and {number} "
                 f"({' '.join(job.overrides)}) would share the folder {job.folder}.\n"
@@ -148,16 +169,25 @@ def _named_apart(jobs: Sequence[Job], subdir: str | None) -> list[Job]:
     apart = [key for key in keys if key != "seed"]
     if not apart:
         return list(jobs)
+    words = {key: _words(key, {line[key] for line in lines}) for key in apart}
     renamed = []
     for job, line in zip(jobs, lines, strict=True):
-        # A group's option says enough; a bare value needs its name: `lr=0.001`.
-        words = [
-            f"{key.rpartition('.')[2]}={line[key]}" if "." in key else str(line[key])
-            for key in apart
-        ]
-        overrides = (*job.overrides, f"name='{'_'.join(words)}'")
+        name = "_".join(words[key][line[key]] for key in apart)
+        overrides = (*job.overrides, f"name='{name}'")
         renamed.append(_job(job.number, overrides, job.root, subdir))
     return renamed
+
+
+def _words(key: str, values: set[str]) -> dict[str, str]:
+    """What to call each value of an option: without slashes, since the name is one folder's.
+
+    A group's option says enough; a bare value needs its name: `lr=0.001`.
+    """
+    last = {value: value.rpartition("/")[2] for value in values}
+    if len(set(last.values())) < len(values):
+        last = {value: value.replace("/", "_") for value in values}
+    name = f"{key.rpartition('.')[2]}=" if "." in key else ""
+    return {value: name + word.replace("'", "") for value, word in last.items()}
 
 
 def _key_and_value(line: str) -> tuple[str, str]:
@@ -183,17 +213,47 @@ def _job(number: int, overrides: tuple[str, ...], folder: Path, subdir: str | No
 
 def _require_same(job: Job) -> None:
     """Refuse to mix results: whatever the folder holds must be this very experiment."""
-    state = RunState.read(job.folder)
-    if state is not None:
-        known = str(state.deciding.get("fingerprint", UNKNOWN_DATA))
-        state.require_same(identity.deciding(job.config, known), job.folder)
+    if job.found is not None:
+        known = str(job.found.deciding.get("fingerprint", UNKNOWN_DATA))
+        job.found.require_same(identity.deciding(job.config, known), job.folder)
 
 
-def estimated_seconds(job: Job, jobs: Sequence[Job]) -> float | None:
-    """How long a job will take, from its finished neighbours: those of its row, else all."""
-    if job.state == DONE:
-        return 0.0
-    row = [each.seconds for each in jobs if each.row == job.row]
-    known = [each for each in row if each is not None]
-    known = known or [each.seconds for each in jobs if each.seconds is not None]
-    return sum(known) / len(known) if known else None
+def estimates(jobs: Sequence[Job]) -> list[float | None]:
+    """How long each job will take, from its finished neighbours: those of its row, else all."""
+    known: dict[str, list[float]] = {}
+    for job in jobs:
+        if job.seconds is not None:
+            known.setdefault(job.row, []).append(job.seconds)
+    means = {row: sum(each) / len(each) for row, each in known.items()}
+    every = [seconds for each in known.values() for seconds in each]
+    mean = sum(every) / len(every) if every else None
+    return [0.0 if job.state == DONE else means.get(job.row, mean) for job in jobs]
+
+
+def choose_baseline(
+    jobs: Sequence[Job], baseline: str | None, *, typed: bool
+) -> tuple[str | None, str]:
+    """The row that others are compared with, checked before anything is trained.
+
+    A sweep's file names its baseline for the whole sweep; who asks for a part of its rows need not
+    know it. Who types a baseline means it.
+
+    Args:
+        jobs: The sweep's.
+        baseline: `sweep.baseline`.
+        typed: Whether it stands on the command line.
+
+    Returns:
+        The baseline, and a note where it is not the one that the sweep's file names.
+
+    Raises:
+        ConfigError: A typed one that is none of the rows.
+    """
+    rows = list(dict.fromkeys(job.row for job in jobs))
+    if baseline is None or baseline in rows:
+        return baseline, ""
+    if typed:
+        raise ConfigError(
+            f"sweep.baseline={baseline} is no row of this sweep.\nIts rows: {', '.join(rows)}."
+        )
+    return rows[0], f"{baseline}, the sweep's baseline, is not among its rows here: {rows[0]} is."

@@ -54,9 +54,17 @@ class World:
             rows.append(RowCounts(name, np.stack(hits), np.stack(marks)))
         return rows
 
-    def truth(self, seeds: int = 200) -> np.ndarray:
-        """(K, 1 + C) scores on very many areas, averaged over very many seeds."""
+    def truth(self, parts: int = 40) -> np.ndarray:
+        """(K, 1 + C) scores on 5000 areas at a time, averaged over these and over 25 seeds each.
+
+        With 200,000 areas and 1000 seeds in all its own error is below a tenth of the smallest
+        error of a world that is compared with it, which costs no coverage worth the name.
+        """
         from flair2_exp.report.statistics import scores
 
-        rows = self.draw(np.random.default_rng(12345), 2000, seeds)
-        return np.stack([score.mean(axis=0) for score in scores(rows)])
+        generator = np.random.default_rng(12345)
+        means = [
+            [score.mean(axis=0) for score in scores(self.draw(generator, 5000, 25))]
+            for _ in range(parts)
+        ]
+        return np.mean(means, axis=0)

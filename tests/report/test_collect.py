@@ -35,6 +35,11 @@ def test_run_folder_is_read(tmp_path: Path) -> None:
     assert "val/loss" not in run.curves  # blank cells
 
 
+def test_the_row_is_the_configs_name_wherever_its_folder_lies(tmp_path: Path) -> None:
+    make_folder(tmp_path, "leaderboard/unet_lr=0.1", 1)
+    assert read_folders([tmp_path]).runs[0].row == "leaderboard/unet_lr=0.1"
+
+
 def test_folders_are_searched_in_the_order_of_numbers(tmp_path: Path) -> None:
     for seed in (10, 9, 1):
         make_folder(tmp_path, "unet", seed)
@@ -276,6 +281,20 @@ def test_rows_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> None
         "debug (model.name=utt, aug.geometry=flips)",
     ]
     assert tell_rows_apart(runs[:1]) == runs[:1]
+
+
+def test_what_decides_no_result_names_no_row(tmp_path: Path) -> None:
+    (run,) = make_runs(tmp_path, {"debug": 1.0}, seeds=1)
+    runs = [
+        with_settings(run, 1, data__workers=workers, trainer__threads=workers, optimizer__lr=lr)
+        for workers, lr in (("1", "0.1"), ("2", "0.2"))
+    ]
+    assert [one.row for one in tell_rows_apart(runs)] == [
+        "debug (optimizer.lr=0.1)", "debug (optimizer.lr=0.2)",
+    ]  # fmt: skip
+    same = [with_settings(run, 1, data__workers=each) for each in ("1", "2")]
+    with pytest.raises(ConfigError, match="two runs of seed 1 and one config"):
+        tell_rows_apart(same)
 
 
 def test_a_config_done_twice_with_one_seed_is_refused(tmp_path: Path) -> None:

@@ -75,6 +75,25 @@ def test_another_baseline_turns_signs_and_leaves_p(runs: list[Run], report: Repo
     assert after.p_holm == before.p_holm
 
 
+def test_few_areas_are_told_with_what_they_cost(runs: list[Run], tmp_path: Path) -> None:
+    few = build_report(runs, resamples=QUICK)
+    assert any(note.startswith("Only 16 test areas: intervals are wide") for note in few.notes)
+    many = make_runs(tmp_path, {"unet": 1.0}, areas=30)
+    assert not any("Only" in note for note in build_report(many, resamples=QUICK).notes)
+
+
+def test_a_baseline_without_a_finished_run_is_replaced_and_that_is_said(runs: list[Run]) -> None:
+    known = [run for run in runs if run.row != "unet"]
+    absent = [AbsentRun("unet", 1, "failed", "out of memory")]
+    report = build_report(known, absent=absent, baseline="unet", resamples=QUICK)
+    assert report.baseline == "utt"
+    assert report.notes[0] == (
+        "The baseline unet has no finished run: differences are to utt, the first row that has one."
+    )
+    planned = build_report(known, expected=[("unet", 1)], baseline="unet", resamples=QUICK)
+    assert planned.baseline == "utt"
+
+
 def test_many_rows_are_compared_with_the_baseline_alone(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, {f"r{at}": 1.0 for at in range(7)}, seeds=1, areas=5)
     report = build_report(runs, baseline="r3", resamples=QUICK)

@@ -108,6 +108,21 @@ def test_markdown_tables_have_equal_columns_and_images_exist(
     assert all((out / image).is_file() for image in images)
 
 
+def test_the_parents_page_tells_the_best_row_then_the_findings(
+    written: tuple[Report, Path],
+) -> None:
+    report, _ = written
+    lines = render.page(report).splitlines()
+    assert lines[0].startswith(f"**best: {render._plain(HOSTILE)}, mIoU 0.")
+    assert lines[0].endswith("synthetic sample data")
+    assert sum("95 % interval" in line for line in lines[2:4]) == 2
+    assert "| unet | 2 |" in "\n".join(lines)
+    assert any("utt, seed 3: failed (exit status 1)" in line for line in lines)
+    figures = render.headline(report)
+    assert figures["best/miou"] == max(row.miou.value or 0 for row in report.rows)
+    assert figures["miou/unet"] == report.row("unet").miou.value
+
+
 class Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

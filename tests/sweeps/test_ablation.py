@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flair2_exp import locking, run_state
+from flair2_exp.run_state import RunState
 from tests.configs import SMALL_SAMPLE
 from tests.test_experiment import scores
+
+pytestmark = pytest.mark.timeout(900)  # a whole sweep, whose own limit is below
+
+LIMIT = 840
+"""Seconds for one command: it is to end before pytest ends the test, and to show what it said."""
 
 KILLING = Path(__file__).with_name("killing.py")
 SWEEP = (
@@ -27,7 +37,7 @@ def sweep(
     program = ["-m", "flair2_exp"] if kill is None else [str(KILLING), "1", str(kill)]
     return subprocess.run(
         [sys.executable, *program, *arguments, f"paths.root={root}"],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=900,
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=LIMIT,
     )  # fmt: skip
 
 
@@ -106,8 +116,11 @@ def test_a_failing_job_does_not_lose_the_others(tmp_path: Path) -> None:
     assert len(results(tmp_path, "some")) == 2
     again = sweep(tmp_path, *arguments)
     assert "4 jobs, 2 done" in again.stdout
-    fast = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
+    first_refused = [each.replace("official,file", "file,official") for each in arguments]
+    fast = sweep(tmp_path / "fast", *first_refused, "sweep.fail_fast=true")
     assert fast.returncode == 1
+    assert fast.stderr.count("not started") == 3
+    assert results(tmp_path / "fast", "some") == {}
 
 
 @pytest.mark.slow
@@ -123,6 +136,37 @@ def test_jobs_run_two_at_a_time_on_one_database(tmp_path: Path) -> None:
     assert len(results(tmp_path, "beside")) == 12
     children = [run for run in runs(tmp_path, sweep="beside") if "flair2.seed" in run.data.tags]
     assert sorted(int(run.data.tags["flair2.seed"]) for run in children) == list(range(1, 13))
+    assert {run.info.status for run in children} == {"FINISHED"}
+
+
+def running(root: Path, name: str) -> list[Path]:
+    """The folders of the jobs that are being run."""
+    found = []
+    for path in (root / "multirun" / name).glob("*/run.json"):
+        state = RunState.read(path.parent)
+        if state is not None and state.status == run_state.RUNNING:
+            found.append(path.parent)
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_a_parallel_sweep_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra `parallel`")
+    command = (
+        sys.executable, "-m", "flair2_exp", "--multirun", "model=unet", "seed=1,2,3",
+        "preset=debug", "trainer=cpu", "trainer.max_epochs=6", "sweep.name=beside",
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SMALL_SAMPLE, f"paths.root={tmp_path}",
+    )  # fmt: skip
+    with (tmp_path / "said").open("w") as said:
+        started = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=said, stderr=said)
+        while started.poll() is None and len(running(tmp_path, "beside")) < 2:
+            time.sleep(0.05)
+        worker = (running(tmp_path, "beside")[0] / locking.FILE).read_text().split()[1]
+        os.kill(int(worker), signal.SIGKILL)
+        assert started.wait(LIMIT) == 0, (tmp_path / "said").read_text()[-2000:]
+    assert len(results(tmp_path, "beside")) == 3
+    children = [run for run in runs(tmp_path, sweep="beside") if "flair2.seed" in run.data.tags]
+    assert sorted(run.data.tags["flair2.seed"] for run in children) == ["1", "2", "3"]
     assert {run.info.status for run in children} == {"FINISHED"}
 
 

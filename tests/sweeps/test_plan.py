@@ -11,7 +11,18 @@ from flair2_exp import identity, run_state, schema
 from flair2_exp.errors import ConfigError
 from flair2_exp.run_state import RunState
 from flair2_exp.sweeps.ablation import job_table
-from flair2_exp.sweeps.plan import DONE, FAILED, NEW, RESUME, Job, estimated_seconds, plan, split
+from flair2_exp.sweeps.plan import (
+    DONE,
+    FAILED,
+    NEW,
+    RESUME,
+    Job,
+    choose_baseline,
+    estimates,
+    is_typed,
+    plan,
+    split,
+)
 
 SUBDIR = "${name}/seed=${seed}"
 
@@ -24,7 +35,10 @@ def planned(folder: Path, *lines: str, subdir: str = SUBDIR, **params: str) -> l
 
 def finish(job: Job, status: str, seconds: float = 0.0) -> None:
     RunState(identity.deciding(job.config, "data"), status).write(job.folder)
-    (job.folder / "metrics.json").write_text(json.dumps({"train/seconds": seconds}))
+    (job.folder / "metrics.json").write_text(
+        json.dumps({"train/seconds": seconds, "test/miou": 0.5})
+    )
+    job.refresh()
 
 
 def test_the_command_line_wins_over_the_sweeps_own_parameters() -> None:
@@ -75,6 +89,14 @@ def test_states_are_what_the_folders_say(tmp_path: Path) -> None:
     assert again[0].identity == identity.identity(again[0].config, "data")
 
 
+def test_a_run_trained_without_a_test_is_not_done_where_one_is_wanted(tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, "seed=1", "test=false")
+    finish(job, run_state.FINISHED)
+    (job.folder / "metrics.json").write_text('{"val/miou": 0.5}')
+    assert planned(tmp_path, "seed=1", "test=false")[0].state == DONE
+    assert planned(tmp_path, "seed=1")[0].state == RESUME
+
+
 def test_a_changed_config_is_refused_with_the_difference(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "seed=1")
     finish(job, run_state.KILLED)
@@ -92,20 +114,74 @@ def test_a_torn_state_file_counts_as_none(tmp_path: Path) -> None:
 
 
 def test_times_are_estimated_from_the_row_then_from_all(tmp_path: Path) -> None:
-    jobs = planned(
-        tmp_path,
-        "model=unet,utt",
-        "seed=1,2",
-    )
-    assert estimated_seconds(jobs[0], jobs) is None
+    jobs = planned(tmp_path, "model=unet,utt", "seed=1,2")
+    assert estimates(jobs) == [None] * 4
     finish(jobs[0], run_state.FINISHED, seconds=100.0)
-    assert estimated_seconds(jobs[0], jobs) == 0.0
-    assert estimated_seconds(jobs[1], jobs) == 100.0
-    assert estimated_seconds(jobs[2], jobs) == 100.0
+    assert estimates(jobs) == [0.0, 100.0, 100.0, 100.0]
     finish(jobs[2], run_state.FINISHED, seconds=300.0)
-    assert estimated_seconds(jobs[3], jobs) == 300.0
-    table = job_table(jobs)
-    assert "4 jobs, 2 done; to go: 6 min 40 s" in table
+    assert estimates(jobs) == [0.0, 100.0, 0.0, 300.0]
+    assert "4 jobs, 2 done; to go: 6:40 min" in job_table(jobs)
+
+
+def test_a_folder_is_read_when_asked_and_not_at_each_look(tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, "seed=1")
+    (again,) = planned(tmp_path, "seed=1")
+    finish(again, run_state.FINISHED)
+    assert (job.state, job.identity, job.stamp) == (NEW, "", 0)
+    job.refresh()
+    assert (job.state, job.identity) == (DONE, identity.identity(job.config, "data"))
+    assert job.stamp > 0
+
+
+def test_before_the_runs_the_table_shows_configs_and_after_them_identities(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "seed=1,2")
+    early = job_table(jobs)
+    assert early.splitlines()[0].split() == ["job", "row", "seed", "config", "state", "estimate"]
+    finish(jobs[0], run_state.FINISHED)
+    assert job_table(jobs).split()[9] == early.split()[9] == jobs[0].config_hash
+    late = job_table(jobs, identities=True)
+    assert late.splitlines()[0].split()[3] == "identity"
+    assert identity.identity(jobs[0].config, "data") in late
+    assert jobs[1].config_hash not in late
+
+
+def test_a_typed_baseline_that_is_no_row_is_refused_with_the_rows(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "model=unet,utt", "seed=1,2")
+    assert choose_baseline(jobs, "utt", typed=True) == ("utt", "")
+    with pytest.raises(ConfigError) as refused:
+        choose_baseline(jobs, "uttt", typed=True)
+    assert str(refused.value).splitlines() == [
+        "sweep.baseline=uttt is no row of this sweep.", "Its rows: unet, utt.",
+    ]  # fmt: skip
+
+
+def test_a_part_of_a_sweep_without_its_baseline_is_compared_with_its_first_row(
+    tmp_path: Path,
+) -> None:
+    lines = ["sweep=s2_preproc", "s2_preproc=monthly,monthly_cloudfree", "seed=1"]
+    jobs = planned(tmp_path, *lines)
+    baseline, note = choose_baseline(
+        jobs, jobs[0].config.sweep.baseline, typed=is_typed("sweep.baseline", lines)
+    )
+    assert baseline == "utt_monthly"
+    assert note.startswith("utt_raw, the sweep's baseline, is not among its rows")
+    assert is_typed("sweep.baseline", [*lines, "++sweep.baseline=x"])
+
+
+def test_rows_of_experiments_of_a_folder_are_named_by_the_experiment(tmp_path: Path) -> None:
+    jobs = planned(
+        tmp_path, "sweep=leaderboard", "experiment=leaderboard/unet,leaderboard/utt", "seed=1",
+        "dataset=sample", "optimizer.lr=0.1,0.2",
+    )  # fmt: skip
+    assert [job.row for job in jobs] == ["unet_lr=0.1", "unet_lr=0.2", "utt_lr=0.1", "utt_lr=0.2"]
+    assert jobs[0].folder == tmp_path / "unet_lr=0.1" / "seed=1"
+
+
+def test_different_jobs_in_one_folder_are_refused_also_when_one_has_run(tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, "model=unet", subdir="same")
+    finish(job, run_state.FINISHED)
+    with pytest.raises(ConfigError, match="would share the folder"):
+        planned(tmp_path, "model=unet,utt", subdir="same")
 
 
 @pytest.mark.parametrize(("sweep", "rows"), [
@@ -123,4 +199,4 @@ def test_each_sweep_of_the_tree_plans_its_rows(sweep: str, rows: int, tmp_path: 
     assert len({job.row for job in jobs}) == len(jobs) == rows
     baseline = jobs[0].config.sweep.baseline
     assert baseline in {job.row for job in jobs}
-    assert len({job.identity for job in jobs}) == rows
+    assert len({job.config_hash for job in jobs}) == rows

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flair2_exp.benchmarks import report
+
+
+@pytest.mark.parametrize(("bound", "status"), [(10.0, 0), (1e-9, 1)])
+def test_the_reports_benchmark_has_a_bound_and_a_status(
+    bound: float, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "BOUND", bound)
+    assert report.main(["--rounds", "1", "--resamples", "100", "--patches", "400"]) == status
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [each["unit"] for each in record["figures"]] == ["s", "s"]
+    assert record["figures"][0]["must_reach"] == bound
+    assert record["facts"]["test set"] == "400 patches in 193 areas"
