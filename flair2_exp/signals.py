@@ -73,8 +73,9 @@ def signals_as_exceptions() -> Iterator[Interruption]:
     """Within this context the first SIGTERM or Ctrl-C raises; a second one ends at once.
 
     An inner context is the outer one. The handlers before are put back at the end. Outside the main
-    thread, where Python allows no handlers, nothing is installed. Lightning's trainer keeps a
-    SIGTERM handler that it finds and calls it after its own.
+    thread, where Python allows no handlers, nothing is installed; a signal that the process was
+    started to ignore, as a shell's background job does Ctrl-C, stays ignored. Lightning's trainer
+    keeps a SIGTERM handler that it finds and calls it after its own.
     """
     global _current
     outside = threading.current_thread() is not threading.main_thread()
@@ -82,7 +83,8 @@ def signals_as_exceptions() -> Iterator[Interruption]:
         yield Interruption() if outside or _current is None else _current
         return
     _current = Interruption()
-    before = {each: signal.signal(each, _current.handle) for each in _SIGNALS}
+    heeded = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+    before = {each: signal.signal(each, _current.handle) for each in heeded}
     try:
         yield _current
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,9 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks a hub; what tries is told at once rather than after its timeouts.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# In the background of a shell Ctrl-C is ignored, which the commands that tests interrupt inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from flair2_exp import schema
 from flair2_exp.sweeps import ablation, optuna_sweeper

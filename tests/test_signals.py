@@ -66,6 +66,17 @@ def test_a_postponed_signal_waits_to_be_looked_at(number: int) -> None:
         assert interruption.asked is None
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_as_exceptions() as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            assert interruption.asked is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_inner_context_is_the_outer_one() -> None:
     with signals_as_exceptions() as outer:
         with signals_as_exceptions() as inner:

@@ -29,6 +29,8 @@ from flair2_exp.sweeps.tuning import on_start, write_experiment, write_experimen
 from tests.configs import SMALL_SAMPLE
 from tests.sweeps.test_ablation import client, runs, sweep
 
+pytestmark = pytest.mark.timeout(900)  # a whole search, whose own limit is below
+
 SEARCH = (
     "tune=unet", "preset=debug", "trainer=cpu", "trainer.max_epochs=2", "tune.n_trials=4",
     "hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.sampler.n_startup_trials=2",
