@@ -90,22 +90,39 @@ def run(
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
     alone = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
-    with signals_as_exceptions() as interruption, alone if first_process() else nullcontext():
-        return _run(config, folder, overrides, parent_run_id, tags or {}, reporter, interruption)
+    with signals_as_exceptions() as asked, alone if first_process() else nullcontext(False) as held:
+        place = Place(folder, parent_run_id, tags or {}, held)
+        return _run(config, place, overrides, reporter, asked)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run's results go.
+
+    Attributes:
+        folder: On the disk.
+        parent_run_id: The MLflow run that its own stands under.
+        tags: Further tags of its MLflow run.
+        held: Whether no other process can be at work in the folder.
+    """
+
+    folder: Path
+    parent_run_id: str | None
+    tags: Mapping[str, str]
+    held: bool
 
 
 def _run(
     config: Config,
-    folder: Path,
+    place: Place,
     overrides: Sequence[str],
-    parent_run_id: str | None,
-    tags: Mapping[str, str],
     reporter: Reporter | None,
     interruption: Interruption,
 ) -> float | list[float] | None:
     """`run`, in a folder that this process holds."""
     from flair2_exp.results import finish, read_metrics
 
+    folder = place.folder
     earlier = read_state(folder)
     with _removed_if_refused(folder, keep=earlier is not None):
         prepared = prepare(config, folder, earlier)
@@ -117,7 +134,7 @@ def _run(
                 _tell_pruned(earlier, reporter)
                 return objective(config.objective, read_metrics(folder))
         state = earlier or RunState(deciding)
-        tracked = open_run(prepared, folder, overrides, state, parent_run_id, tags)
+        tracked = open_run(prepared, place, overrides, state)
     _tell_pruned(state, reporter)
     try:
         with tracked, _told_as(interruption):
@@ -270,14 +287,7 @@ def _open_store(config: Config) -> Store | None:
     return open_store(config) if first_process() else None
 
 
-def open_run(
-    prepared: Prepared,
-    folder: Path,
-    overrides: Sequence[str],
-    state: RunState,
-    parent_run_id: str | None,
-    tags: Mapping[str, str],
-) -> Run:
+def open_run(prepared: Prepared, place: Place, overrides: Sequence[str], state: RunState) -> Run:
     """Start the MLflow run, or go on with it, or make what stands in for it; note it in the folder.
 
     Raises:
@@ -290,14 +300,14 @@ def open_run(
     run: Run = NullRun()
     if prepared.store is not None:
         origin = collect(overrides)
-        named = {**origin.tags(), **tags, **config.tracking.tags}
-        run = _tracked_run(prepared, prepared.store, folder, state, parent_run_id, named)
+        named = {**origin.tags(), **place.tags, **config.tracking.tags}
+        run = _tracked_run(prepared, prepared.store, place, state, named)
     state.status = run_state.TRAINED if state.training else run_state.RUNNING
     state.run_id, state.error = run.run_id, ""
     if first_process():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(resolved_yaml(config))
-    _write(state, folder)
+        place.folder.mkdir(parents=True, exist_ok=True)
+        (place.folder / "config.yaml").write_text(resolved_yaml(config))
+    _write(state, place.folder)
     if origin is not None:
         run.log_files(origin.files())
     return run
@@ -306,9 +316,8 @@ def open_run(
 def _tracked_run(
     prepared: Prepared,
     store: Store,
-    folder: Path,
+    place: Place,
     state: RunState,
-    parent_run_id: str | None,
     tags: Mapping[str, object],
 ) -> Run:
     from flair2_exp.tracking.run import TrackedRun
@@ -316,20 +325,20 @@ def _tracked_run(
     config = prepared.config
     experiment = store.ensure_experiment(config.tracking.experiment)
     store.close_dead_runs()
-    own = identifying_tags(prepared, folder, state)
+    own = identifying_tags(prepared, place.folder, state)
     # A process that was killed between making the run and noting it in the folder left one behind.
     left = {name: str(own[name]) for name in ("flair2.folder", "flair2.identity")}
     known = state.run_id or store.find_run(experiment, left, status=KILLED)
-    pending, named = folder / "unsent", {**own, **tags}
+    pending, named = place.folder / "unsent", {**own, **tags}
     if known:
-        return TrackedRun.resume(store, known, pending=pending, tags=named, take_over=True)
+        return TrackedRun.resume(store, known, pending=pending, tags=named, take_over=place.held)
     return TrackedRun.start(
         store,
         experiment,
         name=config.tracking.run_name or f"{config.name} seed={config.seed}",
         pending=pending,
         tags=named,
-        parent_run_id=parent_run_id,
+        parent_run_id=place.parent_run_id,
     )
 
 

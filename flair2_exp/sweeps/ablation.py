@@ -11,26 +11,31 @@ from __future__ import annotations
 import json
 import logging
 import os
-import traceback
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from flair2_exp import run_state, schema
+from flair2_exp import schema
 from flair2_exp.assembly import open_store
 from flair2_exp.errors import FlairError
-from flair2_exp.explain import explain
 from flair2_exp.locking import locked
 from flair2_exp.preflight import require_writable
+from flair2_exp.sweeps.failures import (
+    Failure,
+    Traced,
+    absent_runs,
+    clear_error,
+    failed_jobs,
+    failure_table,
+    mark_failed,
+)
 from flair2_exp.sweeps.optuna_sweeper.plugin import register_sweeper
 from flair2_exp.sweeps.plan import (
     DONE,
@@ -47,7 +52,6 @@ if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, TaskFunction
 
-    from flair2_exp.report.collect import AbsentRun
     from flair2_exp.tracking.run import Run
 
 log = logging.getLogger(__name__)
@@ -55,9 +59,7 @@ log = logging.getLogger(__name__)
 SWEEP_FILE: Final = "sweep.json"
 REPORT: Final = "report"
 JOBS_FILE: Final = "sweep/jobs.txt"
-ERROR_FILE: Final = "error.txt"
 KEY_TAG: Final = "flair2.sweep_key"
-_TRACEBACK: Final = "flair2_traceback"
 _ONE_AT_A_TIME: Final = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
@@ -188,33 +190,6 @@ class AblationSweeper(Sweeper):
         return list(launcher.launch(numbered, first))
 
 
-class Traced:
-    """A job's function whose exceptions carry their traceback as text.
-
-    A launcher may run it in another process, from which an exception comes back without.
-    """
-
-    def __init__(self, function: TaskFunction) -> None:
-        self.function = function
-
-    def __call__(self, config: DictConfig) -> Any:
-        """Run the job."""
-        try:
-            return self.function(config)
-        except Exception as error:
-            with suppress(AttributeError):  # an exception that takes no attributes
-                error.__dict__[_TRACEBACK] = "".join(traceback.format_exception(error))
-            raise
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a job failed in this sweep, and where to read on: a file, or at least its folder."""
-
-    reason: str
-    log: Path
-
-
 def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list[Job]]:
     """What to launch again of a batch whose launcher raised; each alone raises once at most.
 
@@ -235,63 +210,6 @@ def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list
     if not begun:
         return [[job] for job in untouched]
     return [*alone, untouched] if untouched else alone
-
-
-def mark_failed(
-    job: Job, error: object, failures: dict[int, Failure], *, began: bool = True
-) -> None:
-    """Note why a job failed, also in its folder unless the run did so itself.
-
-    Args:
-        job: The job, refreshed.
-        error: What its launch came to.
-        failures: Takes the reason.
-        began: Whether the run has written its state since it was launched. If not, the state is
-            that of another process, which may still be at work in the folder.
-    """
-    if job.state == DONE:
-        return
-    reason = _first_line(error)
-    failures[job.number] = Failure(reason, job.folder)
-    try:
-        if began and job.found is not None and job.found.status != run_state.FAILED:
-            job.found.status, job.found.error = run_state.FAILED, reason
-            job.found.write(job.folder)
-            job.refresh()
-        failures[job.number] = Failure(reason, _write_error(job, error))
-    except OSError as full:  # the disk may be what the job failed of; others may yet find room
-        log.warning("%s: why it failed cannot be kept: %s", job.folder, full.strerror)
-
-
-def _first_line(error: object) -> str:
-    if not isinstance(error, BaseException):
-        return (str(error or "").splitlines() or ["its process ended without a word"])[0]
-    return (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
-
-
-def _error_files(job: Job) -> tuple[Path, Path]:
-    """Where a job's traceback goes: its own folder, or the sweep's where it has none any more."""
-    name = "_".join(Path(os.path.relpath(job.folder, job.root)).parts)
-    return job.folder / ERROR_FILE, job.root / f"{name}.{ERROR_FILE}"
-
-
-def _write_error(job: Job, error: object) -> Path:
-    from flair2_exp.tracking.provenance import scrub
-
-    text = getattr(error, _TRACEBACK, f"{error}\n")
-    if isinstance(error, BaseException) and _TRACEBACK not in vars(error):
-        text = "".join(traceback.format_exception(error))
-    own, beside = _error_files(job)
-    clear_error(job)
-    path = own if job.folder.is_dir() else beside
-    path.write_text(scrub(text))
-    return path
-
-
-def clear_error(job: Job) -> None:
-    """Remove the traceback of an earlier attempt."""
-    for path in _error_files(job):
-        path.unlink(missing_ok=True)
 
 
 def finish(
@@ -321,35 +239,6 @@ def finish(
         log.exception("no report")
     if failed:
         raise SweepFailedError(failure_table(failed))
-
-
-def failed_jobs(
-    jobs: Sequence[Job], failures: Mapping[int, Failure]
-) -> list[tuple[Job, Failure | None]]:
-    """The jobs that are not done; without a failure where they were not started."""
-    return [(job, failures.get(job.number)) for job in jobs if job.state != DONE]
-
-
-def failure_table(failed: Sequence[tuple[Job, Failure | None]]) -> str:
-    """What failed, why, and where its log is."""
-    lines = [f"{len(failed)} of the sweep's jobs are not done; the same command tries them again."]
-    for job, failure in failed:
-        told = failure.reason if failure else "not started"
-        lines.append(f"  {job.row} seed={job.config.seed}: {told}")
-        if failure:
-            lines.append(f"    {failure.log}")
-    return "\n".join(lines)
-
-
-def absent_runs(failed: Sequence[tuple[Job, Failure | None]]) -> list[AbsentRun]:
-    """The jobs that failed, as the report shows them; of others their folders tell."""
-    from flair2_exp.report.collect import AbsentRun
-
-    told = [(job, "failed", failure.reason) for job, failure in failed if failure]
-    told += [
-        (job, "missing", "not started") for job, failure in failed if not (failure or job.found)
-    ]
-    return [AbsentRun(job.row, job.config.seed, state, reason) for job, state, reason in told]
 
 
 def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:

@@ -23,8 +23,9 @@ from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.locking import locked
 from flair2_exp.results import METRICS, read_metrics
 from flair2_exp.run_state import RunState
-from flair2_exp.sweeps import ablation
-from flair2_exp.sweeps.ablation import AblationSweeper, SweepFailedError, Traced
+from flair2_exp.sweeps import ablation, failures
+from flair2_exp.sweeps.ablation import AblationSweeper, SweepFailedError
+from flair2_exp.sweeps.failures import Traced, _write_error
 from flair2_exp.sweeps.plan import Job
 from flair2_exp.tracking.run import NullRun
 from flair2_exp.tracking.store import Store, open_store
@@ -306,7 +307,7 @@ def test_a_full_disk_does_not_end_the_sweep(
             raise DataError("refused")
         ends(seed, folder)
 
-    monkeypatch.setattr(ablation, "_write_error", full)
+    monkeypatch.setattr(failures, "_write_error", full)
     with pytest.raises(SweepFailedError, match="1 of the sweep's jobs"):
         made.run(fails, "sweep.report=false")
     assert "No space left" in caplog.text
@@ -318,7 +319,7 @@ def test_a_job_outside_of_the_sweeps_folder_has_its_traceback_beside_the_others(
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         job = Job(0, (), config_of(1), tmp_path / "sweep", tmp_path / "elsewhere" / "job")
     job.root.mkdir()
-    path = ablation._write_error(job, DataError("refused"))
+    path = _write_error(job, DataError("refused"))
     assert path.parent == job.root
     assert path.read_text() == "flair2_exp.errors.DataError: refused\n"
 
