@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp import schema
 from flair2_exp.errors import FlairError
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
 
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 """What composing and reading a config can raise."""
@@ -25,8 +24,10 @@ def explain(error: BaseException) -> str | None:
     Args:
         error: What the entry point caught.
     """
-    if isinstance(error, FlairError | SweepError):
+    if isinstance(error, FlairError):
         return str(error)
+    if isinstance(error, CompactHydraException) and not _is_hydras(error):
+        return str(error)  # a plugin's own words, as a search's
     # Hydra 1.4 begins with the place of the override among all others.
     text = re.sub(r"\AError when parsing index: .*\n", "", str(error))
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
@@ -38,6 +39,10 @@ def explain(error: BaseException) -> str | None:
         if found:
             return say(found, error)
     return _first_lines(text)
+
+
+def _is_hydras(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] == "hydra"
 
 
 def _missing_option(found: re.Match[str], error: BaseException) -> str:
