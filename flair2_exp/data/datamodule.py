@@ -27,6 +27,7 @@ from flair2_exp.data.dataset import (
     Batch,
     BatchKey,
     Failure,
+    Parcel,
     PatchDataset,
     Reader,
     TreeReader,
@@ -148,9 +149,13 @@ class PatchLoader(DataLoader[Any]):
             self._given += 1
             if isinstance(batch, Failure):
                 raise DamagedPatchError(batch.message)
+            if isinstance(batch, Parcel):
+                opened = batch.open()
+                for name, lease in batch.leases.items():
+                    blocks.hold(batch.patches if name == "patches" else opened[name], lease)
+                batch = opened
+                del opened
             if batch is not None:
-                for name, lease in batch.pop("leases", {}).items():
-                    blocks.hold(batch[name], lease)
                 yield batch
             del batch
             blocks.release()

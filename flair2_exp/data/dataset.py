@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -38,8 +39,10 @@ from flair2_exp.nomenclature import AERIAL_BANDS
 Batch = dict[str, Any]
 
 PATCHES: Final = ("label", "image", "satellite_label")
-SHARED: Final = (*PATCHES, "series")
-"""A batch's large tensors: those with a row of one size a patch, and all."""
+"""A batch's tensors of bytes, with a row of one size for each patch."""
+
+SHARED: Final = ("patches", "series")
+"""What a worker sends in blocks of shared memory."""
 
 READING: Final = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no search for side files among hundreds
@@ -299,8 +302,8 @@ class PatchDataset(Dataset[Any]):
     - `metadata` (B, 45) float32, where given;
     - `patch_id` and `area`, lists of B names.
 
-    In a worker, the large tensors lie in `blocks`, where the loader gave some, and `leases` says by
-    tensor which to release (`sharing.SharedBlocks`).
+    In a worker it gives a `Parcel` with that, in `blocks`, where the loader gave some
+    (`sharing.SharedBlocks`).
 
     A damaged patch is a `Failure`, or is skipped: in training another patch takes its place, so
     that batches stay whole; elsewhere the batch is shorter, and None where nothing of it is left.
@@ -348,7 +351,7 @@ class PatchDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.patches)
 
-    def __getitem__(self, key: BatchKey) -> Batch | Failure | None:
+    def __getitem__(self, key: BatchKey) -> Batch | Parcel | Failure | None:
         try:
             return self._collate(self._samples(key), len(key.positions))
         except DamagedPatchError as error:
@@ -407,45 +410,97 @@ class PatchDataset(Dataset[Any]):
             "Run scripts/check.py on the data set and mend it, or set dataset.on_damaged=skip."
         )
 
-    def _collate(self, read: Iterator[tuple[int, Sample]], count: int) -> Batch | None:
+    def _collate(self, read: Iterator[tuple[int, Sample]], count: int) -> Batch | Parcel | None:
         """Put at most `count` samples together, each as soon as it is read: it is in the caches."""
+        blocks = self.blocks if get_worker_info() is not None else None
         leases: dict[str, Lease] = {}
 
         def empty(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-            if self.blocks is None or get_worker_info() is None:
+            if blocks is None:
                 return torch.from_numpy(np.empty(shape, dtype))
-            tensor, leases[name] = self.blocks.take(name, shape, dtype)
+            tensor, leases[name] = blocks.take(name, shape, dtype)
             return tensor
 
+        shapes: dict[str, tuple[int, ...]] = {}
         rows: dict[str, Tensor] = {}
         positions: list[int] = []
         series: list[tuple[Frames, NDArray[np.int64]]] = []
         for position, sample in read:
-            for name in PATCHES:
-                if (array := getattr(sample, name)) is not None:
-                    if name not in rows:
-                        rows[name] = empty(name, (count, *array.shape), array.dtype)
-                    np.copyto(rows[name][len(positions)].numpy(), array)
+            arrays = {n: each for n in PATCHES if (each := getattr(sample, n)) is not None}
+            if not rows:
+                shapes = {name: (count, *array.shape) for name, array in arrays.items()}
+                bytes_ = sum(math.prod(shape) for shape in shapes.values())
+                patches = empty("patches", (bytes_,), np.dtype(np.uint8))
+                rows = _cut(patches, shapes)
+            for name, array in arrays.items():
+                np.copyto(rows[name][len(positions)].numpy(), array)
             positions.append(position)
             if sample.frames is not None and sample.days is not None:
                 series.append((sample.frames, sample.days))
         if not positions:
             return None
-        patches = self.patches[positions]
-        batch: Batch = {
-            "patch_id": self.index.ids[patches].tolist(),
-            "area": self.index.area_names[self.index.area[patches]].tolist(),
-            **{name: tensor[: len(positions)] for name, tensor in rows.items()},
-        }
+        batch = self._names(positions)
         if series:
             batch["series"], batch["days"], batch["padding"] = pad_series(
                 series, functools.partial(empty, "series")
             )
         if self.metadata is not None:
             batch["metadata"] = torch.from_numpy(self.metadata[positions])
-        if leases:
-            batch["leases"] = leases
-        return batch
+        if blocks is not None:
+            return Parcel.of(batch, patches, shapes, leases)
+        return batch | {name: tensor[: len(positions)] for name, tensor in rows.items()}
+
+    def _names(self, positions: Sequence[int]) -> Batch:
+        patches = self.patches[positions]
+        return {
+            "patch_id": self.index.ids[patches].tolist(),
+            "area": self.index.area_names[self.index.area[patches]].tolist(),
+        }
+
+
+class Parcel(NamedTuple):
+    """A batch on its way from a worker: in two tensors, for each costs the trainer a connection.
+
+    A tuple of plain parts, so that pinning its tensors leaves it whole.
+    """
+
+    patches: Tensor
+    """(bytes,) uint8: `label`, `image` and `satellite_label` one behind the other."""
+    shapes: Sequence[tuple[str, Sequence[int]]]
+    """Their names and shapes, with room for a whole batch."""
+    rest: Batch
+    """The rest of the batch; all but `series` as NumPy's arrays, which the message itself holds."""
+    leases: dict[str, Lease]
+    """By which to release the blocks of `patches` and `series`."""
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        patches: Tensor,
+        shapes: Mapping[str, tuple[int, ...]],
+        leases: dict[str, Lease],
+    ) -> Parcel:
+        """Pack a batch without its patches, and these."""
+        small = {n: batch[n].numpy() for n in ("days", "padding", "metadata") if n in batch}
+        return cls(patches, tuple(shapes.items()), batch | small, leases)
+
+    def open(self) -> Batch:
+        """The batch; its tensors are views of the parcel's."""
+        batch = {
+            name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each
+            for name, each in self.rest.items()
+        }
+        count = len(batch["patch_id"])
+        cut = _cut(self.patches, dict(self.shapes))
+        return batch | {name: tensor[:count] for name, tensor in cut.items()}
+
+
+def _cut(patches: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Views, of these shapes, of what lies one behind the other."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    parts = zip(shapes.items(), torch.split(patches, sizes), strict=True)
+    return {name: part.view(tuple(shape)) for (name, shape), part in parts}
 
 
 def pad_series(

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from flair2_exp.data import sharing
 from flair2_exp.data.datamodule import PatchLoader
-from flair2_exp.data.dataset import Batch, BatchKey
-from flair2_exp.data.sharing import LIMIT, SharedBlocks
+from flair2_exp.data.dataset import BatchKey, Parcel
+from flair2_exp.data.sharing import LIMIT, Lease, SharedBlocks
 
 UINT8 = np.dtype(np.uint8)
 
@@ -135,10 +136,11 @@ class Numbers(Dataset[Any]):
 
     blocks: SharedBlocks
 
-    def __getitem__(self, key: BatchKey) -> Batch:
-        label, lease = self.blocks.take("label", (2, 300, 300), UINT8)
-        label.fill_(key.positions[0])
-        return {"label": label, "leases": {"label": lease}}
+    def __getitem__(self, key: BatchKey) -> Parcel:
+        patches, lease = self.blocks.take("patches", (2 * 300 * 300,), UINT8)
+        patches.fill_(key.positions[0])
+        names = {"patch_id": ["IMG_000001", "IMG_000002"]}
+        return Parcel(patches, (("label", (2, 300, 300)),), names, {"patches": lease})
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ def held_numbers(loader: PatchLoader, keep: int) -> list[int]:
     window: list[Tensor] = []
     said = []
     for batch in loader:
-        assert set(batch) == {"label"}
+        assert set(batch) == {"label", "patch_id"}
         window.append(batch["label"])
         if len(window) > keep:
             oldest = window.pop(0)
@@ -172,6 +174,22 @@ def test_batches_stay_what_they_are_however_long_they_are_held(
 ) -> None:
     for _ in range(3):
         assert held_numbers(loader, keep) == list(range(60))
+
+
+def test_a_parcel_survives_being_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "pin_memory", Tensor.clone)  # pinning itself needs a GPU
+    leases = {"patches": Lease(0, 1, 2)}
+    batch = {"patch_id": ["a", "b"], "days": torch.arange(4).view(2, 2), "series": torch.ones(2, 2)}
+    patches = torch.arange(12, dtype=torch.uint8)
+    parcel = Parcel.of(batch, patches, {"label": (3, 2), "image": (3, 1, 2)}, leases)
+    pinned = pin_memory(parcel)
+    assert pinned.patches is not parcel.patches
+    assert pinned.leases == leases
+    opened = pinned.open()
+    assert opened["label"].tolist() == [[0, 1], [2, 3]]  # of two patches, in room for three
+    assert opened["image"].tolist() == [[[6, 7]], [[8, 9]]]
+    assert opened["days"].tolist() == [[0, 1], [2, 3]]
+    assert opened["series"].tolist() == [[1, 1], [1, 1]]
 
 
 def test_an_epoch_that_is_cut_short_does_not_spoil_the_next(loader: PatchLoader) -> None:
