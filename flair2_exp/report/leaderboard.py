@@ -477,8 +477,8 @@ def _notes(report: Report, runs: Sequence[Run], replaced: str | None) -> Iterabl
         yield f"A single test {report.unit}: no interval can be given."
     elif report.areas < FEW_AREAS:
         yield (
-            f"Only {report.areas} test {report.unit}s: intervals are wide, and those of a rare class "
-            "hold the truth less often than they say (in 86 to 90 % of simulated cases)."
+            f"Only {report.areas} test {report.unit}s: intervals are wide, and those of a rare "
+            "class hold the truth less often than they say (in 86 to 90 % of simulated cases)."
         )
     yield from _disagreements(report, runs)
     if any(not report.setting.get(key) for key in ("dataset", "split", "other_pixels")):
