@@ -55,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--options", action="store_true", help="the gain of each option instead")
     parser.add_argument("--rounds", type=at_least(5), default=7, help="samples of each figure")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--memory-of", choices=("ours", "stock"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--memory-of", choices=("ours", "stock", "checkpointing"), help=argparse.SUPPRESS
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -73,13 +75,19 @@ def main(argv: Sequence[str]) -> int:
         "batch": BATCH,
     }
     if arguments.options:
-        return report("model options (each / without it)", _options(arguments.rounds), facts=facts)
+        figures = [
+            *_options(arguments.rounds),
+            _memory("utae.checkpointing=true, peak memory of a step, T = 56", "checkpointing", "ours",
+                    arguments.rounds, arguments.threads),
+        ]  # fmt: skip
+        return report("model options (each / without it)", figures, facts=facts)
     figures = [
         *_forward(arguments.rounds),
         *_forward_backward(arguments.rounds),
-        _memory(arguments.rounds, arguments.threads),
+        _memory("peak memory of a U-T&T step / of stock parts, T = 56", "ours", "stock",
+                arguments.rounds, arguments.threads, must_reach=0.6),
         _scoring(arguments.rounds),
-    ]
+    ]  # fmt: skip
     return report("model", figures, facts={**facts, "patch": PATCH, "precision": "float32"})
 
 
@@ -179,12 +187,14 @@ def _options(rounds: int) -> list[Figure]:
     return [Figure(name, ratios(samples, base)) for name, samples in seconds.items()]
 
 
-def _memory(rounds: int, threads: int) -> Figure:
-    """Peak memory of a training step, ours over stock parts, each in a process of its own."""
+def _memory(
+    name: str, one: str, other: str, rounds: int, threads: int, must_reach: float | None = None
+) -> Figure:
+    """Peak memory of a training step, of one kind over another, each in a process of its own."""
     samples = []
     for _ in range(rounds):
         peak = {}
-        for kind in ("ours", "stock"):
+        for kind in (one, other):
             command = [sys.executable, "-m", "flair2_exp.benchmarks.model", "--memory-of", kind]
             # Freed buffers go back to the system at once, so that what is measured is what the
             # step needs and not what the allocator holds on to.
@@ -197,8 +207,8 @@ def _memory(rounds: int, threads: int) -> Figure:
                 env=environment,
             )
             peak[kind] = float(done.stdout.split()[-1])
-        samples.append(peak["ours"] / peak["stock"])
-    return Figure("peak memory of a U-T&T step / of stock parts, T = 56", samples, must_reach=0.6)
+        samples.append(peak[one] / peak[other])
+    return Figure(name, samples, must_reach=must_reach)
 
 
 def _resident(key: str) -> float:
@@ -212,17 +222,19 @@ def _peak_memory(kind: str) -> float:
     image = torch.rand(BATCH, BANDS, PATCH, PATCH)
     inputs = series_inputs(56)
     label = torch.randint(0, CLASSES, (BATCH, PATCH, PATCH))
-    model = build_model(ModelSpec("utt")).train()
+    spec = ModelSpec("utt")
+    utae = replace(spec.utae, checkpointing=kind == "checkpointing")
+    model = build_model(replace(spec, utae=utae)).train()
     assert isinstance(model, UTT)
     stock_unet()(
         torch.rand(1, BANDS, 64, 64).repeat(2, 1, 1, 1)
     ).sum().backward()  # starts libraries
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
-    if kind == "ours":
-        logits = model(image=image, **inputs)
-    else:
+    if kind == "stock":
         logits = stock.utt_logits(model, image, **inputs)
+    else:
+        logits = model(image=image, **inputs)
     loss = torch.stack([functional.cross_entropy(x, label) for x in logits.values()]).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     return _resident("VmHWM") - before

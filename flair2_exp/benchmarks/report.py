@@ -9,8 +9,6 @@ intervals, p. Reading the files is shown beside.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from flair2_exp.benchmarks.harness import Figure, report, take_turns
+from flair2_exp.benchmarks.harness import Figure, report, take_turns, this_machine
 from flair2_exp.nomenclature import CLASSES_13
 from flair2_exp.report.collect import Counts, Run, read_counts
 from flair2_exp.report.leaderboard import build_report
@@ -39,7 +37,7 @@ def main(options: Sequence[str] = ()) -> int:
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help=f"({RESAMPLES})")
     parser.add_argument("--patches", type=int, default=PATCHES, help=f"({PATCHES})")
     arguments = parser.parse_args(list(options))
-    load = f"load {os.getloadavg()[0]:.1f} before"
+    machine = this_machine()
     areas, counted = _counted(arguments.patches)
     with tempfile.TemporaryDirectory() as folder:
         path = _write(Path(folder), areas, counted[0])
@@ -56,7 +54,7 @@ def main(options: Sequence[str] = ()) -> int:
         Figure("reading the counts of one run", times["reading"], unit="s"),
     ]
     facts = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {load}",
+        "machine": machine,
         "test set": f"{arguments.patches:,} patches in {AREAS} areas",
     }
     return report("report", figures, facts=facts)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from flair2_exp.benchmarks.harness import Figure, report
+from flair2_exp.benchmarks.harness import Figure, report, this_machine
 
 BOUND_MS: Final = 30.0
 """At most this for each trial, so that a search of short jobs is not spent on bookkeeping."""
@@ -32,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=600, help="trials of one study")
     parser.add_argument("--chunk", type=int, default=50, help="trials that make one sample")
     arguments = parser.parse_args(argv)
+    machine = this_machine()
     with tempfile.TemporaryDirectory() as folder:
         samples = {
             sampler: _run(Path(folder) / sampler, sampler, arguments.trials, arguments.chunk)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts = {
         "trials": arguments.trials,
         "parameters": len(_KEYS),
-        "load of the machine": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+        "machine": machine,
     }
     return report("sweeper", figures, facts=facts)
 
