@@ -75,11 +75,12 @@ def main(argv: Sequence[str]) -> int:
         "batch": BATCH,
     }
     if arguments.options:
+        name = "utae.checkpointing=true, peak memory of a step, T = 56"
+        kinds = ("checkpointing", "ours")
         figures = [
             *_options(arguments.rounds),
-            _memory("utae.checkpointing=true, peak memory of a step, T = 56", "checkpointing", "ours",
-                    arguments.rounds, arguments.threads),
-        ]  # fmt: skip
+            _memory(name, *kinds, arguments.rounds, arguments.threads),
+        ]
         return report("model options (each / without it)", figures, facts=facts)
     figures = [
         *_forward(arguments.rounds),
