@@ -7,6 +7,7 @@ answer at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -90,6 +91,9 @@ def main() -> None:
         )(run_experiment)
         with signals_as_exceptions():
             command()
+    except BrokenPipeError:  # whoever reads our output, as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         message = explain(error)
         if message is None or full_error == "1":

@@ -49,6 +49,10 @@ def _missing_option(found: re.Match[str], error: BaseException) -> str:
     # Hydra names only the last folder's options, and none below a group's subfolder.
     folder = schema.config_folder()
     group = found["path"].split("/")[0]
+    if group == "hydra":  # whose options are Hydra's and its plugins', which it lists itself
+        group, _, option = found["path"].rpartition("/")
+        known = re.findall(r"^\s+(\S+)$", found.string.partition("Available options")[2], re.M)
+        return f"{group}={option}: no such option; {schema.nearest(option, known)}"
     option = found["path"].removeprefix(f"{group}/")
     options = sorted(
         str(path.relative_to(folder / group).with_suffix(""))
@@ -78,7 +82,12 @@ def _unknown_key(found: re.Match[str], error: BaseException) -> str:
 
 
 def _unknown_group(found: re.Match[str], error: BaseException) -> str:
-    key = next(iter(found.groupdict().values())).split("/")[0]
+    named = next(iter(found.groupdict().values()))
+    if named.startswith("hydra/sweeper/"):
+        return f"{named}: no such group here; a search has it: add tune=NAME."
+    if named.startswith("hydra/"):
+        return f"{named}: Hydra has no such group; see `python -m flair2_exp --hydra-help`."
+    key = named.split("/")[0]
     return f"{key}: no such group; {schema.nearest(key, _top_level())}"
 
 

@@ -23,6 +23,8 @@ MISTAKES = [
     ("s2_preproc.size=30", "multiple of 8"),
     ("paths.root=/proc/nowhere", "cannot write to /proc/nowhere"),
     ("seed=1,2", "Ambiguous value"),
+    ("hydra/launcher=basik", "hydra/launcher=basik: no such option; did you mean basic"),
+    ("hydra/sweeper/sampler=tpe", "a search has it: add tune=NAME"),
 ]
 
 
@@ -52,6 +54,25 @@ def test_a_mistake_in_a_later_job_stops_the_sweep_before_the_first(tmp_path: Pat
     assert done.returncode == 1
     assert "model=utae needs the satellite series" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_sampler_is_told_with_those_there_are(tmp_path: Path) -> None:
+    done = command("tune=unet", "hydra/sweeper/sampler=foo", folder=tmp_path)
+    assert done.returncode == 1
+    assert "foo: no such option; there are cmaes, gp, grid, nsgaii, random, tpe." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_had_enough_costs_no_traceback(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "flair2_exp", "sweep=factors", "sweep.dry_run=true"]
+    done = subprocess.Popen(
+        line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert done.stdout is not None
+    assert done.stderr is not None
+    done.stdout.close()  # as `head` does
+    assert done.stderr.read() == ""
+    assert done.wait(timeout=120) == 141
 
 
 def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
