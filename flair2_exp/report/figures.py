@@ -111,9 +111,13 @@ def forest(report: Report) -> Figure:
     right.set_title(f"Against {report.baseline}, 95 % interval", loc="left", fontsize=8)
     right.tick_params(left=False)
     for axes in (left, right):
+        axes.margins(x=0.12)  # room for the labels of points at the ends
+        axes.locator_params(axis="x", nbins=5)  # small differences have long labels
         axes.grid(axis="x", color="#dddddd", lw=0.6)
         axes.set_axisbelow(True)
-    foot = [f"{report.areas} test {report.unit}s; p Holm-corrected"]
+    areas = f"{report.areas} test {report.unit}{'s' * (report.areas != 1)}"
+    known = any(row.miou.low is not None for row in rows)
+    foot = [f"{areas}; p Holm-corrected" if known else f"{areas}: no interval can be given"]
     foot += ["◇ published mean"] if any(row.published for row in rows) else []
     foot += ["* seeds missing or failed"] if any(row.absent for row in rows) else []
     _foot(figure, report, *foot)
