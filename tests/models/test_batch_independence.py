@@ -5,7 +5,6 @@ On the golden U-T&T with its real weights, whose logits are large enough for rou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,13 @@ from torch.nn import functional
 
 from tests.models.helpers import golden_inputs, golden_task, golden_weights
 
+pytestmark = pytest.mark.usefixtures("both_cores")
+
 ROUNDING = {"aerial": 4e-4, "satellite": 1e-4}
 """Golden README: of logits up to 33, which another thread count or float64 moves by 2.5e-4; and the
 other outputs' tolerance."""
 NEIGHBOURS, PADDING = "neighbours", "padding"
 SETTINGS: dict[str, tuple[str, ...]] = {"correct": (), "reference": ("compat=reference",)}
-
-
-@pytest.fixture(autouse=True)
-def _both_cores() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def _batch(samples: list[int], dates: int) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ It is built as a run builds it, from a composed config to the task: what agrees 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,8 @@ from flair2_exp.training.optimization import build_optimizer
 from flair2_exp.training.task import SegmentationTask
 from tests.golden_vectors import golden
 from tests.models.helpers import golden_inputs, golden_spec, golden_task, golden_weights
+
+pytestmark = pytest.mark.usefixtures("both_cores")
 
 EVALUATION = 1e-4  # tolerances of the golden README
 AERIAL = 4e-4
@@ -42,14 +43,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def task(weights: Path) -> SegmentationTask:
     return golden_task(weights, "compat=reference").eval()
-
-
-@pytest.fixture(autouse=True)
-def _both_cores() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def _utt(task: SegmentationTask) -> UTT:
