@@ -90,7 +90,9 @@ def _open_local(database: Path, timeout: float) -> Store:
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
         store = Store(f"sqlite:///{database}", folder=folder, timeout=timeout)
         with store.locked():
-            if database.exists() and not os.access(database, os.W_OK):
+            if not database.exists() or not database.stat().st_size:
+                _make_database(database, timeout)
+            if not os.access(database, os.W_OK):
                 raise PermissionError(13, "Permission denied")
             # Before MLflow, which tries for minutes to open what is no database.
             with contextlib.closing(sqlite3.connect(database, timeout=_BUSY_SECONDS)) as connection:
@@ -106,6 +108,20 @@ def _open_local(database: Path, timeout: float) -> Store:
             "\nGive another folder with paths.mlflow=…, or turn tracking off with tracking=off."
         ) from error
     return store
+
+
+def _make_database(database: Path, timeout: float) -> None:
+    """Let MLflow make its tables in a file beside, and move that into place when it is whole.
+
+    They come of dozens of migrations, which are no transaction: a process that is killed in one
+    would leave a database that none after it can open.
+    """
+    fresh = database.with_name(f"{database.name}.making")
+    for left in database.parent.glob(f"{fresh.name}*"):
+        left.unlink()
+    store = Store(f"sqlite:///{fresh}", folder=database.parent, timeout=timeout)
+    store.call("making its database", lambda client: client.search_experiments(max_results=1))
+    fresh.replace(database)
 
 
 def _check_server(uri: str, timeout: float) -> None:

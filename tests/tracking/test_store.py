@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sqlite3
@@ -50,6 +51,35 @@ def test_six_processes_make_one_store_at_once_and_lose_nothing(tmp_path: Path) -
         assert database.execute(f"{count} metrics").fetchone() == (30,)
         assert database.execute(f"{count} params").fetchone() == (6,)
     assert not list(tmp_path.glob("pending-*"))
+
+
+def test_a_process_killed_while_making_the_database_leaves_none_behind(tmp_path: Path) -> None:
+    # Half a migration, as MLflow leaves it, and the file that merely connecting makes.
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db.making")) as half:
+        half.execute("CREATE TABLE _alembic_tmp_experiments (name TEXT)")
+    (tmp_path / "mlflow.db").touch()
+    store = open_store(local_uri(tmp_path))
+    assert store.ensure_experiment("flair2")
+    assert not list(tmp_path.glob("*.making*"))
+
+
+@pytest.mark.slow
+def test_whenever_the_making_is_killed_the_next_process_makes_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, mlflow.tracking\n"
+        "from flair2_exp.tracking import local_uri, open_store\n"
+        "print('ready', flush=True)\n"
+        "open_store(local_uri(sys.argv[1]))\n"
+    )
+    for tenths in (2, 5, 8, 11):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(tenths / 10)
+        child.kill()
+        child.wait()
+    assert open_store(local_uri(tmp_path)).ensure_experiment("flair2")
 
 
 def test_an_experiment_is_made_once_with_an_absolute_artifact_folder(store: Store) -> None:
