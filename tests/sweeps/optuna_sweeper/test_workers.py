@@ -141,7 +141,10 @@ def test_a_signal_ends_the_search_and_burns_no_trial(
 
 def share_and_kill(application: Application, total: int, *arguments: str) -> str:
     """Two workers, one killed half way in a trial and replaced; the parameter that was lost."""
-    arguments = ("x=interval(0,1)", f"hydra.sweeper.n_trials={total}", *arguments)
+    arguments = (
+        "x=interval(0,1)", f"hydra.sweeper.n_trials={total}",
+        "hydra.sweeper.on_create=app.make_parent", *arguments,
+    )  # fmt: skip
     victim, other = application.start(*arguments), application.start(*arguments)
     application.wait_until(
         lambda: (
@@ -156,6 +159,8 @@ def share_and_kill(application: Application, total: int, *arguments: str) -> str
     release()
     for process in (other, replacement):
         application.finish(process)
+    (parent,) = (application.folder / "parents").read_text().split()
+    assert int(parent) in {victim.pid, other.pid}
     return lost
 
 

@@ -122,10 +122,10 @@ def states(trials: Sequence[FrozenTrial]) -> list[str]:
     return [trial.state.name for trial in trials]
 
 
-# Evaluates a parabola and writes one line an evaluation, which proves what ran. A file `hold<pid>`
-# makes a process stand still in the middle of a trial, where a test can kill it; it answers with
-# `holding<pid>`. SIGTERM is an exception in a trial, as in an experiment of this package; Ctrl-C is
-# turned into an exit, as Lightning does.
+# Evaluates a parabola and writes one line an evaluation, which proves what ran; whoever makes the
+# study's parent writes one, too. A file `hold<pid>` makes a process stand still in the middle of a
+# trial, where a test can kill it; it answers with `holding<pid>`. SIGTERM is an exception in a trial,
+# as in an experiment of this package; Ctrl-C is turned into an exit, as Lightning does.
 APP = """
 import os, signal, sys, time
 from pathlib import Path
@@ -139,6 +139,11 @@ ConfigStore.instance().store("config", {
     "defaults": ["_self_", {"override hydra/sweeper": "optuna_study"},
                  {"override hydra/sweeper/sampler": "random"}],
 })
+
+def make_parent(config):
+    with open(HERE / "parents", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    return {"parent": os.getpid()}
 
 @hydra.main(version_base="1.3", config_path=None, config_name="config")
 def main(cfg):
