@@ -124,8 +124,8 @@ def states(trials: Sequence[FrozenTrial]) -> list[str]:
 
 # Evaluates a parabola and writes one line an evaluation, which proves what ran; whoever makes the
 # study's parent writes one, too. A file `hold<pid>` makes a process stand still in the middle of a
-# trial, where a test can kill it; it answers with `holding<pid>`. SIGTERM is an exception in a trial,
-# as in an experiment of this package; Ctrl-C is turned into an exit, as Lightning does.
+# trial, where a test can kill it; it answers with `holding<pid>`. SIGTERM is an exception in a
+# trial, as in an experiment of this package; Ctrl-C is turned into an exit, as Lightning does.
 APP = """
 import os, signal, sys, time
 from pathlib import Path
