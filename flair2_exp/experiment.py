@@ -129,10 +129,11 @@ def _run(
         deciding = identity.deciding(config, prepared.data.fingerprint)
         if earlier is not None:
             earlier.require_same(deciding, folder)
-            if is_done(earlier, folder, config):
+            metrics = read_metrics(folder)
+            if is_done(earlier, metrics, config):
                 log.info("finished before: %s", folder)
                 _tell_pruned(earlier, reporter)
-                return objective(config.objective, read_metrics(folder))
+                return objective(config.objective, metrics)
         state = earlier or RunState(deciding)
         tracked = open_run(prepared, place, overrides, state)
     _tell_pruned(state, reporter)
@@ -172,13 +173,10 @@ def read_state(folder: Path) -> RunState | None:
     return state
 
 
-def is_done(state: RunState, folder: Path, config: Config) -> bool:
+def is_done(state: RunState, metrics: Mapping[str, float], config: Config) -> bool:
     """Whether nothing is left to do: a run may be trained now and tested later."""
-    from flair2_exp.results import read_metrics
-
     if state.status != run_state.FINISHED:
         return False
-    metrics = read_metrics(folder)
     return bool(metrics) and (state.pruned or not config.test or "test/miou" in metrics)
 
 

@@ -66,7 +66,7 @@ class Job:
         except OSError:
             self.stamp = 0
         self.metrics = read_metrics(self.folder)
-        self.done = self.found is not None and is_done(self.found, self.folder, self.config)
+        self.done = self.found is not None and is_done(self.found, self.metrics, self.config)
 
     @property
     def row(self) -> str:
