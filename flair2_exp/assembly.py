@@ -207,6 +207,7 @@ def model_spec(config: Config, data: FlairDataModule) -> ModelSpec:
             checkpointing=utae.checkpointing,
         ),
         fusion=FusionOptions(
+            terms=fusion.terms,
             collapsed=fusion.collapsed,
             dropout=fusion.dropout,
             dropout_rate=fusion.dropout_rate,

@@ -200,6 +200,8 @@ class UTAEConfig:
 class FusionConfig:
     """How the satellite map joins the aerial encoder's features (U-T&T)."""
 
+    terms: str = _choice("both", "both", "cropped", "collapsed")
+    """What joins: the map under the patch (cropped), its mean over the super-patch (collapsed)."""
     collapsed: str = _choice("each_sample", "each_sample", "first_sample")
     dropout: str = _choice("each_sample", "each_sample", "always_batch")
     dropout_rate: float = _number(0.0, 0.0, 1.0)

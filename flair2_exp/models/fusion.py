@@ -7,7 +7,7 @@ tells what surrounds the patch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 from flair2_exp.errors import ModelError
 from flair2_exp.models.heads import footprint, layout
 
+TERMS: Final[tuple[str, ...]] = ("both", "cropped", "collapsed")
 COLLAPSED: Final[tuple[str, ...]] = ("each_sample", "first_sample")
 DROPOUT: Final[tuple[str, ...]] = ("each_sample", "always_batch")
 
@@ -27,6 +28,8 @@ class FusionOptions:
     """The choices of the fusion.
 
     Attributes:
+        terms: `both`: as published; `cropped` or `collapsed`: that one alone, the other is not
+            built.
         collapsed: `each_sample`: a sample's context is its own; `first_sample`: the published
             behaviour, all samples get the context of the batch's first.
         dropout: `each_sample`: modality dropout in training, for each sample by itself;
@@ -36,6 +39,7 @@ class FusionOptions:
         mlp_dropout: Dropout rate inside the perceptrons of the collapsed map.
     """
 
+    terms: str = "both"
     collapsed: str = "each_sample"
     dropout: str = "each_sample"
     dropout_rate: float = 0.0
@@ -47,6 +51,8 @@ class FusionOptions:
         Raises:
             ModelError: If an option is none of its words.
         """
+        if self.terms not in TERMS:
+            raise ModelError(f"fusion.terms={self.terms}: expected one of {TERMS}.")
         if self.collapsed not in COLLAPSED:
             raise ModelError(f"fusion.collapsed={self.collapsed}: expected one of {COLLAPSED}.")
         if self.dropout not in DROPOUT:
@@ -87,15 +93,17 @@ class SatelliteFusion(nn.Module):
     ) -> None:
         super().__init__()
         self.options = options
-        self.cropped = nn.ModuleList(
-            nn.Conv2d(satellite_channels, channels, 1) if channels else nn.Identity()
-            for channels in feature_channels
-        )
-        self.collapsed = nn.ModuleList(
-            _perceptron(satellite_channels, channels, options.mlp_dropout)
-            if channels
-            else nn.Identity()
-            for channels in feature_channels
+
+        def each_level(term: str, build: Callable[[int], nn.Module]) -> nn.ModuleList:
+            built = options.terms in ("both", term)
+            return nn.ModuleList(
+                build(channels) if built and channels else nn.Identity()
+                for channels in feature_channels
+            )
+
+        self.cropped = each_level("cropped", lambda n: nn.Conv2d(satellite_channels, n, 1))
+        self.collapsed = each_level(
+            "collapsed", lambda n: _perceptron(satellite_channels, n, options.mlp_dropout)
         )
 
     def forward(
@@ -125,7 +133,7 @@ class SatelliteFusion(nn.Module):
             feature = fused[level]
             if not feature.shape[1]:
                 continue
-            terms = self.cropped[level](crop) + self.collapsed[level](context)[:, :, None, None]
+            terms = self._terms(level, crop, context)
             if keep is not None:
                 terms = terms * keep
             terms = terms.contiguous(memory_format=layout(feature))
@@ -136,6 +144,16 @@ class SatelliteFusion(nn.Module):
                 resized.add_(feature) if resized.dtype == feature.dtype else (resized + feature)
             )
         return fused
+
+    def _terms(self, level: int, crop: Tensor, context: Tensor) -> Tensor:
+        """What joins a level: (B, channels, 10, 10), or (B, channels, 1, 1) of the context alone."""
+        if self.options.terms == "cropped":
+            cropped: Tensor = self.cropped[level](crop)
+            return cropped
+        collapsed: Tensor = self.collapsed[level](context)[:, :, None, None]
+        if self.options.terms == "collapsed":
+            return collapsed
+        return self.cropped[level](crop) + collapsed
 
     def _keep(self, samples: int, like: Tensor) -> Tensor | None:
         """Modality dropout: (B, 1, 1, 1), 0 for samples whose satellite terms are left out."""

@@ -161,7 +161,41 @@ def test_the_head_convolves_before_it_resizes_to_the_same_end() -> None:
     torch.testing.assert_close(head(satellite_map), expected)
 
 
-@pytest.mark.parametrize("option", [{"collapsed": "mean"}, {"dropout": "sometimes"}])
+def test_each_term_alone_adds_up_to_both() -> None:
+    torch.manual_seed(0)
+    widths = (3, 6, 0, 8)
+    features = [torch.rand(2, n, 32 // 2**level, 32 // 2**level) for level, n in enumerate(widths)]
+    satellite_map = torch.rand(2, 4, 16, 16)
+    both = SatelliteFusion(4, widths, FusionOptions()).eval()
+    alone = {
+        term: SatelliteFusion(4, widths, FusionOptions(terms=term)).eval()
+        for term in ("cropped", "collapsed")
+    }
+    for term, fusion in alone.items():
+        parameters = {n: p for n, p in both.state_dict().items() if n.startswith(f"{term}.")}
+        fusion.load_state_dict(parameters)  # strict: nothing of the other term is there
+    with torch.no_grad():
+        fused = both(features, satellite_map)
+        parts = {term: fusion(features, satellite_map) for term, fusion in alone.items()}
+    for level, feature in enumerate(features):
+        cropped, collapsed = (parts[term][level] - feature for term in ("cropped", "collapsed"))
+        torch.testing.assert_close(feature + cropped + collapsed, fused[level])
+        if feature.shape[1]:
+            assert float(cropped.std((2, 3)).min()) > 0
+            assert float(collapsed.std((2, 3)).max()) < 1e-6  # the same everywhere
+
+
+@pytest.mark.parametrize("terms", ["cropped", "collapsed"])
+def test_a_model_of_one_term_trains_all_that_it_has(terms: str) -> None:
+    model = build(small_spec(series_size=16, fusion=FusionOptions(terms=terms))).train()
+    logits = model(**batch([3, 2]))
+    torch.autograd.backward([x.sum() for x in logits.values()])
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    "option", [{"terms": "none"}, {"collapsed": "mean"}, {"dropout": "sometimes"}]
+)
 def test_unknown_words_are_refused(option: dict[str, str]) -> None:
     with pytest.raises(ModelError, match=next(iter(option.values()))):
         FusionOptions(**option)  # type: ignore[arg-type]
