@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flair2_exp.benchmarks import stock
+from flair2_exp.benchmarks import model_gpu, stock
 from flair2_exp.benchmarks.harness import (
     Figure,
     at_least,
@@ -36,16 +35,11 @@ from flair2_exp.benchmarks.harness import (
     take_turns,
     this_machine,
 )
+from flair2_exp.benchmarks.inputs import BANDS, BATCH, CLASSES, PATCH, series_inputs
 from flair2_exp.data.dataset import to_classes
 from flair2_exp.models.build import ModelSpec, accelerate, build_model
 from flair2_exp.models.utt import UTT
 from flair2_exp.training.metrics import confusion_matrix, miou
-
-BATCH: Final = 2
-PATCH: Final = 512
-CLASSES: Final = 13
-BANDS: Final = 5
-Inputs = dict[str, Tensor]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,8 +59,6 @@ def main(argv: Sequence[str]) -> int:
         print(_peak_memory(arguments.memory_of))
         return 0
     if arguments.gpu:
-        from flair2_exp.benchmarks import model_gpu
-
         return model_gpu.measure(arguments.rounds)
     facts = {
         "machine": this_machine(),
@@ -90,15 +82,6 @@ def main(argv: Sequence[str]) -> int:
         _scoring(arguments.rounds),
     ]  # fmt: skip
     return report("model", figures, facts={**facts, "patch": PATCH, "precision": "float32"})
-
-
-def series_inputs(dates: int, *, real: int | None = None, batch: int = BATCH) -> Inputs:
-    """A random series with `dates` dates, the first `real` of which (all by default) are real."""
-    padding = torch.arange(dates).expand(batch, dates) >= (dates if real is None else real)
-    series = torch.rand(batch, dates, 10, 40, 40)
-    series[padding] = 0
-    days = torch.linspace(-180, 180, dates).round().expand(batch, dates)
-    return {"series": series, "days": days, "padding": padding}
 
 
 def stock_unet() -> torch.nn.Module:

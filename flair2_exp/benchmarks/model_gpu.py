@@ -17,14 +17,14 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from flair2_exp.benchmarks.harness import Figure, report
-from flair2_exp.benchmarks.model import BANDS, CLASSES, PATCH, series_inputs
+from flair2_exp.benchmarks.inputs import BANDS, CLASSES, PATCH, Inputs, series_inputs
 from flair2_exp.errors import DeviceError
 from flair2_exp.models.build import ModelSpec, accelerate, build_model
 from flair2_exp.models.utt import UTT
 
 _DATES = 56
 _MATRIX = 8192
-Batch = tuple[dict[str, Tensor], Tensor]
+Batch = tuple[Inputs, Tensor]
 
 
 def measure(rounds: int) -> int:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flair2_exp.benchmarks import model
+from flair2_exp.benchmarks.inputs import series_inputs
 from flair2_exp.errors import DeviceError
 
 
@@ -15,7 +16,7 @@ def test_the_gpu_mode_refuses_a_machine_without_one() -> None:
 
 
 def test_the_series_of_the_benchmark_are_padded_as_asked() -> None:
-    inputs = model.series_inputs(6, real=2)
+    inputs = series_inputs(6, real=2)
     assert inputs["padding"].tolist() == [[False] * 2 + [True] * 4] * 2
     assert not inputs["series"][inputs["padding"]].any()
     assert inputs["series"][~inputs["padding"]].flatten(1).any(1).all()
