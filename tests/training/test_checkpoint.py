@@ -1,0 +1,76 @@
+"""Which checkpoints go with which config."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flair2_exp.errors import CheckpointError
+from flair2_exp.models.build import ModelSpec
+from flair2_exp.models.fusion import FusionOptions
+from flair2_exp.models.utae import UTAEOptions
+from flair2_exp.training.checkpoint import require_same_model
+
+MEAN, QUIRK = UTAEOptions(aggregation="mean"), UTAEOptions(normalise_padding=True)
+FIRST = FusionOptions(collapsed="first_sample")
+
+
+def _require(held: dict[str, Any], wanted: ModelSpec) -> None:
+    content = {"state_dict": {}, "hyper_parameters": {"model": held}}
+    require_same_model(Path("best.ckpt"), content, wanted.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("unet", {"encoder": "resnet18"}, "encoder is resnet18 "),
+        ("unet", {"metadata": True}, "metadata is True "),
+        ("utae", {"utae": MEAN}, "utae.aggregation is mean "),
+        ("utt", {"utae": QUIRK}, "utae.normalise_padding is True "),
+        ("utt", {"fusion": FIRST}, "fusion.collapsed is first_sample "),
+        ("utt", {"fusion": FusionOptions(terms="cropped")}, "fusion.terms is cropped "),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused_with_the_difference(
+    name: str, changes: dict[str, Any], told: str
+) -> None:
+    wanted = ModelSpec(name)
+    with pytest.raises(CheckpointError, match=rf"best.ckpt is of another model: {told}\(wanted "):
+        _require(replace(wanted, **changes).to_dict(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("unet", {"utae": QUIRK, "fusion": FIRST, "series_size": 64}),
+        ("unet", {"metadata_fusion": "rows"}),
+        ("unet", {"encoder_weights": "imagenet"}),
+        ("utae", {"encoder": "resnet18", "fusion": FIRST, "metadata_fusion": "rows"}),
+        ("utt", {"utae": UTAEOptions(checkpointing=True)}),
+    ],
+)
+def test_options_of_parts_that_the_network_lacks_or_that_change_nothing_may_differ(
+    name: str, changes: dict[str, Any]
+) -> None:
+    wanted = ModelSpec(name)
+    _require(replace(wanted, **changes).to_dict(), wanted)
+
+
+def test_a_checkpoint_from_before_an_option_was_made_has_its_default() -> None:
+    older = ModelSpec("utt").to_dict()
+    del older["fusion"]["terms"]
+    _require(older, ModelSpec("utt"))
+    other = ModelSpec("utt", fusion=FusionOptions(terms="collapsed"))
+    with pytest.raises(CheckpointError, match="terms is both"):
+        _require(older, other)
+
+
+@pytest.mark.parametrize(
+    "held", [{}, {"name": "unett"}, {"name": "utt", "depth": 5}, {"name": "utt", "utae": None}, 3]
+)
+def test_a_checkpoint_that_describes_no_known_model_is_refused(held: Any) -> None:
+    with pytest.raises(CheckpointError, match="describes no model"):
+        _require(held, ModelSpec("utt"))
