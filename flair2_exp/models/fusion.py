@@ -146,14 +146,15 @@ class SatelliteFusion(nn.Module):
         return fused
 
     def _terms(self, level: int, crop: Tensor, context: Tensor) -> Tensor:
-        """What joins a level: (B, channels, 10, 10), or (B, channels, 1, 1) of the context alone."""
+        """What joins a level: (B, channels, 10, 10), or (B, channels, 1, 1) of context alone."""
         if self.options.terms == "cropped":
             cropped: Tensor = self.cropped[level](crop)
             return cropped
         collapsed: Tensor = self.collapsed[level](context)[:, :, None, None]
         if self.options.terms == "collapsed":
             return collapsed
-        return self.cropped[level](crop) + collapsed
+        both: Tensor = self.cropped[level](crop) + collapsed
+        return both
 
     def _keep(self, samples: int, like: Tensor) -> Tensor | None:
         """Modality dropout: (B, 1, 1, 1), 0 for samples whose satellite terms are left out."""

@@ -5,9 +5,9 @@
     series ── U-TAE ── last map ─ fusion ─┴─── satellite head ── "satellite" logits
 
 Sixteen tensors never get a gradient, as in the published model: U-TAE's output block (nobody reads
-its logits) and the fusion's level 0 (the U-Net decoder does not read the input image). They are
-kept so that checkpoints carry over, frozen so that distributed training does not wait for their
-gradients, and never computed.
+its logits) and the fusion's level 0 (the U-Net decoder does not read the input image; fewer where
+the fusion has one term alone). They are kept so that checkpoints carry over, frozen so that
+distributed training does not wait for their gradients, and never computed.
 """
 
 from __future__ import annotations

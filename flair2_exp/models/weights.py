@@ -32,6 +32,6 @@ def load_weights(model: SegmentationModel, path: str | Path) -> None:
     if difference:
         raise CheckpointError(
             f"{path} (a checkpoint of {kind}) is of another model than the one configured "
-            f"(model, encoder, classes, bands, patch size, metadata): {difference}."
+            f"(model, encoder, classes, bands, patch size, metadata, utae, fusion): {difference}."
         )
     model.load_state_dict(tensors)
