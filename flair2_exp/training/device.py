@@ -26,22 +26,23 @@ def require_device(accelerator: str, devices: int, precision: str) -> None:
                 f"trainer.accelerator={accelerator}: this machine has no CUDA device that torch "
                 f"{torch.__version__} can use. Run with trainer=cpu, or on a machine with a GPU."
             )
-        if devices > gpus:
-            raise DeviceError(
-                f"trainer.devices={devices}: this machine has {gpus}. Use trainer.devices={gpus}."
-            )
     elif accelerator == "mps" and not apple:
         raise DeviceError(
             "trainer.accelerator=mps: this machine has no Apple GPU. Run with trainer=cpu."
         )
     if devices == 0:
         raise DeviceError("trainer.devices=0: expected a number from 1 up, or -1 for all devices.")
-    if devices == -1 and accelerator == "cpu":
+    on_gpu = accelerator != "cpu" and (gpus > 0 or apple)
+    if devices == -1 and not on_gpu:
         raise DeviceError(
             "trainer.devices=-1 means all GPUs; on the processor say how many processes, as "
             "trainer.devices=1."
         )
-    on_gpu = accelerator != "cpu" and (gpus > 0 or apple)
+    if on_gpu and devices > max(1, gpus):  # of an Apple machine's, torch knows one
+        raise DeviceError(
+            f"trainer.devices={devices}: this machine has {max(1, gpus)}. "
+            f"Use trainer.devices={max(1, gpus)}."
+        )
     if precision == "16-mixed" and not on_gpu:
         raise DeviceError(
             "trainer.precision=16-mixed needs a GPU: the processor trains in 32-true or bf16-mixed."

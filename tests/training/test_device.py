@@ -30,6 +30,7 @@ def two_old_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cpu", 1, "16-mixed", "needs a GPU"),
         ("auto", 1, "16-mixed", "needs a GPU"),
         ("cpu", -1, "32-true", "how many processes"),
+        ("auto", -1, "32-true", "how many processes"),
         ("cpu", 0, "32-true", "from 1 up"),
     ],
 )
@@ -49,8 +50,11 @@ def test_the_processor_takes_its_own_precisions(precision: str) -> None:
 
 @pytest.mark.usefixtures("two_old_gpus")
 def test_too_many_devices_and_missing_bfloat16_are_refused() -> None:
-    require_device("gpu", 2, "16-mixed")
-    with pytest.raises(DeviceError, match=r"this machine has 2"):
-        require_device("gpu", 3, "32-true")
+    for accelerator in ("auto", "gpu", "cuda"):
+        require_device(accelerator, 2, "16-mixed")
+        require_device(accelerator, -1, "32-true")
+        with pytest.raises(DeviceError, match=r"this machine has 2"):
+            require_device(accelerator, 3, "32-true")
+    require_device("cpu", 3, "32-true")
     with pytest.raises(DeviceError, match=r"an old card has no bfloat16"):
         require_device("gpu", 1, "bf16-mixed")
