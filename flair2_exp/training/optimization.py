@@ -28,13 +28,25 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class SchedulerOptions:
-    """The learning rate's course: `none`, `cosine` or `plateau`."""
+    """The learning rate's course: `none`, `cosine` or `plateau`; the latter has no warm-up."""
 
     name: str = "none"
     warmup_epochs: int = 0
     final_factor: float = 0.01
     factor: float = 0.5
     patience: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuses a warm-up that would not happen.
+
+        Raises:
+            ConfigError: If one is asked of `plateau`.
+        """
+        if self.name == "plateau" and self.warmup_epochs:
+            raise ConfigError(
+                f"scheduler.warmup_epochs={self.warmup_epochs}: scheduler=plateau has no warm-up; "
+                "use scheduler=none or cosine, or warmup_epochs=0."
+            )
 
 
 def build_scheduler(

@@ -71,3 +71,8 @@ def test_the_plateau_lowers_the_rate_when_the_validation_loss_stands_still() -> 
     for _ in range(4):
         scheduler.step(1.0)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
+
+
+def test_a_warm_up_that_would_not_happen_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"warmup_epochs=2: scheduler=plateau has no warm-up"):
+        SchedulerOptions("plateau", warmup_epochs=2)
