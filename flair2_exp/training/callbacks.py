@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.trainer.states import TrainerFn
 
+from flair2_exp.models.heads import footprint
 from flair2_exp.signals import Interruption
 
 log = logging.getLogger(__name__)
@@ -122,10 +123,12 @@ class ResumePoint(Checkpoint):
 
 
 class StepSeeds(Callback):
-    """Seeds torch anew at every training batch, from the run's seed, the epoch and the batch alone.
+    """Seeds torch anew at every batch, from the run's seed, the epoch and the batch alone.
 
     So dropout in a batch does not depend on what ran before it in this process, and a run that goes
     on from a checkpoint, of an epoch's end or not, computes what the uninterrupted one would have.
+    In validation and test, where one quirk drops as well (`fusion.dropout=always_batch`), the epoch
+    does not count: a checkpoint has its scores in whatever process it is tested.
 
     Args:
         seed: The run's seed.
@@ -137,8 +140,25 @@ class StepSeeds(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seeds this batch; processes of a distributed run differ."""
-        key = [self._seed, trainer.current_epoch, batch_idx, trainer.global_rank]
+        """Seeds this batch."""
+        self._seed_batch(trainer, trainer.current_epoch, batch_idx)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Seeds this batch."""
+        self._seed_batch(trainer, 0, batch_idx)
+
+    on_test_batch_start = on_validation_batch_start
+
+    def _seed_batch(self, trainer: Trainer, epoch: int, batch: int) -> None:
+        """Processes of a distributed run differ."""
+        key = [self._seed, epoch, batch, trainer.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 
@@ -180,9 +200,13 @@ class Scores(Callback):
         if trainer.state.fn != TrainerFn.FITTING or self._monitor not in trainer.callback_metrics:
             return
         metrics = metrics_under(trainer, "val/")
-        before = self.best.get(self._monitor)
-        if before is None or self._sign * metrics[self._monitor] > self._sign * before:
+        if not self.best or self._rank(metrics) > self._rank(self.best):
             self.best = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
+
+    def _rank(self, metrics: Mapping[str, float]) -> float:
+        """More is better; NaN, which ends a training only where patience does, is the least."""
+        value = metrics[self._monitor]
+        return -math.inf if math.isnan(value) else self._sign * value
 
     def state_dict(self) -> dict[str, Any]:
         """The scores, for a checkpoint."""
@@ -394,11 +418,7 @@ def _series_picture(batch: Mapping[str, Any], position: int) -> npt.NDArray[np.f
     """The footprint's median over time in true colour, stretched, at the label's size."""
     series = batch["series"][position].float()
     real = series[~batch["padding"][position]]
-    size = series.shape[-1]
-    footprint = max(2, round(10.24))
-    start = (size - footprint) // 2
-    crop = real[:, list(TRUE_COLOUR), start : start + footprint, start : start + footprint]
-    median = crop.median(dim=0).values
+    median = footprint(real[:, list(TRUE_COLOUR)]).median(dim=0).values
     stretched = median / torch.quantile(median, 0.98).clamp_min(1e-6)
     resized = torch.nn.functional.interpolate(stretched[None], size=batch["label"].shape[-2:])
     return np.asarray(resized[0].cpu().numpy(), dtype=np.float32)

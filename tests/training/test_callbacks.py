@@ -1,0 +1,97 @@
+"""What callbacks remember and draw that whole runs (tests/test_experiment.py) would not show."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from flair2_exp import experiment, results
+from flair2_exp.training.callbacks import PanelCollector, Scores, best_checkpoint
+from tests.configs import SMALL_SAMPLE, compose_config
+
+
+def _run(folder: Path, *overrides: str) -> dict[str, float]:
+    config = compose_config(
+        f"paths.root={folder.parent}",
+        "preset=debug",
+        "tracking=off",
+        "trainer=cpu",
+        "trainer.limit_test_batches=null",
+        *SMALL_SAMPLE,
+        *overrides,
+    )
+    experiment.run(config, folder, overrides)
+    metrics: dict[str, float] = json.loads((folder / results.METRICS).read_text())
+    return metrics
+
+
+def test_a_checkpoint_scores_the_same_in_every_process_where_validation_and_test_drop_too(
+    tmp_path: Path,
+) -> None:
+    quirk = (
+        "model=utt", "s2_preproc=raw", "fusion.dropout=always_batch", "fusion.dropout_rate=0.5",
+    )  # fmt: skip
+    # With seed 6 the second of the two test batches is dropped, with seed 1 none.
+    trained = _run(tmp_path / "trained", *quirk, "seed=6")
+    best = f"checkpoint={tmp_path / 'trained' / experiment.BEST}"
+    tested = _run(tmp_path / "tested", *quirk, "seed=6", best, "train=false")
+    for name in ("val/loss", "test/loss", "test/miou"):
+        assert tested[name] == trained[name]
+    other = _run(tmp_path / "other", *quirk, "seed=1", best, "train=false")
+    assert other["test/loss"] != trained["test/loss"]
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 1)])
+def test_the_best_epoch_is_that_of_the_best_checkpoint_though_the_first_score_be_nan(
+    mode: str, best: int, tmp_path: Path
+) -> None:
+    scores = Scores("val/loss", mode)
+    kept = best_checkpoint(tmp_path, monitor="val/loss", mode=mode)
+    for epoch, value in enumerate((math.nan, 3.0, 2.0, math.nan, 2.5)):
+        metrics = {"val/loss": torch.tensor(value)}
+        trainer: Any = SimpleNamespace(
+            state=SimpleNamespace(fn=TrainerFn.FITTING),
+            callback_metrics=metrics,
+            current_epoch=epoch,
+        )
+        scores.on_validation_end(trainer, None)  # type: ignore[arg-type]
+        _keep(kept, trainer, metrics["val/loss"], epoch)
+    assert scores.best["val/best_epoch"] == best
+    assert scores.best["val/loss"] == float(kept.best_model_score)  # type: ignore[arg-type]
+
+
+def _keep(kept: ModelCheckpoint, trainer: Any, score: torch.Tensor, epoch: int) -> None:
+    """What Lightning's callback does after an epoch, but for the file."""
+    kept._save_checkpoint = lambda *_: None  # type: ignore[method-assign]
+    kept._remove_checkpoint = lambda *_: None  # type: ignore[method-assign]
+    trainer.strategy = SimpleNamespace(broadcast=lambda path: path, reduce_boolean_decision=bool)
+    trainer.strategy.reduce_boolean_decision = lambda decision, **_: bool(decision)
+    candidates = {"val/loss": score, "epoch": torch.tensor(epoch), "step": torch.tensor(epoch)}
+    kept._save_topk_checkpoint(trainer, candidates)
+
+
+def test_a_panel_without_aerial_image_shows_the_footprint_in_true_colour() -> None:
+    panel = PanelCollector(count=1, total=1)
+    panel.on_test_epoch_start(None, None)  # type: ignore[arg-type]
+    series = torch.zeros(1, 3, 10, 40, 40)
+    series[0, :2, 2, 15:25, 15:20] = 0.5  # B4: the western half of the footprint is red
+    batch = {
+        "patch_id": ["IMG_000001"],
+        "series": series,
+        "padding": torch.tensor([[False, False, True]]),
+        "label": torch.zeros(1, 64, 64, dtype=torch.int64),
+    }
+    panel.on_test_batch_end(None, None, batch["label"], batch, 0)  # type: ignore[arg-type]
+    image = panel.rows[0].image
+    assert image.shape == (64, 64, 3)
+    assert not image[..., 1:].any()
+    assert np.array_equal(image[..., 0] > 0, np.arange(64)[None].repeat(64, 0) < 32)
