@@ -79,7 +79,7 @@ def _construct(encoder: str, weights: str | bool | None, **sizes: int | list[int
             raise
         raise ModelError(
             f"model.encoder={encoder} cannot be built with {sizes['in_channels']} channels and "
-            f"five levels: {error}. Choose another, as resnet34."
+            f"five levels: {str(error).rstrip('.')}. Choose another, as resnet34."
         ) from error
 
 
@@ -92,9 +92,9 @@ def _pretrained(encoder: str, **sizes: int | list[int]) -> smp.Unet:
     except Exception as error:  # hub, HTTP client and timm each raise their own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"The ImageNet weights of {encoder} are neither cached nor reachable ({reason}). "
-            "Set model.encoder_weights=null (random weights) or to a local file, or run once "
-            "online to fill the cache (HF_HOME)."
+            f"The ImageNet weights of {encoder} cannot be had ({reason}). Set "
+            "model.encoder_weights=null (random weights) or to a local file; if the Hugging Face "
+            "hub has them, run once online to fill its cache (HF_HOME)."
         ) from error
 
 

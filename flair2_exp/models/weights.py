@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from flair2_exp.errors import CheckpointError
@@ -9,6 +10,8 @@ from flair2_exp.models.base import SegmentationModel
 from flair2_exp.models.reference import is_reference, translate
 from flair2_exp.models.tensors import mismatch, named_tensors, read_file
 from flair2_exp.models.utt import UTT
+
+log = logging.getLogger(__name__)
 
 
 def load_weights(model: SegmentationModel, path: str | Path) -> None:
@@ -24,9 +27,9 @@ def load_weights(model: SegmentationModel, path: str | Path) -> None:
             with a list of what is missing, left over, or of another shape.
     """
     tensors = named_tensors(read_file(path), path)
-    kind = "this package"
-    if is_reference(tensors):
-        kind = "the FLAIR #2 baseline"
+    released = is_reference(tensors)
+    kind = "the FLAIR #2 baseline" if released else "this package"
+    if released:
         tensors = translate(tensors, fused=isinstance(model, UTT))
     difference = mismatch(tensors, model.state_dict())
     if difference:
@@ -35,3 +38,5 @@ def load_weights(model: SegmentationModel, path: str | Path) -> None:
             f"(model, encoder, classes, bands, patch size, metadata, utae, fusion): {difference}."
         )
     model.load_state_dict(tensors)
+    if released:
+        log.info("%s: the published baseline's weights; as published with compat=reference", path)

@@ -41,8 +41,13 @@ def _golden_model() -> UTT:
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_released_checkpoint_loads_with_or_without_its_wrappings(
-    released: dict[str, Tensor], tmp_path: Path, prefix: str, wrapped: bool
+    released: dict[str, Tensor],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    prefix: str,
+    wrapped: bool,
 ) -> None:
+    caplog.set_level("INFO")
     tensors = {prefix + name: value for name, value in released.items()}
     if wrapped and prefix:
         tensors["criterion.weight"] = torch.ones(13)
@@ -51,6 +56,7 @@ def test_a_released_checkpoint_loads_with_or_without_its_wrappings(
     load_weights(model, tmp_path / "a.ckpt")
     ours = model.state_dict()
     assert len(ours) == len(released)
+    assert "compat=reference" in caplog.text
     assert torch.equal(
         ours["utae.temporal.project.weight"],
         released["arch_hr.temporal_encoder.inconv.weight"].squeeze(-1),
@@ -299,9 +305,15 @@ def test_imagenet_weights_that_cannot_be_had_are_told_with_the_fix(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     spec = small_spec("unet", encoder=encoder, encoder_weights="imagenet")
-    with pytest.raises(ModelError, match=r"model\.encoder_weights=null") as told:
+    with pytest.raises(ModelError, match=r"model\.encoder_weights=null.*run once online") as told:
         build_model(spec)
     assert len(str(told.value).splitlines()) == 1
+
+
+def test_weights_that_do_not_exist_are_not_called_unreachable() -> None:
+    spec = small_spec("unet", encoder="dpn68b", encoder_weights="imagenet")
+    with pytest.raises(ModelError, match=r"cannot be had .*options are"):
+        build_model(spec)
 
 
 def test_nothing_is_fetched_where_other_weights_will_follow(
