@@ -184,15 +184,20 @@ class SegmentationTask(LightningModule):
         return outputs[self.model.main_head].argmax(dim=1)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """One step; the epoch logs `train/loss` and, where there are two heads, each head's."""
+        """One step; the epoch logs `train/loss` and, where there are two heads, each head's.
+
+        They are means over the patches of all processes.
+        """
         losses = self.loss(self(batch), batch)
         seen = {"train/loss": losses["total"].detach()}
         if len(losses) > 2:
             seen |= {f"train/loss_{h}": losses[h].detach() for h in ("aerial", "satellite")}
-        seen["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        seen["train/lr"] = losses["total"].new_tensor(rate)
         self._epoch.add(seen, len(batch["patch_id"]))
         if self.trainer.is_last_batch:
-            self.log_dict(self._epoch.means(), on_step=False, on_epoch=True, batch_size=1)
+            means = self._epoch.means()
+            self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return losses["total"]
 
     def on_train_epoch_start(self) -> None:

@@ -166,3 +166,17 @@ def test_the_heads_weights_scale_their_part_of_the_total() -> None:
     task = build_task("loss.aerial=0.5", "loss.satellite=2")
     losses = task.loss(logits, {"label": label, "satellite_label": label})
     torch.testing.assert_close(losses["total"], 0.5 * losses["aerial"] + 2 * losses["satellite"])
+
+
+def test_the_training_metrics_are_those_of_all_processes() -> None:
+    task = build_task()
+    logged: dict[str, object] = {}
+    task.log_dict = lambda means, **how: logged.update(means=means, **how)  # type: ignore[assignment, method-assign]
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
+    task._trainer = SimpleNamespace(optimizers=[optimizer], is_last_batch=True)  # type: ignore[assignment]
+    task._fabric = None
+    label = torch.randint(0, OTHER, (2, 64, 64))
+    batch = {"image": torch.rand(2, 5, 64, 64), "label": label, "patch_id": ["IMG_1", "IMG_2"]}
+    loss = task.training_step(batch, 0)
+    assert logged["sync_dist"] is True
+    assert logged["means"] == {"train/loss": loss, "train/lr": 0.5}
