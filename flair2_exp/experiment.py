@@ -240,6 +240,11 @@ def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
     # Weights that a checkpoint will replace are not read, let alone downloaded.
     goes_on = start is not None or (earlier is not None and bool(earlier.training))
     task = build_task(config, spec, fresh=not goes_on)
+    if checkpoint is not None and config.train and not goes_on:
+        from flair2_exp.training.checkpoint import require_training_state
+
+        epochs = config.trainer.max_epochs
+        require_training_state(checkpoint, content, task.hparams, epochs=epochs)
     return Prepared(config, data, spec, task, store or _open_store(config), start)
 
 

@@ -190,8 +190,12 @@ class Scores(Callback):
         """Logs what a run that goes on from a checkpoint had measured in that epoch.
 
         Lightning logs an epoch only after its checkpoint is written, so a process that dies in
-        between would leave a gap.
+        between would leave a gap. In another folder than the checkpoint's, `best.ckpt` begins
+        anew, and so do its scores.
         """
+        kept = trainer.checkpoint_callback
+        if isinstance(kept, ModelCheckpoint) and not kept.best_k_models:
+            self.best = {}
         if self.last and trainer.logger is not None:
             trainer.logger.log_metrics(self.last, step=trainer.global_step)
 

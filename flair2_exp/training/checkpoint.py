@@ -61,13 +61,64 @@ def require_same_model(path: Path, content: Mapping[str, Any], model: Mapping[st
             f"{path} describes no model that this version of the package builds ({error}).\n"
             "Weights alone are loaded with model.weights=PATH."
         ) from error
-    wanted = _deciding(model)
-    names = [name for name in sorted({*held, *wanted}) if held.get(name) != wanted.get(name)]
-    if names:
-        differences = ", ".join(f"{n} is {held.get(n)} (wanted {wanted.get(n)})" for n in names)
+    differences = _differences(held, _deciding(model))
+    if differences:
         raise CheckpointError(
             f"{path} is of another model: {differences}.\nUse the options that it was trained with."
         )
+
+
+def require_training_state(
+    path: Path, content: Mapping[str, Any], options: Mapping[str, Any], *, epochs: int
+) -> None:
+    """Refuse to train on from a checkpoint that has nothing left to train, or trained otherwise.
+
+    The optimizer goes on with all that the checkpoint holds, its learning rate too: other options
+    of the config would be silently ignored.
+
+    Args:
+        path: Named in the message.
+        content: What `read_checkpoint` returned.
+        options: The hyper-parameters of the task that is to go on.
+        epochs: `trainer.max_epochs`.
+
+    Raises:
+        CheckpointError: It holds no state of a training, or of another optimizer, or all epochs.
+    """
+    anew = "Start anew from its weights with model.weights=PATH."
+    try:
+        trained = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        held = _course(content["hyper_parameters"])
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} holds no training to go on from (no {error}).\n{anew}"
+        ) from error
+    wanted = _course(options)
+    if held != wanted:
+        raise CheckpointError(
+            f"{path} would go on in its own way: {_differences(held, wanted)}.\n"
+            f"Use the options that it was trained with. {anew}"
+        )
+    if trained >= epochs:
+        raise CheckpointError(
+            f"{path} has trained {trained} epochs, trainer.max_epochs={epochs}: ask for more in "
+            f"all, or test it with train=false.\n{anew}"
+        )
+
+
+def _course(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a task's options is in its optimizer's and schedule's state, by dotted name."""
+    plateau = options["scheduler"]["name"] == "plateau"
+    return _flat({"optimizer": options["optimizer"], "scheduler": {"plateau": plateau}})
+
+
+def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The names that differ and how; empty where none does."""
+    return ", ".join(
+        f"{name} is {held.get(name)} (wanted {wanted.get(name)})"
+        for name in sorted({*held, *wanted})
+        if held.get(name) != wanted.get(name)
+    )
 
 
 def _deciding(model: Mapping[str, Any]) -> dict[str, Any]:

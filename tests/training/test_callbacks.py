@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from flair2_exp import experiment, results
+from flair2_exp.errors import CheckpointError
 from flair2_exp.training.callbacks import PanelCollector, Scores, best_checkpoint
 from tests.configs import SMALL_SAMPLE, compose_config
 
@@ -77,6 +79,38 @@ def _keep(kept: ModelCheckpoint, trainer: Any, score: torch.Tensor, epoch: int) 
     trainer.strategy.reduce_boolean_decision = lambda decision, **_: bool(decision)
     candidates = {"val/loss": score, "epoch": torch.tensor(epoch), "step": torch.tensor(epoch)}
     kept._save_topk_checkpoint(trainer, candidates)
+
+
+def test_a_run_from_another_runs_checkpoint_has_the_scores_of_its_own_best_one(
+    tmp_path: Path,
+) -> None:
+    first = best_checkpoint(tmp_path / "first", monitor="val/loss", mode="min")
+    first.best_k_models = {"best.ckpt": torch.tensor(1.0)}
+    state = {"best": {"val/loss": 1.0, "val/best_epoch": 0.0}, "last": {}}
+    for folder, known in (("first", {"val/loss": 1.0, "val/best_epoch": 0.0}), ("second", {})):
+        kept = best_checkpoint(tmp_path / folder, monitor="val/loss", mode="min")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning's, that the folder is another
+            kept.load_state_dict(first.state_dict())
+        scores = Scores("val/loss", "min")
+        scores.load_state_dict(state)
+        scores.on_fit_start(SimpleNamespace(checkpoint_callback=kept, logger=None), None)  # type: ignore[arg-type]
+        assert scores.best == known
+
+
+def test_what_a_run_cannot_train_on_from_is_refused_before_it_begins(tmp_path: Path) -> None:
+    model = ("model=unet", "data=aerial_only")
+    _run(tmp_path / "first", *model)
+    best = f"checkpoint={tmp_path / 'first' / experiment.BEST}"
+    for change, told in (
+        ("trainer.max_epochs=1", "has trained 1 epochs"),
+        ("optimizer._target_=torch.optim.SGD", "optimizer.target is torch.optim.AdamW"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            _run(tmp_path / "second", *model, best, change)
+        assert not (tmp_path / "second").exists()
+    metrics = _run(tmp_path / "second", *model, best, "trainer.max_epochs=2")
+    assert metrics["val/best_epoch"] == 1.0
 
 
 def test_a_panel_without_aerial_image_shows_the_footprint_in_true_colour() -> None:

@@ -12,7 +12,7 @@ from flair2_exp.errors import CheckpointError
 from flair2_exp.models.build import ModelSpec
 from flair2_exp.models.fusion import FusionOptions
 from flair2_exp.models.utae import UTAEOptions
-from flair2_exp.training.checkpoint import require_same_model
+from flair2_exp.training.checkpoint import require_same_model, require_training_state
 
 MEAN, QUIRK = UTAEOptions(aggregation="mean"), UTAEOptions(normalise_padding=True)
 FIRST = FusionOptions(collapsed="first_sample")
@@ -74,3 +74,43 @@ def test_a_checkpoint_from_before_an_option_was_made_has_its_default() -> None:
 def test_a_checkpoint_that_describes_no_known_model_is_refused(held: Any) -> None:
     with pytest.raises(CheckpointError, match="describes no model"):
         _require(held, ModelSpec("utt"))
+
+
+def _training(
+    optimizer: str = "AdamW", lr: float = 0.01, scheduler: str = "none"
+) -> dict[str, Any]:
+    """A task's hyper-parameters."""
+    options = {"target": optimizer, "lr": lr, "weight_decay": 0.0, "options": {"eps": 1e-8}}
+    return {"optimizer": options, "scheduler": {"name": scheduler, "warmup_epochs": 0}}
+
+
+def _trained(epochs: int) -> dict[str, Any]:
+    progress = {"epoch_progress": {"current": {"processed": epochs}}}
+    return {"hyper_parameters": _training(), "loops": {"fit_loop": progress}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "epochs", "told"),
+    [
+        (_training("SGD"), 9, "optimizer.target is AdamW .wanted SGD."),
+        (_training(lr=0.1), 9, "optimizer.lr is 0.01 .wanted 0.1."),
+        (_training(scheduler="plateau"), 9, "scheduler.plateau is False .wanted True."),
+        (_training(), 3, "has trained 3 epochs, trainer.max_epochs=3"),
+    ],
+)
+def test_a_training_that_would_not_go_on_as_asked_is_refused(
+    wanted: dict[str, Any], epochs: int, told: str
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"best.ckpt .*{told}.*\n.*model.weights="):
+        require_training_state(Path("best.ckpt"), _trained(3), wanted, epochs=epochs)
+
+
+def test_a_training_goes_on_with_more_epochs_and_another_course() -> None:
+    for wanted in (_training(), _training(scheduler="cosine")):
+        require_training_state(Path("best.ckpt"), _trained(3), wanted, epochs=4)
+
+
+def test_weights_alone_are_no_training_to_go_on_from() -> None:
+    content = {"hyper_parameters": _training()}
+    with pytest.raises(CheckpointError, match=r"no training to go on from \(no 'loops'\)"):
+        require_training_state(Path("best.ckpt"), content, _training(), epochs=4)
