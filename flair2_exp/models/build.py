@@ -34,7 +34,7 @@ class ModelSpec:
         decoder_channels: Channels of the U-Net decoder's blocks, deepest first.
         metadata: Whether the metadata join the aerial encoder.
         metadata_fusion: `channels` or `rows` (published).
-        patch_size: Aerial pixels on a side of a patch; a multiple of 32.
+        patch_size: Aerial pixels on a side of a patch; a multiple of 32 where there is an encoder.
         series_size: Satellite pixels on a side of a super-patch.
         utae: Sizes and choices of the satellite branch.
         fusion: Choices of the fusion.
@@ -63,7 +63,7 @@ class ModelSpec:
             raise ModelError(f"model.name={self.name}: expected one of {NAMES}.")
         if self.metadata_fusion not in FUSIONS:
             raise ModelError(f"metadata.fusion={self.metadata_fusion}: expected one of {FUSIONS}.")
-        if self.patch_size < 32 or self.patch_size % 32:
+        if self.name != "utae" and (self.patch_size < 32 or self.patch_size % 32):
             raise ModelError(
                 f"A patch of {self.patch_size} pixels cannot be halved five times: its size must "
                 "be a multiple of 32."

@@ -121,6 +121,12 @@ def test_each_model_gives_its_main_head(name: str) -> None:
     )
 
 
+def test_u_tae_alone_takes_patches_that_no_encoder_could_halve() -> None:
+    with torch.no_grad():
+        logits = build(small_spec("utae", patch_size=72))(**batch([3, 2]))
+    assert logits["satellite"].shape == (2, 13, 72, 72)
+
+
 @pytest.mark.parametrize("name", ["unet", "utae", "utt"])
 def test_a_missing_modality_is_told(name: str) -> None:
     with pytest.raises(ValueError, match="needs"):
