@@ -223,7 +223,8 @@ def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
     from flair2_exp.assembly import build_data, build_task, model_spec
     from flair2_exp.training.device import require_device
 
-    require_device(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
+    trainer = config.trainer
+    require_device(trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy)
     checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import read_checkpoint
@@ -263,6 +264,8 @@ def _settle_libraries(config: Config) -> None:
     warnings.filterwarnings("ignore", message="GPU available but not used.*")
     # A run that goes on finds its own checkpoints.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    # A run from another's checkpoint keeps its own best one.
+    warnings.filterwarnings("ignore", message="The dirpath has changed.*")
     # Lightning 2.6 asks torch 2.15 in a way that the latter deprecates; nothing a user can mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     if config.trainer.threads:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from flair2_exp.errors import DeviceError
 
 
-def require_device(accelerator: str, devices: int, precision: str) -> None:
+def require_device(accelerator: str, devices: int, precision: str, strategy: str = "auto") -> None:
     """Refuse what this machine lacks, before anything is read.
 
     Args:
         accelerator: `auto`, `cpu`, `gpu`, `cuda` or `mps`.
         devices: How many; -1 for all.
         precision: Lightning's name, as `bf16-mixed`.
+        strategy: Lightning's name of how several devices work together, as `ddp`.
 
     Raises:
-        DeviceError: No such device, too few of them, or a precision that they do not compute in.
+        DeviceError: No such device, too few of them, or a precision that they do not compute in; no
+            such strategy.
     """
     import torch
 
@@ -54,3 +56,15 @@ def require_device(accelerator: str, devices: int, precision: str) -> None:
         )
     if precision == "64-true" and on_gpu and apple and not gpus:
         raise DeviceError("trainer.precision=64-true: Apple GPUs compute in 32 bits at most.")
+    if strategy != "auto":
+        _require_strategy(strategy)
+
+
+def _require_strategy(strategy: str) -> None:
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    known = StrategyRegistry.available_strategies()
+    if strategy not in known:
+        raise DeviceError(
+            f"trainer.strategy={strategy}: expected auto, or one of {', '.join(sorted(known))}."
+        )
