@@ -61,7 +61,10 @@ def require_same_model(path: Path, content: Mapping[str, Any], model: Mapping[st
             f"{path} describes no model that this version of the package builds ({error}).\n"
             "Weights alone are loaded with model.weights=PATH."
         ) from error
-    differences = _differences(held, _deciding(model))
+    wanted = _deciding(model)
+    if held["name"] != wanted["name"]:  # then their options are others, too
+        held, wanted = {"name": held["name"]}, {"name": wanted["name"]}
+    differences = _differences(held, wanted)
     if differences:
         raise CheckpointError(
             f"{path} is of another model: {differences}.\nUse the options that it was trained with."

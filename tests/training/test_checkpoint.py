@@ -59,6 +59,11 @@ def test_options_of_parts_that_the_network_lacks_or_that_change_nothing_may_diff
     _require(replace(wanted, **changes).to_dict(), wanted)
 
 
+def test_of_another_kind_of_network_only_the_kind_is_told() -> None:
+    with pytest.raises(CheckpointError, match=r"model: name is unet \(wanted utt\)\.\n"):
+        _require(ModelSpec("unet", encoder="resnet18").to_dict(), ModelSpec("utt"))
+
+
 def test_a_checkpoint_from_before_an_option_was_made_has_its_default() -> None:
     older = ModelSpec("utt").to_dict()
     del older["fusion"]["terms"]
