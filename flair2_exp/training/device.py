@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from flair2_exp.errors import DeviceError
 
 
@@ -65,6 +67,7 @@ def _require_strategy(strategy: str) -> None:
 
     known = StrategyRegistry.available_strategies()
     if strategy not in known:
+        near = ", ".join(difflib.get_close_matches(strategy, known, n=3)) or "ddp"
         raise DeviceError(
-            f"trainer.strategy={strategy}: expected auto, or one of {', '.join(sorted(known))}."
+            f"trainer.strategy={strategy}: Lightning has no such strategy; use auto, or {near}."
         )
