@@ -86,7 +86,8 @@ def require_training_state(
         epochs: `trainer.max_epochs`.
 
     Raises:
-        CheckpointError: It holds no state of a training, or of another optimizer, or all epochs.
+        CheckpointError: It holds no state of a training, or of another optimizer, or of one that
+            has ended.
     """
     anew = "Start anew from its weights with model.weights=PATH."
     try:
@@ -102,6 +103,9 @@ def require_training_state(
             f"{path} would go on in its own way: {_differences(held, wanted)}.\n"
             f"Use the options that it was trained with. {anew}"
         )
+    states = content.get("callbacks", {}).values()
+    if any(state.get("stopped_epoch", 0) for state in states):
+        raise CheckpointError(f"{path} had stopped early, and would at once again.\n{anew}")
     if trained >= epochs:
         raise CheckpointError(
             f"{path} has trained {trained} epochs, trainer.max_epochs={epochs}: ask for more in "

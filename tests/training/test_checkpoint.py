@@ -119,3 +119,12 @@ def test_weights_alone_are_no_training_to_go_on_from() -> None:
     content = {"hyper_parameters": _training()}
     with pytest.raises(CheckpointError, match=r"no training to go on from \(no 'loops'\)"):
         require_training_state(Path("best.ckpt"), content, _training(), epochs=4)
+
+
+def test_a_training_that_had_stopped_early_is_not_gone_on_with() -> None:
+    patience = {"stopped_epoch": 0}  # Lightning's word for not stopped
+    content = _trained(3) | {"callbacks": {"Patience": patience, "Scores": {}}}
+    require_training_state(Path("best.ckpt"), content, _training(), epochs=9)
+    patience["stopped_epoch"] = 2
+    with pytest.raises(CheckpointError, match=r"had stopped early.*\n.*model.weights="):
+        require_training_state(Path("best.ckpt"), content, _training(), epochs=9)
