@@ -240,6 +240,10 @@ class Patience(EarlyStopping):
         if self.stopped_epoch > 0:
             trainer.should_stop = True
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint, with the patience asked for and not the checkpoint's."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
 
 def progress(*, bars: bool) -> list[Callback]:
     """Rich progress bars, or one line an epoch for a log file."""

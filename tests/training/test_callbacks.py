@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from flair2_exp import experiment, results
 from flair2_exp.errors import CheckpointError
-from flair2_exp.training.callbacks import PanelCollector, Scores, best_checkpoint
+from flair2_exp.training.callbacks import PanelCollector, Patience, Scores, best_checkpoint
 from tests.configs import SMALL_SAMPLE, compose_config
 
 
@@ -96,6 +96,13 @@ def test_a_run_from_another_runs_checkpoint_has_the_scores_of_its_own_best_one(
         scores.load_state_dict(state)
         scores.on_fit_start(SimpleNamespace(checkpoint_callback=kept, logger=None), None)  # type: ignore[arg-type]
         assert scores.best == known
+
+
+def test_the_patience_asked_for_is_not_replaced_by_a_checkpoints() -> None:
+    first, second = (Patience("val/loss", patience=patience) for patience in (30, 5))
+    first.wait_count = 3
+    second.load_state_dict(first.state_dict())
+    assert (second.patience, second.wait_count) == (5, 3)
 
 
 def test_what_a_run_cannot_train_on_from_is_refused_before_it_begins(tmp_path: Path) -> None:
