@@ -271,11 +271,11 @@ class TrainerConfig:
     gradient_clip_val: float = _number(0.0, 0.0)
     """Largest norm of the gradients; 0 leaves them alone."""
     deterministic: bool = True
-    limit_train_batches: int | None = None
-    limit_val_batches: int | None = None
-    limit_test_batches: int | None = None
+    limit_train_batches: int | None = _number(None, 1)
+    limit_val_batches: int | None = _number(None, 1)
+    limit_test_batches: int | None = _number(None, 1)
     log_every_n_steps: int = _number(50, 1)
-    threads: int | None = None
+    threads: int | None = _number(None, 1)
     """Processor threads of torch; null leaves torch's choice."""
 
 
@@ -450,17 +450,31 @@ def typed(config: DictConfig) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
 
-    # Everything that a run writes interpolates this one; a relative one could not be traced.
     config = copy.deepcopy(config)
-    config.paths.root = os.path.abspath(os.path.expanduser(config.paths.root))
     try:
+        _require_plain_paths(config.paths)
+        # Everything that a run writes interpolates this one; a relative one could not be traced.
+        config.paths.root = os.path.abspath(config.paths.root)
         result = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
-        raise ConfigError(f"a value is missing: {str(error).splitlines()[0]}") from error
+        missing = ", ".join(sorted(OmegaConf.missing_keys(config)))
+        raise ConfigError(f"{missing}: no value; choose an option of the group.") from error
     if not isinstance(result, Config):
         raise TypeError(f"expected a config composed on the schema, got {type(result).__name__}")
     validate(result)
     return result
+
+
+def _require_plain_paths(paths: DictConfig) -> None:
+    """Refuse what Hydra, which names the run's folder before anything is typed, reads otherwise."""
+    for name in (item.name for item in dataclasses.fields(PathsConfig)):
+        path = str(paths[name])
+        if not path:
+            said = " (FLAIR2_EXP_ROOT is set and empty)" if "FLAIR2_EXP_ROOT" in os.environ else ""
+            raise ConfigError(f"paths.{name} is empty{said}: expected a folder, as `.`.")
+        if path.startswith("~"):
+            full = os.path.expanduser(path)
+            raise ConfigError(f"paths.{name}={path}: ~ is not expanded here; write {full}.")
 
 
 def validate(config: Config) -> None:
@@ -475,6 +489,9 @@ def validate(config: Config) -> None:
 
 
 def _check_bounds(node: Any, prefix: str) -> None:
+    known = [item.name for item in dataclasses.fields(node)]
+    for added in vars(node).keys() - set(known):  # with `+`, which the types let through
+        raise ConfigError(f"{prefix}{added}: no such option; {nearest(added, known)}")
     for item in dataclasses.fields(node):
         name, value = f"{prefix}{item.name}", getattr(node, item.name)
         if dataclasses.is_dataclass(value):
@@ -492,9 +509,18 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
         raise ConfigError(f"{name}={value}: expected one of {', '.join(map(str, choices))}.")
     if "minimum" in metadata:
         low, high = metadata["minimum"], metadata["maximum"]
-        if not low <= value <= high:  # NaN fails this as well
-            bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-            raise ConfigError(f"{name}={value}: expected {bounds}.")
+        if not (low <= value <= high and math.isfinite(value)):  # NaN fails this as well
+            bounds = f"{low:.10g} to {high:.10g}" if high < math.inf else f"at least {low:.10g}"
+            finite = ", and finite" if value == math.inf == high else ""
+            raise ConfigError(f"{name}={value}: expected {bounds}{finite}.")
+
+
+def _names_are_folders(config: Config) -> None:
+    names = {"name": config.name, "sweep.name": config.sweep.name, "tune.name": config.tune.name}
+    for option, name in names.items():
+        path = Path(name)
+        if not name.strip() or path.is_absolute() or ".." in path.parts or path == Path():
+            raise ConfigError(f"{option}={name!r}: expected the name of a folder for its results.")
 
 
 def _model_has_its_modalities(config: Config) -> None:
@@ -636,6 +662,7 @@ def _class_weights_name_classes(config: Config) -> None:
 
 
 _RULES: Final[tuple[Callable[[Config], None], ...]] = (
+    _names_are_folders,
     _model_has_its_modalities,
     _super_patch_fits_utae,
     _heads_divide_widths,
