@@ -221,9 +221,10 @@ def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
     # A server is asked before torch is imported; a local store is made when all else is well.
     store = _open_store(config) if config.tracking.uri else None
     from flair2_exp.assembly import build_data, build_task, model_spec
-    from flair2_exp.training.device import require_device
+    from flair2_exp.training.device import require_device, require_strategy
 
     require_device(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
+    require_strategy(config.trainer.strategy)
     checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import read_checkpoint

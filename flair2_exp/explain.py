@@ -190,7 +190,8 @@ _EXPECTED = (
     (r"could not be converted to Float", "a number"),
     (r"could not be converted to Boolean|not a valid bool", "true or false"),
     (r"is not Optional", "a value, not null"),
-    (r"is not a ListConfig, list or tuple", "a list, as [a,b]"),
+    (r"is not a ListConfig", "a list, as [a,b]"),
+    (r"Cannot merge", "entries by name, as +KEY.NAME=VALUE"),
     (r"Cannot convert '\w+' to string", "one value"),
 )
 """What OmegaConf says of a value of the wrong type, and what was expected."""

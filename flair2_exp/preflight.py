@@ -47,13 +47,26 @@ def preflight(asked: argparse.Namespace) -> None:
             raise ConfigError(f"{override}: this is a single run; add sweep=NAME, or --multirun.")
         if override.startswith("tune."):
             raise ConfigError(f"{override}: this is a single run; add tune=NAME.")
+    _, folder = composed(asked)
+    require_writable(folder)
+
+
+def composed(asked: argparse.Namespace) -> tuple[schema.Config, Path]:
+    """The checked config of a single run, and the folder that Hydra would make for it.
+
+    Args:
+        asked: The command line, as `command_line.understood` reads it.
+
+    Raises:
+        ConfigError: A config that no experiment can run with.
+        HydraException: An override that does not compose.
+    """
     with _initialized(asked.config_dir):
         whole = compose("config", list(asked.overrides), return_hydra_config=True)
         job = whole.copy()
         del job._content["hydra"]  # type: ignore[union-attr]
-        schema.typed(job)
-        folder = Path(whole.hydra.run.dir)
-    require_writable(folder)
+        # First the job: what is wrong with it is told better than by the folder's interpolations.
+        return schema.typed(job), Path(whole.hydra.run.dir)
 
 
 @contextmanager

@@ -46,6 +46,10 @@ def _list(*values: Any) -> Any:
     return field(default_factory=lambda: list(values))
 
 
+VALIDATED: Final = ("val/loss", "val/miou", "val/accuracy")
+"""What validation measures, every epoch."""
+
+
 @dataclass
 class DataConfig:
     """Which modalities and classes an experiment reads, and in what batches."""
@@ -284,7 +288,7 @@ class CallbacksConfig:
     """Checkpoints, early stopping, progress."""
 
     name: str = MISSING
-    monitor: str = "val/loss"
+    monitor: str = _choice("val/loss", *VALIDATED)
     mode: str = _choice("min", "min", "max")
     patience: int = _number(30, 0)
     """Epochs without a better `monitor` before training stops; 0: never."""
@@ -457,8 +461,10 @@ def typed(config: DictConfig) -> Config:
         config.paths.root = os.path.abspath(config.paths.root)
         result = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
-        missing = ", ".join(sorted(OmegaConf.missing_keys(config)))
-        raise ConfigError(f"{missing}: no value; choose an option of the group.") from error
+        key = min(OmegaConf.missing_keys(config))
+        raise ConfigError(
+            f"{key} has no value: choose an option of its group, or set it."
+        ) from error
     if not isinstance(result, Config):
         raise TypeError(f"expected a config composed on the schema, got {type(result).__name__}")
     validate(result)
@@ -538,6 +544,15 @@ def _super_patch_fits_utae(config: Config) -> None:
         raise ConfigError(
             f"s2_preproc.size={size}: U-TAE halves the super-patch three times, so it must be a "
             f"multiple of 8 from 16 to 112; use {lower} or {min(112, lower + 8)}."
+        )
+
+
+def _super_patch_fits_sample(config: Config) -> None:
+    size, sample = config.s2_preproc.size, config.dataset.sample
+    if sample is not None and reads_satellite(config) and size > sample.super_patch:
+        raise ConfigError(
+            f"s2_preproc.size={size} is larger than dataset.sample.super_patch={sample.super_patch}"
+            f", what fits around each patch of the sample: use dataset.sample.super_patch={size}."
         )
 
 
@@ -623,6 +638,18 @@ def _objective_is_measured(config: Config) -> None:
                 f"objective={name}: choosing by the test set would leak it into the model; use a "
                 "validation metric, as val/miou."
             )
+        if name.startswith("val/") and name not in VALIDATED:
+            raise ConfigError(f"objective={name} is never logged; {nearest(name, [*VALIDATED])}")
+
+
+def _checkpoints_are_the_best(config: Config) -> None:
+    monitor = config.callbacks.monitor
+    best, words = ("max", "higher") if best_direction(monitor) == "maximize" else ("min", "lower")
+    if config.callbacks.mode != best:
+        raise ConfigError(
+            f"callbacks.mode={config.callbacks.mode} would keep the worst checkpoint: {monitor} is "
+            f"the better the {words}; use callbacks.mode={best}."
+        )
 
 
 def _uri_holds_no_credentials(config: Config) -> None:
@@ -633,8 +660,10 @@ def _uri_holds_no_credentials(config: Config) -> None:
         )
 
 
-def _server_has_an_address(config: Config) -> None:
+def _tracking_has_its_names(config: Config) -> None:
     tracking = config.tracking
+    if tracking.enabled and not tracking.experiment.strip():
+        raise ConfigError("tracking.experiment is empty: expected the name of an experiment.")
     if tracking.enabled and tracking.name == "server" and not tracking.uri:
         raise ConfigError(
             "tracking=server needs tracking.uri=http://HOST:PORT, or MLFLOW_TRACKING_URI."
@@ -665,6 +694,7 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _names_are_folders,
     _model_has_its_modalities,
     _super_patch_fits_utae,
+    _super_patch_fits_sample,
     _heads_divide_widths,
     _decoder_has_five_stages,
     _bands_are_distinct,
@@ -672,8 +702,9 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _split_file_is_named,
     _something_is_done,
     _objective_is_measured,
+    _checkpoints_are_the_best,
     _dataset_has_a_root,
-    _server_has_an_address,
+    _tracking_has_its_names,
     _uri_holds_no_credentials,
     _class_weights_name_classes,
 )

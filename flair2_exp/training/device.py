@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flair2_exp.errors import DeviceError
+from flair2_exp.schema import nearest
 
 
 def require_device(accelerator: str, devices: int, precision: str) -> None:
@@ -53,3 +54,21 @@ def require_device(accelerator: str, devices: int, precision: str) -> None:
         )
     if precision == "64-true" and on_gpu and apple and not gpus:
         raise DeviceError("trainer.precision=64-true: Apple GPUs compute in 32 bits at most.")
+
+
+def require_strategy(strategy: str) -> None:
+    """Refuse a strategy that Lightning does not have.
+
+    Args:
+        strategy: Lightning's name, as `ddp`.
+
+    Raises:
+        DeviceError: There is none of that name.
+    """
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if strategy not in known:
+        raise DeviceError(
+            f"trainer.strategy={strategy}: no such strategy; {nearest(strategy, known)}"
+        )

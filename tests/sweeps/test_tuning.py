@@ -244,6 +244,7 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
     ("overrides", "message"),
     [
         (["objective=test/miou"], "has seen the test data"),
+        (["objective=val/moiu"], "objective=val/moiu is never logged; did you mean val/miou"),
         (["trainer.devices=2"], "once a device"),
         (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
         (["hydra.sweeper.sampler._target_=optuna.samplers.TPESample"], "did you mean"),
@@ -265,7 +266,7 @@ def test_a_search_that_cannot_be_is_refused_in_two_lines(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective=val/moiu"], r"objective=val/moiu was never logged.*val/miou"),
+        (["objective=train/los"], r"objective=train/los was never logged.*train/loss"),
         (["model.encoder=nosuch", "tune.max_failures=1"], r"1 trials failed .*\n.*nosuch"),
     ],
     ids=["objective", "encoder"],
