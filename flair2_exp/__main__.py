@@ -68,6 +68,13 @@ def main() -> None:
 
         print(help_text(schema.config_folder()))
         return
+    if sys.argv[2:] in (["query=bash"], ["query=fish"]):
+        from flair2_exp.help import completions
+
+        found = completions(schema.config_folder(), os.environ.get("COMP_LINE", ""))
+        if found:
+            print(("\n" if sys.argv[2] == "query=fish" else " ").join(found))
+            return
     import hydra
 
     from flair2_exp import command_line

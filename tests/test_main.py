@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,22 @@ def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
     assert done.returncode == 0
     for words in ("s2_preproc", "monthly_cloudfree", "leaderboard/utt", "--multirun"):
         assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sweep=fa", ["sweep=factors"]),
+        ("seed=1 experiment=leaderboard/unet", ["experiment=leaderboard/unet", "metadata_aug"]),
+        ("experiment=", ["experiment=leaderboard/utt", "experiment=leaderboard/unet"]),
+        ("tune=utt hydra/sweeper/sampler=t", ["hydra/sweeper/sampler=tpe"]),
+    ],
+)
+def test_the_tab_key_offers_what_there_is(line: str, words: list[str], tmp_path: Path) -> None:
+    asked = {**os.environ, "COMP_LINE": f"flair2-exp {line}"}
+    done = command("-sc", "query=bash", folder=tmp_path, env=asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(word in done.stdout for word in words), done.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["modell=utt"]])
