@@ -53,7 +53,7 @@ def run_experiment(config: DictConfig) -> Any:
         return run(typed, folder, overrides)
     except FlairError as error:
         _refuse(str(error))
-        sys.exit(1)
+        sys.exit(error.status)
 
 
 def main() -> None:
@@ -68,10 +68,18 @@ def main() -> None:
 
         print(help_text(schema.config_folder()))
         return
+    if sys.argv[2:] in (["query=bash"], ["query=fish"]):
+        from flair2_exp.help import completions
+
+        found = completions(schema.config_folder(), os.environ.get("COMP_LINE", ""))
+        if found:
+            print(("\n" if sys.argv[2] == "query=fish" else " ").join(found))
+            return
     import hydra
 
+    from flair2_exp import command_line
     from flair2_exp.explain import explain
-    from flair2_exp.preflight import preflight, with_implied_flags
+    from flair2_exp.preflight import preflight
     from flair2_exp.sweeps import ablation, optuna_sweeper
 
     # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
@@ -84,8 +92,9 @@ def main() -> None:
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = with_implied_flags(sys.argv[1:])
-        preflight(sys.argv[1:])
+        asked = command_line.understood(sys.argv[1:])
+        sys.argv[1:] = command_line.words(asked)
+        preflight(asked)
         command = hydra.main(
             version_base="1.3", config_path=str(schema.config_folder()), config_name="config"
         )(run_experiment)
@@ -99,7 +108,7 @@ def main() -> None:
         if message is None or full_error == "1":
             raise
         _refuse(message)
-        sys.exit(1)
+        sys.exit(error.status if isinstance(error, FlairError) else 1)
     except KeyboardInterrupt:
         _refuse("interrupted")
         sys.exit(130)

@@ -2,19 +2,31 @@
 
 Everything that a user can get wrong (an override, a combination, a path, a damaged file) raises a
 subclass of `FlairError` whose message names the offending value, what was expected and the fix.
-The entry point prints the message and exits with status 1. Anything else is a bug and keeps its
-traceback.
+The entry point prints the message and exits with the error's status. Anything else is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class FlairError(Exception):
-    """A mistake that the user can mend; the message says how."""
+    """A mistake that the user can mend; the message says how.
+
+    Attributes:
+        status: What the entry point exits with.
+    """
+
+    status = 1
 
 
 class ConfigError(FlairError):
     """A config value, or a combination of values, that no experiment can run with."""
+
+
+class UsageError(FlairError):
+    """A flag that there is not, or flags that do not go together."""
+
+    status = 2
 
 
 class DataError(FlairError):

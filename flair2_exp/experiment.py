@@ -124,7 +124,7 @@ def _run(
 
     folder = place.folder
     earlier = read_state(folder)
-    with _removed_if_refused(folder, keep=earlier is not None):
+    with _removed_if_refused(folder, Path(config.paths.root), keep=earlier is not None):
         prepared = prepare(config, folder, earlier)
         deciding = identity.deciding(config, prepared.data.fingerprint)
         if earlier is not None:
@@ -221,10 +221,10 @@ def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
     # A server is asked before torch is imported; a local store is made when all else is well.
     store = _open_store(config) if config.tracking.uri else None
     from flair2_exp.assembly import build_data, build_task, model_spec
-    from flair2_exp.training.device import require_device
+    from flair2_exp.training.device import require_device, require_strategy
 
-    trainer = config.trainer
-    require_device(trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy)
+    require_device(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
+    require_strategy(config.trainer.strategy)
     checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import read_checkpoint
@@ -516,20 +516,29 @@ def objective(wanted: Any, metrics: Mapping[str, float]) -> float | list[float] 
 
 
 @contextmanager
-def _removed_if_refused(folder: Path, *, keep: bool) -> Iterator[None]:
-    """Remove the folder, and parents made for it, of a run that is refused before it begins."""
+def _removed_if_refused(folder: Path, root: Path, *, keep: bool) -> Iterator[None]:
+    """Remove what was written for a run that is refused before it begins, and nothing else.
+
+    Args:
+        folder: The run's, which may have been there before, with files of the user's in it.
+        root: Of all results: parents below it are ours, and go where they are left empty.
+        keep: The folder holds an earlier part of the run.
+    """
     try:
         yield
     except FlairError:
-        if not keep and first_process() and _only_hydras(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in list(folder.parents)[:2]:
-                if parent.is_dir() and not any(parent.iterdir()):
-                    parent.rmdir()
+        if not keep and first_process():
+            shutil.rmtree(folder / ".hydra", ignore_errors=True)
+            for name in (locking.FILE, "flair2_exp.log"):  # the latter by hydra.job.name
+                (folder / name).unlink(missing_ok=True)
+            _remove_empty(folder.absolute(), root)
         raise
 
 
-def _only_hydras(folder: Path) -> bool:
-    """Whether a folder holds nothing but its lock and what Hydra writes before a job begins."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return all(name in (".hydra", locking.FILE) or name.endswith(".log") for name in names)
+def _remove_empty(folder: Path, root: Path) -> None:
+    """Remove a folder and its parents below a root, from the first that holds something up not."""
+    here = Path.cwd()
+    for each in (folder, *(parent for parent in folder.parents if root in parent.parents)):
+        if each == here or not each.is_dir() or any(each.iterdir()):
+            return
+        each.rmdir()

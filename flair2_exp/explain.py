@@ -69,6 +69,8 @@ def _unknown_key(found: re.Match[str], error: BaseException) -> str:
     # A misspelt word deep in the name is nearer than the whole name tells, so the last part counts
     # within its own node.
     node, _, last = key.rpartition(".")
+    if key in names:
+        return f"{key}: it has no such entry; to add one, write +{key}.NAME=VALUE"
     siblings = [name.removeprefix(f"{node}.") for name in names if name.startswith(f"{node}.")]
     if node and siblings:
         return f"{key}: no such option of {node}; {schema.nearest(last, siblings)}"
@@ -109,20 +111,52 @@ def _reason(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     first = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-    found = re.match(
-        r"Value '(?P<value>.*)' of type '.*' could not be converted to (?P<kind>\w+)", first
-    )
-    if found:
-        kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"expected {kinds.get(found['kind'], found['kind'])}."
+    for pattern, expected in _EXPECTED:
+        if re.search(pattern, first):
+            return f"expected {expected}."
     return first
 
 
 def _syntax(found: re.Match[str], error: BaseException) -> str:
-    first = found.string.splitlines()[0]
+    override = str(getattr(error, "override", None) or "")
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: expected KEY=VALUE; a value with spaces is quoted: 'KEY=\"a b\"'."
+    problem = re.sub(r" expecting \{.*", "", found["problem"])
+    if problem.startswith("Lexer"):
+        problem = "a sign or a quote is out of place"
+    quoted = "a value" if {"'", '"'} & set(value) else value
     return (
-        f"{first}\nQuote what the shell or Hydra's grammar reads otherwise, as 'key=\"a value\"'."
+        f"{override}: Hydra's grammar does not read this: {problem}.\n"
+        f"Quote it twice, for the shell and for Hydra: '{key}=\"{quoted}\"'."
     )
+
+
+def _several_values(found: re.Match[str], error: BaseException) -> str:
+    key, _, values = found["override"].partition("=")
+    return (
+        f"{key}={values}: several values are several jobs: add --multirun (--cfg shows one job).\n"
+        f"A list is written {key}=[{values}], a text with commas '{key}=\"{values}\"'."
+    )
+
+
+def _given_twice(found: re.Match[str], error: BaseException) -> str:
+    return f"{found['group']}: an option of it is chosen already; give {found['group']}=NAME once."
+
+
+def _no_interpolation(found: re.Match[str], error: BaseException) -> str:
+    key, name = found["key"], found["name"]
+    if "." in name:
+        return f"{key}: ${{{name}}} is no option."
+    return f"{key}: ${{{name}}} is no option; an environment variable is ${{oc.env:{name}}}."
+
+
+def _no_value(found: re.Match[str], error: BaseException) -> str:
+    return f"{found['key']} has no value: choose an option of its group, or set it."
+
+
+def _no_primary(found: re.Match[str], error: BaseException) -> str:
+    return f"there is no {found['name']}.yaml in the config folder: leave --config-name out."
 
 
 def _first_lines(text: str) -> str:
@@ -139,8 +173,25 @@ _CASES = (
     (r"Could not override '(?P<key>[^'@]+)", _unknown_key),
     (r"Key '(?P<key>[^']+)' (?:is )?not in", _unknown_key),
     (r"Error merging override (?P<override>.+?)(?:\n|$)", _wrong_type),
+    (r"Ambiguous value for argument '(?P<override>.+?)'\n", _several_values),
+    (r"Multiple values for (?P<group>[^.]+)\. To override", _given_twice),
+    (r"Interpolation key '(?P<name>[^']+)' not found\s+full_key: (?P<key>\S+)", _no_interpolation),
+    (r"Cannot find primary config '(?P<name>[^']+)'", _no_primary),
+    (r"Missing mandatory value: (?P<key>\S+)", _no_value),
     (
-        r"(?:mismatched input|extraneous input|no viable alternative|token recognition error)",
+        r"(?P<problem>(?:missing EQUAL|mismatched input|extraneous input|no viable alternative"
+        r"|token recognition error|LexerNoViableAltException)[^\n]*)",
         _syntax,
     ),
 )
+
+_EXPECTED = (
+    (r"could not be converted to Integer", "a whole number"),
+    (r"could not be converted to Float", "a number"),
+    (r"could not be converted to Boolean|not a valid bool", "true or false"),
+    (r"is not Optional", "a value, not null"),
+    (r"is not a ListConfig", "a list, as [a,b]"),
+    (r"Cannot merge", "entries by name, as +KEY.NAME=VALUE"),
+    (r"Cannot convert '\w+' to string", "one value"),
+)
+"""What OmegaConf says of a value of the wrong type, and what was expected."""

@@ -27,15 +27,34 @@ def help_text(folder: Path) -> str:
         folder: `conf/`.
     """
     groups = {
-        path.name: sorted(
-            str(each.relative_to(path).with_suffix("")) for each in path.rglob("*.yaml")
-        )
+        path.name: _options(path)
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name != "hydra"
     }
     width = max(map(len, groups)) + 2
     lines = [f"  {name:<{width}}{_wrapped(options, width + 2)}" for name, options in groups.items()]
     return USAGE.format(folder=folder) + "Groups\n" + "\n".join(lines)
+
+
+def completions(folder: Path, line: str) -> list[str]:
+    """What completes a command line that ends in `experiment=`: Hydra offers no option of a folder.
+
+    Args:
+        folder: `conf/`.
+        line: The command line up to the cursor.
+
+    Returns:
+        Words for its last one; none where that is left to Hydra.
+    """
+    group, equals, begun = line.rpartition(" ")[2].partition("=")
+    if group != "experiment" or not equals:
+        return []
+    options = _options(folder / group)
+    return [f"{group}={option}" for option in options if option.startswith(begun)]
+
+
+def _options(group: Path) -> list[str]:
+    return sorted(str(each.relative_to(group).with_suffix("")) for each in group.rglob("*.yaml"))
 
 
 def _wrapped(words: list[str], indent: int) -> str:

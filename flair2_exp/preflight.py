@@ -2,99 +2,90 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from flair2_exp import schema
 from flair2_exp.errors import ConfigError
 
 
-def preflight(arguments: Sequence[str]) -> None:
+def preflight(asked: argparse.Namespace) -> None:
     """Compose and check the config of a single run; sweeps check their jobs themselves.
 
     Args:
-        arguments: The command line without the program, as for `python -m flair2_exp`.
+        asked: The command line, as `command_line.understood` reads it.
 
     Raises:
         ConfigError: A config that no experiment can run with, or a folder that cannot be written.
         HydraException: An override that does not compose.
     """
-    from hydra._internal.utils import get_args_parser
-
-    asked, _ = get_args_parser().parse_known_args(list(arguments))
-    if asked.multirun or asked.hydra_help or asked.cfg or asked.info or asked.shell_completion:
+    for override in asked.overrides:
+        if override.startswith(("hydra.launcher=", "hydra.sweeper=")):
+            fix = override.replace(".", "/", 1)
+            raise ConfigError(f"{override}: a group's option is chosen with a slash: {fix}")
+    if asked.hydra_help or asked.cfg or asked.info or asked.shell_completion:
+        return
+    searched = any(override.startswith("tune=") for override in asked.overrides)
+    if searched and any(override.startswith("sweep.dry_run=") for override in asked.overrides):
+        raise ConfigError(
+            "sweep.dry_run: a search finds its trials as it goes. Its space is shown by "
+            "`--cfg all --package hydra.sweeper --resolve`."
+        )
+    if asked.multirun or "hydra.mode=MULTIRUN" in asked.overrides:
         return
     if asked.config_path or asked.config_name or asked.experimental_rerun:
         return  # somebody's own config tree, which Hydra composes by itself
-    overrides = list(asked.overrides)
-    if asked.config_dir:
-        overrides.append(f"hydra.searchpath=['file://{Path(asked.config_dir).absolute()}']")
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        whole = compose("config", overrides, return_hydra_config=True)
-        folder = Path(whole.hydra.run.dir)
-        del whole._content["hydra"]  # type: ignore[union-attr]
-        schema.typed(whole)
+    for override in asked.overrides:
+        # Above all sweep.dry_run=true, which must not train.
+        if override.startswith("sweep."):
+            raise ConfigError(f"{override}: this is a single run; add sweep=NAME, or --multirun.")
+        if override.startswith("tune."):
+            raise ConfigError(f"{override}: this is a single run; add tune=NAME.")
+    _, folder = composed(asked)
     require_writable(folder)
 
 
-def with_implied_flags(arguments: Sequence[str]) -> list[str]:
-    """The command line with what `sweep=...`, `tune=...` and `experiment=FILE` mean to Hydra.
-
-    The first two are many runs, and a search has a sweeper of its own. Hydra 1.4 takes neither from
-    a config file. An experiment may be a file outside of conf/, as a search writes it.
+def composed(asked: argparse.Namespace) -> tuple[schema.Config, Path]:
+    """The checked config of a single run, and the folder that Hydra would make for it.
 
     Args:
-        arguments: The command line without the program.
+        asked: The command line, as `command_line.understood` reads it.
 
     Raises:
-        ConfigError: No such experiment file, or one that Hydra would not find.
+        ConfigError: A config that no experiment can run with.
+        HydraException: An override that does not compose.
     """
-    arguments = _with_experiment_files(arguments)
-    groups = {argument.partition("=")[0] for argument in arguments}
-    implied = []
-    if groups & {"sweep", "tune"} and not groups & {"-m", "--multirun"}:
-        implied += ["--multirun"]
-    if "tune" in groups and "hydra/sweeper" not in groups:
-        implied += ["hydra/sweeper=optuna_study"]
-    return [*implied, *arguments]
+    with _initialized(asked.config_dir):
+        whole = compose("config", list(asked.overrides), return_hydra_config=True)
+        job = whole.copy()
+        del job._content["hydra"]  # type: ignore[union-attr]
+        # First the job: what is wrong with it is told better than by the folder's interpolations.
+        return schema.typed(job), Path(whole.hydra.run.dir)
 
 
-def _with_experiment_files(arguments: Sequence[str]) -> list[str]:
-    """`experiment=DIR/experiment/NAME.yaml` as Hydra takes it: `--config-dir DIR experiment=NAME`.
+@contextmanager
+def _initialized(config_dir: str | None) -> Iterator[None]:
+    """Hydra as its entry point makes it: with the folder of `--config-dir` in the search path."""
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
 
-    Several files of one folder, separated by commas, are several experiments of a sweep.
-    """
-    named, folders = [], set()
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        files = value.split(",")
-        if key == "experiment" and any(each.endswith(".yaml") for each in files):
-            for each in files:
-                folders.add(_experiment_folder(each))
-            argument = f"{key}={','.join(Path(each).stem for each in files)}"
-        named.append(argument)
-    if not folders:
-        return named
-    if len(folders) > 1 or "--config-dir" in named or "-cd" in named:
-        raise ConfigError("experiment: the files must lie in one folder; copy them into one.")
-    return ["--config-dir", str(folders.pop()), *named]
-
-
-def _experiment_folder(file: str) -> Path:
-    """The config folder that an experiment's file belongs to."""
-    path = Path(file).expanduser().absolute()
-    if not path.is_file():
-        raise ConfigError(f"experiment={file}: there is no such file.")
-    if path.parent.name != "experiment":
-        raise ConfigError(
-            f"experiment={file}: Hydra finds it only in a folder called experiment; move it to "
-            f"{path.parent / 'experiment' / path.name}."
-        )
-    return path.parent.parent
+    search_path = create_config_search_path(str(schema.config_folder()))
+    if config_dir:
+        url = f"file://{Path(config_dir).absolute()}"
+        search_path.prepend("command-line", url, SearchPathQuery(provider="schema"))
+    try:
+        Hydra.create_main_hydra2("flair2_exp", search_path)
+        yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def require_writable(folder: Path) -> None:
@@ -103,6 +94,9 @@ def require_writable(folder: Path) -> None:
     Raises:
         ConfigError: It could not; the message names the part of the path that is in the way.
     """
+    if "~" in folder.parts:
+        meant = Path(*folder.parts[folder.parts.index("~") :]).expanduser()
+        raise ConfigError(f"{folder}: ~ is not expanded here; write {meant}.")
     existing = folder.absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

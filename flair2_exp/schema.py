@@ -46,6 +46,10 @@ def _list(*values: Any) -> Any:
     return field(default_factory=lambda: list(values))
 
 
+VALIDATED: Final = ("val/loss", "val/miou", "val/accuracy")
+"""What validation measures, every epoch."""
+
+
 @dataclass
 class DataConfig:
     """Which modalities and classes an experiment reads, and in what batches."""
@@ -271,11 +275,11 @@ class TrainerConfig:
     gradient_clip_val: float = _number(0.0, 0.0)
     """Largest norm of the gradients; 0 leaves them alone."""
     deterministic: bool = True
-    limit_train_batches: int | None = None
-    limit_val_batches: int | None = None
-    limit_test_batches: int | None = None
+    limit_train_batches: int | None = _number(None, 1)
+    limit_val_batches: int | None = _number(None, 1)
+    limit_test_batches: int | None = _number(None, 1)
     log_every_n_steps: int = _number(50, 1)
-    threads: int | None = None
+    threads: int | None = _number(None, 1)
     """Processor threads of torch; null leaves torch's choice."""
 
 
@@ -284,7 +288,7 @@ class CallbacksConfig:
     """Checkpoints, early stopping, progress."""
 
     name: str = MISSING
-    monitor: str = "val/loss"
+    monitor: str = _choice("val/loss", *VALIDATED)
     mode: str = _choice("min", "min", "max")
     patience: int = _number(30, 0)
     """Epochs without a better `monitor` before training stops; 0: never."""
@@ -450,17 +454,33 @@ def typed(config: DictConfig) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
 
-    # Everything that a run writes interpolates this one; a relative one could not be traced.
     config = copy.deepcopy(config)
-    config.paths.root = os.path.abspath(os.path.expanduser(config.paths.root))
     try:
+        _require_plain_paths(config.paths)
+        # Everything that a run writes interpolates this one; a relative one could not be traced.
+        config.paths.root = os.path.abspath(config.paths.root)
         result = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
-        raise ConfigError(f"a value is missing: {str(error).splitlines()[0]}") from error
+        key = min(OmegaConf.missing_keys(config))
+        raise ConfigError(
+            f"{key} has no value: choose an option of its group, or set it."
+        ) from error
     if not isinstance(result, Config):
         raise TypeError(f"expected a config composed on the schema, got {type(result).__name__}")
     validate(result)
     return result
+
+
+def _require_plain_paths(paths: DictConfig) -> None:
+    """Refuse what Hydra, which names the run's folder before anything is typed, reads otherwise."""
+    for name in (item.name for item in dataclasses.fields(PathsConfig)):
+        path = str(paths[name])
+        if not path:
+            said = " (FLAIR2_EXP_ROOT is set and empty)" if "FLAIR2_EXP_ROOT" in os.environ else ""
+            raise ConfigError(f"paths.{name} is empty{said}: expected a folder, as `.`.")
+        if path.startswith("~"):
+            full = os.path.expanduser(path)
+            raise ConfigError(f"paths.{name}={path}: ~ is not expanded here; write {full}.")
 
 
 def validate(config: Config) -> None:
@@ -475,6 +495,9 @@ def validate(config: Config) -> None:
 
 
 def _check_bounds(node: Any, prefix: str) -> None:
+    known = [item.name for item in dataclasses.fields(node)]
+    for added in vars(node).keys() - set(known):  # with `+`, which the types let through
+        raise ConfigError(f"{prefix}{added}: no such option; {nearest(added, known)}")
     for item in dataclasses.fields(node):
         name, value = f"{prefix}{item.name}", getattr(node, item.name)
         if dataclasses.is_dataclass(value):
@@ -492,9 +515,18 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
         raise ConfigError(f"{name}={value}: expected one of {', '.join(map(str, choices))}.")
     if "minimum" in metadata:
         low, high = metadata["minimum"], metadata["maximum"]
-        if not low <= value <= high:  # NaN fails this as well
-            bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-            raise ConfigError(f"{name}={value}: expected {bounds}.")
+        if not (low <= value <= high and math.isfinite(value)):  # NaN fails this as well
+            bounds = f"{low:.10g} to {high:.10g}" if high < math.inf else f"at least {low:.10g}"
+            finite = ", and finite" if value == math.inf == high else ""
+            raise ConfigError(f"{name}={value}: expected {bounds}{finite}.")
+
+
+def _names_are_folders(config: Config) -> None:
+    names = {"name": config.name, "sweep.name": config.sweep.name, "tune.name": config.tune.name}
+    for option, name in names.items():
+        path = Path(name)
+        if not name.strip() or path.is_absolute() or ".." in path.parts or path == Path():
+            raise ConfigError(f"{option}={name!r}: expected the name of a folder for its results.")
 
 
 def _model_has_its_modalities(config: Config) -> None:
@@ -512,6 +544,15 @@ def _super_patch_fits_utae(config: Config) -> None:
         raise ConfigError(
             f"s2_preproc.size={size}: U-TAE halves the super-patch three times, so it must be a "
             f"multiple of 8 from 16 to 112; use {lower} or {min(112, lower + 8)}."
+        )
+
+
+def _super_patch_fits_sample(config: Config) -> None:
+    size, sample = config.s2_preproc.size, config.dataset.sample
+    if sample is not None and reads_satellite(config) and size > sample.super_patch:
+        raise ConfigError(
+            f"s2_preproc.size={size} is larger than dataset.sample.super_patch={sample.super_patch}"
+            f", what fits around each patch of the sample: use dataset.sample.super_patch={size}."
         )
 
 
@@ -597,6 +638,18 @@ def _objective_is_measured(config: Config) -> None:
                 f"objective={name}: choosing by the test set would leak it into the model; use a "
                 "validation metric, as val/miou."
             )
+        if name.startswith("val/") and name not in VALIDATED:
+            raise ConfigError(f"objective={name} is never logged; {nearest(name, [*VALIDATED])}")
+
+
+def _checkpoints_are_the_best(config: Config) -> None:
+    monitor = config.callbacks.monitor
+    best, words = ("max", "higher") if best_direction(monitor) == "maximize" else ("min", "lower")
+    if config.callbacks.mode != best:
+        raise ConfigError(
+            f"callbacks.mode={config.callbacks.mode} would keep the worst checkpoint: {monitor} is "
+            f"the better the {words}; use callbacks.mode={best}."
+        )
 
 
 def _uri_holds_no_credentials(config: Config) -> None:
@@ -607,8 +660,10 @@ def _uri_holds_no_credentials(config: Config) -> None:
         )
 
 
-def _server_has_an_address(config: Config) -> None:
+def _tracking_has_its_names(config: Config) -> None:
     tracking = config.tracking
+    if tracking.enabled and not tracking.experiment.strip():
+        raise ConfigError("tracking.experiment is empty: expected the name of an experiment.")
     if tracking.enabled and tracking.name == "server" and not tracking.uri:
         raise ConfigError(
             "tracking=server needs tracking.uri=http://HOST:PORT, or MLFLOW_TRACKING_URI."
@@ -636,8 +691,10 @@ def _class_weights_name_classes(config: Config) -> None:
 
 
 _RULES: Final[tuple[Callable[[Config], None], ...]] = (
+    _names_are_folders,
     _model_has_its_modalities,
     _super_patch_fits_utae,
+    _super_patch_fits_sample,
     _heads_divide_widths,
     _decoder_has_five_stages,
     _bands_are_distinct,
@@ -645,8 +702,9 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _split_file_is_named,
     _something_is_done,
     _objective_is_measured,
+    _checkpoints_are_the_best,
     _dataset_has_a_root,
-    _server_has_an_address,
+    _tracking_has_its_names,
     _uri_holds_no_credentials,
     _class_weights_name_classes,
 )

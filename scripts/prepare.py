@@ -13,7 +13,6 @@ import sys
 import time
 
 from flair2_exp import schema
-from flair2_exp.errors import FlairError
 from flair2_exp.schema import Config
 
 
@@ -27,33 +26,35 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("overrides", nargs="*", help="which data set and which preprocessing")
     arguments = parser.parse_intermixed_args()
+    if "=" in arguments.store.partition("/")[0]:
+        parser.error(f"name the store's folder first; {arguments.store} is an override")
     try:
-        _prepare(arguments.store, _compose(arguments.overrides), max(1, arguments.workers))
+        _prepare(arguments.store, _composed(arguments.overrides), max(1, arguments.workers))
     except KeyboardInterrupt:
         print("interrupted; call it again to go on", file=sys.stderr)
         return 130
     except Exception as error:
         from flair2_exp.explain import explain
 
-        message = str(error) if isinstance(error, FlairError) else explain(error)
+        message = explain(error)
         if message is None:
             raise
-        print(message, file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 1
     return 0
 
 
-def _compose(overrides: list[str]) -> Config:
+def _composed(overrides: list[str]) -> Config:
     """The config of the experiments that will read the store."""
-    from hydra import compose, initialize_config_dir
-
+    from flair2_exp.command_line import understood
+    from flair2_exp.preflight import composed
     from flair2_exp.sweeps import ablation, optuna_sweeper
 
     schema.register()
     ablation.register()  # the config names both, though nothing is swept here
     optuna_sweeper.register()
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        return schema.typed(compose("config", overrides=[*overrides, "dataset.store=null"]))
+    config, _ = composed(understood([*overrides, "dataset.store=null"]))
+    return config
 
 
 def _prepare(store: str, config: Config, workers: int) -> None:

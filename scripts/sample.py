@@ -36,7 +36,7 @@ def main() -> int:
     try:
         print(ensure_sample(options.pop("root"), **options))
     except FlairError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

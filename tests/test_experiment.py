@@ -382,9 +382,10 @@ def test_what_cannot_run_is_refused_in_two_lines_and_leaves_nothing(
         ([other, f"dataset.root={coco}"], DataError, "coco"),
         (["split=file", f"split.file={split}"], DataError, "D006_2020|validation"),
         (["dataset.sample.patch_size=72"], ConfigError, "multiple of 32"),
-        (["s2_preproc.size=112"], DataError, "super|112"),
+        (["s2_preproc.size=72"], ConfigError, "use dataset.sample.super_patch=72"),
         (["trainer=gpu"], FlairError, "trainer=cpu"),
         (["trainer.precision=16-mixed"], FlairError, "needs a GPU"),
+        (["trainer.strategy=dpd"], FlairError, "no such strategy; did you mean ddp"),
         (["model.encoder_weights=imagenet", "model.encoder=resnet18"], ModelError, "weights"),
         (["model.encoder=resnet35"], ModelError, "resnet35"),
         ([f"checkpoint={tmp_path}/none.ckpt"], CheckpointError, "none.ckpt"),
@@ -394,11 +395,26 @@ def test_what_cannot_run_is_refused_in_two_lines_and_leaves_nothing(
         (["optimizer._target_=torch.optim.Adamm"], ConfigError, "Adamm"),
     ]  # fmt: skip
     for overrides, kind, message in cases:
-        folder = tmp_path / "refused" / "run"
+        folder = root / "refused" / "run"
         with pytest.raises(kind, match=message) as caught:
             run(root, folder, *overrides)
         assert len(str(caught.value).splitlines()) <= 3, str(caught.value)
         assert not folder.parent.exists(), overrides
+
+
+def test_a_refused_run_takes_nothing_of_the_users_with_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = ("dataset=flair2", f"dataset.root={tmp_path}/none")
+    mine = _folder_with(tmp_path, "mine", "empty") / "mine"
+    (mine / "training.log").write_text("mine")
+    with pytest.raises(DataError):
+        run(root, mine, *nowhere)
+    assert [path.name for path in mine.iterdir()] == ["training.log"]
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DataError):
+        run(root, Path("run"), *nowhere)
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,31 @@ MISTAKES = [
     ("seed=abc", "seed=abc: expected a whole number."),
     ("train=maybe", "train=maybe: "),
     ("model=null", "a config group takes the name of one of its files"),
-    ("model=[", "no viable alternative"),
+    ("model=[", "model=[: Hydra's grammar does not read this: no viable alternative"),
+    ("dataset.root=/data/é", """Hydra: 'dataset.root="/data/é"'."""),
+    ("dataset.root=a=b", """Hydra: 'dataset.root="a=b"'."""),
+    ("dataset.root=~/data", """Hydra: 'dataset.root="~/data"'."""),
+    ("dataset.root=${HOME}", "an environment variable is ${oc.env:HOME}"),
+    ("model", "model: expected KEY=VALUE"),
+    ("+model.encodr=x", "model.encodr: no such option; did you mean encoder"),
+    ("+water=1", "water: no such option"),
+    ("loss.class_weights={water:1}", "write +loss.class_weights.NAME=VALUE"),
+    ("data.bands=red", "data.bands=red: expected a list, as [a,b]."),
+    ("name=null", "name=null: expected a value, not null."),
+    ("name=../../elsewhere", "name='../../elsewhere': expected the name of a folder"),
+    ("~model", "model.name has no value"),
+    ("+sweep=leaderboard", "give sweep=NAME once"),
+    ("paths.root=", "paths.root is empty"),
+    ("paths.root='~/x'", "paths.root=~/x: ~ is not expanded here; write /"),
+    ("hydra.run.dir='~/x'", "~/x: ~ is not expanded here; write /"),
+    ("hydra.launcher=joblib", "chosen with a slash: hydra/launcher=joblib"),
+    ("sweep.dry_run=true", "this is a single run; add sweep=NAME, or --multirun."),
+    ("tune.n_trials=3", "this is a single run; add tune=NAME."),
+    ("sweep=leaderboard,factors", "one sweep a command"),
+    ("experiment=leaderboard/utt.yaml", "experiment=leaderboard/utt"),
     ("s2_preproc.size=30", "multiple of 8"),
     ("paths.root=/proc/nowhere", "cannot write to /proc/nowhere"),
-    ("seed=1,2", "Ambiguous value"),
+    ("seed=1,2", "seed=1,2: several values are several jobs: add --multirun"),
     ("hydra/launcher=basik", "hydra/launcher=basik: no such option; did you mean basic"),
     ("hydra/sweeper/sampler=tpe", "a search has it: add tune=NAME"),
 ]
@@ -46,6 +68,48 @@ def test_a_mistake_is_told_in_two_lines_and_leaves_nothing_behind(
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
     assert not done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--foo", "--cfg foo", "--cfg", "--multirun --cfg job", "--cfg job --info all", "--resolve",
+        "--package data", "-sc x", "-sc install=cmd", "sweep=leaderboard --run",
+        "--config-dir missing", "--experimental-rerun missing",
+    ],
+)  # fmt: skip
+def test_a_misused_flag_is_told_in_one_line(arguments: str, tmp_path: Path) -> None:
+    done = command(*arguments.split(), folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("flair2-exp: ")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["sweep=factors", "--cfg", "job", "--package", "sweep.name"], "factors"),
+        (["--cfg", "job", "--package", "tune.name", "tune=unet"], "unet"),
+        (["tune=unet", "--cfg", "all", "-p", "hydra.sweeper", "--resolve"], "study_name: unet"),
+        (["model=unet", "--cfg", "job", "seed=5", "-p", "seed"], "5"),
+        (["sweep=factors", "--info", "searchpath"], "pkg://hydra.conf"),
+    ],
+)
+def test_what_a_sweep_and_a_search_start_from_is_shown(
+    arguments: list[str], shown: str, tmp_path: Path
+) -> None:
+    done = command(*arguments, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_has_no_dry_run_and_starts_none(tmp_path: Path) -> None:
+    done = command("tune=unet", "sweep.dry_run=true", folder=tmp_path)
+    assert done.returncode == 1
+    assert "sweep.dry_run: a search finds its trials as it goes" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,6 +144,22 @@ def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
     assert done.returncode == 0
     for words in ("s2_preproc", "monthly_cloudfree", "leaderboard/utt", "--multirun"):
         assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sweep=fa", ["sweep=factors"]),
+        ("seed=1 experiment=leaderboard/unet", ["experiment=leaderboard/unet", "metadata_aug"]),
+        ("experiment=", ["experiment=leaderboard/utt", "experiment=leaderboard/unet"]),
+        ("tune=utt hydra/sweeper/sampler=t", ["hydra/sweeper/sampler=tpe"]),
+    ],
+)
+def test_the_tab_key_offers_what_there_is(line: str, words: list[str], tmp_path: Path) -> None:
+    asked = {**os.environ, "COMP_LINE": f"flair2-exp {line}"}
+    done = command("-sc", "query=bash", folder=tmp_path, env=asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(word in done.stdout for word in words), done.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["modell=utt"]])

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-
 from flair2_exp.errors import DeviceError
+from flair2_exp.schema import nearest
 
 
-def require_device(accelerator: str, devices: int, precision: str, strategy: str = "auto") -> None:
+def require_device(accelerator: str, devices: int, precision: str) -> None:
     """Refuse what this machine lacks, before anything is read.
 
     Args:
         accelerator: `auto`, `cpu`, `gpu`, `cuda` or `mps`.
         devices: How many; -1 for all.
         precision: Lightning's name, as `bf16-mixed`.
-        strategy: Lightning's name of how several devices work together, as `ddp`.
 
     Raises:
-        DeviceError: No such device, too few of them, or a precision that they do not compute in; no
-            such strategy.
+        DeviceError: No such device, too few of them, or a precision that they do not compute in.
     """
     import torch
 
@@ -58,16 +55,21 @@ def require_device(accelerator: str, devices: int, precision: str, strategy: str
         )
     if precision == "64-true" and on_gpu and apple and not gpus:
         raise DeviceError("trainer.precision=64-true: Apple GPUs compute in 32 bits at most.")
-    if strategy != "auto":
-        _require_strategy(strategy)
 
 
-def _require_strategy(strategy: str) -> None:
+def require_strategy(strategy: str) -> None:
+    """Refuse a strategy that Lightning does not have.
+
+    Args:
+        strategy: Lightning's name, as `ddp`.
+
+    Raises:
+        DeviceError: There is none of that name.
+    """
     from lightning.pytorch.strategies import StrategyRegistry
 
-    known = StrategyRegistry.available_strategies()
+    known = ["auto", *StrategyRegistry.available_strategies()]
     if strategy not in known:
-        near = ", ".join(difflib.get_close_matches(strategy, known, n=3)) or "ddp"
         raise DeviceError(
-            f"trainer.strategy={strategy}: Lightning has no such strategy; use auto, or {near}."
+            f"trainer.strategy={strategy}: no such strategy; {nearest(strategy, known)}"
         )

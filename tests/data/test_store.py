@@ -459,3 +459,12 @@ def test_the_script_prepares_what_its_overrides_say_and_refuses_in_few_lines(
     assert "store of other settings" in capsys.readouterr().err
     assert call(root, "s2_prepoc=raw") == 1
     assert "did you mean s2_preproc" in capsys.readouterr().err
+    experiment = tmp_path / "experiment" / "mine.yaml"
+    experiment.parent.mkdir()
+    experiment.write_text("# @package _global_\ns2_preproc: {size: 30}\n")
+    assert call(root, f"experiment={experiment}") == 1
+    assert "s2_preproc.size=30" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["prepare.py", "dataset=flair2", root])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "name the store's folder first" in capsys.readouterr().err

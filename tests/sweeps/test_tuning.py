@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 
 from flair2_exp import schema
 from flair2_exp.errors import ConfigError
-from flair2_exp.preflight import with_implied_flags
 from flair2_exp.sweeps.optuna_sweeper.search import Search, SearchResult, read_options
 from flair2_exp.sweeps.optuna_sweeper.space import read_space
 from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
@@ -245,6 +244,7 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
     ("overrides", "message"),
     [
         (["objective=test/miou"], "has seen the test data"),
+        (["objective=val/moiu"], "objective=val/moiu is never logged; did you mean val/miou"),
         (["trainer.devices=2"], "once a device"),
         (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
         (["hydra.sweeper.sampler._target_=optuna.samplers.TPESample"], "did you mean"),
@@ -266,7 +266,7 @@ def test_a_search_that_cannot_be_is_refused_in_two_lines(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective=val/moiu"], r"objective=val/moiu was never logged.*val/miou"),
+        (["objective=train/los"], r"objective=train/los was never logged.*train/loss"),
         (["model.encoder=nosuch", "tune.max_failures=1"], r"1 trials failed .*\n.*nosuch"),
     ],
     ids=["objective", "encoder"],
@@ -361,33 +361,6 @@ def test_an_experiment_file_composes_to_the_config_that_it_was_written_from(
     wanted = composed(*overrides)
     del again["objective"], wanted["objective"]
     assert again == wanted
-
-
-def test_an_experiment_is_run_from_its_file(tmp_path: Path) -> None:
-    (tmp_path / "experiment").mkdir()
-    files = [tmp_path / "experiment" / f"{name}.yaml" for name in ("best", "default")]
-    for file in files:
-        file.touch()
-    asked = f"experiment={files[0]},{files[1]}"
-    assert with_implied_flags(["--multirun", asked, "seed=1"]) == [
-        "--config-dir", str(tmp_path), "--multirun", "experiment=best,default", "seed=1",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("missing/experiment/best.yaml", "there is no such file"),
-        ("best.yaml", "only in a folder called experiment"),
-    ],
-)
-def test_an_experiment_file_that_hydra_cannot_find_is_refused(
-    file: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("best.yaml").touch()
-    with pytest.raises(ConfigError, match=message):
-        with_implied_flags([f"experiment={file}"])
 
 
 @pytest.mark.parametrize(

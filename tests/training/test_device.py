@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flair2_exp.errors import DeviceError
-from flair2_exp.training.device import require_device
+from flair2_exp.training.device import require_device, require_strategy
 
 
 @pytest.fixture
@@ -62,6 +62,6 @@ def test_too_many_devices_and_missing_bfloat16_are_refused() -> None:
 
 def test_a_strategy_that_lightning_does_not_have_is_refused() -> None:
     for strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
-        require_device("cpu", 2, "32-true", strategy)
-    with pytest.raises(DeviceError, match=r"strategy=dpp: .* use auto, or ddp"):
-        require_device("cpu", 2, "32-true", "dpp")
+        require_strategy(strategy)
+    with pytest.raises(DeviceError, match=r"strategy=dpp: no such strategy; did you mean ddp"):
+        require_strategy("dpp")
