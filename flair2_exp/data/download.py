@@ -29,6 +29,7 @@ from typing import Final
 
 from flair2_exp.data import transfer, unpack
 from flair2_exp.errors import DataError
+from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 
 _LOG = logging.getLogger(__name__)
@@ -345,9 +346,7 @@ class _Job:
                 )
 
     def _write(self, receipt: _Receipt) -> None:
-        fresh = self.record.with_suffix(".json.new")
-        fresh.write_text(json.dumps(asdict(receipt), indent=1), "utf-8")
-        os.replace(fresh, self.record)
+        write_text(self.record, json.dumps(asdict(receipt), indent=1))
 
     def _outcome(self, receipt: _Receipt, *, fetched: bool, unpacked: bool) -> Outcome:
         places = tuple(target for _, target in receipt.moves)
