@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flair2_exp.data.options import SeriesOptions
+from flair2_exp.nomenclature import SATELLITE_BANDS
 
-BANDS: Final = 10
+BANDS: Final = len(SATELLITE_BANDS)
 """Bands of a frame."""
 
 REFERENCE_DAY: Final = 135
