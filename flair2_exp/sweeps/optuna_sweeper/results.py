@@ -6,7 +6,7 @@ import contextlib
 import csv
 import fcntl
 import io
-import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,10 @@ def only_one(folder: Path) -> Iterator[bool]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file in one step: other workers write the same one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    """Write a file in one step: other workers, on other machines too, write the same one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(text.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
