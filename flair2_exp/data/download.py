@@ -194,12 +194,10 @@ def download(
         What was done, an outcome for each archive.
 
     Raises:
-        DataError: Not enough disk, a failing or wrong server, a wrong, damaged or hostile archive,
-            something of the same name in the way, or another process at work in the folder.
+        DataError: Not enough disk, a folder that cannot be written, a failing or wrong server, a
+            wrong, damaged or hostile archive, something of the same name in the way, or another
+            process at work in the folder.
     """
-    destination.mkdir(parents=True, exist_ok=True)
-    state = destination / _STATE
-    state.mkdir(exist_ok=True)
     jobs = [
         _Job(
             destination,
@@ -211,9 +209,17 @@ def download(
         )
         for archive in archives
     ]
-    with locked(state, "choose another folder"):
-        _require_space_for_all(destination, jobs, keep_archives)
-        return tuple(job.run() for job in jobs)
+    state = destination / _STATE
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        with locked(state, "choose another folder"):
+            _require_space_for_all(destination, jobs, keep_archives)
+            return tuple(job.run() for job in jobs)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or destination} cannot be written ({error.strerror}).\n"
+            "Choose another destination, or make room: the same command goes on from there."
+        ) from error
 
 
 class _Job:
