@@ -184,7 +184,7 @@ def _as_is(batch: object) -> object:
 def _side(path: Path) -> int:
     """Pixels on a side of an image; its header also shows whether the files are FLAIR #2's."""
     try:
-        with reading(), rasterio.open(path) as file:
+        with reading(), rasterio.open(path, driver="GTiff") as file:
             bands, height, width = file.count, file.height, file.width
     except rasterio.errors.RasterioError as error:
         raise DamagedPatchError(f"{path} is damaged: {error}.\nDownload it again.") from None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import rasterio
+import rasterio.shutil
 import torch
 from numpy.typing import NDArray
 
@@ -208,6 +208,20 @@ def mask_of_two_bands(tree: Tree) -> Path:
     return tree.mask(PATCH)
 
 
+def mask_as_png(tree: Tree) -> Path:
+    write_raster(tree.mask(PATCH), np.ones((1, 32, 32)), driver="PNG")
+    return tree.mask(PATCH)
+
+
+def mask_of_another_patch(tree: Tree) -> Path:
+    """By a virtual raster, GDAL's file that names others."""
+    path = tree.mask(PATCH)
+    virtual = path.with_suffix(".vrt")
+    rasterio.shutil.copy(tree.mask("IMG_000001"), virtual, driver="VRT")
+    virtual.replace(path)
+    return path
+
+
 def mask_value_0(tree: Tree) -> Path:
     write_raster(tree.mask(PATCH), np.eye(32)[None])
     return tree.mask(PATCH)
@@ -275,8 +289,9 @@ def far_centroid(tree: Tree) -> Path:
 
 DAMAGES: list[Damage] = [
     cut_image, empty_mask, three_bands, wide_pixels, small_mask, mask_of_two_bands,
-    mask_value_0, mask_value_20, cut_series, pickled_series, float_series, nine_bands,
-    no_acquisition, other_probabilities, product_too_many, product_without_date, far_centroid,
+    mask_as_png, mask_of_another_patch, mask_value_0, mask_value_20, cut_series, pickled_series,
+    float_series, nine_bands, no_acquisition, other_probabilities, product_too_many,
+    product_without_date, far_centroid,
 ]  # fmt: skip
 
 
