@@ -87,24 +87,25 @@ def _tell(
     """Print or write what was found; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what no terminal shows
         sys.stdout.reconfigure(errors="backslashreplace")
+    errors = sum(finding.severity == "error" for finding in findings)
+    status = 1 if errors else 0
     if options.json == "-":
         print(_as_json(root, findings, checked), flush=True)
-    elif options.json is not None:
+        return status
+    if options.json is not None:
         try:
             Path(options.json).write_text(_as_json(root, findings, checked) + "\n", "utf-8")
-        except OSError as error:
+        except OSError as error:  # the table still says what hours may have found
             print(f"error: --json {options.json}: {error.strerror}", file=sys.stderr)
-            return 2
-    errors = sum(finding.severity == "error" for finding in findings)
-    if options.json != "-":
-        _print_table(root, findings, options.limit)
-        print(
-            f"{'damaged' if errors else 'sound'}: {checked:,} patches, {errors:,} errors, "
-            f"{len(findings) - errors:,} warnings"
-            + (" (headers only)" if options.headers_only else ""),
-            flush=True,
-        )
-    return 1 if errors else 0
+            status = 2
+    _print_table(root, findings, options.limit)
+    print(
+        f"{'damaged' if errors else 'sound'}: {checked:,} patches, {errors:,} errors, "
+        f"{len(findings) - errors:,} warnings"
+        + (" (headers only)" if options.headers_only else ""),
+        flush=True,
+    )
+    return status
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -172,12 +173,23 @@ def _positive(text: str) -> int:
     return value
 
 
+def _json_target(text: str) -> str:
+    if text != "-" and not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is in no folder; make it first")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="check.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("root", metavar="ROOT", type=Path, help="folder of the released tree")
-    parser.add_argument("--json", metavar="FILE", help="write all findings as JSON; - prints them")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=_json_target,
+        help="write all findings as JSON; - prints them",
+    )
     parser.add_argument(
         "--headers-only", action="store_true", help="leave pixels and values unread: much faster"
     )

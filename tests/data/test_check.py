@@ -1019,6 +1019,16 @@ def test_the_command_writes_json(
     assert finding["subject"] == PATCH
 
 
+def test_findings_that_cannot_be_written_are_still_shown(
+    tree: Tree, tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncate(tree.image(PATCH))
+    assert script.main([str(tree.root), "--workers", "1", "--json", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert "Is a directory" in told.err
+    assert "truncated-raster" in told.out
+
+
 def command(tree: Tree, **environment: str) -> subprocess.Popen[str]:
     script = str(ROOT / "scripts" / "check.py")
     return subprocess.Popen(
