@@ -129,7 +129,7 @@ def test_series_of_unequal_lengths_are_padded_at_the_end() -> None:
     half_blank[0][0, :, 0, 0] = 0  # a blank corner is no blank frame
     frames, days, padding = pad_series(
         [series(3), series(1), half_blank],
-        lambda shape, dtype: torch.from_numpy(np.empty(shape, dtype)),
+        lambda shape, dtype: torch.from_numpy(np.full(shape, 3, dtype)),  # an earlier batch's
     )
     assert frames.dtype == torch.uint16
     assert frames.long().amax((2, 3, 4)).tolist() == [[7, 7, 7], [7, 0, 0], [7, 7, 0]]
