@@ -214,6 +214,8 @@ def download(
         state.mkdir(parents=True, exist_ok=True)
         with locked(state, "choose another folder"):
             _require_space_for_all(destination, jobs, keep_archives)
+            for job in jobs:
+                job.require_place()
             return tuple(job.run() for job in jobs)
     except OSError as error:
         raise DataError(
@@ -281,12 +283,19 @@ class _Job:
             and all((self.destination / target).exists() for _, target in receipt.moves)
         )
 
+    def is_unpacked(self) -> bool:
+        """Whether the archive's bytes are needed no more."""
+        receipt = self.receipt()
+        return self.is_complete(receipt) or (receipt is not None and receipt.stage == "unpacked")
+
+    def require_place(self) -> None:
+        """Refuse, before a byte is fetched, what stands where the archive's folder goes."""
+        if not (self.archive.table or self.is_unpacked()):
+            self._require_free([self.archive.name])
+
     def missing_bytes(self) -> tuple[int, int]:
         """Disk that the archive and its files still need, as far as known beforehand."""
-        receipt = self.receipt()
-        if self.is_complete(receipt):
-            return 0, 0
-        if receipt is not None and receipt.stage == "unpacked":
+        if self.is_unpacked():
             return 0, 0
         part = self.file.with_name(self.file.name + ".part")
         held = sum(path.stat().st_size for path in (self.file, part) if path.exists())

@@ -867,9 +867,11 @@ def test_what_stands_in_the_way_is_not_overwritten(
     mine = tmp_path / "to" / "flair_sen_train" / "mine"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
+    other = dataclasses.replace(sen, name="first")
     with pytest.raises(DataError, match=r"flair_sen_train is there already, and not from"):
-        download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
+        download(tmp_path / "to", [other, sen], base_url=server.url, patience=QUICK)
     assert mine.read_text() == "mine"
+    assert server.requests == [], "told before a byte is fetched"
 
 
 @pytest.mark.parametrize("step", ["downloading", "unpacking"])
