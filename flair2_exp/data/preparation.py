@@ -345,7 +345,7 @@ def _inherit(job: _Job) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent was killed: it would wait for ever and keep the lock."""
+    """End this process when its parent was killed: it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

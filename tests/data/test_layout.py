@@ -228,6 +228,13 @@ def move_a_centroid(tree: Tree) -> None:
     tree.centroids.write_text(tree.centroids.read_text().replace("25", "23"))
 
 
+def copy_a_centroid_with_its_time(tree: Tree) -> None:
+    """As `cp -p` over a file does: the size and the time of its content stay."""
+    status = tree.centroids.stat()
+    move_a_centroid(tree)
+    os.utime(tree.centroids, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
 @pytest.mark.usefixtures("later")
 @pytest.mark.parametrize(
     "change",
@@ -239,6 +246,7 @@ def move_a_centroid(tree: Tree) -> None:
         remove_a_domain,
         remove_a_series,
         move_a_centroid,
+        copy_a_centroid_with_its_time,
     ],
 )
 def test_a_changed_tree_is_never_read_from_the_cache(

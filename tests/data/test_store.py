@@ -7,6 +7,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import select
 import shutil
 import time
 from collections.abc import Callable
@@ -206,11 +207,15 @@ def test_the_processes_of_a_killed_preparation_end_and_free_its_lock(
     with monkeypatch.context() as patch:
         patch.setattr(preparation._Job, "_write_arrays", stuck)
         context = multiprocessing.get_context("fork")
+        ended, held = os.pipe()
         process = context.Process(target=prepared, args=(own_tree, path), kwargs={"workers": 2})
         process.start()
+        os.close(held)  # from here on the preparation and its processes alone hold it
         assert within(10, started.exists)
         process.kill()
         process.join()
+        assert select.select([ended], [], [], 10)[0], "all of them have ended"
+        os.close(ended)
 
     def free() -> bool:
         try:
