@@ -276,8 +276,16 @@ def test_a_server_that_ignores_ranges_starts_the_file_over(server: Server, tmp_p
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-def test_a_server_that_never_gets_further_is_given_up(server: Server, tmp_path: Path) -> None:
-    server.plan = lambda n, request: Answer(200, {"ETag": '"v1"'}, BODY, cut=200_000)
+@pytest.mark.parametrize("cuts", [(200_000, 200_000), (100_000, 200_000)])
+def test_a_server_that_never_gets_further_is_given_up(
+    server: Server, tmp_path: Path, cuts: tuple[int, int]
+) -> None:
+    """Further than ever before: going over the same bytes again is no progress."""
+
+    def plan(number: int, request: Request) -> Answer:
+        return Answer(200, {"ETag": '"v1"'}, BODY, cut=cuts[number % 2] if number < 20 else None)
+
+    server.plan = plan
     with pytest.raises(DataError, match="gave up after 3 tries in a row without a new byte"):
         fetch(f"{server.url}/a", tmp_path / "a", md5=md5(BODY), patience=QUICK)
     assert len(server.requests) == 4, "the first brought bytes, three more did not"
