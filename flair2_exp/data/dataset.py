@@ -94,7 +94,7 @@ def read_raster(path: Path, bands: Sequence[int] | None = None) -> Image:
     """
     try:
         with rasterio.open(path, driver="GTiff") as file:  # whatever else GDAL knows is damage
-            if bands is not None and file.count < len(AERIAL_BANDS):
+            if bands is not None and file.count != len(AERIAL_BANDS):
                 raise DamagedPatchError(_damage(path, f"{file.count} bands instead of 5"))
             image = file.read(bands)
     except (RasterioError, OSError, ValueError) as error:

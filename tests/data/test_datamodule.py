@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,6 +272,25 @@ def test_thousands_of_damaged_patches_are_passed_over_without_a_warning(own_tree
         assert data._header_size(np.array([2] * 2000 + [3])) == 32
     with pytest.raises(DamagedPatchError, match="IMG_000003"):
         data._header_size(np.array([2, 2]))
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 16), (5, 16, 32), (3, 32, 32)])
+def test_a_first_patch_of_another_form_is_skipped_and_not_taken_for_the_measure(
+    own_tree: Tree, shape: tuple[int, int, int]
+) -> None:
+    for number in range(10, 20):
+        for path in (own_tree.image("IMG_000004"), own_tree.mask("IMG_000004")):
+            shutil.copy(path, path.with_name(path.name.replace("04", str(number))))
+    write_raster(own_tree.image("IMG_000003"), np.ones(shape))
+    data = module(
+        locate(own_tree.root), satellite=False, on_damaged="skip", parts=("train", "test")
+    )
+    assert data.index.ids[data.split.train[0]] == "IMG_000003"
+    assert data.patch_size == 32
+    (batch,) = data.test_dataloader()
+    assert batch["patch_id"] == ["IMG_000005"]
+    list(data.train_dataloader())
+    assert data.skipped == {"train": 1, "validation": 0, "test": 0}
 
 
 def test_an_empty_part_is_refused_unless_the_run_leaves_it_out(own_tree: Tree) -> None:

@@ -193,6 +193,11 @@ def three_bands(tree: Tree) -> Path:
     return tree.image(PATCH)
 
 
+def six_bands(tree: Tree) -> Path:
+    write_raster(tree.image(PATCH), np.ones((6, 32, 32)))
+    return tree.image(PATCH)
+
+
 def wide_pixels(tree: Tree) -> Path:
     write_raster(tree.image(PATCH), np.ones((5, 32, 32)), dtype="uint16")
     return tree.image(PATCH)
@@ -288,7 +293,7 @@ def far_centroid(tree: Tree) -> Path:
 
 
 DAMAGES: list[Damage] = [
-    cut_image, empty_mask, three_bands, wide_pixels, small_mask, mask_of_two_bands,
+    cut_image, empty_mask, three_bands, six_bands, wide_pixels, small_mask, mask_of_two_bands,
     mask_as_png, mask_of_another_patch, mask_value_0, mask_value_20, cut_series, pickled_series,
     float_series, nine_bands, no_acquisition, other_probabilities, product_too_many,
     product_without_date, far_centroid,
