@@ -132,6 +132,38 @@ def test_lightning_gives_each_epoch_its_order_also_after_a_resume(
     assert len({tuple(image for _, _, image in whole[i : i + 2]) for i in range(0, 8, 2)}) == 4
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_epoch_goes_on_behind_its_batches_and_the_next_is_whole(
+    folders: Folders, workers: int
+) -> None:
+    """Two epochs of two batches, left after the first batch."""
+
+    def images(batches: Iterator[dict[str, Any]]) -> list[list[str]]:
+        return [batch["patch_id"] for batch in batches]
+
+    whole = module(folders, batch_size=1).train_dataloader()
+    expected = [images(iter(at_epoch(whole, epoch))) for epoch in (0, 1)]
+    begun = iter(whole)
+    next(begun)
+    state = whole.state_dict()
+    assert state == {"batches": 1}
+    resumed = module(folders, batch_size=1, workers=workers).train_dataloader()
+    resumed.load_state_dict(state)
+    assert images(iter(at_epoch(resumed, 0))) == expected[0][1:]
+    assert resumed.state_dict() == {"batches": 2}
+    assert images(iter(at_epoch(resumed, 1))) == expected[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_leaves_the_random_numbers_of_dropout_alone(
+    folders: Folders, workers: int
+) -> None:
+    loader = module(folders, workers=workers).train_dataloader()
+    before = torch.get_rng_state()
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # The sampler.
 
 
