@@ -169,9 +169,11 @@ def _search(root: Path) -> dict[str, Path]:
             f"dataset.root={root} is empty.\nUnpack FLAIR #2 there, or use dataset=sample."
         )
     found: dict[str, Path] = {}
+    whole = root.resolve()
+    beside = (whole.parent,) if whole.name == TOY_FOLDER else ()
     for name, candidates in FOLDER_NAMES.items():
         is_file = name in ("centroids", "aerial_metadata")
-        for place in (root, root / TOY_FOLDER):
+        for place in (root, root / TOY_FOLDER, *(beside if is_file else ())):
             for candidate in candidates:
                 path = place / candidate
                 if name not in found and (path.is_file() if is_file else path.is_dir()):
