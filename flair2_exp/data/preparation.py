@@ -39,6 +39,7 @@ from flair2_exp.data.store import (
     stale,
 )
 from flair2_exp.errors import DamagedPatchError, DataError
+from flair2_exp.files import replacing, write_text
 from flair2_exp.nomenclature import AERIAL_BANDS, CLASSES_19
 
 
@@ -127,7 +128,8 @@ def _alone(path: Path) -> Iterator[None]:
     if path.exists():
         names = set(os.listdir(path)) if path.is_dir() else {path.name}
         # Another preparation may have come no further than its lock or half its description.
-        if "store.json" not in names and names - {locking.FILE, "store.part"}:
+        begun = (locking.FILE, ".store.json.")
+        if "store.json" not in names and not all(name.startswith(begun) for name in names):
             raise DataError(
                 f"{path} is neither empty nor a prepared store.\nChoose another folder."
             )
@@ -149,7 +151,8 @@ def _start(path: Path, settings: dict[str, Any], shard: int) -> None:
             )
     with _writing(path):
         if not description.exists():
-            _write_json(description, {"format": FORMAT, "shard": shard, "settings": settings})
+            content = {"format": FORMAT, "shard": shard, "settings": settings}
+            write_text(description, json.dumps(content, indent=1) + "\n")
         (path / "shards").mkdir(exist_ok=True)
     for left in (path / "shards").glob("*.part*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -165,12 +168,6 @@ def _writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror}).\n"
             "Make room and call it again, which goes on from here, or choose another folder."
         ) from None
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -404,8 +401,10 @@ def _finish(job: _Job) -> None:
     for folder in (job.path / "shards").iterdir():
         if folder.name.isdecimal() and int(folder.name) >= job.shards:
             shutil.rmtree(folder)  # of a larger data set that this one replaces
-    temporary = job.path / "index.part.npz"
     whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    with _writing(job.path):
-        np.savez(temporary, allow_pickle=False, **whole)
-        temporary.replace(job.path / "index.npz")
+    with (
+        _writing(job.path),
+        replacing(job.path / "index.npz") as fresh,
+        fresh.open("wb") as file,
+    ):
+        np.savez(file, allow_pickle=False, **whole)

@@ -26,6 +26,7 @@ from flair2_exp.data.options import AugmentationOptions, MetadataOptions, Series
 from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.store import StoreReader
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
+from flair2_exp.files import replacing
 from tests.data.trees import TEST_AREA, Tree
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
@@ -371,6 +372,14 @@ def test_what_is_no_store_is_refused(shared_tree: Tree, tmp_path: Path) -> None:
     assert os.listdir(other) == ["thesis.tex"]
     with pytest.raises(DataError, match="cannot be written"):
         prepared(shared_tree, other / "thesis.tex" / "store")
+
+
+def test_half_a_description_that_a_killed_preparation_left_is_no_other_folders_content(
+    shared_tree: Tree, tmp_path: Path
+) -> None:
+    with replacing(tmp_path / "store.json") as fresh:
+        fresh.write_text("{")
+        assert prepared(shared_tree, tmp_path).written == 5
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_read(
