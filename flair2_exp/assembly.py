@@ -5,6 +5,7 @@ This is where the typed config is taken apart; everything below receives plain, 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,10 +58,11 @@ def build_data(config: Config) -> FlairDataModule:
         SeriesOptions,
         SplitOptions,
     )
+    from flair2_exp.data.sample import SampleOptions, ensure_sample
 
     dataset, s2, aug, split = config.dataset, config.s2_preproc, config.aug, config.split
     if dataset.sample is not None and dataset.root is not None:
-        _ensure_sample(Path(dataset.root), dataset.sample)
+        ensure_sample(dataset.root, SampleOptions(**dataclasses.asdict(dataset.sample)))
     data = FlairDataModule(
         locate(
             dataset.root,
@@ -138,20 +140,6 @@ def _check_headers(config: Config, folders: Folders) -> None:
     )
     for finding in [each for each in found if each.severity == "error"][:5]:
         log.warning("%s: %s", finding.path, finding.message)
-
-
-def _ensure_sample(root: Path, sample: schema.SampleConfig) -> None:
-    from flair2_exp.data.sample import ensure_sample
-
-    ensure_sample(
-        root,
-        seed=sample.seed,
-        patch_size=sample.patch_size,
-        domains=sample.domains,
-        areas_per_domain=sample.areas_per_domain,
-        patches_per_area=sample.patches_per_area,
-        super_patch=sample.super_patch,
-    )
 
 
 def parts_read(config: Config) -> tuple[str, ...]:

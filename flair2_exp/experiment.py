@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp import identity, locking, run_state, schema
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError
+from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 from flair2_exp.run_state import RunState
 from flair2_exp.schema import Config
@@ -311,8 +312,7 @@ def open_run(prepared: Prepared, place: Place, overrides: Sequence[str], state: 
     state.status = run_state.TRAINED if state.training else run_state.RUNNING
     state.run_id, state.error = run.run_id, ""
     if first_process():
-        place.folder.mkdir(parents=True, exist_ok=True)
-        (place.folder / "config.yaml").write_text(resolved_yaml(config))
+        write_text(place.folder / "config.yaml", resolved_yaml(config))
     _write(state, place.folder)
     if origin is not None:
         run.log_files(origin.files())

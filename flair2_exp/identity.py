@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from flair2_exp import __version__, schema
 from flair2_exp.schema import Config
 
-VOLATILE: Final = (
+_VOLATILE: Final = (
     # where things are and how they are shown
     "paths", "tracking", "name", "objective", "compat", "quirk", "sweep", "tune", "test",
     "callbacks.name", "callbacks.progress", "callbacks.panel_patches", "callbacks.save_minutes",
@@ -36,6 +36,22 @@ _PLACES: Final = tuple(
 )
 """Where the data are: the fingerprint says which they are."""
 
+_IRRELEVANT: Final = (*_VOLATILE, *_PLACES)
+
+
+def decides(option: str) -> bool:
+    """Whether an option, by its dotted name, decides what a run's result is.
+
+    Where things are, how they are shown and how fast they are do not; the data's fingerprint, not
+    their place, says which they are.
+    """
+    return not _is_within(option, _IRRELEVANT)
+
+
+def _is_within(option: str, nodes: Iterable[str]) -> bool:
+    """Whether an option is one of these, or in one of these nodes."""
+    return any(option == node or option.startswith(f"{node}.") for node in nodes)
+
 
 def deciding(config: Config, fingerprint: str, version: str = __version__) -> dict[str, Any]:
     """What decides a run's result, by dotted name.
@@ -48,12 +64,9 @@ def deciding(config: Config, fingerprint: str, version: str = __version__) -> di
         fingerprint: Of the data set's files and split (`FlairDataModule.fingerprint`).
         version: Of the package.
     """
-    values = dict(_flatten(dataclasses.asdict(config)))
-    for name in list(values):
-        if any(name == each or name.startswith(f"{each}.") for each in (*VOLATILE, *_PLACES)):
-            del values[name]
-    for node in _unused(config):
-        values = {name: value for name, value in values.items() if not name.startswith(f"{node}.")}
+    idle = (*_IRRELEVANT, *_unused(config))
+    every = _flatten(dataclasses.asdict(config))
+    values = {name: value for name, value in every if not _is_within(name, idle)}
     devices = values.pop("trainer.devices") * values.pop("trainer.num_nodes")
     values["data.batch_size"] *= abs(devices)  # -1, all devices, is not known before the run
     values["metadata.enabled"] = config.metadata.enabled
@@ -81,7 +94,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _unused(config: Config) -> list[str]:
-    """Nodes of the config that this experiment does not read."""
+    """Nodes and options of the config that this experiment does not read."""
     unused = [] if schema.reads_satellite(config) else ["utae", "fusion", "s2_preproc"]
     if config.model.name == "utae":
         unused += ["fusion"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flair2_exp import schema
+from flair2_exp.files import replacing, write_text
 from flair2_exp.schema import Config
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ def save_results(task: SegmentationTask, panel: PanelCollector, folder: Path, ti
     from flair2_exp.tracking import figures
 
     patches = sorted(task.results)
-    np.savez_compressed(
-        folder / CONFUSION,
-        patch_ids=np.array(patches),
-        areas=np.array([task.results[each].area for each in patches]),
-        confusion=np.stack([task.results[each].confusion for each in patches]),
-        classes=np.array(task.class_names),
-    )
+    with replacing(folder / CONFUSION) as fresh, fresh.open("wb") as file:
+        np.savez_compressed(
+            file,
+            patch_ids=np.array(patches),
+            areas=np.array([task.results[each].area for each in patches]),
+            confusion=np.stack([task.results[each].confusion for each in patches]),
+            classes=np.array(task.class_names),
+        )
     shown = classes(len(task.class_names))
     drawn = figures.confusion(task.test_confusion(), shown, title=title)
     figures.save(drawn, folder / "confusion.png")
@@ -82,9 +84,7 @@ def finish(
     """
     from flair2_exp.tracking.summary import summary
 
-    fresh = folder / f".{METRICS}"
-    fresh.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    fresh.replace(folder / METRICS)
+    write_text(folder / METRICS, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     # Losses and scores are in the run by epoch; these are the run's own.
     by_epoch = ("train/l", "val/", "test/iou/")
     logged = ("test/loss", "test/miou", "test/accuracy")

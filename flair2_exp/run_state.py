@@ -7,13 +7,13 @@ run is done, goes on from its checkpoint, or would mix two different experiments
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from flair2_exp.errors import ConfigError
+from flair2_exp.files import write_text
 from flair2_exp.identity import difference, digest
 from flair2_exp.signals import FAILED, FINISHED, KILLED
 
@@ -60,12 +60,9 @@ class RunState:
             return None
 
     def write(self, folder: Path) -> None:
-        """Write it; the file is replaced as a whole."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write it, in one step; the folder is made where it is missing."""
         text = json.dumps({"identity": self.identity, **asdict(self)}, indent=2, default=str)
-        fresh = folder / f".{FILE}.{os.getpid()}"
-        fresh.write_text(text + "\n")
-        fresh.replace(folder / FILE)
+        write_text(folder / FILE, text + "\n")
 
     def require_same(self, deciding: Mapping[str, Any], folder: Path) -> None:
         """Refuse to go on in this folder with another experiment.

@@ -3,8 +3,8 @@
 The dataclasses are registered in Hydra's ConfigStore, so that a misspelt key or a value of a wrong
 type is refused when the config is composed. What a type cannot say (one of these words, not below
 this number) stands in the field's metadata and is checked by `validate`, together with the rules
-that hold across groups. Values and rules only: nothing here imports another module of the package
-but its errors, and nothing heavy.
+that hold across groups. Values and rules only: of the package nothing is imported but its errors
+and the nomenclature, and nothing heavy.
 
 A class is one node of the config; the group files of `conf/` set its values.
 """
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from omegaconf import MISSING
 
 from flair2_exp.errors import ConfigError
+from flair2_exp.nomenclature import AERIAL_BANDS, classes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -58,8 +59,7 @@ class DataConfig:
     satellite: bool = True
     """Whether the satellite series may be read; the aerial patch always may."""
     bands: list[str] = field(
-        default_factory=lambda: ["red", "green", "blue", "nir", "elevation"],
-        metadata={"choices": ("red", "green", "blue", "nir", "elevation")},
+        default_factory=lambda: list(AERIAL_BANDS), metadata={"choices": AERIAL_BANDS}
     )
     """Aerial bands, in the order in which the network sees them."""
     classes: int = field(default=13, metadata={"choices": (13, 19)})
@@ -417,7 +417,7 @@ def reads_aerial(config: Config) -> bool:
 
 
 def nearest(word: str, words: list[str]) -> str:
-    """A hint such as `did you mean a, b?`, or the whole list where nothing is near."""
+    """A hint such as `did you mean a or b?`, or the whole list where nothing is near."""
     close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
@@ -595,8 +595,7 @@ def _bands_are_distinct(config: Config) -> None:
     bands = config.data.bands
     if not 3 <= len(bands) <= 5 or len(set(bands)) != len(bands):
         raise ConfigError(
-            f"data.bands={bands}: expected 3 to 5 different bands of red, green, blue, nir, "
-            "elevation."
+            f"data.bands={bands}: expected 3 to 5 different bands of {', '.join(AERIAL_BANDS)}."
         )
 
 
@@ -680,8 +679,6 @@ def _dataset_has_a_root(config: Config) -> None:
 
 
 def _class_weights_name_classes(config: Config) -> None:
-    from flair2_exp.nomenclature import classes
-
     names = [each.name for each in classes(config.data.classes)]
     for name, weight in config.loss.class_weights.items():
         if name not in names:

@@ -2,7 +2,7 @@
 
 Ctrl-C is an exception in Python; within `signals_as_exceptions` SIGTERM, which clusters and `kill`
 send, is one too. While a network trains, both wait until the batch is done and a checkpoint is
-written (`Interruption.postpone`). A second signal ends the process at once: closing the run takes
+written (`Interruption.postponed`). A second signal ends the process at once: closing the run takes
 too long for whoever asks, and the next start does it.
 """
 

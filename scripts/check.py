@@ -4,15 +4,18 @@
     python scripts/check.py data/flair2 --headers-only --json findings.json
     python scripts/check.py data/flair2 --without-series --json -
 
-Exit status: 0 sound (warnings do not count), 1 damaged, 2 wrong usage, 130 stopped.
+Exit status: 0 sound (warnings do not count), 1 damaged, 2 wrong usage, 130 stopped, 141 its output
+was closed before the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -46,22 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         return 130
-    if options.json is not None:
-        try:
-            _write_json(options.json, root, findings, checked)
-        except OSError as error:
-            print(f"error: --json {options.json}: {error.strerror}", file=sys.stderr)
-            return 2
-    errors = sum(finding.severity == "error" for finding in findings)
-    if options.json != "-":
-        _print_table(root, findings, options.limit)
-        verdict = "damaged" if errors else "sound"
-        print(
-            f"{verdict}: {checked:,} patches, {errors:,} errors, "
-            f"{len(findings) - errors:,} warnings"
-            + (" (headers only)" if options.headers_only else "")
-        )
-    return 1 if errors else 0
+    try:
+        return _tell(root, findings, checked, options)
+    except BrokenPipeError:  # whoever reads our output, as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def _check(
@@ -89,12 +81,39 @@ def _check(
     return findings, checked
 
 
+def _tell(
+    root: Path, findings: Sequence[Finding], checked: int, options: argparse.Namespace
+) -> int:
+    """Print or write what was found; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what no terminal shows
+        sys.stdout.reconfigure(errors="backslashreplace")
+    errors = sum(finding.severity == "error" for finding in findings)
+    status = 1 if errors else 0
+    if options.json == "-":
+        print(_as_json(root, findings, checked), flush=True)
+        return status
+    if options.json is not None:
+        try:
+            Path(options.json).write_text(_as_json(root, findings, checked) + "\n", "utf-8")
+        except OSError as error:  # the table still says what hours may have found
+            print(f"error: --json {options.json}: {error.strerror}", file=sys.stderr)
+            status = 2
+    _print_table(root, findings, options.limit)
+    print(
+        f"{'damaged' if errors else 'sound'}: {checked:,} patches, {errors:,} errors, "
+        f"{len(findings) - errors:,} warnings"
+        + (" (headers only)" if options.headers_only else ""),
+        flush=True,
+    )
+    return status
+
+
 def _relative(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _write_json(target: str, root: Path, findings: Sequence[Finding], checked: int) -> None:
-    """All findings, paths relative to the root, to a file or to standard output (`-`)."""
+def _as_json(root: Path, findings: Sequence[Finding], checked: int) -> str:
+    """All findings, paths relative to the root."""
     severities = Counter(finding.severity for finding in findings)
     content = {
         "root": str(root),
@@ -107,11 +126,7 @@ def _write_json(target: str, root: Path, findings: Sequence[Finding], checked: i
             for finding in findings
         ],
     }
-    text = json.dumps(content, indent=1) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        Path(target).write_text(text, "utf-8")
+    return json.dumps(content, indent=1)
 
 
 def _print_table(root: Path, findings: Sequence[Finding], limit: int) -> None:
@@ -158,12 +173,23 @@ def _positive(text: str) -> int:
     return value
 
 
+def _json_target(text: str) -> str:
+    if text != "-" and not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is in no folder; make it first")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="check.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("root", metavar="ROOT", type=Path, help="folder of the released tree")
-    parser.add_argument("--json", metavar="FILE", help="write all findings as JSON; - prints them")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=_json_target,
+        help="write all findings as JSON; - prints them",
+    )
     parser.add_argument(
         "--headers-only", action="store_true", help="leave pixels and values unread: much faster"
     )

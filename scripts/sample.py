@@ -34,7 +34,7 @@ def main() -> int:
         parser.add_argument(flag, type=int, default=option.default, help=_HELP[option.name])
     options = vars(parser.parse_args())
     try:
-        print(ensure_sample(options.pop("root"), **options))
+        print(ensure_sample(options.pop("root"), SampleOptions(**options)))
     except FlairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

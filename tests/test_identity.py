@@ -26,6 +26,10 @@ SAME = [
     ("model=unet", "model=unet s2_preproc=raw utae.heads=8 fusion.dropout_rate=0.5"),
     ("model=utae", "model=utae fusion.dropout_rate=0.5"),
     ("name=one", "name=another"),
+    (
+        "train=false checkpoint=a trainer.max_epochs=1 optimizer.lr=0.1",
+        "train=false checkpoint=a trainer.max_epochs=2 optimizer.lr=0.2",
+    ),
     ("compat=reference split=official", "quirk=as_published"),
 ]
 DIFFERENT = [

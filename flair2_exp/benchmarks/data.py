@@ -64,9 +64,11 @@ def main(options: Sequence[str] = ()) -> int:
 
 def _sample(root: Path) -> Path:
     """A sample data set of patches and super-areas as FLAIR #2 has them."""
-    from flair2_exp.data.sample import ensure_sample
+    from flair2_exp.data.sample import SampleOptions, ensure_sample
 
-    ensure_sample(root, patch_size=512, domains=6, areas_per_domain=1, patches_per_area=4)
+    ensure_sample(
+        root, SampleOptions(patch_size=512, domains=6, areas_per_domain=1, patches_per_area=4)
+    )
     return root
 
 

@@ -93,8 +93,8 @@ def read_raster(path: Path, bands: Sequence[int] | None = None) -> Image:
         DamagedPatchError: Unreadable, truncated, too few bands or not uint8.
     """
     try:
-        with rasterio.open(path) as file:
-            if bands is not None and file.count < len(AERIAL_BANDS):
+        with rasterio.open(path, driver="GTiff") as file:  # whatever else GDAL knows is damage
+            if bands is not None and file.count != len(AERIAL_BANDS):
                 raise DamagedPatchError(_damage(path, f"{file.count} bands instead of 5"))
             image = file.read(bands)
     except (RasterioError, OSError, ValueError) as error:

@@ -29,6 +29,7 @@ from typing import Final
 
 from flair2_exp.data import transfer, unpack
 from flair2_exp.errors import DataError
+from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 
 _LOG = logging.getLogger(__name__)
@@ -194,12 +195,10 @@ def download(
         What was done, an outcome for each archive.
 
     Raises:
-        DataError: Not enough disk, a failing or wrong server, a wrong, damaged or hostile archive,
-            something of the same name in the way, or another process at work in the folder.
+        DataError: Not enough disk, a folder that cannot be written, a failing or wrong server, a
+            wrong, damaged or hostile archive, something of the same name in the way, or another
+            process at work in the folder.
     """
-    destination.mkdir(parents=True, exist_ok=True)
-    state = destination / _STATE
-    state.mkdir(exist_ok=True)
     jobs = [
         _Job(
             destination,
@@ -211,9 +210,19 @@ def download(
         )
         for archive in archives
     ]
-    with locked(state, "choose another folder"):
-        _require_space_for_all(destination, jobs, keep_archives)
-        return tuple(job.run() for job in jobs)
+    state = destination / _STATE
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        with locked(state, "choose another folder"):
+            _require_space_for_all(destination, jobs, keep_archives)
+            for job in jobs:
+                job.require_place()
+            return tuple(job.run() for job in jobs)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or destination} cannot be written ({error.strerror}).\n"
+            "Choose another destination, or make room: the same command goes on from there."
+        ) from error
 
 
 class _Job:
@@ -275,12 +284,19 @@ class _Job:
             and all((self.destination / target).exists() for _, target in receipt.moves)
         )
 
+    def is_unpacked(self) -> bool:
+        """Whether the archive's bytes are needed no more."""
+        receipt = self.receipt()
+        return self.is_complete(receipt) or (receipt is not None and receipt.stage == "unpacked")
+
+    def require_place(self) -> None:
+        """Refuse, before a byte is fetched, what stands where the archive's folder goes."""
+        if not (self.archive.table or self.is_unpacked()):
+            self._require_free([self.archive.name])
+
     def missing_bytes(self) -> tuple[int, int]:
         """Disk that the archive and its files still need, as far as known beforehand."""
-        receipt = self.receipt()
-        if self.is_complete(receipt):
-            return 0, 0
-        if receipt is not None and receipt.stage == "unpacked":
+        if self.is_unpacked():
             return 0, 0
         part = self.file.with_name(self.file.name + ".part")
         held = sum(path.stat().st_size for path in (self.file, part) if path.exists())
@@ -345,9 +361,7 @@ class _Job:
                 )
 
     def _write(self, receipt: _Receipt) -> None:
-        fresh = self.record.with_suffix(".json.new")
-        fresh.write_text(json.dumps(asdict(receipt), indent=1), "utf-8")
-        os.replace(fresh, self.record)
+        write_text(self.record, json.dumps(asdict(receipt), indent=1))
 
     def _outcome(self, receipt: _Receipt, *, fetched: bool, unpacked: bool) -> Outcome:
         places = tuple(target for _, target in receipt.moves)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from flair2_exp.data.metadata import RECORD, parse_record
 from flair2_exp.errors import DataError
+from flair2_exp.files import replacing
 
 FOLDER_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "aerial_train": ("flair_aerial_train", "flair_2_toy_aerial_train"),
@@ -168,9 +169,11 @@ def _search(root: Path) -> dict[str, Path]:
             f"dataset.root={root} is empty.\nUnpack FLAIR #2 there, or use dataset=sample."
         )
     found: dict[str, Path] = {}
+    whole = root.resolve()
+    beside = (whole.parent,) if whole.name == TOY_FOLDER else ()
     for name, candidates in FOLDER_NAMES.items():
         is_file = name in ("centroids", "aerial_metadata")
-        for place in (root, root / TOY_FOLDER):
+        for place in (root, root / TOY_FOLDER, *(beside if is_file else ())):
             for candidate in candidates:
                 path = place / candidate
                 if name not in found and (path.is_file() if is_file else path.is_dir()):
@@ -465,21 +468,15 @@ def _save(path: Path, built: Index, listed: dict[str, tuple[int, ...]]) -> None:
     that does not prove that the listing is complete, so such an index is not kept.
     """
     newest = max(max(state[1:3]) for state in listed.values())
-    temporary = path.with_name(f"{path.stem}-{os.getpid()}.tmp.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if time.time_ns() - newest < 2_000_000_000:  # 2 s: the coarsest clock in use (FAT)
-            return
+    if time.time_ns() - newest < 2_000_000_000:  # 2 s: the coarsest clock in use (FAT)
+        return
+    with contextlib.suppress(OSError), replacing(path) as fresh, fresh.open("wb") as file:
         np.savez(
-            temporary,
+            file,
             listed=np.array(list(listed), dtype=np.str_),
             states=np.array(list(listed.values()), dtype=np.int64),
             **{name: getattr(built, name) for name in _ARRAYS},
         )
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def fingerprint(parts: Iterable[bytes]) -> str:

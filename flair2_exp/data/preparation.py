@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,10 +34,12 @@ from flair2_exp.data.store import (
     describe,
     differences,
     frame_bytes,
+    lost_file,
     settings_of,
     stale,
 )
 from flair2_exp.errors import DamagedPatchError, DataError
+from flair2_exp.files import replacing, write_text
 from flair2_exp.nomenclature import AERIAL_BANDS, CLASSES_19
 
 
@@ -85,7 +88,8 @@ def prepare(
 
     Raises:
         DataError: The folder holds a store of other settings or something else, another
-            preparation is at work in it, or the disk is too small.
+            preparation is at work in it, it cannot be written, the disk is too small, or one of
+            the processes died.
         DamagedPatchError: A patch is damaged.
     """
     path = Path(path)
@@ -124,14 +128,13 @@ def _alone(path: Path) -> Iterator[None]:
     if path.exists():
         names = set(os.listdir(path)) if path.is_dir() else {path.name}
         # Another preparation may have come no further than its lock or half its description.
-        if "store.json" not in names and names - {locking.FILE, "store.part"}:
+        begun = (locking.FILE, ".store.json.")
+        if "store.json" not in names and not all(name.startswith(begun) for name in names):
             raise DataError(
                 f"{path} is neither empty nor a prepared store.\nChoose another folder."
             )
-    try:
+    with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from None
     with locking.locked(path, "choose another folder"):
         yield
 
@@ -146,24 +149,25 @@ def _start(path: Path, settings: dict[str, Any], shard: int) -> None:
                 f"{path} is a store of other settings: {different}.\n"
                 "Choose another folder for these settings, or remove that one."
             )
-    try:
+    with _writing(path):
         if not description.exists():
-            _write_json(description, {"format": FORMAT, "shard": shard, "settings": settings})
+            content = {"format": FORMAT, "shard": shard, "settings": settings}
+            write_text(description, json.dumps(content, indent=1) + "\n")
         (path / "shards").mkdir(exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from None
     for left in (path / "shards").glob("*.part*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be written ({error.strerror}).\nChoose another folder.")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell what keeps the store from being written: a full disk, no permission."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written ({error.strerror}).\n"
+            "Make room and call it again, which goes on from here, or choose another folder."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -197,10 +201,14 @@ class _Job:
         return self.path / "shards" / f"{shard:05d}"
 
     def is_fresh(self, shard: int) -> bool:
-        """Whether the shard is there and of the sources as they are now."""
+        """Whether the shard is there, whole, and of the sources as they are now."""
+        folder = self.folder(shard)
         try:
-            with np.load(self.folder(shard) / "index.npz", allow_pickle=False) as table:
-                return not stale(table, self.index, self.sources, self.patches(shard))
+            with np.load(folder / "index.npz", allow_pickle=False) as table:
+                if stale(table, self.index, self.sources, self.patches(shard)):
+                    return False
+                counts = table["counts"]
+            return not lost_file(folder, counts, patch_size=self.patch_size, series=self.series)
         except (OSError, EOFError, ValueError, KeyError, BadZipFile):
             return False
 
@@ -208,13 +216,14 @@ class _Job:
         """Write a shard beside its place, then move it there."""
         final = self.folder(shard)
         temporary = final.with_name(f"{final.name}.part{os.getpid()}")
-        temporary.mkdir()
         try:
-            with reading():
-                table = self._write_arrays(shard, temporary)
-            np.savez(temporary / "index.npz", allow_pickle=False, **table)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.replace(final)
+            with _writing(self.path):
+                temporary.mkdir()
+                with reading():
+                    table = self._write_arrays(shard, temporary)
+                np.savez(temporary / "index.npz", allow_pickle=False, **table)
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.replace(final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return shard
@@ -333,7 +342,7 @@ def _inherit(job: _Job) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent was killed: it would wait for ever and keep the lock."""
+    """End this process when its parent was killed: it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -359,6 +368,11 @@ def _run(job: _Job, todo: Sequence[int], workers: int) -> Iterator[int]:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a process of the preparation died: out of memory, or killed.\n"
+                "Call it again, which goes on from here, with fewer --workers."
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -387,7 +401,10 @@ def _finish(job: _Job) -> None:
     for folder in (job.path / "shards").iterdir():
         if folder.name.isdecimal() and int(folder.name) >= job.shards:
             shutil.rmtree(folder)  # of a larger data set that this one replaces
-    temporary = job.path / "index.part.npz"
     whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    np.savez(temporary, allow_pickle=False, **whole)
-    temporary.replace(job.path / "index.npz")
+    with (
+        _writing(job.path),
+        replacing(job.path / "index.npz") as fresh,
+        fresh.open("wb") as file,
+    ):
+        np.savez(file, allow_pickle=False, **whole)

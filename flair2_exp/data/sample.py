@@ -15,8 +15,8 @@ import dataclasses
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,9 @@ class SampleOptions:
         areas_per_domain: 1..20.
         patches_per_area: 1..100, in a square grid.
         super_patch: Satellite pixels, 16..112: the largest crop that fits around each patch.
+
+    Raises:
+        ConfigError: One is out of its bounds.
     """
 
     seed: int = 0
@@ -116,16 +119,7 @@ def sample_domains(count: int) -> tuple[list[int], list[int], list[int]]:
     return train, list(validation), list(test)
 
 
-def generate_sample(
-    root: str | os.PathLike[str],
-    *,
-    seed: int = 0,
-    patch_size: int = 128,
-    domains: int = 8,
-    areas_per_domain: int = 4,
-    patches_per_area: int = 4,
-    super_patch: int = 64,
-) -> Path:
+def generate_sample(root: str | os.PathLike[str], options: SampleOptions) -> Path:
     """Write a sample data set as the new folder `root`.
 
     The tree appears under its name all at once: it is made in a hidden folder beside it and then
@@ -133,23 +127,14 @@ def generate_sample(
 
     Args:
         root: The folder to make; it may exist if it is empty.
-        seed: See `SampleOptions`, as all that follow.
-        patch_size: Pixels of a patch.
-        domains: Number of domains.
-        areas_per_domain: Areas in each.
-        patches_per_area: Patches in each.
-        super_patch: Largest crop of the satellite array around a patch.
+        options: What it is made from.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: An option is out of its bounds.
         DataError: The folder holds something else, or cannot be written.
     """
-    options = SampleOptions(
-        seed, patch_size, domains, areas_per_domain, patches_per_area, super_patch
-    )
     target = Path(os.path.abspath(root))
     try:
         if target.is_symlink() and not target.exists():
@@ -158,9 +143,9 @@ def generate_sample(
             raise DataError(_occupied(target, options))
         place = target.resolve()  # a link to an empty folder stays a link
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        partial = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
         try:
-            partial.chmod(0o777 & ~_umask())
+            partial.mkdir()
             _write_tree(partial, options)
             _publish(partial, place, options)
         finally:
@@ -174,48 +159,23 @@ def generate_sample(
     return target
 
 
-def ensure_sample(
-    root: str | os.PathLike[str],
-    *,
-    seed: int = 0,
-    patch_size: int = 128,
-    domains: int = 8,
-    areas_per_domain: int = 4,
-    patches_per_area: int = 4,
-    super_patch: int = 64,
-) -> Path:
+def ensure_sample(root: str | os.PathLike[str], options: SampleOptions) -> Path:
     """The sample data set of these options at `root`: made if missing, untouched if there.
 
     Args:
         root: The folder.
-        seed: See `SampleOptions`, as all that follow.
-        patch_size: Pixels of a patch.
-        domains: Number of domains.
-        areas_per_domain: Areas in each.
-        patches_per_area: Patches in each.
-        super_patch: Largest crop of the satellite array around a patch.
+        options: What it is made from.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: An option is out of its bounds.
         DataError: The folder holds something else, or cannot be written.
     """
-    options = SampleOptions(
-        seed, patch_size, domains, areas_per_domain, patches_per_area, super_patch
-    )
     target = Path(os.path.abspath(root))
     if _read_manifest(target) == _manifest(options):
         return target
-    return generate_sample(target, **dataclasses.asdict(options))
-
-
-def _umask() -> int:
-    """The process's mask for new files (there is no call that only reads it)."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    return generate_sample(target, options)
 
 
 def _manifest(options: SampleOptions) -> dict[str, Any]:

@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flair2_exp.data.options import SeriesOptions
+from flair2_exp.nomenclature import SATELLITE_BANDS
 
-BANDS: Final = 10
+BANDS: Final = len(SATELLITE_BANDS)
 """Bands of a frame."""
 
 REFERENCE_DAY: Final = 135
@@ -168,7 +169,7 @@ def select(
     if on_empty == "error":
         raise ValueError(
             f"snow and cloud cover at least {share.min():.0%} of each of the {len(share)} "
-            f"acquisitions, none less than {max_cover:.0%}"
+            f"acquisitions, none less than {max_cover:.0%}: use s2_preproc.on_empty=clearest"
         )
     return np.flatnonzero(share == share.min()), True
 

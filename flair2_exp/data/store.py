@@ -95,6 +95,35 @@ def frame_bytes(series: SeriesOptions) -> int:
     return BANDS * series.size**2 * (4 if series.monthly else 2)
 
 
+def lost_file(
+    folder: str | Path,
+    counts: NDArray[np.int64],
+    *,
+    patch_size: int,
+    series: SeriesOptions | None,
+) -> str:
+    """The file of a shard that is missing or of another length than its patches make it.
+
+    Args:
+        folder: The shard's folder.
+        counts: (n,) frames of each of its patches.
+        patch_size: Pixels on a side of every patch.
+        series: How the series were preprocessed; None where they are not there or not read.
+
+    Returns:
+        Its path; empty where all is there.
+    """
+    pixels = len(counts) * patch_size**2
+    sizes = {"images": len(AERIAL_BANDS) * pixels, "masks": pixels}
+    if series is not None:
+        sizes["series"] = int(counts.sum()) * frame_bytes(series)
+    for name, size in sizes.items():
+        file = f"{folder}/{name}.npy"
+        if not os.path.isfile(file) or os.path.getsize(file) != HEADER + size:
+            return file
+    return ""
+
+
 def describe(path: Path) -> dict[str, Any]:
     """The store's description."""
     try:
@@ -229,22 +258,21 @@ class StoreReader:
 
     def _require_whole(self) -> None:
         """Refuse a store with a file that is missing or cut off."""
-        pixels = self._size**2
-        for shard, start in enumerate(range(0, len(self._table["ids"]), self._shard)):
-            patches = slice(start, start + self._shard)
-            count = len(self._table["ids"][patches])
-            sizes = {"images": count * len(AERIAL_BANDS) * pixels, "masks": count * pixels}
-            if self._series is not None:
-                sizes["series"] = int(self._table["counts"][patches].sum()) * frame_bytes(
-                    self._series
-                )
-            for name, size in sizes.items():
-                file = self._file(shard, name)
-                if not os.path.isfile(file) or os.path.getsize(file) != size + HEADER:
-                    self._refuse(f"{file} is missing or damaged", "is incomplete: ")
+        counts = self._table["counts"]
+        for shard, start in enumerate(range(0, len(counts), self._shard)):
+            lost = lost_file(
+                self._folder(shard),
+                counts[start : start + self._shard],
+                patch_size=self._size,
+                series=self._series,
+            )
+            self._refuse(lost and f"{lost} is missing or damaged", "is incomplete: ")
+
+    def _folder(self, shard: int) -> str:
+        return f"{self.path}/shards/{shard:05d}"
 
     def _file(self, shard: int, name: str) -> str:
-        return f"{self.path}/shards/{shard:05d}/{name}.npy"
+        return f"{self._folder(shard)}/{name}.npy"
 
     def read(self, patch: int) -> Sample:
         """The sample of a patch; see `dataset.Reader.read`."""

@@ -291,6 +291,7 @@ class _Transfer:
             )
             fits = self.offset == first <= last and (total is None or last < total)
             if fits and same and (self.total is None or total in (None, self.total)):
+                self.total = self.total or total  # the whole file came without its length
                 return last + 1
         raise self._distrust("the server sent another range than asked for")
 

@@ -23,8 +23,8 @@ from flair2_exp.models.blocks import ConvBlock, PointBlock, Residual, UpBlock, a
 from flair2_exp.models.heads import SatelliteHead
 from flair2_exp.models.ltae import TemporalEncoder
 from flair2_exp.models.recompute import keeping_convolutions, keeping_nothing
+from flair2_exp.nomenclature import SATELLITE_BANDS
 
-SATELLITE_BANDS: Final = 10
 _GROUPS: Final = 4
 """Groups of the encoder's GroupNorms."""
 _BYTES_A_PASS: Final = 12 * 2**20
@@ -114,7 +114,7 @@ class FrameEncoder(nn.Module):
         super().__init__()
         first = widths[0]
         self.stem = nn.Sequential(
-            ConvBlock(SATELLITE_BANDS, first, groups=_GROUPS),
+            ConvBlock(len(SATELLITE_BANDS), first, groups=_GROUPS),
             ConvBlock(first, first, groups=_GROUPS),
         )
         self.stages = nn.ModuleList(

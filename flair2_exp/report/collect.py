@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from flair2_exp import run_state
 from flair2_exp.errors import ConfigError, DataError, TrackingError
-from flair2_exp.identity import VOLATILE
+from flair2_exp.identity import decides
 from flair2_exp.report.statistics import Integers, sum_by_area
 from flair2_exp.results import CONFUSION, HISTORY, METRICS
 from flair2_exp.tracking.params import flatten, render
@@ -511,7 +511,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     twice = [run for run in runs if seeds.count(run.seed) > 1]
     if not twice:
         return [""] * len(runs)
-    deciding = (key for run in twice for key in run.settings if _decides(key))
+    deciding = (key for run in twice for key in run.settings if decides(key) and key != "seed")
     options = list(dict.fromkeys((*TELLING, *deciding)))
     values = {key: [run.settings.get(key, "null") for run in runs] for key in options}
     varied = {key: len(set(each)) for key, each in values.items()}
@@ -527,11 +527,6 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         for at, more in zip(places, _labels([runs[at] for at in places]), strict=True):
             labels[at] += f", {more}" if more else ""
     return labels
-
-
-def _decides(key: str) -> bool:
-    """Whether an option says what a run is, and not where or how fast it is run."""
-    return key != "seed" and not any(key == each or key.startswith(f"{each}.") for each in VOLATILE)
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

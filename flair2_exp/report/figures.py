@@ -115,7 +115,7 @@ def forest(report: Report) -> Figure:
         axes.locator_params(axis="x", nbins=5)  # small differences have long labels
         axes.grid(axis="x", color="#dddddd", lw=0.6)
         axes.set_axisbelow(True)
-    areas = f"{report.areas} test {report.unit}{'s' * (report.areas != 1)}"
+    areas = words.plural(report.areas, f"test {report.unit}")
     known = any(row.miou.low is not None for row in rows)
     foot = [f"{areas}; p Holm-corrected" if known else f"{areas}: no interval can be given"]
     foot += ["◇ published mean"] if any(row.published for row in rows) else []
@@ -230,10 +230,9 @@ def confusion(report: Report) -> Figure:
     grid = figure.subplots(2 if others else 1, 2).ravel()
     for axes, row in zip(grid, shown, strict=False):
         _matrix(axes, _share(row.confusion), report.class_names, row.name)
-    if others:  # the names stand at the left matrix of the same line
-        grid[1].set_yticklabels([])
-        grid[1].set_ylabel("")
     if others:
+        grid[1].set_yticklabels([])  # the names stand at the left matrix of the same line
+        grid[1].set_ylabel("")
         change = _share(shown[1].confusion) - _share(shown[0].confusion)
         title = f"{shown[1].name}\n− {base.name}"
         _matrix(grid[2], change, report.class_names, title, change=True)
@@ -268,18 +267,13 @@ def _matrix(
             axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=ink)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    _swatches(axes, names, len(names), vertical=True)
-    _swatches_below(axes, names)
+    for vertical in (True, False):
+        _swatches(axes, names, len(names), vertical=vertical)
     axes.set_title(title, loc="left")
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-
-
-def _swatches_below(axes: Axes, names: Sequence[str]) -> None:
-    """Swatches along the lower edge of a matrix, whose y axis points down."""
-    _swatches(axes, names, len(names), vertical=False)
 
 
 def _explain(axes: Axes, compared: bool) -> None:
@@ -327,8 +321,7 @@ def _curves(report: Report, rows: Sequence[Row], name: str, label: str) -> Figur
             axes.plot(*np.array(curve).T, color=colour, lw=0.6, alpha=0.6, zorder=2)
         axes.fill_between(epochs, low, high, color=colour, alpha=0.25, lw=0, zorder=2)
         axes.plot(epochs, mean, color=colour, lw=1.8, zorder=3)
-        seeds = len(row.curves[name])
-        told = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        told = words.plural(len(row.curves[name]), "seed")
         axes.text(0.97, 0.05, told, transform=axes.transAxes, ha="right", fontsize=7.5)
         # Long names get small letters rather than run into the next panel.
         axes.set_title(row.name, loc="left", fontsize=min(8.5, 780 / (columns * len(row.name))))

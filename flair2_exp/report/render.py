@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.errors import ConfigError, DataError
+from flair2_exp.files import write_bytes
 from flair2_exp.report import words
 from flair2_exp.report.collect import AbsentRun, Run
 from flair2_exp.report.leaderboard import (
@@ -183,11 +184,8 @@ def write(report: Report, out_dir: Path, formats: Sequence[str]) -> Report:
 
 def _save(folder: Path, contents: Mapping[str, bytes]) -> Iterable[Path]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            part = folder / f".{name}.part"
-            part.write_bytes(content)
-            part.replace(folder / name)
+            write_bytes(folder / name, content)
             yield folder / name
     except OSError as error:
         raise DataError(f"the report cannot be written to {folder}: {error.strerror}") from None

@@ -51,7 +51,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flair2_exp.nomenclature import SCORED
-from flair2_exp.training.metrics import iou_from_sums, mean_iou
+from flair2_exp.training.metrics import iou_from_sums, known_mean, mean_iou
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -270,7 +270,8 @@ def resampled_means(rows: Sequence[RowCounts], weights: Floats) -> Floats:
         (r, K, 1 + C).
     """
     means = [
-        _mean(_scores(_weigh(weights, row.hits), _weigh(weights, row.marks)), 1) for row in rows
+        known_mean(_scores(_weigh(weights, row.hits), _weigh(weights, row.marks)), 1)
+        for row in rows
     ]
     return np.stack(means, axis=1)
 
@@ -280,15 +281,6 @@ def _weigh(weights: Floats, counts: Floats) -> Floats:
     seeds, areas, classes = counts.shape
     flat = counts.transpose(1, 0, 2).reshape(areas, seeds * classes)
     return (weights @ flat).reshape(len(weights), seeds, classes)
-
-
-def _mean(values: Floats, axis: int) -> Floats:
-    """Mean that leaves NaN out, NaN where nothing is left; numpy's warns there."""
-    present = np.isfinite(values)
-    count = present.sum(axis=axis)
-    total = np.where(present, values, 0.0).sum(axis=axis)
-    mean: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return mean
 
 
 def _ratio(numerator: Floats, denominator: Floats, empty: float) -> Floats:
@@ -306,7 +298,7 @@ def _scores(hits: Floats, marks: Floats) -> Floats:
 def _over_seeds(rows: Sequence[RowCounts], pooled: bool) -> tuple[Floats, Floats]:
     """Mean over seeds and squared standard error of that mean, both (K, 1 + C)."""
     of_rows = scores(rows)
-    means = np.stack([_mean(of_seeds, 0) for of_seeds in of_rows])
+    means = np.stack([known_mean(of_seeds, 0) for of_seeds in of_rows])
     counts = np.stack([np.isfinite(of_seeds).sum(axis=0) for of_seeds in of_rows]).astype(float)
     squares = np.stack(
         [np.nansum((each - mean) ** 2, axis=0) for each, mean in zip(of_rows, means, strict=True)]

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp import schema
 from flair2_exp.assembly import open_store
 from flair2_exp.errors import FlairError
+from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 from flair2_exp.preflight import require_writable
 from flair2_exp.sweeps.failures import (
@@ -316,9 +317,7 @@ def _noted(folder: Path) -> dict[str, str]:
 
 
 def _note(folder: Path, **values: str) -> None:
-    fresh = folder / f".{SWEEP_FILE}.{os.getpid()}"
-    fresh.write_text(json.dumps(values) + "\n")
-    fresh.replace(folder / SWEEP_FILE)
+    write_text(folder / SWEEP_FILE, json.dumps(values) + "\n")
 
 
 def parent_of(folder: Path) -> str | None:

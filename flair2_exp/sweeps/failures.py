@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp import run_state
 from flair2_exp.explain import explain
+from flair2_exp.files import write_text
 from flair2_exp.sweeps.plan import DONE, Job
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _write_error(job: Job, error: object) -> Path:
     own, beside = _error_files(job)
     clear_error(job)
     path = own if job.folder.is_dir() else beside
-    path.write_text(scrub(text))
+    write_text(path, scrub(text))
     return path
 
 

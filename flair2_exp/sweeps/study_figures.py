@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from flair2_exp.files import write_text
+
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
@@ -70,9 +72,10 @@ def write_figures(result: SearchResult, folder: Path) -> list[Path]:
         parts.append(f"<h2>{html.escape(title)}</h2>\n{part}")
     page = folder / PAGE
     heading = html.escape(f"Study {result.study_name}: {', '.join(names)}")
-    page.write_text(
+    write_text(
+        page,
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{heading}</title>\n'
-        f"<h1>{heading}</h1>\n" + "\n".join(parts) + "\n</html>\n"
+        f"<h1>{heading}</h1>\n" + "\n".join(parts) + "\n</html>\n",
     )
     return [*files, page]
 

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp import schema
 from flair2_exp.assembly import open_store
 from flair2_exp.errors import ConfigError, FlairError, TrackingError
+from flair2_exp.files import write_text
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -279,8 +280,7 @@ def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: s
         content["defaults"] = [{f"override /{group}": each} for group, each in changed.items()]
     content |= {"name": name, **values}
     head = f"# @package _global_\n# python -m flair2_exp experiment={path}\n# {comment}\n\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(head + yaml.safe_dump(content, sort_keys=False))
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False))
     return path
 
 

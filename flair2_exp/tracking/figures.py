@@ -46,6 +46,11 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
+def _title(figure: Figure, x: float, y: float, title: str) -> None:
+    """A line above all; a run's name in it may hold dollar signs, which are no formula."""
+    figure.text(x, y, title, va="top", fontsize=12, color=_TEXT, parse_math=False)
+
+
 def confusion(
     counts: npt.ArrayLike,
     classes: Sequence[LandCover],
@@ -78,7 +83,7 @@ def confusion(
     bars.set_ylim(*cells.get_ylim())
     figure.text(0.21, 0.909, "truth (share)", ha="right", fontsize=10.5, color=_TEXT)
     if title:
-        figure.text(0.01, 0.985, title, ha="left", va="top", fontsize=12, color=_TEXT)
+        _title(figure, 0.01, 0.985, title)
     return figure
 
 
@@ -217,9 +222,7 @@ def panel(
         figure.text(*layout.caption(row), text, fontsize=9.5, color=_TEXT, va="bottom")
     _legend(figure, [classes[index] for index in shown], unscored=unscored)
     if title:
-        figure.text(
-            layout.left, 1 - 0.12 / layout.height, title, va="top", fontsize=12, color=_TEXT
-        )
+        _title(figure, layout.left, 1 - 0.12 / layout.height, title)
     return figure
 
 

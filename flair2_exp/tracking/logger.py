@@ -15,6 +15,7 @@ from typing import Any, Final
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from flair2_exp.files import write_text
 from flair2_exp.tracking.run import Run
 
 _STEP: Final = "_step"
@@ -143,7 +144,4 @@ class History:
             row = self._rows[epoch]
             cells = (repr(float(row[name])) if name in row else "" for name in names)
             writer.writerow([epoch, *cells])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".csv.new")
-        temporary.write_text(text.getvalue())
-        temporary.replace(self.path)
+        write_text(self.path, text.getvalue())

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.files import write_text
 from flair2_exp.signals import FINISHED, status_of
 from flair2_exp.tracking.params import flatten, render, shorten, valid_name, valid_names
 from flair2_exp.tracking.process import WriterProcess
@@ -480,9 +481,7 @@ class _Pending:
 
     def mark_sent(self, line: int) -> None:
         """Remember that the record of that line, and all before it, are sent."""
-        temporary = self._sent.with_suffix(".new")
-        temporary.write_text(str(line))
-        temporary.replace(self._sent)
+        write_text(self._sent, str(line))
         self._count -= 1
 
     def clear(self) -> None:

@@ -89,10 +89,14 @@ def mean_iou(per_class: npt.NDArray[np.floating], scored: int = SCORED) -> Float
     Returns:
         (...) float64; NaN where every scored class is absent.
     """
-    considered = np.asarray(per_class, dtype=np.float64)[..., :scored]
-    present = ~np.isnan(considered)
-    count = present.sum(axis=-1)
-    total = np.where(present, considered, 0.0).sum(axis=-1)
+    return known_mean(np.asarray(per_class, dtype=np.float64)[..., :scored], -1)
+
+
+def known_mean(values: FloatArray, axis: int) -> FloatArray:
+    """Mean along an axis with NaN left out; NaN, without NumPy's warning, where nothing is left."""
+    present = ~np.isnan(values)
+    count = present.sum(axis=axis)
+    total = np.where(present, values, 0.0).sum(axis=axis)
     mean: FloatArray = np.full(np.shape(total), np.nan)
     np.divide(total, count, out=mean, where=count > 0)
     return mean

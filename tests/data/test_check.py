@@ -1019,6 +1019,42 @@ def test_the_command_writes_json(
     assert finding["subject"] == PATCH
 
 
+def test_findings_that_cannot_be_written_are_still_shown(
+    tree: Tree, tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncate(tree.image(PATCH))
+    assert script.main([str(tree.root), "--workers", "1", "--json", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert "Is a directory" in told.err
+    assert "truncated-raster" in told.out
+
+
+def command(tree: Tree, **environment: str) -> subprocess.Popen[str]:
+    script = str(ROOT / "scripts" / "check.py")
+    return subprocess.Popen(
+        [sys.executable, script, str(tree.root), "--workers", "1"],
+        env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_closed_pipe_ends_the_command_without_a_word(tree: Tree) -> None:
+    with command(tree) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_a_name_that_no_terminal_shows_is_told(tree: Tree) -> None:
+    folder = os.fsencode(tree.image(PATCH).parent)
+    Path(os.fsdecode(folder + b"/IMG_\xff.tif")).touch()
+    with command(tree, PYTHONIOENCODING="ascii:strict") as process:
+        out, errors = process.communicate()
+    assert "IMG_\\udcff.tif" in out
+    assert errors == ""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,38 @@ def test_lightning_gives_each_epoch_its_order_also_after_a_resume(
     rest = train(4, str(tmp_path / "2.ckpt"))
     assert first + rest == whole
     assert len({tuple(image for _, _, image in whole[i : i + 2]) for i in range(0, 8, 2)}) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_epoch_goes_on_behind_its_batches_and_the_next_is_whole(
+    folders: Folders, workers: int
+) -> None:
+    """Two epochs of two batches, left after the first batch."""
+
+    def images(batches: Iterator[dict[str, Any]]) -> list[list[str]]:
+        return [batch["patch_id"] for batch in batches]
+
+    whole = module(folders, batch_size=1).train_dataloader()
+    expected = [images(iter(at_epoch(whole, epoch))) for epoch in (0, 1)]
+    begun = iter(whole)
+    next(begun)
+    state = whole.state_dict()
+    assert state == {"batches": 1}
+    resumed = module(folders, batch_size=1, workers=workers).train_dataloader()
+    resumed.load_state_dict(state)
+    assert images(iter(at_epoch(resumed, 0))) == expected[0][1:]
+    assert resumed.state_dict() == {"batches": 2}
+    assert images(iter(at_epoch(resumed, 1))) == expected[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_leaves_the_random_numbers_of_dropout_alone(
+    folders: Folders, workers: int
+) -> None:
+    loader = module(folders, workers=workers).train_dataloader()
+    before = torch.get_rng_state()
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # The sampler.
@@ -271,6 +304,25 @@ def test_thousands_of_damaged_patches_are_passed_over_without_a_warning(own_tree
         assert data._header_size(np.array([2] * 2000 + [3])) == 32
     with pytest.raises(DamagedPatchError, match="IMG_000003"):
         data._header_size(np.array([2, 2]))
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 16), (5, 16, 32), (3, 32, 32)])
+def test_a_first_patch_of_another_form_is_skipped_and_not_taken_for_the_measure(
+    own_tree: Tree, shape: tuple[int, int, int]
+) -> None:
+    for number in range(10, 20):
+        for path in (own_tree.image("IMG_000004"), own_tree.mask("IMG_000004")):
+            shutil.copy(path, path.with_name(path.name.replace("04", str(number))))
+    write_raster(own_tree.image("IMG_000003"), np.ones(shape))
+    data = module(
+        locate(own_tree.root), satellite=False, on_damaged="skip", parts=("train", "test")
+    )
+    assert data.index.ids[data.split.train[0]] == "IMG_000003"
+    assert data.patch_size == 32
+    (batch,) = data.test_dataloader()
+    assert batch["patch_id"] == ["IMG_000005"]
+    list(data.train_dataloader())
+    assert data.skipped == {"train": 1, "validation": 0, "test": 0}
 
 
 def test_an_empty_part_is_refused_unless_the_run_leaves_it_out(own_tree: Tree) -> None:

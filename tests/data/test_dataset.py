@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import rasterio
+import rasterio.shutil
 import torch
 from numpy.typing import NDArray
 
@@ -129,7 +129,7 @@ def test_series_of_unequal_lengths_are_padded_at_the_end() -> None:
     half_blank[0][0, :, 0, 0] = 0  # a blank corner is no blank frame
     frames, days, padding = pad_series(
         [series(3), series(1), half_blank],
-        lambda shape, dtype: torch.from_numpy(np.empty(shape, dtype)),
+        lambda shape, dtype: torch.from_numpy(np.full(shape, 3, dtype)),  # an earlier batch's
     )
     assert frames.dtype == torch.uint16
     assert frames.long().amax((2, 3, 4)).tolist() == [[7, 7, 7], [7, 0, 0], [7, 7, 0]]
@@ -193,6 +193,11 @@ def three_bands(tree: Tree) -> Path:
     return tree.image(PATCH)
 
 
+def six_bands(tree: Tree) -> Path:
+    write_raster(tree.image(PATCH), np.ones((6, 32, 32)))
+    return tree.image(PATCH)
+
+
 def wide_pixels(tree: Tree) -> Path:
     write_raster(tree.image(PATCH), np.ones((5, 32, 32)), dtype="uint16")
     return tree.image(PATCH)
@@ -206,6 +211,20 @@ def small_mask(tree: Tree) -> Path:
 def mask_of_two_bands(tree: Tree) -> Path:
     write_raster(tree.mask(PATCH), np.ones((2, 32, 32)))
     return tree.mask(PATCH)
+
+
+def mask_as_png(tree: Tree) -> Path:
+    write_raster(tree.mask(PATCH), np.ones((1, 32, 32)), driver="PNG")
+    return tree.mask(PATCH)
+
+
+def mask_of_another_patch(tree: Tree) -> Path:
+    """By a virtual raster, GDAL's file that names others."""
+    path = tree.mask(PATCH)
+    virtual = path.with_suffix(".vrt")
+    rasterio.shutil.copy(tree.mask("IMG_000001"), virtual, driver="VRT")
+    virtual.replace(path)
+    return path
 
 
 def mask_value_0(tree: Tree) -> Path:
@@ -274,9 +293,10 @@ def far_centroid(tree: Tree) -> Path:
 
 
 DAMAGES: list[Damage] = [
-    cut_image, empty_mask, three_bands, wide_pixels, small_mask, mask_of_two_bands,
-    mask_value_0, mask_value_20, cut_series, pickled_series, float_series, nine_bands,
-    no_acquisition, other_probabilities, product_too_many, product_without_date, far_centroid,
+    cut_image, empty_mask, three_bands, six_bands, wide_pixels, small_mask, mask_of_two_bands,
+    mask_as_png, mask_of_another_patch, mask_value_0, mask_value_20, cut_series, pickled_series,
+    float_series, nine_bands, no_acquisition, other_probabilities, product_too_many,
+    product_without_date, far_centroid,
 ]  # fmt: skip
 
 

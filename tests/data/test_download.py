@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.util
 import json
@@ -275,8 +276,16 @@ def test_a_server_that_ignores_ranges_starts_the_file_over(server: Server, tmp_p
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-def test_a_server_that_never_gets_further_is_given_up(server: Server, tmp_path: Path) -> None:
-    server.plan = lambda n, request: Answer(200, {"ETag": '"v1"'}, BODY, cut=200_000)
+@pytest.mark.parametrize("cuts", [(200_000, 200_000), (100_000, 200_000)])
+def test_a_server_that_never_gets_further_is_given_up(
+    server: Server, tmp_path: Path, cuts: tuple[int, int]
+) -> None:
+    """Further than ever before: going over the same bytes again is no progress."""
+
+    def plan(number: int, request: Request) -> Answer:
+        return Answer(200, {"ETag": '"v1"'}, BODY, cut=cuts[number % 2] if number < 20 else None)
+
+    server.plan = plan
     with pytest.raises(DataError, match="gave up after 3 tries in a row without a new byte"):
         fetch(f"{server.url}/a", tmp_path / "a", md5=md5(BODY), patience=QUICK)
     assert len(server.requests) == 4, "the first brought bytes, three more did not"
@@ -351,6 +360,20 @@ def test_a_body_of_unannounced_length_is_taken_to_its_proper_end(
     fetch(f"{server.url}/a", tmp_path / "a", patience=QUICK)
     assert (tmp_path / "a").read_bytes() == BODY
     assert len(server.requests) == 2
+
+
+def test_a_file_of_unannounced_length_is_complete_with_its_last_range(
+    server: Server, tmp_path: Path
+) -> None:
+    def plan(number: int, request: Request) -> Answer:
+        if request.range:
+            return ranged(BODY, request)
+        return Answer(200, {"ETag": '"v1"'}, BODY[:200_000], chunked=True, cut=1)
+
+    server.plan = plan
+    fetch(f"{server.url}/a", tmp_path / "a", md5=md5(BODY), patience=QUICK)
+    assert (tmp_path / "a").read_bytes() == BODY
+    assert [request.first for request in server.requests] == [0, 200_000]
 
 
 @pytest.mark.parametrize("bound", [{"size": 300_000}, {"limit": 330_000}])
@@ -852,9 +875,11 @@ def test_what_stands_in_the_way_is_not_overwritten(
     mine = tmp_path / "to" / "flair_sen_train" / "mine"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
+    other = dataclasses.replace(sen, name="first")
     with pytest.raises(DataError, match=r"flair_sen_train is there already, and not from"):
-        download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
+        download(tmp_path / "to", [other, sen], base_url=server.url, patience=QUICK)
     assert mine.read_text() == "mine"
+    assert server.requests == [], "told before a byte is fetched"
 
 
 @pytest.mark.parametrize("step", ["downloading", "unpacking"])
@@ -956,6 +981,29 @@ def test_a_disk_too_small_for_the_files_is_told_before_unpacking(
     with pytest.raises(DataError, match=r"free; flair_sen_train\.zip need"):
         download(tmp_path / "to", [sen], base_url=server.url, patience=QUICK)
     assert not (tmp_path / "to" / "flair_sen_train").exists()
+
+
+@pytest.mark.parametrize("place", ["a file", "a file/below", "/proc/none"])
+def test_a_destination_that_cannot_be_written_is_told(
+    tmp_path: Path, sen: Archive, place: str
+) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(DataError, match=r"(a file|/proc).* cannot be written \(.*\nChoose") as told:
+        download(tmp_path / place, [sen])
+    assert str(told.value).count("\n") == 1
+
+
+def test_a_disk_without_room_for_a_first_byte_is_told(
+    server: Server, tmp_path: Path, sen: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.Path, "write_bytes", full)
+        with pytest.raises(DataError, match=r"\.part cannot be written \(No space left"):
+            download(tmp_path, [sen], base_url=server.url, patience=QUICK)
+    assert download(tmp_path, [sen], base_url=server.url, patience=QUICK)[0].unpacked
 
 
 def test_two_downloads_into_one_folder_do_not_meet(

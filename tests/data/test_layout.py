@@ -54,15 +54,17 @@ def test_the_released_tree_is_found_from_its_root(shared_tree: Tree) -> None:
     assert listed.metadata["year"].tolist() == [2018, 2018, 2019, 2019, 2020]
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_toy_set_is_found_from_its_folder_or_the_one_above(
-    own_tree: Tree, tmp_path: Path, inside: bool
+    own_tree: Tree, tmp_path: Path, inside: bool, beside: bool
 ) -> None:
+    """Its JSON files lie in its folder or beside that."""
     toy = tmp_path / "root" / layout.TOY_FOLDER
     toy.mkdir(parents=True)
     for name in os.listdir(own_tree.root):
-        beside = name.endswith(".json") and not inside
-        (own_tree.root / name).rename((toy.parent if beside else toy) / TOY.get(name, name))
+        place = toy.parent if beside and name.endswith(".json") else toy
+        (own_tree.root / name).rename(place / TOY.get(name, name))
     listed = found(locate(toy if inside else toy.parent))
     assert listed.ids.tolist() == IDS
     assert (listed.centroids > 0).all()
@@ -226,6 +228,13 @@ def move_a_centroid(tree: Tree) -> None:
     tree.centroids.write_text(tree.centroids.read_text().replace("25", "23"))
 
 
+def copy_a_centroid_with_its_time(tree: Tree) -> None:
+    """As `cp -p` over a file does: the size and the time of its content stay."""
+    status = tree.centroids.stat()
+    move_a_centroid(tree)
+    os.utime(tree.centroids, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
 @pytest.mark.usefixtures("later")
 @pytest.mark.parametrize(
     "change",
@@ -237,6 +246,7 @@ def move_a_centroid(tree: Tree) -> None:
         remove_a_domain,
         remove_a_series,
         move_a_centroid,
+        copy_a_centroid_with_its_time,
     ],
 )
 def test_a_changed_tree_is_never_read_from_the_cache(

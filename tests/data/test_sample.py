@@ -34,14 +34,10 @@ TEST = {15, 22, 26, 36, 61, 64, 68, 69, 71, 84}
 TRAIN = {6, 7, 8, 9, 13, 16, 17, 21, 23, 30, 32, 33, 34, 35, 38, 41, 44, 46, 49, 51, 52, 55, 60, 63}
 TRAIN |= {70, 72, 74, 78, 80, 81, 86, 91}
 
-TINY: dict[str, int] = {
-    "patch_size": 32,
-    "domains": 6,
-    "areas_per_domain": 1,
-    "patches_per_area": 1,
-    "super_patch": 16,
-}
-COARSE: dict[str, int] = {"patch_size": 32, "super_patch": 16}
+TINY = SampleOptions(
+    patch_size=32, domains=6, areas_per_domain=1, patches_per_area=1, super_patch=16
+)
+COARSE = SampleOptions(patch_size=32, super_patch=16)
 
 
 @dataclasses.dataclass
@@ -115,12 +111,12 @@ class Tree:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """The default sample, with coarse patches and narrow super-areas."""
-    return Tree(generate_sample(tmp_path_factory.mktemp("sample") / "tree", **COARSE))
+    return Tree(generate_sample(tmp_path_factory.mktemp("sample") / "tree", COARSE))
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate_sample(tmp_path_factory.mktemp("tiny") / "tree", **TINY)
+    return generate_sample(tmp_path_factory.mktemp("tiny") / "tree", TINY)
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -355,16 +351,16 @@ def test_buildings_and_trees_stand_out_in_the_elevation_band(tree: Tree) -> None
 
 
 def test_same_seed_same_bytes_another_seed_others(tiny: Path, tmp_path: Path) -> None:
-    again = _digests(generate_sample(tmp_path / "again", **TINY))
+    again = _digests(generate_sample(tmp_path / "again", TINY))
     assert again == _digests(tiny)
-    other = _digests(generate_sample(tmp_path / "other", seed=1, **TINY))
+    other = _digests(generate_sample(tmp_path / "other", dataclasses.replace(TINY, seed=1)))
     images = {name for name in other if name.endswith((".tif", "_data.npy"))}
     assert images
     assert not {name for name in images if other[name] == again.get(name)}
 
 
 def test_an_area_does_not_depend_on_how_many_others_there_are(tiny: Path, tmp_path: Path) -> None:
-    more = generate_sample(tmp_path / "more", **{**TINY, "domains": 8})
+    more = generate_sample(tmp_path / "more", dataclasses.replace(TINY, domains=8))
 
     def areas(root: Path) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -402,15 +398,15 @@ def test_an_existing_tree_of_the_same_options_is_left_alone(
         raise AssertionError("written again")
 
     monkeypatch.setattr(sample, "_write_tree", refuse)
-    assert ensure_sample(tiny, **TINY) == tiny
+    assert ensure_sample(tiny, TINY) == tiny
 
 
 def test_another_tree_is_refused_with_the_difference_named(tiny: Path) -> None:
     before = _digests(tiny)
     with pytest.raises(DataError, match=r"seed=0 instead of 5.*dataset\.root"):
-        ensure_sample(tiny, **TINY, seed=5)
+        ensure_sample(tiny, dataclasses.replace(TINY, seed=5))
     with pytest.raises(DataError, match="already"):
-        generate_sample(tiny, **TINY)
+        generate_sample(tiny, TINY)
     assert _digests(tiny) == before
 
 
@@ -419,14 +415,14 @@ def test_a_tree_of_another_generator_version_is_refused(
 ) -> None:
     monkeypatch.setattr(sample, "VERSION", sample.VERSION + 1)
     with pytest.raises(DataError, match="version"):
-        ensure_sample(tiny, **TINY)
+        ensure_sample(tiny, TINY)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"generator": "another"}'])
 def test_a_folder_of_something_else_is_refused_untouched(tmp_path: Path, content: str) -> None:
     (tmp_path / "sample.json").write_text(content)
     with pytest.raises(DataError, match="holds no sample data set"):
-        ensure_sample(tmp_path, **TINY)
+        ensure_sample(tmp_path, TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["sample.json"]
 
 
@@ -442,9 +438,9 @@ def hollow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("hollow")
 def test_an_empty_folder_and_missing_parents_are_filled(tmp_path: Path) -> None:
-    assert ensure_sample(tmp_path / "a" / "b", **TINY).is_dir()
+    assert ensure_sample(tmp_path / "a" / "b", TINY).is_dir()
     (tmp_path / "empty").mkdir()
-    assert (ensure_sample(tmp_path / "empty", **TINY) / "sample.json").is_file()
+    assert (ensure_sample(tmp_path / "empty", TINY) / "sample.json").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "empty"]
 
 
@@ -453,7 +449,7 @@ def test_an_empty_folder_and_missing_parents_are_filled(tmp_path: Path) -> None:
 def test_a_file_in_the_way_gives_one_sentence(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DataError, match="file") as caught:
-        ensure_sample(tmp_path / "file" / below, **TINY)
+        ensure_sample(tmp_path / "file" / below, TINY)
     assert len(str(caught.value).splitlines()) == 1
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -462,14 +458,14 @@ def test_a_file_in_the_way_gives_one_sentence(tmp_path: Path, below: str) -> Non
 def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match="link"):
-        ensure_sample(tmp_path / "link", **TINY)
+        ensure_sample(tmp_path / "link", TINY)
 
 
 @pytest.mark.usefixtures("hollow")
 def test_a_link_to_an_empty_folder_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    assert ensure_sample(tmp_path / "link", **TINY) == tmp_path / "link"
+    assert ensure_sample(tmp_path / "link", TINY) == tmp_path / "link"
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "disk" / "sample.json").is_file()
 
@@ -484,7 +480,7 @@ def test_an_interrupted_tree_leaves_nothing_behind(
     monkeypatch.setattr(sample, "_write_series", fail)
     expected = DataError if isinstance(fault, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
-        generate_sample(tmp_path / "tree", **TINY)
+        generate_sample(tmp_path / "tree", TINY)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -504,9 +500,9 @@ def test_who_comes_second_takes_the_same_tree_and_refuses_another(
     monkeypatch.setattr(sample, "_write_tree", overtaken)
     if refused:
         with pytest.raises(DataError, match="seed=1 instead of 0"):
-            ensure_sample(target, **TINY)
+            ensure_sample(target, TINY)
     else:
-        assert ensure_sample(target, **TINY) == target
+        assert ensure_sample(target, TINY) == target
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
@@ -522,7 +518,8 @@ def test_the_command_says_why_it_cannot_write(tmp_path: Path) -> None:
 
 def test_two_commands_at_once_write_one_whole_tree(tiny: Path, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "sample.py"
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    options = dataclasses.asdict(TINY)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     command = [sys.executable, str(script), str(tmp_path / "tree"), *flags]
     pipe = subprocess.PIPE
     both = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
@@ -538,10 +535,9 @@ def test_two_commands_at_once_write_one_whole_tree(tiny: Path, tmp_path: Path) -
     ("name", "value"),
     [("patch_size", 16), ("domains", 41), ("seed", -1), ("super_patch", 120), ("domains", 7.5)],
 )
-def test_options_out_of_bounds_are_refused_by_name(tmp_path: Path, name: str, value: int) -> None:
+def test_options_out_of_bounds_are_refused_by_name(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=name):
-        generate_sample(tmp_path / "tree", **{**TINY, name: value})
-    assert list(tmp_path.iterdir()) == []
+        dataclasses.replace(TINY, **{name: value})
 
 
 def test_the_config_offers_the_same_options_and_bounds() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import multiprocessing
 import os
+import select
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from flair2_exp.data.options import AugmentationOptions, MetadataOptions, Series
 from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.store import StoreReader
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
+from flair2_exp.files import replacing
 from tests.data.trees import TEST_AREA, Tree
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
@@ -205,11 +208,15 @@ def test_the_processes_of_a_killed_preparation_end_and_free_its_lock(
     with monkeypatch.context() as patch:
         patch.setattr(preparation._Job, "_write_arrays", stuck)
         context = multiprocessing.get_context("fork")
+        ended, held = os.pipe()
         process = context.Process(target=prepared, args=(own_tree, path), kwargs={"workers": 2})
         process.start()
+        os.close(held)  # from here on the preparation and its processes alone hold it
         assert within(10, started.exists)
         process.kill()
         process.join()
+        assert select.select([ended], [], [], 10)[0], "all of them have ended"
+        os.close(ended)
 
     def free() -> bool:
         try:
@@ -228,6 +235,35 @@ def within(seconds: float, happens: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_told_and_the_preparation_continued(
+    own_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    path = tmp_path / "store"
+    append = preparation._Appended.append
+
+    def full(array: Any, records: Any) -> None:
+        if array._records == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(array, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation._Appended, "append", full)
+        with pytest.raises(DataError, match=r"cannot be written \(No space left.*\nMake room"):
+            prepared(own_tree, path, workers=workers)
+    assert not list((path / "shards").glob("*.part*"))
+    assert prepared(own_tree, path).patches == 5
+    assert opened(own_tree, path).read(4).frames is not None
+
+
+def test_a_process_that_dies_is_told(
+    own_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation._Job, "_write_arrays", lambda *_: os._exit(9))
+    with pytest.raises(DataError, match=r"a process of the preparation died.*\nCall it again"):
+        prepared(own_tree, tmp_path / "store", workers=2)
 
 
 Change = Callable[[Tree], object]
@@ -318,6 +354,8 @@ def test_a_store_that_lost_bytes_is_refused(shared_tree: Tree, tmp_path: Path, n
     file.unlink()
     with pytest.raises(DamagedPatchError, match=name):
         reader.read(3)
+    assert prepared(shared_tree, tmp_path).written == 2, "as the refusal says: prepare it again"
+    assert opened(shared_tree, tmp_path).read(3).frames is not None
 
 
 def test_what_is_no_store_is_refused(shared_tree: Tree, tmp_path: Path) -> None:
@@ -334,6 +372,14 @@ def test_what_is_no_store_is_refused(shared_tree: Tree, tmp_path: Path) -> None:
     assert os.listdir(other) == ["thesis.tex"]
     with pytest.raises(DataError, match="cannot be written"):
         prepared(shared_tree, other / "thesis.tex" / "store")
+
+
+def test_half_a_description_that_a_killed_preparation_left_is_no_other_folders_content(
+    shared_tree: Tree, tmp_path: Path
+) -> None:
+    with replacing(tmp_path / "store.json") as fresh:
+        fresh.write_text("{")
+        assert prepared(shared_tree, tmp_path).written == 5
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_read(

@@ -292,9 +292,10 @@ def test_what_decides_no_result_names_no_row(tmp_path: Path) -> None:
     assert [one.row for one in tell_rows_apart(runs)] == [
         "debug (optimizer.lr=0.1)", "debug (optimizer.lr=0.2)",
     ]  # fmt: skip
-    same = [with_settings(run, 1, data__workers=each) for each in ("1", "2")]
-    with pytest.raises(ConfigError, match="two runs of seed 1 and one config"):
-        tell_rows_apart(same)
+    for idle in ("data__workers", "dataset__root"):
+        same = [with_settings(run, 1, **{idle: each}) for each in ("1", "2")]
+        with pytest.raises(ConfigError, match="two runs of seed 1 and one config"):
+            tell_rows_apart(same)
 
 
 def test_a_config_done_twice_with_one_seed_is_refused(tmp_path: Path) -> None:

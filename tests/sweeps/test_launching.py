@@ -296,6 +296,17 @@ def test_a_bugs_traceback_lies_in_the_jobs_folder_until_the_job_is_done(made: Sw
     assert not beside.exists()
 
 
+def test_an_error_about_a_file_whose_name_is_no_text_does_not_end_the_sweep(made: Sweep) -> None:
+    def fails(seed: int, folder: Path) -> None:
+        if seed == 1:
+            raise FileNotFoundError(os.fsdecode(b"caf\xe9.tif"))
+        ends(seed, folder)
+
+    with pytest.raises(SweepFailedError, match="1 of the sweep's jobs"):
+        made.run(fails, "sweep.report=false")
+    assert "caf\\udce9.tif" in (made.folder / "seed=1.error.txt").read_text()
+
+
 def test_a_full_disk_does_not_end_the_sweep(
     made: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -457,12 +468,12 @@ def test_the_note_of_the_parent_is_replaced_as_a_whole(
 ) -> None:
     ablation._note(tmp_path, parent_run_id="before")
 
-    def killed(self: Path, text: str) -> None:
-        with self.open("w") as file:
-            file.write(text[:3])
+    def killed(self: Path, content: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(content[:3])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", killed)
+    monkeypatch.setattr(Path, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         ablation._note(tmp_path, parent_run_id="after")
     assert ablation.parent_of(tmp_path) == "before"

@@ -46,6 +46,18 @@ def test_an_empty_matrix_and_all_nineteen_classes_can_be_drawn(tmp_path: Path) -
     assert figures.save(figure, tmp_path / "new" / "confusion.png").stat().st_size > 10_000
 
 
+def test_a_title_is_shown_as_it_is() -> None:
+    title = r"cost$\frac$ a$b_$c"
+    mask = np.zeros((1, 16, 16), np.uint8)
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    for figure in (
+        figures.confusion(np.eye(13), CLASSES_13, title=title),
+        figures.panel(image, mask, mask, ["P"], CLASSES_13, title=title),
+    ):
+        assert title in texts(figure)
+        pixels(figure)  # where matplotlib would read a formula
+
+
 def pixels(figure: Figure) -> np.ndarray:
     """The drawn figure, uint8 (H, W, 3)."""
     figure.canvas.draw()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import fcntl
-import os
+import io
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,18 +73,17 @@ def write_table(path: Path, trials: Sequence[FrozenTrial], objectives: int) -> N
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     values = ["value"] if objectives == 1 else [f"value_{i}" for i in range(objectives)]
     head = ["number", "state", *values, "steps", "start", "seconds", RETRY_OF, FAILURE]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*head, *names])
-        for trial in trials:
-            numbers = list(trial.values or [])
-            numbers += [""] * (objectives - len(numbers))
-            row: list[Any] = [trial.number, state_name(trial), *numbers]
-            row += [len(trial.intermediate_values), trial.datetime_start, _seconds(trial)]
-            row += [trial.user_attrs.get(key, "") for key in (RETRY_OF, FAILURE)]
-            writer.writerow(row + [trial.params.get(name, "") for name in names])
-    temporary.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([*head, *names])
+    for trial in trials:
+        numbers = list(trial.values or [])
+        numbers += [""] * (objectives - len(numbers))
+        row: list[Any] = [trial.number, state_name(trial), *numbers]
+        row += [len(trial.intermediate_values), trial.datetime_start, _seconds(trial)]
+        row += [trial.user_attrs.get(key, "") for key in (RETRY_OF, FAILURE)]
+        writer.writerow(row + [trial.params.get(name, "") for name in names])
+    _replace(path, text.getvalue())
 
 
 def state_name(trial: FrozenTrial) -> str:
@@ -117,7 +117,10 @@ def only_one(folder: Path) -> Iterator[bool]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file in one step: other workers write the same one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    """Write a file in one step: other workers, on other machines too, write the same one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(text.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -4,12 +4,13 @@ import csv
 from pathlib import Path
 
 import optuna
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from flair2_exp.sweeps.optuna_sweeper.results import best_trials, write_results
+from flair2_exp.sweeps.optuna_sweeper.results import best_trials, write_results, write_table
 
 points = st.lists(
     st.tuples(st.integers(0, 4).map(float), st.integers(0, 4).map(float)), min_size=1, max_size=9
@@ -65,3 +66,19 @@ def test_the_table_has_every_trial_with_its_state(tmp_path: Path) -> None:
         "best_trial": -1,
     }
     assert not list(tmp_path.glob(".*"))
+
+
+def test_workers_of_two_machines_whose_processes_have_one_number_write_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace = tmp_path / "trials.csv", Path.replace
+
+    def overtaken(self: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        write_table(path, [], 1)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", overtaken)
+    write_table(path, [create_trial(value=0.5)], 1)
+    assert len(path.read_text().splitlines()) == 2
+    assert list(tmp_path.iterdir()) == [path]
