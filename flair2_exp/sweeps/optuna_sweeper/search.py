@@ -28,17 +28,17 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from flair2_exp.sweeps.optuna_sweeper import results, storage, study
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
-from flair2_exp.sweeps.optuna_sweeper.space import Space, read_space
-from flair2_exp.sweeps.optuna_sweeper.trial import (
+from . import results, storage, study
+from .errors import SweepError
+from .space import Space, read_space
+from .trial import (
     VARIABLE,
     Ticket,
     TrialPruned,
     UnknownObjective,
     pruner_text,
 )
-from flair2_exp.sweeps.optuna_sweeper.worker import Heart, Watch
+from .worker import Heart, Watch
 
 if TYPE_CHECKING:
     import optuna
@@ -203,7 +203,7 @@ class Search:
         arguments: Sequence[str],
     ) -> None:
         check_optuna()
-        from flair2_exp.sweeps.optuna_sweeper.components import SamplerFactory, build_pruner
+        from .components import SamplerFactory, build_pruner
 
         _quiet()
         self._options = options

@@ -35,7 +35,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+from .errors import SweepError
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
