@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp import schema
 from flair2_exp.assembly import open_store
 from flair2_exp.errors import ConfigError, FlairError, TrackingError
+from flair2_exp.sweeps.optuna_sweeper.space import read_space
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -58,10 +59,12 @@ def on_start(config: DictConfig) -> None:
         config: The command's config, with Hydra's part.
 
     Raises:
-        FlairError: A value out of bounds or in conflict with another, or trials on several devices
-            whose processes would join the study as workers of their own.
+        FlairError: A value out of bounds or in conflict with another; a sweep, or seeds, beside the
+            search; or trials on several devices whose processes would join the study as workers of
+            their own.
     """
     trainer = _typed(config).trainer
+    _refuse_sweeps(config.hydra)
     if _DISTRIBUTING in str(config.hydra.launcher._target_):
         return
     if any(word in trainer.strategy for word in _COPYING) or not _several_devices(trainer):
@@ -72,6 +75,21 @@ def on_start(config: DictConfig) -> None:
         "Give trainer.devices=1 and start the command once a device (CUDA_VISIBLE_DEVICES=0, 1, "
         "...): they share the study. Or hydra/launcher=submitit_slurm."
     )
+
+
+def _refuse_sweeps(hydra: DictConfig) -> None:
+    """Refuse what belongs to a sweep: a search over it would look like a comparison and be none."""
+    sweep = hydra.runtime.choices.get("sweep")
+    if sweep is not None:
+        raise ConfigError(
+            f"sweep={sweep}: its runs would become part of the search. Give sweep=... or tune=...; "
+            "tune.repeat_best=3 compares what was found over seeds."
+        )
+    if "seed" in read_space(hydra.sweeper.params, hydra.overrides.task, None).dimensions:
+        raise ConfigError(
+            "seed: a search over seeds finds the luckiest one. Give one seed; tune.repeat_best=3 "
+            "trains the best and the default with three."
+        )
 
 
 def _several_devices(trainer: schema.TrainerConfig) -> bool:

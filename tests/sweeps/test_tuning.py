@@ -235,7 +235,7 @@ def test_trials_on_several_devices_are_refused(overrides: list[str]) -> None:
 
 
 def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
-    start("trainer=gpu")
+    start("trainer=gpu", "seed=2")
     start("trainer.devices=2", "trainer.strategy=ddp_spawn")
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm`")
     start("trainer=ddp", "trainer.devices=2", "hydra/launcher=submitit_slurm")
@@ -246,6 +246,8 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
     [
         (["objective=test/miou"], "has seen the test data"),
         (["trainer.devices=2"], "once a device"),
+        (["sweep=factors"], r"sweep=factors: .*Give sweep=\.\.\. or tune="),
+        (["seed=1,2,3"], "over seeds finds the luckiest"),
         (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
         (["hydra.sweeper.sampler._target_=optuna.samplers.TPESample"], "did you mean"),
         (["optimizer.lr=interval(1)"], "missing a required argument"),

@@ -104,7 +104,9 @@ def read_options(raw: Mapping[str, Any]) -> Options:
                 "has seen the test data, and its result means nothing. Use a validation metric."
             )
     values |= {"objective": names, "direction": _directions(values["direction"], len(names))}
-    values["first"] = [dict(params) for params in values["first"]]
+    for params in values["first"]:
+        if not isinstance(params, Mapping):
+            raise SweepError(f"first: {params!r}: expected mappings, such as [{{lr: 0.1}}].")
     return Options(**values)
 
 

@@ -625,6 +625,7 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
         ({"on_change": "ask"}, "expected refuse or new_study"),
         ({"poll": 0}, "more than 0 seconds"),
         ({"objective": [1]}, "expected a name"),
+        ({"first": [1]}, "expected mappings"),
     ],
 )
 def test_bad_options_are_told_in_two_lines(
