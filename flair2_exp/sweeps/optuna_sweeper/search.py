@@ -223,6 +223,7 @@ class Search:
         self._total = self._wanted_trials()
         self._folder = Path(str(config.hydra.sweep.dir))
         self._returns: list[Sequence[JobReturn]] = []
+        self._awaited: list[str] = []
         self._distributions = {k: d.distribution() for k, d in self._space.dimensions.items()}
 
     def run(self) -> list[Sequence[JobReturn]]:
@@ -408,9 +409,20 @@ class Search:
                         job.trial._trial_id, _one_line(error), interrupted=is_end(error)
                     )
                 raise
-            if self._ledger.is_exhausted(self._handle.trials()):
+            trials = self._handle.trials()
+            if self._ledger.is_exhausted(trials):
                 return
+            self._tell_wait(trials)
             time.sleep(self._options.poll)
+
+    def _tell_wait(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
+        """Say what the search waits for, whenever that changes."""
+        from optuna.trial import TrialState
+
+        running = [str(t.number) for t in trials if t.state == TrialState.RUNNING]
+        if running and running != self._awaited:
+            log.info("Waiting for trial %s, which other processes run", ", ".join(running))
+            self._awaited = running
 
     def _draw(self, trial_id: int) -> _Job:
         """Draw the values of a claimed trial."""

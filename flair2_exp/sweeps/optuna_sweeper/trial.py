@@ -18,6 +18,7 @@ Nothing heavy is imported before a trial reports.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -214,7 +215,8 @@ def _trial(text: str, _: int) -> RunningTrial:
     import optuna
 
     from .components import build_pruner
-    from .storage import open_storage, redact
+    from .storage import already_finished, open_storage, redact
+    from .worker import JOB, WORKER, identity
 
     ticket = Ticket.decode(text)
     pruner = json.loads(ticket.pruner)
@@ -228,6 +230,9 @@ def _trial(text: str, _: int) -> RunningTrial:
         )
         study_id = storage.get_study_id_from_name(ticket.study)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, ticket.number)
+        if storage.get_trial_user_attrs(trial_id).get(WORKER) != identity():
+            with contextlib.suppress(already_finished()):  # reporting tells
+                storage.set_trial_user_attr(trial_id, JOB, identity())
     except KeyError:
         raise SweepError(
             f"storage {redact(ticket.storage)} has no trial {ticket.study}/{ticket.number}."

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flair2_exp.sweeps import optuna_sweeper
 from flair2_exp.sweeps.optuna_sweeper import register
 from flair2_exp.sweeps.optuna_sweeper.plugin import OptunaStudySweeper
+from flair2_exp.sweeps.optuna_sweeper.worker import JOB
 
 ROOT = str(Path(__file__).parents[3])
 # A sweep as Hydra's basic sweeper has it: all combinations, in order, in one batch.
@@ -183,6 +184,8 @@ def test_a_job_in_another_process_reports_and_is_pruned(
 
         trials = trials_of(str(Path(tmpdir).parent / "study.journal"), "a_module")
     assert states(trials) == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED"]
+    for trial in trials:
+        assert trial.user_attrs[JOB]["pid"] == trial.intermediate_values[1]
     assert all(t.intermediate_values[1] != os.getpid() for t in trials)
     assert [t.intermediate_values[2] for t in trials] == [1, 9, 2, 8]
 
