@@ -336,7 +336,7 @@ def _repeat(
     """
     folder = (result.folder / REPEATS).absolute()
     command = repeat_command(result, options, overrides, folder)
-    log.info("The best against the default: %s", " ".join(command[1:]))
+    log.info("%s over seeds: %s", " and ".join(repeated(result)), " ".join(command[1:]))
     # The entry point sets the variable for itself: to have Hydra hand exceptions on.
     environment = {key: each for key, each in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     done = subprocess.run(command, check=False, env=environment)
@@ -350,6 +350,18 @@ def _repeat(
         )
 
 
+def repeated(result: SearchResult) -> list[str]:
+    """The experiment files to compare: the default, and the best in the first objective.
+
+    Where the default is the best itself, as it may be after a short search, it stands alone.
+    """
+    default, _ = _composed(list(result.space.fixed.values()))
+    best, _ = _composed(_overrides(result, result.best[0]))
+    if best == default:
+        return ["default"]
+    return ["default", "best" if len(result.direction) == 1 else "best_1"]
+
+
 class RepeatError(FlairError):
     """The comparison after a search failed; the search did not."""
 
@@ -357,7 +369,7 @@ class RepeatError(FlairError):
 def repeat_command(
     result: SearchResult, options: schema.Config, overrides: Sequence[str], folder: Path
 ) -> list[str]:
-    """The command that compares the best (in the first objective) with the default.
+    """The command that trains what `repeated` names over seeds.
 
     Args:
         result: What the search came to.
@@ -365,8 +377,7 @@ def repeat_command(
         overrides: The command's overrides; those of tracking and paths are handed on.
         folder: Where the comparison goes.
     """
-    best = "best" if len(result.direction) == 1 else "best_1"
-    files = [result.folder.absolute() / "experiment" / f"{n}.yaml" for n in ("default", best)]
+    files = [result.folder.absolute() / "experiment" / f"{n}.yaml" for n in repeated(result)]
     seeds = ",".join(str(options.seed + each) for each in range(options.tune.repeat_best))
     places = [each for each in overrides if each.startswith(("tracking", "paths"))]
     return [

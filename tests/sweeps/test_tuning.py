@@ -25,7 +25,7 @@ from flair2_exp.sweeps.optuna_sweeper.search import Search, SearchResult, read_o
 from flair2_exp.sweeps.optuna_sweeper.space import read_space
 from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
 from flair2_exp.sweeps.study_figures import write_figures
-from flair2_exp.sweeps.tuning import on_start, write_experiment, write_experiments
+from flair2_exp.sweeps.tuning import on_start, repeated, write_experiment, write_experiments
 from tests.configs import SMALL_SAMPLE
 from tests.sweeps.test_ablation import client, runs, sweep
 
@@ -163,8 +163,9 @@ def test_the_best_is_trained_against_the_default_over_seeds(
     _, root = completed
     report = root / "multirun/tune_unet/repeat_best/report/leaderboard.json"
     (parent,) = runs(root, kind="study")
-    best = f"unet_trial_{parent.data.tags['flair2.best_trial']}"
-    assert [row["row"] for row in json.loads(report.read_text())["rows"]] == ["unet_default", best]
+    best = parent.data.tags["flair2.best_trial"]
+    rows = ["unet_default", *([f"unet_trial_{best}"] if best != "0" else [])]
+    assert [row["row"] for row in json.loads(report.read_text())["rows"]] == rows
     kept = client(root).list_artifacts(parent.info.run_id, "repeat_best")
     assert "repeat_best/leaderboard.html" in {item.path for item in kept}
 
@@ -316,6 +317,22 @@ def test_experiment_files_of_a_larger_front_are_removed(tmp_path: Path) -> None:
         write_experiments(replace(smaller, trials=smaller.trials[:2]))
     names = {path.name for path in (tmp_path / "experiment").iterdir()}
     assert names == {"best_1.yaml", "best_2.yaml", "default.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("direction", "files"), [("maximize", ["default", "best"]), ("minimize", ["default"])]
+)
+def test_a_default_that_is_the_best_is_not_compared_with_itself(
+    direction: str, files: list[str], tmp_path: Path
+) -> None:
+    """The lowest value is that of the trial with the default's seed, 1."""
+    study = found(tmp_path, 3)
+    trials = [
+        optuna.create_trial(value=t.values[0], params=t.params, distributions=t.distributions)
+        for t in study.trials[1:]
+    ]
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        assert repeated(replace(study, trials=trials, direction=(direction,))) == files
 
 
 def test_the_page_answers_to_the_mouse_also_where_the_first_figure_cannot(
