@@ -552,12 +552,10 @@ class Search:
 
     def _outcome(self, trial: optuna.Trial, job_return: JobReturn) -> list[float] | str | None:
         """The trial's values, why it failed, or null if it was pruned."""
-        import optuna
-
         if job_return.status == JobStatus.FAILED:
-            error = job_return._return_value  # the property prints and raises
-            if isinstance(error, TrialPruned | optuna.TrialPruned):
+            if _is_pruned(job_return):
                 return None
+            error = job_return._return_value  # the property prints and raises
             if getattr(error, "unknown_objective", False):
                 raise UnknownObjective(str(error))
             return _one_line(error)
@@ -596,8 +594,15 @@ class Search:
     def _raise_first_error(self) -> None:
         """When every job of this command failed, fail as the first did, like the basic sweeper."""
         for job_return in itertools.chain.from_iterable(self._returns):
-            if job_return.status == JobStatus.FAILED:
+            if job_return.status == JobStatus.FAILED and not _is_pruned(job_return):
                 _ = job_return.return_value
+
+
+def _is_pruned(job_return: JobReturn) -> bool:
+    """Whether a job ended by saying that it was pruned."""
+    import optuna
+
+    return isinstance(job_return._return_value, TrialPruned | optuna.TrialPruned)
 
 
 _ENDS: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)

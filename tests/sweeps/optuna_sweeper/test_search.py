@@ -110,6 +110,13 @@ def test_a_job_that_raises_pruned_is_pruned(tmp_path: Path) -> None:
         assert trial.state.name == ("PRUNED" if trial.params["x"] > 0.5 else "COMPLETE")
 
 
+def test_a_search_that_prunes_every_trial_ends_as_any_other(tmp_path: Path) -> None:
+    def task(_: dict[str, Any]) -> float:
+        raise TrialPruned
+
+    assert states(run_search(tmp_path, task, "x=interval(0,1)", n_trials=2)) == ["PRUNED"] * 2
+
+
 @pytest.mark.parametrize(
     ("returned", "reason"),
     [
@@ -605,6 +612,31 @@ def test_a_storage_that_goes_away_is_told_in_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
+PATIENT = {"_target_": "optuna.pruners.PatientPruner", "patience": 0}
+
+
+def test_a_pruner_may_stand_around_another(tmp_path: Path) -> None:
+    def task(config: dict[str, Any]) -> float:
+        trial = current_trial()
+        assert trial is not None
+        if any(trial.report(float(step), step) for step in range(3)):  # worse at each step
+            raise TrialPruned
+        return 2.0
+
+    inner = {"_target_": "optuna.pruners.ThresholdPruner", "upper": 1.5}
+    pruner = {**PATIENT, "wrapped_pruner": inner}
+    (trial,) = run_search(tmp_path, task, "x=interval(0,1)", n_trials=1, pruner=pruner)
+    assert (trial.state.name, trial.last_step) == ("PRUNED", 2)
+
+
+def test_a_sampler_may_have_parts(tmp_path: Path) -> None:
+    crossover = {"_target_": "optuna.samplers.nsgaii.UniformCrossover"}
+    name = "optuna.samplers.NSGAIISampler"
+    sampler = {"_target_": name, "seed": 1, "population_size": 2, "crossover": crossover}
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=6, sampler=sampler)
+    assert states(trials) == ["COMPLETE"] * 6
+
+
 def test_an_empty_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="the search space is empty"):
         make_search(tmp_path, parabola, "x=1", n_trials=2)
@@ -619,6 +651,7 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
         ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, "not of optuna.samplers"),
         ({"sampler": {}}, "names no class"),
         ({"pruner": {"_target_": "optuna.pruners.MeanPruner"}}, r"MedianPruner\?"),
+        ({"pruner": {**PATIENT, "wrapped_pruner": {"_target_": "os.system"}}}, "allowed_targets"),
         ({"n_trials": 0}, "at least 1"),
         ({"direction": "up"}, "expected minimize or maximize"),
         ({"direction": ["minimize"], "objective": ["a", "b"]}, "1 directions for 2 objectives"),
