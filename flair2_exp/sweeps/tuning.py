@@ -182,6 +182,8 @@ def on_finish(result: SearchResult, config: DictConfig) -> None:
         result: What the search came to.
         config: The command's config, with Hydra's part.
     """
+    if not result.leader:
+        log.info("The worker that ended the last trial writes experiment files and figures.")
     if not result.leader or not result.best:
         return
     options = _typed(config)

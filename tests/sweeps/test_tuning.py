@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,15 @@ def test_the_first_trial_of_every_search_is_the_default(tune: str, start: list[s
         trial = search._space.overrides(first)
     assert set(first) == set(search._space.dimensions)
     assert composed(*trial) == {**composed(*overrides)}
+
+
+def test_workers_whose_files_lie_elsewhere_share_a_study() -> None:
+    """All places of the data may differ between machines, what the data are may not."""
+    names = {f"dataset.{field.name}" for field in fields(schema.DatasetConfig)}
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        patterns = prepared("tune=unet")._options.may_change
+    fixed = {n for n in names if not any(fnmatch(n, pattern) for pattern in patterns)}
+    assert fixed == {"dataset.name", "dataset.sample", "dataset.on_damaged"}
 
 
 def test_an_option_given_on_the_command_line_is_no_longer_searched() -> None:
