@@ -400,6 +400,10 @@ class Search:
                     if trial_id is None:
                         break
                     batch.append(self._draw(trial_id))
+                    # What killed a process before may do so again: of its batch it is the last, so
+                    # that no other trial shares both its tries.
+                    if batch[-1].trial.user_attrs.get(study.TRIES, 1) > 1:
+                        break
                 if batch:
                     self._run_batch(batch)
                     continue

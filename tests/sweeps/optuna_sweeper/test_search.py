@@ -528,6 +528,19 @@ def test_a_launcher_that_breaks_costs_one_try(tmp_path: Path) -> None:
     assert all("lost" in t.user_attrs for t in trials[:2])
 
 
+def test_what_kills_a_launcher_twice_takes_no_other_trial_with_it(tmp_path: Path) -> None:
+    class Deadly(Launcher):
+        def launch(self, overrides: Any, initial_job_idx: int) -> Any:
+            if any("x=2" in texts for texts in overrides):
+                raise RuntimeError("A worker process managed by the executor was terminated")
+            return super().launch(overrides, initial_job_idx)
+
+    options = {"sampler": GRID, "n_jobs": 3, "launcher": Deadly(parabola)}
+    trials = run_search(tmp_path, parabola, "x=1,2,3,4,5", **options)
+    done = {trial.params["x"] for trial in trials if trial.state.name == "COMPLETE"}
+    assert done == {1, 3, 4, 5}
+
+
 def test_an_interrupted_trial_is_tried_again_by_the_next_command(tmp_path: Path) -> None:
     calls = []
 
