@@ -392,7 +392,9 @@ class Search:
                 return
             self._stop_after_failures(self._ledger.new_failures(trials))
             for number in self._ledger.close_dead():
-                log.warning("Trial %d: its process died; it is closed and tried once more", number)
+                again = study.LOST in self._handle.trials()[number].user_attrs
+                then = "tried once more" if again else "not tried again: it was its second try"
+                log.warning("Trial %d: its process died; it is closed and %s", number, then)
             batch: list[_Job] = []
             try:
                 while len(batch) < self._options.n_jobs:

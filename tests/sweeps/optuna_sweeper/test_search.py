@@ -20,6 +20,7 @@ from flair2_exp.sweeps.optuna_sweeper import SweepError, search
 from flair2_exp.sweeps.optuna_sweeper.search import read_values
 from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
 from flair2_exp.sweeps.optuna_sweeper.trial import TrialPruned, UnknownObjective, current_trial
+from flair2_exp.sweeps.optuna_sweeper.worker import identity
 from tests.sweeps.optuna_sweeper.toy import (
     GRID,
     Launcher,
@@ -539,6 +540,28 @@ def test_what_kills_a_launcher_twice_takes_no_other_trial_with_it(tmp_path: Path
     trials = run_search(tmp_path, parabola, "x=1,2,3,4,5", **options)
     done = {trial.params["x"] for trial in trials if trial.state.name == "COMPLETE"}
     assert done == {1, 3, 4, 5}
+
+
+@pytest.mark.parametrize(("tries", "then"), [(1, "tried once more"), (2, "not tried again")])
+def test_of_a_dead_trial_it_is_said_what_becomes_of_it(
+    tries: int, then: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=1)
+    opened = optuna.load_study(
+        study_name="toy", storage=open_storage(str(tmp_path / "optuna.journal"))
+    )
+    (done,) = opened.trials
+    dead = {"worker": {**identity(), "start": "1"}, "tries": tries}
+    running = optuna.create_trial(
+        state=optuna.trial.TrialState.RUNNING,
+        params=done.params,
+        distributions=done.distributions,
+        user_attrs=dead,
+    )
+    opened.add_trial(running)
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=2)
+    assert f"Trial 1: its process died; it is closed and {then}" in caplog.text
+    assert (trials[2].params == done.params) == (tries == 1)
 
 
 def test_an_interrupted_trial_is_tried_again_by_the_next_command(tmp_path: Path) -> None:
