@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import signal
@@ -343,6 +344,40 @@ def test_a_default_that_is_the_best_is_not_compared_with_itself(
     ]
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         assert repeated(replace(study, trials=trials, direction=(direction,))) == files
+
+
+def test_the_slice_figures_names_stand_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: drawn.setdefault(Path(path).stem, self)
+    )
+    study = optuna.create_study(storage=open_storage(str(tmp_path / "optuna.journal")))
+    names = ("loss.label_smoothing", "optimizer.weight_decay", "utae.encoder_widths", "aug")
+    for value in range(3):
+        study.add_trial(
+            optuna.create_trial(
+                value=value,
+                params=dict.fromkeys(names, value / 10),
+                distributions=dict.fromkeys(names, optuna.distributions.FloatDistribution(0, 1)),
+            )
+        )
+    result = replace(
+        found(tmp_path, 0),
+        study_name=study.study_name,
+        objective=("loss",),
+        direction=("minimize",),
+    )
+    write_figures(result, tmp_path)
+    figure = drawn["slice"]
+    figure.canvas.draw()
+    shown = [axes.title for axes in figure.axes if axes.get_title()]
+    boxes = sorted((title.get_window_extent() for title in shown), key=lambda box: box.x0)
+    assert {title.get_text() for title in shown} == set(names)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_the_page_answers_to_the_mouse_also_where_the_first_figure_cannot(
