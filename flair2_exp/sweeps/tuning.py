@@ -23,7 +23,6 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp import schema
 from flair2_exp.assembly import open_store
 from flair2_exp.errors import ConfigError, FlairError, TrackingError
-from flair2_exp.sweeps.optuna_sweeper.space import read_space
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -79,6 +78,8 @@ def on_start(config: DictConfig) -> None:
 
 def _refuse_sweeps(hydra: DictConfig) -> None:
     """Refuse what belongs to a sweep: a search over it would look like a comparison and be none."""
+    from flair2_exp.sweeps.optuna_sweeper.space import read_space
+
     sweep = hydra.runtime.choices.get("sweep")
     if sweep is not None:
         raise ConfigError(
