@@ -19,6 +19,7 @@ from flair2_exp.files import write_text
 
 if TYPE_CHECKING:
     import optuna
+    from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
     from flair2_exp.sweeps.optuna_sweeper.search import SearchResult
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 PAGE: Final = "study.html"
 _DOTS_PER_INCH: Final = 110
+_INCHES_A_PARAMETER: Final = {"plot_parallel_coordinate": 1.6, "plot_slice": 2.6}
 _EACH_OBJECTIVE: Final = {
     "history": "plot_optimization_history",
     "importance": "plot_param_importances",
@@ -123,12 +125,25 @@ def _save_png(function: str, study: optuna.Study, options: dict[str, Any], path:
     try:
         axes = getattr(drawing, function)(study, **options)
         figure = np.atleast_1d(axes).ravel()[0].figure
-        if function == "plot_parallel_coordinate":  # an axis a parameter, whose labels need room
-            figure.set_size_inches(max(6.4, 1.6 * len(study.best_trials[0].params)), 5)
+        if function in _INCHES_A_PARAMETER:  # an axis or a panel each, whose labels need room
+            width = _INCHES_A_PARAMETER[function] * len(study.best_trials[0].params)
+            figure.set_size_inches(max(6.4, width), 5)
+        if function == "plot_slice":
+            _separate_labels(figure)
         figure.savefig(path, dpi=_DOTS_PER_INCH, bbox_inches="tight")
     finally:
         plt.close("all")
     return path
+
+
+def _separate_labels(figure: Figure) -> None:
+    """Names above the panels and slanted values below: side by side they run into each other."""
+    for panel in figure.axes:
+        panel.set_title(panel.get_xlabel(), fontsize=9)
+        panel.set_xlabel("")
+        panel.xaxis.set_minor_formatter("")  # of a log scale's ticks the powers will do
+        for label in panel.get_xticklabels():
+            label.set(rotation=40, horizontalalignment="right", rotation_mode="anchor")
 
 
 def _plotly_part(function: str, study: optuna.Study, options: dict[str, Any], first: bool) -> str:

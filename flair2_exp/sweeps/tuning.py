@@ -59,10 +59,12 @@ def on_start(config: DictConfig) -> None:
         config: The command's config, with Hydra's part.
 
     Raises:
-        FlairError: A value out of bounds or in conflict with another, or trials on several devices
-            whose processes would join the study as workers of their own.
+        FlairError: A value out of bounds or in conflict with another; a sweep, or seeds, beside the
+            search; or trials on several devices whose processes would join the study as workers of
+            their own.
     """
     trainer = _typed(config).trainer
+    _refuse_sweeps(config.hydra)
     if _DISTRIBUTING in str(config.hydra.launcher._target_):
         return
     if any(word in trainer.strategy for word in _COPYING) or not _several_devices(trainer):
@@ -73,6 +75,23 @@ def on_start(config: DictConfig) -> None:
         "Give trainer.devices=1 and start the command once a device (CUDA_VISIBLE_DEVICES=0, 1, "
         "...): they share the study. Or hydra/launcher=submitit_slurm."
     )
+
+
+def _refuse_sweeps(hydra: DictConfig) -> None:
+    """Refuse what belongs to a sweep: a search over it would look like a comparison and be none."""
+    from flair2_exp.sweeps.optuna_sweeper.space import read_space
+
+    sweep = hydra.runtime.choices.get("sweep")
+    if sweep is not None:
+        raise ConfigError(
+            f"sweep={sweep}: its runs would become part of the search. Give sweep=... or tune=...; "
+            "tune.repeat_best=3 compares what was found over seeds."
+        )
+    if "seed" in read_space(hydra.sweeper.params, hydra.overrides.task, None).dimensions:
+        raise ConfigError(
+            "seed: a search over seeds finds the luckiest one. Give one seed; tune.repeat_best=3 "
+            "trains the best and the default with three."
+        )
 
 
 def _several_devices(trainer: schema.TrainerConfig) -> bool:
@@ -165,6 +184,8 @@ def on_finish(result: SearchResult, config: DictConfig) -> None:
         result: What the search came to.
         config: The command's config, with Hydra's part.
     """
+    if not result.leader:
+        log.info("The worker that ended the last trial writes experiment files and figures.")
     if not result.leader or not result.best:
         return
     options = _typed(config)
@@ -318,7 +339,7 @@ def _repeat(
     """
     folder = (result.folder / REPEATS).absolute()
     command = repeat_command(result, options, overrides, folder)
-    log.info("The best against the default: %s", " ".join(command[1:]))
+    log.info("%s over seeds: %s", " and ".join(repeated(result)), " ".join(command[1:]))
     # The entry point sets the variable for itself: to have Hydra hand exceptions on.
     environment = {key: each for key, each in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     done = subprocess.run(command, check=False, env=environment)
@@ -332,6 +353,18 @@ def _repeat(
         )
 
 
+def repeated(result: SearchResult) -> list[str]:
+    """The experiment files to compare: the default, and the best in the first objective.
+
+    Where the default is the best itself, as it may be after a short search, it stands alone.
+    """
+    default, _ = _composed(list(result.space.fixed.values()))
+    best, _ = _composed(_overrides(result, result.best[0]))
+    if best == default:
+        return ["default"]
+    return ["default", "best" if len(result.direction) == 1 else "best_1"]
+
+
 class RepeatError(FlairError):
     """The comparison after a search failed; the search did not."""
 
@@ -339,7 +372,7 @@ class RepeatError(FlairError):
 def repeat_command(
     result: SearchResult, options: schema.Config, overrides: Sequence[str], folder: Path
 ) -> list[str]:
-    """The command that compares the best (in the first objective) with the default.
+    """The command that trains what `repeated` names over seeds.
 
     Args:
         result: What the search came to.
@@ -347,8 +380,7 @@ def repeat_command(
         overrides: The command's overrides; those of tracking and paths are handed on.
         folder: Where the comparison goes.
     """
-    best = "best" if len(result.direction) == 1 else "best_1"
-    files = [result.folder.absolute() / "experiment" / f"{n}.yaml" for n in ("default", best)]
+    files = [result.folder.absolute() / "experiment" / f"{n}.yaml" for n in repeated(result)]
     seeds = ",".join(str(options.seed + each) for each in range(options.tune.repeat_best))
     places = [each for each in overrides if each.startswith(("tracking", "paths"))]
     return [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from flair2_exp.sweeps.optuna_sweeper.search import Search, SearchResult, read_o
 from flair2_exp.sweeps.optuna_sweeper.space import read_space
 from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
 from flair2_exp.sweeps.study_figures import write_figures
-from flair2_exp.sweeps.tuning import on_start, write_experiment, write_experiments
+from flair2_exp.sweeps.tuning import on_start, repeated, write_experiment, write_experiments
 from tests.configs import SMALL_SAMPLE
 from tests.sweeps.test_ablation import client, runs, sweep
 
@@ -162,8 +164,9 @@ def test_the_best_is_trained_against_the_default_over_seeds(
     _, root = completed
     report = root / "multirun/tune_unet/repeat_best/report/leaderboard.json"
     (parent,) = runs(root, kind="study")
-    best = f"unet_trial_{parent.data.tags['flair2.best_trial']}"
-    assert [row["row"] for row in json.loads(report.read_text())["rows"]] == ["unet_default", best]
+    best = parent.data.tags["flair2.best_trial"]
+    rows = ["unet_default", *([f"unet_trial_{best}"] if best != "0" else [])]
+    assert [row["row"] for row in json.loads(report.read_text())["rows"]] == rows
     kept = client(root).list_artifacts(parent.info.run_id, "repeat_best")
     assert "repeat_best/leaderboard.html" in {item.path for item in kept}
 
@@ -203,6 +206,15 @@ def test_the_first_trial_of_every_search_is_the_default(tune: str, start: list[s
     assert composed(*trial) == {**composed(*overrides)}
 
 
+def test_workers_whose_files_lie_elsewhere_share_a_study() -> None:
+    """All places of the data may differ between machines, what the data are may not."""
+    names = {f"dataset.{field.name}" for field in fields(schema.DatasetConfig)}
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        patterns = prepared("tune=unet")._options.may_change
+    fixed = {n for n in names if not any(fnmatch(n, pattern) for pattern in patterns)}
+    assert fixed == {"dataset.name", "dataset.sample", "dataset.on_damaged"}
+
+
 def test_an_option_given_on_the_command_line_is_no_longer_searched() -> None:
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         space = prepared("tune=unet", "optimizer=adamw", "optimizer.lr=0.001")._space
@@ -234,7 +246,7 @@ def test_trials_on_several_devices_are_refused(overrides: list[str]) -> None:
 
 
 def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
-    start("trainer=gpu")
+    start("trainer=gpu", "seed=2")
     start("trainer.devices=2", "trainer.strategy=ddp_spawn")
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm`")
     start("trainer=ddp", "trainer.devices=2", "hydra/launcher=submitit_slurm")
@@ -246,6 +258,8 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
         (["objective=test/miou"], "has seen the test data"),
         (["objective=val/moiu"], "objective=val/moiu is never logged; did you mean val/miou"),
         (["trainer.devices=2"], "once a device"),
+        (["sweep=factors"], r"sweep=factors: .*Give sweep=\.\.\. or tune="),
+        (["seed=1,2,3"], "over seeds finds the luckiest"),
         (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
         (["hydra.sweeper.sampler._target_=optuna.samplers.TPESample"], "did you mean"),
         (["optimizer.lr=interval(1)"], "missing a required argument"),
@@ -314,6 +328,56 @@ def test_experiment_files_of_a_larger_front_are_removed(tmp_path: Path) -> None:
         write_experiments(replace(smaller, trials=smaller.trials[:2]))
     names = {path.name for path in (tmp_path / "experiment").iterdir()}
     assert names == {"best_1.yaml", "best_2.yaml", "default.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("direction", "files"), [("maximize", ["default", "best"]), ("minimize", ["default"])]
+)
+def test_a_default_that_is_the_best_is_not_compared_with_itself(
+    direction: str, files: list[str], tmp_path: Path
+) -> None:
+    """The lowest value is that of the trial with the default's seed, 1."""
+    study = found(tmp_path, 3)
+    trials = [
+        optuna.create_trial(value=t.values[0], params=t.params, distributions=t.distributions)
+        for t in study.trials[1:]
+    ]
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        assert repeated(replace(study, trials=trials, direction=(direction,))) == files
+
+
+def test_the_slice_figures_names_stand_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: drawn.setdefault(Path(path).stem, self)
+    )
+    study = optuna.create_study(storage=open_storage(str(tmp_path / "optuna.journal")))
+    names = ("loss.label_smoothing", "optimizer.weight_decay", "utae.encoder_widths", "aug")
+    for value in range(3):
+        study.add_trial(
+            optuna.create_trial(
+                value=value,
+                params=dict.fromkeys(names, value / 10),
+                distributions=dict.fromkeys(names, optuna.distributions.FloatDistribution(0, 1)),
+            )
+        )
+    result = replace(
+        found(tmp_path, 0),
+        study_name=study.study_name,
+        objective=("loss",),
+        direction=("minimize",),
+    )
+    write_figures(result, tmp_path)
+    figure = drawn["slice"]
+    figure.canvas.draw()
+    shown = [axes.title for axes in figure.axes if axes.get_title()]
+    boxes = sorted((title.get_window_extent() for title in shown), key=lambda box: box.x0)
+    assert {title.get_text() for title in shown} == set(names)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_the_page_answers_to_the_mouse_also_where_the_first_figure_cannot(

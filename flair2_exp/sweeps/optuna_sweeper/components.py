@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+from .errors import SweepError
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -33,13 +33,16 @@ _RANDOM_SAMPLERS: Final = (
 )
 
 
-def target_class(role: str, config: object, allowed: Sequence[str] = ()) -> type[Any]:
+def target_class(
+    role: str, config: object, allowed: Sequence[str] = (), *, part: bool = False
+) -> type[Any]:
     """The class that a config names.
 
     Args:
         role: `sampler` or `pruner`.
         config: Mapping with `_target_`.
         allowed: Prefixes of dotted paths outside of Optuna that may be used.
+        part: It is an argument of the sampler or pruner, and may be of another kind.
 
     Raises:
         SweepError: The path is unknown, not allowed, or names something else.
@@ -61,7 +64,7 @@ def target_class(role: str, config: object, allowed: Sequence[str] = ()) -> type
         raise SweepError(f"{role}: {path} cannot be imported: {error}.") from None
     found = getattr(module, name, None)
     base = getattr(importlib.import_module(home), f"Base{role.capitalize()}")
-    if not (inspect.isclass(found) and issubclass(found, base)):
+    if not (inspect.isclass(found) and (part or issubclass(found, base))):
         known = [n for n in dir(importlib.import_module(home)) if n.endswith(role.capitalize())]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"; did you mean {home}.{near[0]}?" if near else f"; known: {', '.join(known)}."
@@ -70,12 +73,19 @@ def target_class(role: str, config: object, allowed: Sequence[str] = ()) -> type
 
 
 def _build(
-    role: str, config: Mapping[str, Any], allowed: Sequence[str], **changes: object
+    role: str, config: Mapping[str, Any], allowed: Sequence[str], *, part: bool = False
 ) -> object:
     from optuna.exceptions import ExperimentalWarning
 
-    cls = target_class(role, config, allowed)
-    arguments = {k: v for k, v in config.items() if not k.startswith("_")} | changes
+    cls = target_class(role, config, allowed, part=part)
+    arguments = {
+        # A pruner around a pruner, a sampler's crossover.
+        key: _build(role, value, allowed, part=True)
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+        for key, value in config.items()
+        if not key.startswith("_")
+    }
     try:
         with warnings.catch_warnings():
             # That Optuna calls a sampler or an argument experimental is for this module to know.
@@ -113,7 +123,7 @@ class SamplerFactory:
             self._kept = self._make()  # a wrong argument is told before the study is opened
 
     def _make(self, **changes: object) -> BaseSampler:
-        sampler = _build("sampler", self._config, self._allowed, **changes)
+        sampler = _build("sampler", {**self._config, **changes}, self._allowed)
         return cast("BaseSampler", sampler)
 
     def __call__(self, number: int) -> BaseSampler:

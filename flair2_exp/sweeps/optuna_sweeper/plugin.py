@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from flair2_exp.sweeps.optuna_sweeper.config import store_configs
+from .config import store_configs
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -50,7 +50,7 @@ class OptunaStudySweeper(Sweeper):
         Raises:
             SweepError: The search cannot be run as configured, or too many of its trials failed.
         """
-        from flair2_exp.sweeps.optuna_sweeper.search import Search, read_options
+        from .search import Search, read_options
 
         if self.config is None or self.launcher is None or self.hydra_context is None:
             raise RuntimeError("setup() comes before sweep()")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flair2_exp.sweeps.optuna_sweeper.study import FAILURE, LOST, RETRY_OF, WITHDRAWN
+from .study import FAILURE, LOST, RETRY_OF, WITHDRAWN
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

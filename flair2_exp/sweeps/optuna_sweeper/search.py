@@ -28,17 +28,17 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from flair2_exp.sweeps.optuna_sweeper import results, storage, study
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
-from flair2_exp.sweeps.optuna_sweeper.space import Space, read_space
-from flair2_exp.sweeps.optuna_sweeper.trial import (
+from . import results, storage, study
+from .errors import SweepError
+from .space import Space, read_space
+from .trial import (
     VARIABLE,
     Ticket,
     TrialPruned,
     UnknownObjective,
     pruner_text,
 )
-from flair2_exp.sweeps.optuna_sweeper.worker import Heart, Watch
+from .worker import Heart, Watch
 
 if TYPE_CHECKING:
     import optuna
@@ -104,7 +104,9 @@ def read_options(raw: Mapping[str, Any]) -> Options:
                 "has seen the test data, and its result means nothing. Use a validation metric."
             )
     values |= {"objective": names, "direction": _directions(values["direction"], len(names))}
-    values["first"] = [dict(params) for params in values["first"]]
+    for params in values["first"]:
+        if not isinstance(params, Mapping):
+            raise SweepError(f"first: {params!r}: expected mappings, such as [{{lr: 0.1}}].")
     return Options(**values)
 
 
@@ -203,7 +205,7 @@ class Search:
         arguments: Sequence[str],
     ) -> None:
         check_optuna()
-        from flair2_exp.sweeps.optuna_sweeper.components import SamplerFactory, build_pruner
+        from .components import SamplerFactory, build_pruner
 
         _quiet()
         self._options = options
@@ -221,6 +223,7 @@ class Search:
         self._total = self._wanted_trials()
         self._folder = Path(str(config.hydra.sweep.dir))
         self._returns: list[Sequence[JobReturn]] = []
+        self._awaited: list[str] = []
         self._distributions = {k: d.distribution() for k, d in self._space.dimensions.items()}
 
     def run(self) -> list[Sequence[JobReturn]]:
@@ -389,7 +392,9 @@ class Search:
                 return
             self._stop_after_failures(self._ledger.new_failures(trials))
             for number in self._ledger.close_dead():
-                log.warning("Trial %d: its process died; it is closed and tried once more", number)
+                again = study.LOST in self._handle.trials()[number].user_attrs
+                then = "tried once more" if again else "not tried again: it was its second try"
+                log.warning("Trial %d: its process died; it is closed and %s", number, then)
             batch: list[_Job] = []
             try:
                 while len(batch) < self._options.n_jobs:
@@ -397,6 +402,10 @@ class Search:
                     if trial_id is None:
                         break
                     batch.append(self._draw(trial_id))
+                    # What killed a process before may do so again: of its batch it is the last, so
+                    # that no other trial shares both its tries.
+                    if batch[-1].trial.user_attrs.get(study.TRIES, 1) > 1:
+                        break
                 if batch:
                     self._run_batch(batch)
                     continue
@@ -406,9 +415,20 @@ class Search:
                         job.trial._trial_id, _one_line(error), interrupted=is_end(error)
                     )
                 raise
-            if self._ledger.is_exhausted(self._handle.trials()):
+            trials = self._handle.trials()
+            if self._ledger.is_exhausted(trials):
                 return
+            self._tell_wait(trials)
             time.sleep(self._options.poll)
+
+    def _tell_wait(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
+        """Say what the search waits for, whenever that changes."""
+        from optuna.trial import TrialState
+
+        running = [str(t.number) for t in trials if t.state == TrialState.RUNNING]
+        if running and running != self._awaited:
+            log.info("Waiting for trial %s, which other processes run", ", ".join(running))
+            self._awaited = running
 
     def _draw(self, trial_id: int) -> _Job:
         """Draw the values of a claimed trial."""
@@ -538,12 +558,10 @@ class Search:
 
     def _outcome(self, trial: optuna.Trial, job_return: JobReturn) -> list[float] | str | None:
         """The trial's values, why it failed, or null if it was pruned."""
-        import optuna
-
         if job_return.status == JobStatus.FAILED:
-            error = job_return._return_value  # the property prints and raises
-            if isinstance(error, TrialPruned | optuna.TrialPruned):
+            if _is_pruned(job_return):
                 return None
+            error = job_return._return_value  # the property prints and raises
             if getattr(error, "unknown_objective", False):
                 raise UnknownObjective(str(error))
             return _one_line(error)
@@ -582,8 +600,15 @@ class Search:
     def _raise_first_error(self) -> None:
         """When every job of this command failed, fail as the first did, like the basic sweeper."""
         for job_return in itertools.chain.from_iterable(self._returns):
-            if job_return.status == JobStatus.FAILED:
+            if job_return.status == JobStatus.FAILED and not _is_pruned(job_return):
                 _ = job_return.return_value
+
+
+def _is_pruned(job_return: JobReturn) -> bool:
+    """Whether a job ended by saying that it was pruned."""
+    import optuna
+
+    return isinstance(job_return._return_value, TrialPruned | optuna.TrialPruned)
 
 
 _ENDS: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)

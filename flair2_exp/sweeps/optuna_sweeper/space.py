@@ -35,7 +35,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+from .errors import SweepError
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -189,14 +189,14 @@ def read_space(
     """Parse the search space.
 
     Args:
-        params: Override key to sweep or value, from the config.
+        params: Override key to sweep or value, from the config; keys may be nested.
         arguments: Overrides of the command line; each replaces the param of the same key.
         config_loader: Knows the config groups and their options.
 
     Raises:
         SweepError: A sweep that no trial can be drawn from.
     """
-    texts = [f"{key}={_param_text(value)}" for key, value in params.items()]
+    texts = [f"{key}={_param_text(value)}" for key, value in _flat(params)]
     parser = OverridesParser.create(config_loader=config_loader)
     entries: dict[str, Dimension | str] = {}
     for text in itertools.chain(texts, arguments):
@@ -354,6 +354,15 @@ def _check_options(name: str, entry: Dimension | str, config_loader: ConfigLoade
         if choice not in options and choice != "null" and not set("/[") & set(choice):
             group = name.partition("@")[0]
             raise SweepError(f"{name}={choice}: no such option; {group} has {', '.join(options)}.")
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Params by whole key: one given as `hydra.sweeper.params.optimizer.lr=...` comes nested."""
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _param_text(value: ParsedElementType) -> str:

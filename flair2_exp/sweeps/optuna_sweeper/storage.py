@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+from .errors import SweepError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
-from flair2_exp.sweeps.optuna_sweeper.storage import already_finished, explain, redact
-from flair2_exp.sweeps.optuna_sweeper.worker import WORKER, Watch, identity, lives
+from .errors import SweepError
+from .storage import already_finished, explain, redact
+from .worker import WORKER, Watch, identity, lives
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

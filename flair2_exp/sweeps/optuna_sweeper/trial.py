@@ -18,6 +18,7 @@ Nothing heavy is imported before a trial reports.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlencode
 
-from flair2_exp.sweeps.optuna_sweeper.errors import SweepError
+from .errors import SweepError
 
 if TYPE_CHECKING:
     import optuna
@@ -150,7 +151,7 @@ class RunningTrial:
         from optuna.exceptions import OptunaError
         from sqlalchemy.exc import SQLAlchemyError
 
-        from flair2_exp.sweeps.optuna_sweeper.storage import already_finished
+        from .storage import already_finished
 
         if self._multiple or self._stopped:
             return self._stopped
@@ -177,7 +178,7 @@ class RunningTrial:
         Raises:
             TrialClosed: Another worker took this one for dead and closed the trial.
         """
-        from flair2_exp.sweeps.optuna_sweeper.storage import already_finished
+        from .storage import already_finished
 
         try:
             self._stop(int(step))
@@ -190,7 +191,7 @@ class RunningTrial:
         )
 
     def _stop(self, step: int) -> None:
-        from flair2_exp.sweeps.optuna_sweeper.study import PRUNED_AT
+        from .study import PRUNED_AT
 
         self._trial.set_user_attr(PRUNED_AT, step)
         self._stopped = True
@@ -213,8 +214,9 @@ def current_trial() -> RunningTrial | None:
 def _trial(text: str, _: int) -> RunningTrial:
     import optuna
 
-    from flair2_exp.sweeps.optuna_sweeper.components import build_pruner
-    from flair2_exp.sweeps.optuna_sweeper.storage import open_storage, redact
+    from .components import build_pruner
+    from .storage import already_finished, open_storage, redact
+    from .worker import JOB, WORKER, identity
 
     ticket = Ticket.decode(text)
     pruner = json.loads(ticket.pruner)
@@ -228,6 +230,9 @@ def _trial(text: str, _: int) -> RunningTrial:
         )
         study_id = storage.get_study_id_from_name(ticket.study)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, ticket.number)
+        if storage.get_trial_user_attrs(trial_id).get(WORKER) != identity():
+            with contextlib.suppress(already_finished()):  # reporting tells
+                storage.set_trial_user_attr(trial_id, JOB, identity())
     except KeyError:
         raise SweepError(
             f"storage {redact(ticket.storage)} has no trial {ticket.study}/{ticket.number}."

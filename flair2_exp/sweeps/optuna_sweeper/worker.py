@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 WORKER: Final = "worker"
+"""Trial attribute: the process that handed the trial to its launcher."""
+JOB: Final = "job"
+"""Trial attribute: the process that runs the trial, where the launcher has its own."""
 BEAT: Final = "beat"
 _BEATS_PER_GRACE: Final = 4  # so many beats in a row must be missed
 
@@ -86,8 +89,13 @@ class Watch:
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def is_dead(self, trial: FrozenTrial) -> bool:
-        """Whether the process that runs `trial` is gone."""
-        worker = trial.user_attrs.get(WORKER)
+        """Whether the process that runs `trial` is gone.
+
+        A launcher's process may outlive its killed worker and still write into the trial's folder.
+        """
+        job, worker = (trial.user_attrs.get(key) for key in (JOB, WORKER))
+        if isinstance(job, Mapping) and lives(job):
+            return False
         if isinstance(worker, Mapping) and worker.get("machine") == self._machine:
             return not _is_running(int(worker["pid"]), worker.get("start"))
         beat, now = trial.user_attrs.get(BEAT), self._clock()

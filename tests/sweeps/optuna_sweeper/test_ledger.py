@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from flair2_exp.sweeps.optuna_sweeper import storage as storages
-from flair2_exp.sweeps.optuna_sweeper import study
+from flair2_exp.sweeps.optuna_sweeper import study, worker
 from flair2_exp.sweeps.optuna_sweeper.study import Ledger, Plan, StudyHandle, open_study
-from flair2_exp.sweeps.optuna_sweeper.worker import BEAT, WORKER, Heart, Watch, identity
+from flair2_exp.sweeps.optuna_sweeper.worker import BEAT, JOB, WORKER, Heart, Watch, identity
 
 PLAN = Plan(directions=("minimize",))
 
@@ -49,15 +50,15 @@ def dead_worker() -> dict[str, Any]:
     return {**identity(), "pid": process.pid, "start": "1"}
 
 
-def run_as(ledger: Ledger, worker: dict[str, Any], **params: Any) -> FrozenTrial:
-    """A trial that `worker` is running."""
+def run_as(ledger: Ledger, who: dict[str, Any], **params: Any) -> FrozenTrial:
+    """A trial that the worker `who` is running."""
     from optuna.distributions import FloatDistribution
 
     trial = create_trial(
         state=TrialState.RUNNING,
         params=params,
         distributions={name: FloatDistribution(0, 1) for name in params},
-        user_attrs={WORKER: worker},
+        user_attrs={WORKER: who},
     )
     handle = ledger.handle
     trial_id = handle.storage.create_new_trial(handle.study_id, trial)
@@ -229,6 +230,24 @@ def test_a_live_worker_is_left_alone(tmp_path: Path) -> None:
 def test_a_reused_process_id_is_not_the_worker(tmp_path: Path) -> None:
     ledger = join(str(tmp_path / "journal"), 5)
     run_as(ledger, {**identity(), "pid": os.getpid(), "start": "1"}, x=0.5)
+    assert ledger.close_dead() == [0]
+
+
+def test_a_job_that_outlives_its_killed_worker_is_left_to_end(tmp_path: Path) -> None:
+    """As joblib's processes do; a second one would work in the same folder."""
+    ledger = join(str(tmp_path / "journal"), 5)
+    trial = run_as(ledger, {**identity(), "start": "1"}, x=0.5)
+    module = worker.__name__
+    code = f"import json, {module} as w; print(json.dumps(w.identity()), flush=True); input()"
+    job = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None
+    note = json.loads(job.stdout.readline())
+    ledger.handle.storage.set_trial_user_attr(trial._trial_id, JOB, note)
+    assert ledger.close_dead() == []
+    job.kill()
+    job.communicate()
     assert ledger.close_dead() == [0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from hydra.test_utils.launcher_common_tests import (
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flair2_exp.sweeps import optuna_sweeper
 from flair2_exp.sweeps.optuna_sweeper import register
 from flair2_exp.sweeps.optuna_sweeper.plugin import OptunaStudySweeper
+from flair2_exp.sweeps.optuna_sweeper.worker import JOB
 
 ROOT = str(Path(__file__).parents[3])
 # A sweep as Hydra's basic sweeper has it: all combinations, in order, in one batch.
@@ -181,5 +184,43 @@ def test_a_job_in_another_process_reports_and_is_pruned(
 
         trials = trials_of(str(Path(tmpdir).parent / "study.journal"), "a_module")
     assert states(trials) == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED"]
+    for trial in trials:
+        assert trial.user_attrs[JOB]["pid"] == trial.intermediate_values[1]
     assert all(t.intermediate_values[1] != os.getpid() for t in trials)
     assert [t.intermediate_values[2] for t in trials] == [1, 9, 2, 8]
+
+
+# An application that has a copy of the folder, and no flair2_exp at all.
+STRANGER = """
+import sys
+sys.modules["flair2_exp"] = None
+import hydra
+import searching
+from hydra.core.config_store import ConfigStore
+from searching.trial import current_trial
+
+ConfigStore.instance().store("config", {
+    "lr": 1.0,
+    "defaults": ["_self_", {"override hydra/sweeper": "optuna_study"}],
+    "hydra": {"sweep": {"dir": "search"},
+              "sweeper": {"n_trials": 3, "params": {"lr": "tag(log,interval(1e-5,1e-1))"}}},
+})
+
+@hydra.main(version_base="1.3", config_path=None, config_name="config")
+def main(cfg):
+    current_trial().report(cfg.lr, 0)
+    return cfg.lr
+
+main()
+"""
+
+
+def test_the_folder_serves_any_application_under_any_name(tmp_path: Path) -> None:
+    folder = Path(optuna_sweeper.__file__).parent
+    shutil.copytree(folder, tmp_path / "searching", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "app.py").write_text(STRANGER)
+    for total in (3, 4):  # the second command goes on with the first one's study
+        command = [sys.executable, "app.py", "--multirun", f"hydra.sweeper.n_trials={total}"]
+        subprocess.run(command, check=True, cwd=tmp_path)
+    table = (tmp_path / "search" / "trials.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in table[1:]] == ["complete"] * 4

@@ -20,6 +20,7 @@ from flair2_exp.sweeps.optuna_sweeper import SweepError, search
 from flair2_exp.sweeps.optuna_sweeper.search import read_values
 from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
 from flair2_exp.sweeps.optuna_sweeper.trial import TrialPruned, UnknownObjective, current_trial
+from flair2_exp.sweeps.optuna_sweeper.worker import identity
 from tests.sweeps.optuna_sweeper.toy import (
     GRID,
     Launcher,
@@ -108,6 +109,13 @@ def test_a_job_that_raises_pruned_is_pruned(tmp_path: Path) -> None:
     trials = run_search(tmp_path, task, "x=interval(0,1)", n_trials=8)
     for trial in trials:
         assert trial.state.name == ("PRUNED" if trial.params["x"] > 0.5 else "COMPLETE")
+
+
+def test_a_search_that_prunes_every_trial_ends_as_any_other(tmp_path: Path) -> None:
+    def task(_: dict[str, Any]) -> float:
+        raise TrialPruned
+
+    assert states(run_search(tmp_path, task, "x=interval(0,1)", n_trials=2)) == ["PRUNED"] * 2
 
 
 @pytest.mark.parametrize(
@@ -521,6 +529,41 @@ def test_a_launcher_that_breaks_costs_one_try(tmp_path: Path) -> None:
     assert all("lost" in t.user_attrs for t in trials[:2])
 
 
+def test_what_kills_a_launcher_twice_takes_no_other_trial_with_it(tmp_path: Path) -> None:
+    class Deadly(Launcher):
+        def launch(self, overrides: Any, initial_job_idx: int) -> Any:
+            if any("x=2" in texts for texts in overrides):
+                raise RuntimeError("A worker process managed by the executor was terminated")
+            return super().launch(overrides, initial_job_idx)
+
+    options = {"sampler": GRID, "n_jobs": 3, "launcher": Deadly(parabola)}
+    trials = run_search(tmp_path, parabola, "x=1,2,3,4,5", **options)
+    done = {trial.params["x"] for trial in trials if trial.state.name == "COMPLETE"}
+    assert done == {1, 3, 4, 5}
+
+
+@pytest.mark.parametrize(("tries", "then"), [(1, "tried once more"), (2, "not tried again")])
+def test_of_a_dead_trial_it_is_said_what_becomes_of_it(
+    tries: int, then: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=1)
+    opened = optuna.load_study(
+        study_name="toy", storage=open_storage(str(tmp_path / "optuna.journal"))
+    )
+    (done,) = opened.trials
+    dead = {"worker": {**identity(), "start": "1"}, "tries": tries}
+    running = optuna.create_trial(
+        state=optuna.trial.TrialState.RUNNING,
+        params=done.params,
+        distributions=done.distributions,
+        user_attrs=dead,
+    )
+    opened.add_trial(running)
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=2)
+    assert f"Trial 1: its process died; it is closed and {then}" in caplog.text
+    assert (trials[2].params == done.params) == (tries == 1)
+
+
 def test_an_interrupted_trial_is_tried_again_by_the_next_command(tmp_path: Path) -> None:
     calls = []
 
@@ -605,6 +648,31 @@ def test_a_storage_that_goes_away_is_told_in_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
+PATIENT = {"_target_": "optuna.pruners.PatientPruner", "patience": 0}
+
+
+def test_a_pruner_may_stand_around_another(tmp_path: Path) -> None:
+    def task(config: dict[str, Any]) -> float:
+        trial = current_trial()
+        assert trial is not None
+        if any(trial.report(float(step), step) for step in range(3)):  # worse at each step
+            raise TrialPruned
+        return 2.0
+
+    inner = {"_target_": "optuna.pruners.ThresholdPruner", "upper": 1.5}
+    pruner = {**PATIENT, "wrapped_pruner": inner}
+    (trial,) = run_search(tmp_path, task, "x=interval(0,1)", n_trials=1, pruner=pruner)
+    assert (trial.state.name, trial.last_step) == ("PRUNED", 2)
+
+
+def test_a_sampler_may_have_parts(tmp_path: Path) -> None:
+    crossover = {"_target_": "optuna.samplers.nsgaii.UniformCrossover"}
+    name = "optuna.samplers.NSGAIISampler"
+    sampler = {"_target_": name, "seed": 1, "population_size": 2, "crossover": crossover}
+    trials = run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=6, sampler=sampler)
+    assert states(trials) == ["COMPLETE"] * 6
+
+
 def test_an_empty_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="the search space is empty"):
         make_search(tmp_path, parabola, "x=1", n_trials=2)
@@ -619,12 +687,14 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
         ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, "not of optuna.samplers"),
         ({"sampler": {}}, "names no class"),
         ({"pruner": {"_target_": "optuna.pruners.MeanPruner"}}, r"MedianPruner\?"),
+        ({"pruner": {**PATIENT, "wrapped_pruner": {"_target_": "os.system"}}}, "allowed_targets"),
         ({"n_trials": 0}, "at least 1"),
         ({"direction": "up"}, "expected minimize or maximize"),
         ({"direction": ["minimize"], "objective": ["a", "b"]}, "1 directions for 2 objectives"),
         ({"on_change": "ask"}, "expected refuse or new_study"),
         ({"poll": 0}, "more than 0 seconds"),
         ({"objective": [1]}, "expected a name"),
+        ({"first": [1]}, "expected mappings"),
     ],
 )
 def test_bad_options_are_told_in_two_lines(

@@ -144,6 +144,15 @@ def test_the_command_line_replaces_a_param_at_its_place() -> None:
     assert space.overrides({"a": 2}) == ["+a=2", "b=7", "c=5", "d=x"]
 
 
+def test_params_may_be_nested_as_the_command_line_gives_them() -> None:
+    nested = {"a.b": "1,2", "c": {"d": {"e": "interval(0,1)"}, "f": 3}, "a": {"b": "3,4"}}
+    space = read_space(nested, [], None)
+    assert {key: each.describe() for key, each in space.dimensions.items()} == {
+        "a.b": "choice(3,4)", "c.d.e": "interval(0.0,1.0)",
+    }  # fmt: skip
+    assert space.fixed == {"c.f": "c.f=3"}
+
+
 def test_values_beyond_the_space_come_last_and_are_quoted() -> None:
     space = read_space({"a": "1,2"}, [], None)
     assert space.overrides({"a": 2, "b": "x,y", "c": 0.5}) == ["a=2", r"b=x\,y", "c=0.5"]

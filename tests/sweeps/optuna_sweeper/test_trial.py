@@ -21,6 +21,7 @@ from flair2_exp.sweeps.optuna_sweeper.trial import (
     current_trial,
     pruner_text,
 )
+from flair2_exp.sweeps.optuna_sweeper.worker import WORKER, identity
 
 THRESHOLD = pruner_text({"_target_": "optuna.pruners.ThresholdPruner", "upper": 5.0}, [])
 
@@ -32,6 +33,7 @@ def ticket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ticket:
     study = optuna.create_study(study_name="s", storage=open_storage(name))
     trial = study.ask()
     trial.suggest_float("lr", 0, 1)
+    trial.set_user_attr(WORKER, identity())
     ticket = Ticket(name, "s", trial.number, THRESHOLD)
     monkeypatch.setenv(VARIABLE, ticket.encode())
     return ticket
@@ -85,7 +87,7 @@ def test_reports_reach_the_study_and_the_answer_stays(ticket: Ticket) -> None:
     ]
     assert trial.should_prune()
     assert frozen(ticket).intermediate_values == {0: 1.0, 1: 2.0, 2: 9.0}
-    assert frozen(ticket).user_attrs == {"pruned_at": 2}
+    assert frozen(ticket).user_attrs == {WORKER: identity(), "pruned_at": 2}
 
 
 def test_a_trial_that_was_closed_elsewhere_is_told_so_and_is_not_pruned(ticket: Ticket) -> None:
