@@ -96,7 +96,7 @@ def test_a_store_with_series_serves_a_run_without_and_no_other_series(
     assert opened(shared_tree, path, None).read(0).frames is None
     other = SeriesOptions(filter=True, monthly=True, size=24, threshold=50)
     wrong = r"s2_preproc\.size is 16, not 24, s2_preproc\.threshold is 60, not 50"
-    with pytest.raises(DataError, match=f"other settings: {wrong}"):
+    with pytest.raises(DataError, match=rf"other settings: {wrong}\.\nPrepare another"):
         opened(shared_tree, path, other)
     with pytest.raises(DataError, match=f"store of other settings: {wrong}"):
         prepared(shared_tree, path, other)
