@@ -168,9 +168,14 @@ def require_sound(
         more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
         kinds = Counter(error.kind for error in errors)
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
+        if set(kinds) == {"centroid-near-border"}:  # no damage where less is asked for
+            raise DataError(
+                f"s2_preproc.size={super_patch} leaves the areas' series: {shown}{more}.\n"
+                "Choose a smaller s2_preproc.size, or mend the centroids."
+            )
         raise DataError(
-            f"damaged data set: {shown}{more}.\n"
-            f"{counts}; `python scripts/check.py ROOT` lists all. Download the damaged files again."
+            f"damaged data set: {shown}{more}.\n{counts}; `python scripts/check.py ROOT "
+            f"--super-patch {super_patch}` lists all. Download the damaged files again."
         )
     return findings
 

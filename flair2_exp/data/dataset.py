@@ -405,10 +405,11 @@ class PatchDataset(Dataset[Any]):
     def _name(self, position: int, error: DamagedPatchError) -> str:
         """What is damaged, and what to do."""
         patch = int(self.patches[position])
-        return (
-            f"patch {self.index.ids[patch]} of {self.index.area_name(patch)} is damaged: {error}\n"
-            "Run scripts/check.py on the data set and mend it, or set dataset.on_damaged=skip."
-        )
+        fix = "Run scripts/check.py on the data set and mend it, or set dataset.on_damaged=skip."
+        if self.on_damaged == "skip":
+            fix = "So is every patch drawn in its place: run scripts/check.py on the data set."
+        name = f"{self.index.ids[patch]} of {self.index.area_name(patch)}"
+        return f"patch {name} is damaged: {error}\n{fix}"
 
     def _collate(self, read: Iterator[tuple[int, Sample]], count: int) -> Batch | Parcel | None:
         """Put at most `count` samples together, each as soon as it is read: it is in the caches."""

@@ -25,8 +25,8 @@ and then costs as much as decoding the GeoTIFFs. Any tool opens these files, and
 
 A shard is written beside its place and renamed, so that a killed preparation is continued by
 calling it again; a lock keeps two from meeting. Size and time of each source file are kept: a shard
-whose sources changed is prepared again, and a run refuses a store that no longer is what its files
-would give.
+whose sources changed or that lost bytes is prepared again, and a run refuses a store that no longer
+is what its files would give.
 """
 
 from __future__ import annotations
@@ -230,7 +230,8 @@ class StoreReader:
     def _require_settings(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
         if not wanted["satellite"]:  # series that are not read do not matter
             stored = {"patch_size": stored.get("patch_size")}
-        self._refuse(differences(stored, wanted), "is of other settings: ")
+        fix = "Prepare another with scripts/prepare.py, take its settings"
+        self._refuse(differences(stored, wanted), "is of other settings: ", fix)
 
     def _read_table(self) -> dict[str, NDArray[Any]]:
         """What is in the shards."""
@@ -249,11 +250,13 @@ class StoreReader:
         del self._table["sources"]  # not needed to read
         return sources[:, :, 0].copy()
 
-    def _refuse(self, difference: str, words: str) -> None:
+    def _refuse(
+        self, difference: str, words: str, fix: str = "Prepare it (again) with scripts/prepare.py"
+    ) -> None:
         if difference:
             raise DataError(
                 f"dataset.store={self.path} {words}{difference}.\n"
-                "Prepare it (again) with scripts/prepare.py, or leave dataset.store away."
+                f"{fix}, or leave dataset.store away."
             )
 
     def _require_whole(self) -> None:

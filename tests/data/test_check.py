@@ -966,6 +966,17 @@ def test_a_damaged_tree_may_not_run(tree: Tree) -> None:
     assert message.count("\n") == 1
 
 
+def test_a_crop_too_large_for_the_data_is_told_as_such(tree: Tree) -> None:
+    with pytest.raises(DataError) as told:
+        require_sound(locate(tree.root), super_patch=56)
+    message = str(told.value)
+    assert message.startswith("s2_preproc.size=56 leaves the areas' series: ")
+    assert "Choose a smaller s2_preproc.size" in message
+    truncate(tree.image(PATCH))
+    with pytest.raises(DataError, match=r"damaged data set.*\n.*check\.py ROOT --super-patch 56`"):
+        require_sound(locate(tree.root), super_patch=56)
+
+
 # --- the command line -------------------------------------------------------------------------
 
 

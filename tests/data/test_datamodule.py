@@ -87,6 +87,19 @@ def test_evaluation_is_neither_shuffled_nor_augmented(folders: Folders) -> None:
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, later, strict=True))
 
 
+def test_elevation_keeps_its_values_wherever_its_band_is(folders: Folders) -> None:
+    bands = ("elevation", "red")
+    changes = AugmentationOptions(brightness=0.5, noise=0.1)
+    plain, changed = (
+        module(folders, bands=bands, augmentation=each).dataset("train").sample(0, 0).image
+        for each in (None, changes)
+    )
+    assert plain is not None
+    assert changed is not None
+    assert np.array_equal(plain[0], changed[0])
+    assert not np.array_equal(plain[1], changed[1])
+
+
 class Recorder(LightningModule):
     """A model that learns nothing and remembers what it saw."""
 

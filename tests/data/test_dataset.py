@@ -349,7 +349,10 @@ def test_a_split_of_nothing_but_damage_stops_even_with_skip(own_tree: Tree) -> N
     for patch in ("IMG_000001", "IMG_000002", "IMG_000003", "IMG_000004", "IMG_000005"):
         own_tree.image(patch).write_bytes(b"no image")
     data = damaged(own_tree, "skip", replace=True)
-    assert isinstance(data[BatchKey(0, (0,))], Failure)
+    failure = data[BatchKey(0, (0,))]
+    assert isinstance(failure, Failure)
+    assert "So is every patch drawn in its place" in failure.message
+    assert "on_damaged=skip" not in failure.message
 
 
 @pytest.mark.parametrize("header", [b"{'descr': (", b"{" * 3000, b"{'shape': 1, 'descr': 'u2'}"])

@@ -27,7 +27,7 @@ from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.store import StoreReader
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
 from flair2_exp.files import replacing
-from tests.data.trees import TEST_AREA, Tree
+from tests.data.trees import TEST_AREA, Tree, write_raster
 
 SERIES = SeriesOptions(filter=True, monthly=True, size=16)
 AREA = "D006_2020/Z2_UF"
@@ -87,6 +87,9 @@ def test_batches_from_a_store_are_bit_equal_to_those_from_the_files(
                         assert torch.equal(value, other[name]), name
                     else:
                         assert value == other[name]
+        assert direct.covered == stored.covered
+        if series is not None and series.filter:
+            assert any(stored.covered.values())
 
 
 def test_a_store_with_series_serves_a_run_without_and_no_other_series(
@@ -97,7 +100,7 @@ def test_a_store_with_series_serves_a_run_without_and_no_other_series(
     assert opened(shared_tree, path, None).read(0).frames is None
     other = SeriesOptions(filter=True, monthly=True, size=24, threshold=50)
     wrong = r"s2_preproc\.size is 16, not 24, s2_preproc\.threshold is 60, not 50"
-    with pytest.raises(DataError, match=f"other settings: {wrong}"):
+    with pytest.raises(DataError, match=rf"other settings: {wrong}\.\nPrepare another"):
         opened(shared_tree, path, other)
     with pytest.raises(DataError, match=f"store of other settings: {wrong}"):
         prepared(shared_tree, path, other)
@@ -391,8 +394,14 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_read(
         prepared(shared_tree, tmp_path)
 
 
-def test_damage_stops_a_preparation_or_is_marked(own_tree: Tree, tmp_path: Path) -> None:
-    own_tree.mask("IMG_000003").write_bytes(b"no mask")
+@pytest.mark.parametrize("unreadable", [True, False])
+def test_damage_stops_a_preparation_or_is_marked(
+    own_tree: Tree, tmp_path: Path, unreadable: bool
+) -> None:
+    if unreadable:
+        own_tree.mask("IMG_000003").write_bytes(b"no mask")
+    else:
+        write_raster(own_tree.mask("IMG_000003"), np.full((1, 32, 32), 20))  # no class has it
     with pytest.raises(DamagedPatchError, match=f"patch IMG_000003 of {AREA} is damaged"):
         prepared(own_tree, tmp_path / "stop")
     report = prepared(own_tree, tmp_path / "skip", on_damaged="skip")
