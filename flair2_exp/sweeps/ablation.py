@@ -42,9 +42,11 @@ from flair2_exp.sweeps.plan import (
     FAILED,
     Job,
     choose_baseline,
+    choose_factors,
     estimates,
     is_typed,
     plan,
+    same_experiments,
     split,
 )
 
@@ -112,8 +114,11 @@ class AblationSweeper(Sweeper):
         folder = Path(config.hydra.sweep.dir).absolute()
         jobs = plan(split(arguments, self.params), config.hydra.sweep)
         typed = is_typed("sweep.baseline", arguments)
-        options.baseline, note = choose_baseline(jobs, options.baseline, typed=typed)
-        table = "\n".join([job_table(jobs), *([note] if note else [])])
+        options.baseline, on_baseline = choose_baseline(jobs, options.baseline, typed=typed)
+        typed = is_typed("sweep.factors", arguments)
+        options.factors, on_factors = choose_factors(jobs, options.factors, typed=typed)
+        notes = filter(None, (same_experiments(jobs), on_baseline, on_factors))
+        table = "\n".join((job_table(jobs), *notes))
         print(table, flush=True)
         if options.dry_run:
             return []
