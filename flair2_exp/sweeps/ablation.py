@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp import schema
 from flair2_exp.assembly import open_store
 from flair2_exp.errors import FlairError
-from flair2_exp.locking import locked
+from flair2_exp.locking import locked, wait_until_free
 from flair2_exp.preflight import require_writable
 from flair2_exp.sweeps.failures import (
     Failure,
@@ -153,6 +153,7 @@ class AblationSweeper(Sweeper):
                 returns = self._launch_batch(batch, launcher)
             except Exception as error:  # a worker killed by the system takes its batch with it
                 for job in batch:
+                    wait_until_free(job.folder)  # submitit raises while the others are at work
                     job.refresh()
                     began = job.stamp != before[job.number]
                     if len(batch) == 1:
