@@ -108,11 +108,17 @@ def split(lines: Sequence[str], params: dict[str, Any]) -> list[tuple[str, ...]]
     Args:
         lines: The overrides of the command line; they win over `params`.
         params: `hydra.sweeper.params` of the config.
+
+    Raises:
+        ConfigError: Several sweeps at once: each has rows of its own, of which none would be run.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     parser = OverridesParser.create()
     own = [each for each in parser.parse_overrides(list(lines)) if not _is_hydras(each)]
+    for each in own:
+        if each.get_key_element() == "sweep" and each.is_sweep_override():
+            raise ConfigError(f"{each.input_line}: one sweep at a time; start a command for each.")
     merged = [f"{key}={value}" for key, value in params.items()]
     merged += [each.input_line or "" for each in own]
     (batch,) = BasicSweeper.split_arguments(parser.parse_overrides(merged), max_batch_size=None)

@@ -51,6 +51,11 @@ def test_the_command_line_wins_over_the_sweeps_own_parameters() -> None:
     assert split(["seed=7", "hydra.launcher=x"], {"seed": "1,2"}) == [("seed=7",)]
 
 
+def test_several_sweeps_in_one_command_are_refused() -> None:
+    with pytest.raises(ConfigError, match="sweep=leaderboard,factors: one sweep at a time"):
+        split(["sweep=leaderboard,factors", "seed=1"], {})
+
+
 def test_folders_have_names_a_person_can_read(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "experiment=leaderboard/unet,leaderboard/utt_cloudfree_monthly_aug",
                    "dataset.root=/data", "seed=2")  # fmt: skip
