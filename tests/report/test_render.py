@@ -146,8 +146,11 @@ class Page(HTMLParser):
 def test_page_is_well_formed_and_needs_no_network(written: tuple[Report, Path]) -> None:
     _, out = written
     page = Page()
-    page.feed((out / "leaderboard.html").read_text())
+    content = (out / "leaderboard.html").read_text()
+    page.feed(content)
     assert page.open == []
+    # Paper does not scroll: what lies beyond its edge would be lost.
+    assert ".scroll { overflow: visible; }" in content.partition("@media print")[2]
     assert HOSTILE in page.text
     names = [tag for tag, _ in page.tags]
     assert not {"script", "link", "iframe", "b", "a"} & set(names)
