@@ -136,6 +136,8 @@ def _run(
                 _tell_pruned(earlier, reporter)
                 return objective(config.objective, metrics)
         state = earlier or RunState(deciding)
+        if state.training and config.train and config.test and not state.pruned:
+            _require_best(folder)
         tracked = open_run(prepared, place, overrides, state)
     _tell_pruned(state, reporter)
     try:
@@ -482,6 +484,23 @@ def resume_point(folder: Path) -> Path | None:
                 log.info("going on from %s", path)
                 return path
     return None
+
+
+def _require_best(folder: Path) -> None:
+    """Refuse to test a trained run whose best checkpoint is gone or torn; no other has its scores.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    from flair2_exp.training.checkpoint import read_checkpoint
+
+    try:
+        read_checkpoint(folder / BEST)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{str(error).splitlines()[0]}\nThis run is trained, and that is what its test needs: "
+            f"put it back, or remove {folder} to train anew."
+        ) from error
 
 
 def _true_colour(bands: Sequence[str]) -> tuple[int, int, int] | None:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -74,6 +74,21 @@ def locked(folder: Path, fix: str = "") -> Iterator[bool]:
     finally:
         _held.discard(file)
         file.close()
+
+
+def wait_until_free(folder: Path) -> None:
+    """Wait until no process holds a folder; at once where the file system knows no locks."""
+    import fcntl
+
+    with suppress(FileNotFoundError, NotADirectoryError), (folder / FILE).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: waiting for %s.", folder, _holder(folder))
+            fcntl.flock(file, fcntl.LOCK_SH)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
 
 
 def _take(folder: Path) -> tuple[IO[str], bool]:

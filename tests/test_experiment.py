@@ -302,6 +302,25 @@ def test_a_run_that_was_not_tested_can_be_tested_later(root: Path, tmp_path: Pat
     assert (tmp_path / "run" / experiment.BEST).stat().st_mtime_ns == trained
 
 
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_trained_run_without_its_best_checkpoint_is_refused_with_the_way_out(
+    root: Path, tmp_path: Path, torn: bool
+) -> None:
+    run(root, tmp_path / "run", "test=false")
+    best = tmp_path / "run" / experiment.BEST
+    content = best.read_bytes()
+    best.unlink()
+    if torn:
+        best.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"best\.ckpt") as refused:
+        run(root, tmp_path / "run")
+    assert str(refused.value).splitlines()[1].endswith(f"remove {tmp_path / 'run'} to train anew.")
+    best.write_bytes(content)
+    finished = run(root, tmp_path / "run")
+    best.unlink()  # to save space: nothing is left to test
+    assert run(root, tmp_path / "run") == finished
+
+
 def test_a_folder_with_somebodys_files_is_left_alone(root: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError):

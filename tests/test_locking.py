@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import ConfigError
-from flair2_exp.locking import FILE, locked
+from flair2_exp.locking import FILE, locked, wait_until_free
 
 HOLDER = """
 import os, sys, time
@@ -56,6 +57,23 @@ def test_a_second_process_is_told_who_holds_the_folder_and_what_to_do(tmp_path: 
         with pytest.raises(ConfigError, match=told) as refused, locked(folder, "take a walk"):
             pass
         assert str(refused.value).splitlines()[1] == "Wait for it or end it, or take a walk."
+
+
+def test_waiting_for_a_folder_ends_with_its_holder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    wait_until_free(tmp_path / "nowhere")
+    with holder(tmp_path) as process:
+        heard(process)
+        killing = threading.Timer(0.5, process.kill)
+        killing.start()
+        wait_until_free(tmp_path)
+        assert killing.finished.is_set()
+    assert f"waiting for process {process.pid}" in caplog.text
+    wait_until_free(tmp_path)
+    with locked(tmp_path):
+        pass
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:

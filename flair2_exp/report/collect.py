@@ -7,12 +7,15 @@ its reason, and the report shows it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
+import sqlite3
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +32,7 @@ from flair2_exp.identity import decides
 from flair2_exp.report.statistics import Integers, sum_by_area
 from flair2_exp.results import CONFUSION, HISTORY, METRICS
 from flair2_exp.tracking.params import flatten, render
+from flair2_exp.tracking.store import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -343,9 +347,9 @@ def read_mlflow(
     wanted = dict(tags or {}) | ({"flair2.sweep": sweep} if sweep else {})
     if not wanted and not run_ids:
         raise ConfigError("name the runs of the report: a sweep, a tag or run ids")
+    client = _open(tracking_uri)
     from mlflow.exceptions import MlflowException
 
-    client = _open(tracking_uri)
     try:
         found = [client.get_run(run_id) for run_id in run_ids]
         found += _search(client, wanted) if wanted else []
@@ -358,18 +362,35 @@ def read_mlflow(
 
 
 def _open(tracking_uri: str) -> MlflowClient:
-    """A client of a store that exists: MLflow itself would make a new, empty database."""
-    from mlflow import MlflowClient
-
-    from flair2_exp.tracking.store import open_store
-
+    """A client of a store that exists: MLflow makes tables where it finds none."""
+    # Usage statistics are not for a report to send, nor a progress bar a run for it to show.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if tracking_uri.startswith("sqlite:///"):
         database = Path(tracking_uri.removeprefix("sqlite:///"))
-        if not database.is_file():
+        if not _holds_runs(database):
             raise TrackingError(f"there is no MLflow database {database}: see --tracking-uri")
     else:
         open_store(tracking_uri)  # a server that does not answer is told at once
-    return MlflowClient(tracking_uri)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(tracking_uri)
+    except MlflowException as error:  # a database of another version
+        raise TrackingError(f"{tracking_uri}: {_first_line(error)}") from None
+
+
+def _holds_runs(database: Path) -> bool:
+    if not database.is_file():
+        return False
+    address = f"{database.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+        try:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
+        except sqlite3.DatabaseError:  # no database at all
+            return False
+    return found is not None
 
 
 def _first_line(error: Exception) -> str:

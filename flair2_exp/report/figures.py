@@ -33,8 +33,8 @@ _STYLE: Final[Any] = {  # its keys' type differs between versions of matplotlib
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9.5,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
+    "figure.dpi": 200,  # as saved: letters have other widths at other resolutions
+    "savefig.dpi": "figure",
     "text.parse_math": False,  # a row's name may hold a dollar sign
     "svg.hashsalt": "flair2_exp",  # the same figure gives the same file
 }
@@ -105,10 +105,12 @@ def forest(report: Report) -> Figure:
     left.set_yticks(range(len(rows)), names)
     left.set_ylim(len(rows) - 0.5, -0.6)
     left.set_xlabel("mIoU")
-    left.set_title("Mean over seeds, 95 % interval; | single runs", loc="left", fontsize=8)
+    left.set_title("Mean over seeds, 95 % interval\n| single runs", loc="left", fontsize=8)
     right.axvline(0, color="black", lw=0.8)
     right.set_xlabel("difference in mIoU")
-    right.set_title(f"Against {report.baseline}, 95 % interval", loc="left", fontsize=8)
+    # Long names leave less room, and get smaller letters rather than run over the edge.
+    size = min(8.0, 280 / len(report.baseline))
+    right.set_title(f"95 % interval, against\n{report.baseline}", loc="left", fontsize=size)
     right.tick_params(left=False)
     for axes in (left, right):
         axes.margins(x=0.12)  # room for the labels of points at the ends
@@ -166,7 +168,9 @@ def iou_by_class(report: Report) -> Figure:
     axes.grid(axis="x", color="#d0d0d0", lw=0.6)
     axes.set_axisbelow(True)
     _swatches(axes, names, len(report.class_names), vertical=True)
-    figure.legend(loc="outside upper center", ncols=min(3, len(report.rows)), frameon=False)
+    longest = max(len(row.name) for row in report.rows)
+    columns = max(1, min(3, len(report.rows), int(WIDTH / (0.5 + 0.065 * longest))))  # in inches
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False)
     _foot(figure, report)
     return figure
 

@@ -506,11 +506,11 @@ _PAGE: Final[str] = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }}
+  max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .35rem .5rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th, td {{ padding: .35rem .4rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th {{ border-bottom: 2px solid #555; vertical-align: bottom; }}
 td.short {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
@@ -519,6 +519,8 @@ th:first-child, td:first-child {{ text-align: left; }}
 figure {{ margin: 1.5rem 0; }} img {{ width: min(100%, 56rem); height: auto; }}
 figcaption {{ font-size: .85rem; color: #444; }}
 @media print {{ body {{ max-width: none; font-size: 11px; }}
+  .scroll {{ overflow: visible; }} td.short {{ white-space: normal; }}
+  table {{ font-size: 8px; }} th, td {{ padding: 2px 3px; }}
   figure, tr {{ break-inside: avoid; }} }}
 </style></head><body>
 {body}

@@ -159,11 +159,13 @@ def method(report: Report) -> str:
         f"resamples of {drawn} ({report.patches:,} patches), the same for all rows, with seeds "
         "redrawn within each row from its own spread"
     )
-    if report.factorial and report.factorial.effects:
+    effects = report.factorial is not None and report.factorial.effects
+    if effects:
         said += " (of factors: from the rows' common spread)"
     if pairs:
         said += (
             f". p is Holm-corrected over the {plural(pairs, 'pair')} of rows shown, per-class p "
-            "over pairs × classes, factors over their effects"
+            "over pairs × classes"
         )
+        said += ", factors over their effects" if effects else ""
     return f"{said}."

@@ -26,7 +26,7 @@ from flair2_exp import schema
 from flair2_exp.assembly import open_store
 from flair2_exp.errors import FlairError
 from flair2_exp.files import write_text
-from flair2_exp.locking import locked
+from flair2_exp.locking import locked, wait_until_free
 from flair2_exp.preflight import require_writable
 from flair2_exp.sweeps.failures import (
     Failure,
@@ -43,9 +43,11 @@ from flair2_exp.sweeps.plan import (
     FAILED,
     Job,
     choose_baseline,
+    choose_factors,
     estimates,
     is_typed,
     plan,
+    same_experiments,
     split,
 )
 
@@ -113,8 +115,11 @@ class AblationSweeper(Sweeper):
         folder = Path(config.hydra.sweep.dir).absolute()
         jobs = plan(split(arguments, self.params), config.hydra.sweep)
         typed = is_typed("sweep.baseline", arguments)
-        options.baseline, note = choose_baseline(jobs, options.baseline, typed=typed)
-        table = "\n".join([job_table(jobs), *([note] if note else [])])
+        options.baseline, on_baseline = choose_baseline(jobs, options.baseline, typed=typed)
+        typed = is_typed("sweep.factors", arguments)
+        options.factors, on_factors = choose_factors(jobs, options.factors, typed=typed)
+        notes = filter(None, (same_experiments(jobs), on_baseline, on_factors))
+        table = "\n".join((job_table(jobs), *notes))
         print(table, flush=True)
         if options.dry_run:
             return []
@@ -149,6 +154,7 @@ class AblationSweeper(Sweeper):
                 returns = self._launch_batch(batch, launcher)
             except Exception as error:  # a worker killed by the system takes its batch with it
                 for job in batch:
+                    wait_until_free(job.folder)  # submitit raises while the others are at work
                     job.refresh()
                     began = job.stamp != before[job.number]
                     if len(batch) == 1:

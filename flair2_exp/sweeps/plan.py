@@ -6,6 +6,7 @@ told before job 0 starts. Nothing heavy is imported.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.experiment import is_done
 from flair2_exp.results import read_metrics
 from flair2_exp.run_state import RunState
+from flair2_exp.tracking.params import flatten, render
 
 NEW, DONE, RESUME, FAILED = "new", "done", "resume", "failed"
 
@@ -106,11 +108,17 @@ def split(lines: Sequence[str], params: dict[str, Any]) -> list[tuple[str, ...]]
     Args:
         lines: The overrides of the command line; they win over `params`.
         params: `hydra.sweeper.params` of the config.
+
+    Raises:
+        ConfigError: Several sweeps at once: each has rows of its own, of which none would be run.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     parser = OverridesParser.create()
     own = [each for each in parser.parse_overrides(list(lines)) if not _is_hydras(each)]
+    for each in own:
+        if each.get_key_element() == "sweep" and each.is_sweep_override():
+            raise ConfigError(f"{each.input_line}: one sweep at a time; start a command for each.")
     merged = [f"{key}={value}" for key, value in params.items()]
     merged += [each.input_line or "" for each in own]
     (batch,) = BasicSweeper.split_arguments(parser.parse_overrides(merged), max_batch_size=None)
@@ -134,17 +142,26 @@ def plan(jobs: Sequence[Sequence[str]], sweep: DictConfig) -> list[Job]:
         jobs: The overrides of each.
         sweep: `hydra.sweep`: `dir`, and `subdir` as it is written, uninterpolated.
 
+    Returns:
+        The jobs, one that is asked for twice once.
+
     Raises:
-        ConfigError: A job that cannot run, two different jobs with one folder, or a folder with a
-            run of another experiment in it.
+        ConfigError: A job that cannot run, two different jobs with one folder, a job in the sweep's
+            own folder, or a folder with a run of another experiment in it.
         HydraException: A job that does not compose.
     """
     planned: dict[Path, Job] = {}
     folder = Path(sweep.dir)
     # As the command has it: a job's own config does not hold the command's `hydra.` overrides.
     subdir = OmegaConf.to_container(sweep, resolve=False).get("subdir")  # type: ignore[union-attr]
-    composed = [_job(number, tuple(job), folder, subdir) for number, job in enumerate(jobs)]
+    asked = dict.fromkeys(tuple(job) for job in jobs)
+    composed = [_job(number, job, folder, subdir) for number, job in enumerate(asked)]
     for number, job in enumerate(_named_apart(composed, subdir)):
+        if job.folder == folder:  # which the sweep holds for itself
+            raise ConfigError(
+                f"hydra.sweep.subdir={subdir} gives job {number} ({' '.join(job.overrides)}) the "
+                "folder of the whole sweep.\nName a folder of its own, as seed=${seed}."
+            )
         twin = planned.get(job.folder)
         if twin is None:
             planned[job.folder] = job
@@ -257,3 +274,54 @@ def choose_baseline(
             f"sweep.baseline={baseline} is no row of this sweep.\nIts rows: {', '.join(rows)}."
         )
     return rows[0], f"{baseline}, the sweep's baseline, is not among its rows here: {rows[0]} is."
+
+
+def choose_factors(
+    jobs: Sequence[Job], factors: list[str] | None, *, typed: bool
+) -> tuple[list[str] | None, str]:
+    """The factors whose effects the report estimates, checked as the baseline is.
+
+    Args:
+        jobs: The sweep's.
+        factors: `sweep.factors`.
+        typed: Whether they stand on the command line.
+
+    Returns:
+        Those that take two values over the jobs (None: no factorial), and a note on the others.
+
+    Raises:
+        ConfigError: A typed one that does not take two values.
+    """
+    if not factors:
+        return factors, ""
+    configs = [flatten(dataclasses.asdict(job.config)) for job in jobs]
+    values = {
+        key: list(dict.fromkeys(render(each[key]) for each in configs if key in each))
+        for key in factors
+    }
+    others = [key for key in factors if len(values[key]) != 2]
+    if typed and others:
+        told = ", ".join(values[others[0]]) or "none: there is no such option"
+        raise ConfigError(
+            f"sweep.factors: {others[0]} must take two values over the jobs, not {told}.\n"
+            "Sweep it over two values, or leave it out of sweep.factors."
+        )
+    note = f"Factors left out, since they do not take two values here: {', '.join(others)}."
+    return [key for key in factors if key not in others] or None, note if others else ""
+
+
+def same_experiments(jobs: Sequence[Job]) -> str:
+    """A note on rows that differ in nothing that decides their result; empty where there are none.
+
+    Such as those of the satellite's preprocessing with a model that does not read the series. They
+    are trained as asked for: what they cost is for whoever asks to judge.
+    """
+    alike: dict[str, list[str]] = {}
+    for job in jobs:
+        alike.setdefault(job.config_hash, []).append(job.row)
+    groups = dict.fromkeys(", ".join(rows) for rows in alike.values() if len(rows) > 1)
+    return "\n".join(
+        f"One experiment under several names, since nothing that sets them apart decides the "
+        f"result: {rows}."
+        for rows in groups
+    )

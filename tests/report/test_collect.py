@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -335,6 +340,51 @@ def test_mistyped_database_is_refused_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match=r"mlfow\.db"):
         read_mlflow(f"sqlite:///{path}", sweep="leaderboard")
     assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", b"another"])
+def test_a_file_that_holds_no_runs_is_refused_and_left_alone(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "some.db"
+    path.write_bytes(content)
+    if content == b"another":
+        path.unlink()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE anything (number)")
+    before = path.read_bytes()
+    with pytest.raises(TrackingError, match=r"no MLflow database .*some\.db"):
+        read_mlflow(f"sqlite:///{path}", sweep="leaderboard")
+    assert path.read_bytes() == before
+
+
+def test_a_database_of_another_version_is_told(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "newer.db"
+    with (
+        contextlib.closing(sqlite3.connect(store.uri.removeprefix("sqlite:///"))) as source,
+        contextlib.closing(sqlite3.connect(path)) as copy,
+    ):
+        source.backup(copy)
+        copy.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
+        copy.commit()
+    with pytest.raises(TrackingError, match="mlflow db upgrade"):
+        read_mlflow(f"sqlite:///{path}", sweep="leaderboard")
+
+
+def test_a_report_sends_no_usage_statistics_and_shows_no_progress(store: Store) -> None:
+    store.run("quiet", "unet", 1)
+    program = (
+        "from flair2_exp.report import read_mlflow\n"
+        f"read_mlflow({store.uri!r}, sweep='quiet')\n"
+        "import mlflow.telemetry\n"
+        "print(mlflow.telemetry.get_telemetry_client())\n"
+    )
+    quiet = {"MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env={name: value for name, value in os.environ.items() if name not in quiet},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_server_that_does_not_answer_is_told() -> None:

@@ -327,6 +327,15 @@ def test_sentences_say_what_is_not_known() -> None:
     assert words.sentence(same, 1).endswith("the two are equal.")
 
 
+def test_the_method_speaks_of_factors_where_there_are_some(
+    report: Report, factorial_runs: list[Run]
+) -> None:
+    assert "factors" not in words.method(report)
+    assert words.method(build_report(factorial_runs, factors=[], resamples=200)).endswith(
+        "over pairs × classes, factors over their effects."
+    )
+
+
 def test_numbers_read_well() -> None:
     assert words.signed(-0.00001) == "0.0000"
     assert words.signed(-0.0123) == "−0.0123"

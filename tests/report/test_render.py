@@ -15,12 +15,13 @@ from xml.etree import ElementTree
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from rich.console import Console
 
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.nomenclature import CLASSES_13
-from flair2_exp.report import AbsentRun, Report, Run, figures, render, report_runs
+from flair2_exp.report import AbsentRun, Report, Run, build_report, figures, render, report_runs
 from tests.report.made_runs import make_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,8 +146,11 @@ class Page(HTMLParser):
 def test_page_is_well_formed_and_needs_no_network(written: tuple[Report, Path]) -> None:
     _, out = written
     page = Page()
-    page.feed((out / "leaderboard.html").read_text())
+    content = (out / "leaderboard.html").read_text()
+    page.feed(content)
     assert page.open == []
+    # Paper does not scroll: what lies beyond its edge would be lost.
+    assert ".scroll { overflow: visible; }" in content.partition("@media print")[2]
     assert HOSTILE in page.text
     names = [tag for tag, _ in page.tags]
     assert not {"script", "link", "iframe", "b", "a"} & set(names)
@@ -260,6 +264,28 @@ def test_report_of_many_rows_and_factors_is_drawn(tmp_path: Path) -> None:
     assert len(content["factorial"]["effects"]) == 6
     assert content["factorial"]["over_seeds"]["freedom"] == 1
     assert "## Factors" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize("more", [0, 12])
+def test_nothing_is_cut_off_or_printed_over(tmp_path: Path, more: int) -> None:
+    cells = [(flips, on) for flips in ("none", "flips") for on in ("false", "true")]
+    names = [f"utt_raw_{flips}_metadata_{on}".ljust(26 + more, "x") for flips, on in cells]
+    runs = [
+        dataclasses.replace(run, settings={"aug.geometry": flips, "metadata.enabled": on})
+        for run, (flips, on) in zip(
+            make_runs(tmp_path, dict.fromkeys(names, 1.0), seeds=1), cells, strict=True
+        )
+    ]
+    drawn = figures.figures(build_report(runs, factors=[], resamples=200))
+    assert set(drawn) >= {"forest", "effects", "confusion", "iou_by_class", "learning_curves"}
+    for figure in drawn.values():
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        inches = figure.get_tightbbox(renderer)
+        width, height = figure.get_size_inches()
+        assert 0 <= inches.x0 < inches.x1 <= width
+        assert 0 <= inches.y0 < inches.y1 <= height
+    left, right = (axes.get_tightbbox() for axes in drawn["forest"].axes)
+    assert left.x1 < right.x0
 
 
 def test_report_without_curves_or_intervals_is_written(runs: list[Run], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import errno
 import json
 import os
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -152,6 +154,29 @@ def test_the_neighbour_of_a_killed_worker_is_tried_again(made: Sweep) -> None:
     state = RunState.read(made.folder / "seed=2")
     assert state is not None
     assert (state.status, state.error) == (run_state.FAILED, "Killed: a worker was killed")
+
+
+def test_who_still_works_when_a_launcher_gives_up_is_waited_for(made: Sweep) -> None:
+    def works_on(seed: int, folder: Path, holds: threading.Event) -> None:
+        with locked(folder):
+            ends(seed, folder, run_state.RUNNING)
+            holds.set()
+            time.sleep(0.5)
+            ends(seed, folder)
+
+    def second_is_killed(seed: int, folder: Path) -> None:
+        if len(made.launches) > 1:
+            ends(seed, folder)
+        elif seed == 1:
+            threading.Thread(
+                target=works_on, args=(seed, folder, holds := threading.Event())
+            ).start()
+            holds.wait()
+        else:
+            raise Killed("a job on a cluster was killed, and its launcher left the others alone")
+
+    made.run(second_is_killed, "sweep.report=false")
+    assert made.launches == [[1, 2, 3, 4], [2, 3, 4]]
 
 
 def test_what_failed_by_itself_beside_a_killed_worker_is_told_and_not_tried_again(

@@ -18,9 +18,11 @@ from flair2_exp.sweeps.plan import (
     RESUME,
     Job,
     choose_baseline,
+    choose_factors,
     estimates,
     is_typed,
     plan,
+    same_experiments,
     split,
 )
 
@@ -49,6 +51,11 @@ def test_the_command_line_wins_over_the_sweeps_own_parameters() -> None:
     assert split(["seed=7", "hydra.launcher=x"], {"seed": "1,2"}) == [("seed=7",)]
 
 
+def test_several_sweeps_in_one_command_are_refused() -> None:
+    with pytest.raises(ConfigError, match="sweep=leaderboard,factors: one sweep at a time"):
+        split(["sweep=leaderboard,factors", "seed=1"], {})
+
+
 def test_folders_have_names_a_person_can_read(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "experiment=leaderboard/unet,leaderboard/utt_cloudfree_monthly_aug",
                    "dataset.root=/data", "seed=2")  # fmt: skip
@@ -65,8 +72,18 @@ def test_rows_that_would_share_a_name_are_named_by_what_they_sweep(tmp_path: Pat
     assert len({job.folder for job in jobs}) == 8
 
 
-def test_a_job_asked_for_twice_runs_once(tmp_path: Path) -> None:
-    assert len(planned(tmp_path, "seed=1,1,2")) == 2
+@pytest.mark.parametrize("subdir", [SUBDIR, "${hydra.job.num}_${name}_seed=${seed}"])
+@pytest.mark.parametrize("lines", [["seed=1,1,2"], ["optimizer.lr=0.001,1e-3", "seed=1,2"]])
+def test_a_job_asked_for_twice_runs_once(tmp_path: Path, lines: list[str], subdir: str) -> None:
+    jobs = planned(tmp_path, *lines, subdir=subdir)
+    assert [(job.row, job.config.seed) for job in jobs] == [("utt", 1), ("utt", 2)]
+    assert len({job.folder for job in jobs}) == 2
+
+
+@pytest.mark.parametrize("subdir", [".", ""])
+def test_a_job_in_the_sweeps_own_folder_is_refused(tmp_path: Path, subdir: str) -> None:
+    with pytest.raises(ConfigError, match=r"job 0 \(seed=1\) the folder of the whole sweep"):
+        planned(tmp_path, "seed=1", subdir=subdir)
 
 
 def test_different_jobs_in_one_folder_are_refused(tmp_path: Path) -> None:
@@ -166,6 +183,40 @@ def test_a_part_of_a_sweep_without_its_baseline_is_compared_with_its_first_row(
     assert baseline == "utt_monthly"
     assert note.startswith("utt_raw, the sweep's baseline, is not among its rows")
     assert is_typed("sweep.baseline", [*lines, "++sweep.baseline=x"])
+
+
+def chosen(jobs: list[Job], lines: list[str]) -> tuple[list[str] | None, str]:
+    factors = jobs[0].config.sweep.factors
+    return choose_factors(jobs, factors, typed=is_typed("sweep.factors", lines))
+
+
+def test_a_part_of_a_factorial_has_the_factors_that_still_vary(tmp_path: Path) -> None:
+    lines = ["sweep=factors", "s2_preproc=raw,monthly", "aug=none,flips", "seed=1"]
+    factors, note = chosen(planned(tmp_path, *lines), lines)
+    assert factors == ["s2_preproc.monthly", "aug.geometry"]
+    assert note.endswith("two values here: s2_preproc.cloud_filter, metadata.enabled.")
+    assert chosen(planned(tmp_path, "sweep=factors", "seed=1"), lines)[0] is None
+    assert chosen(planned(tmp_path, "seed=1,2"), ["seed=1,2"]) == (None, "")
+
+
+@pytest.mark.parametrize(("factor", "told"), [
+    ("aug.geometry", "not none, flips, d4"), ("metadata.enabled", "not false"),
+    ("aug.geometri", "not none: there is no such option"),
+])  # fmt: skip
+def test_a_typed_factor_without_two_values_is_refused_before_anything_is_trained(
+    tmp_path: Path, factor: str, told: str
+) -> None:
+    lines = ["aug=none,flips,d4", f"sweep.factors=[{factor}]"]
+    with pytest.raises(ConfigError, match=rf"{factor} must take two values over the jobs, {told}"):
+        chosen(planned(tmp_path, *lines), lines)
+
+
+def test_rows_that_are_one_experiment_are_told(tmp_path: Path) -> None:
+    lines = ["sweep=s2_preproc", "s2_preproc=raw,monthly", "seed=1,2"]
+    assert same_experiments(planned(tmp_path, *lines)) == ""
+    told = same_experiments(planned(tmp_path, *lines, "model=unet"))
+    assert told.endswith("decides the result: unet_raw, unet_monthly.")
+    assert len(told.splitlines()) == 1
 
 
 def test_rows_of_experiments_of_a_folder_are_named_by_the_experiment(tmp_path: Path) -> None:
