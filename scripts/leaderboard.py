@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.report import Collected, read_folders, read_mlflow, report_runs
-from flair2_exp.report.render import FORMATS
+from flair2_exp.report.render import FORMATS, check_formats
 from flair2_exp.report.statistics import RESAMPLES
 from flair2_exp.tracking.store import local_uri
 
@@ -83,11 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Make the report; 1 and a line on standard error where that cannot be done."""
     options = parser().parse_args(arguments)
     try:
+        formats = check_formats(each for each in options.format.split(",") if each)
         found = collect(options)
         report = report_runs(
             found.runs,
             options.out,
-            [each for each in options.format.split(",") if each],
+            formats,
             absent=found.absent,
             baseline=options.baseline,
             factors=None

@@ -133,9 +133,11 @@ def generate_sample(root: str | os.PathLike[str], options: SampleOptions) -> Pat
         The folder.
 
     Raises:
-        DataError: The folder holds something else, or cannot be written.
+        DataError: The folder holds something else, is the working folder, or cannot be written.
     """
     target = Path(os.path.abspath(root))
+    if target == Path.cwd():  # the renamed folder would be another than the shell stands in
+        raise DataError(f"{target} is the working folder; name one to make in it, as ./sample")
     try:
         if target.is_symlink() and not target.exists():
             raise DataError(f"{target} is a link to nothing; remove it or choose another folder")

@@ -437,6 +437,16 @@ def hollow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hollow")
+@pytest.mark.parametrize("root", ["", "."])
+def test_the_working_folder_is_not_replaced_under_its_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is the working folder; name one to make in it"):
+        ensure_sample(root, TINY)
+    assert list(Path().resolve().iterdir()) == []
+
+
 def test_an_empty_folder_and_missing_parents_are_filled(tmp_path: Path) -> None:
     assert ensure_sample(tmp_path / "a" / "b", TINY).is_dir()
     (tmp_path / "empty").mkdir()
