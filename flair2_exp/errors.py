@@ -8,6 +8,9 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class FlairError(Exception):
     """A mistake that the user can mend; the message says how.
@@ -51,3 +54,11 @@ class DeviceError(FlairError):
 
 class TrackingError(FlairError):
     """A tracking store that does not answer or cannot be written."""
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """A hint such as `did you mean a or b?`, or the whole list where nothing is near."""
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are {', '.join(sorted(words))}."

@@ -12,7 +12,7 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp import schema
-from flair2_exp.errors import FlairError
+from flair2_exp.errors import FlairError, nearest
 
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 """What composing and reading a config can raise."""
@@ -52,7 +52,7 @@ def _missing_option(found: re.Match[str], error: BaseException) -> str:
     if group == "hydra":  # whose options are Hydra's and its plugins', which it lists itself
         group, _, option = found["path"].rpartition("/")
         known = re.findall(r"^\s+(\S+)$", found.string.partition("Available options")[2], re.M)
-        return f"{group}={option}: no such option; {schema.nearest(option, known)}"
+        return f"{group}={option}: no such option; {nearest(option, known)}"
     option = found["path"].removeprefix(f"{group}/")
     options = sorted(
         str(path.relative_to(folder / group).with_suffix(""))
@@ -60,7 +60,7 @@ def _missing_option(found: re.Match[str], error: BaseException) -> str:
     )
     if not options:
         return _unknown_group(found, error)
-    return f"{group}={option}: no such option; {schema.nearest(option, options)}"
+    return f"{group}={option}: no such option; {nearest(option, options)}"
 
 
 def _unknown_key(found: re.Match[str], error: BaseException) -> str:
@@ -73,13 +73,13 @@ def _unknown_key(found: re.Match[str], error: BaseException) -> str:
         return f"{key}: it has no such entry; to add one, write +{key}.NAME=VALUE"
     siblings = [name.removeprefix(f"{node}.") for name in names if name.startswith(f"{node}.")]
     if node and siblings:
-        return f"{key}: no such option of {node}; {schema.nearest(last, siblings)}"
+        return f"{key}: no such option of {node}; {nearest(last, siblings)}"
     if key.startswith("hydra."):
         return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
     if any(key.startswith(f"{name}.") for name in names):
         return f"{key}: {node} has no such entry; to add it, write +{key}=VALUE"
     groups = _top_level()
-    hint = schema.nearest(key, groups) if not node else schema.nearest(node, groups)
+    hint = nearest(key, groups) if not node else nearest(node, groups)
     return f"{key}: no such option; {hint}"
 
 
@@ -90,7 +90,7 @@ def _unknown_group(found: re.Match[str], error: BaseException) -> str:
     if named.startswith("hydra/"):
         return f"{named}: Hydra has no such group; see `python -m flair2_exp --hydra-help`."
     key = named.split("/")[0]
-    return f"{key}: no such group; {schema.nearest(key, _top_level())}"
+    return f"{key}: no such group; {nearest(key, _top_level())}"
 
 
 def _top_level() -> list[str]:

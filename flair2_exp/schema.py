@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from omegaconf import MISSING
 
-from flair2_exp.errors import ConfigError
+from flair2_exp.errors import ConfigError, nearest
 from flair2_exp.nomenclature import AERIAL_BANDS, classes
 
 if TYPE_CHECKING:
@@ -414,14 +413,6 @@ def reads_satellite(config: Config) -> bool:
 def reads_aerial(config: Config) -> bool:
     """Whether the experiment reads aerial images."""
     return config.model.name in AERIAL_MODELS
-
-
-def nearest(word: str, words: list[str]) -> str:
-    """A hint such as `did you mean a or b?`, or the whole list where nothing is near."""
-    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"there are {', '.join(sorted(words))}."
 
 
 def option_names(node: type = Config, prefix: str = "") -> Iterator[str]:

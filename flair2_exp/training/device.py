@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from flair2_exp.errors import DeviceError
-from flair2_exp.schema import nearest
+from flair2_exp.errors import DeviceError, nearest
 
 
 def require_device(accelerator: str, devices: int, precision: str) -> None:
