@@ -43,6 +43,45 @@ def open_store(config: Config) -> Store | None:
     return store.open_store(uri, timeout=config.tracking.timeout)
 
 
+def require_files(config: Config) -> None:
+    """Refuse a config that names data or weights that are not there; nothing is opened.
+
+    Raises:
+        DataError: The data set is missing or incomplete.
+        ConfigError: Another file is missing.
+    """
+    if config.dataset.sample is None:  # which is written at first use
+        _folders(config)
+    first_weights = config.model.encoder_weights if schema.reads_aerial(config) else None
+    named = {
+        "dataset.store": config.dataset.store,
+        "split.file": config.split.file,
+        "checkpoint": config.checkpoint,
+        "model.weights": config.model.weights,
+        "model.encoder_weights": None if first_weights == "imagenet" else first_weights,
+    }
+    for option, path in named.items():
+        if path is not None and not Path(path).expanduser().exists():
+            raise ConfigError(f"{option}={path}: there is no such file.")
+
+
+def _folders(config: Config) -> Folders:
+    from flair2_exp.data.layout import locate
+
+    dataset = config.dataset
+    return locate(
+        dataset.root,
+        aerial_train=dataset.aerial_train,
+        aerial_test=dataset.aerial_test,
+        labels_train=dataset.labels_train,
+        labels_test=dataset.labels_test,
+        satellite_train=dataset.satellite_train,
+        satellite_test=dataset.satellite_test,
+        centroids=dataset.centroids,
+        aerial_metadata=dataset.aerial_metadata,
+    )
+
+
 def build_data(config: Config) -> FlairDataModule:
     """The data module, its index read and its splits found; writes the sample at first use.
 
@@ -51,7 +90,6 @@ def build_data(config: Config) -> FlairDataModule:
         ConfigError: The patches' size does not suit the encoder.
     """
     from flair2_exp.data.datamodule import FlairDataModule
-    from flair2_exp.data.layout import locate
     from flair2_exp.data.options import (
         AugmentationOptions,
         MetadataOptions,
@@ -64,17 +102,7 @@ def build_data(config: Config) -> FlairDataModule:
     if dataset.sample is not None and dataset.root is not None:
         ensure_sample(dataset.root, SampleOptions(**dataclasses.asdict(dataset.sample)))
     data = FlairDataModule(
-        locate(
-            dataset.root,
-            aerial_train=dataset.aerial_train,
-            aerial_test=dataset.aerial_test,
-            labels_train=dataset.labels_train,
-            labels_test=dataset.labels_test,
-            satellite_train=dataset.satellite_train,
-            satellite_test=dataset.satellite_test,
-            centroids=dataset.centroids,
-            aerial_metadata=dataset.aerial_metadata,
-        ),
+        _folders(config),
         split=SplitOptions(split.name, split.file, split.train_fraction, split.seed),  # type: ignore[arg-type]
         aerial=schema.reads_aerial(config),
         satellite=schema.reads_satellite(config),

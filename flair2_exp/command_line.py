@@ -38,7 +38,7 @@ def understood(arguments: Sequence[str]) -> argparse.Namespace:
     asked = _parsed(arguments)
     keys = _keys(asked.overrides)
     many = [key for key in ("sweep", "tune") if key in keys]
-    _require_one_sweep(asked.overrides, many)
+    _require_one_search(asked.overrides, many)
     _take_experiment_files(asked)
     if many and asked.run:
         raise UsageError(f"{many[0]}=... is many runs and --run is one: leave one of them out.")
@@ -92,14 +92,14 @@ def _keys(overrides: Sequence[str]) -> set[str]:
     return {override.partition("=")[0] for override in overrides}
 
 
-def _require_one_sweep(overrides: Sequence[str], many: Sequence[str]) -> None:
-    """Refuse several sweeps, of which Hydra would make one job each with its default values."""
+def _require_one_search(overrides: Sequence[str], many: Sequence[str]) -> None:
+    """Refuse a search over searches, or over sweeps; a sweep over sweeps `plan.split` refuses."""
     if len(many) > 1:
         raise ConfigError("sweep=... and tune=... are two commands: give one after the other.")
     for override in overrides:
         key, _, value = override.partition("=")
-        if key in many and "," in value:
-            raise ConfigError(f"{override}: one {key} a command; give them one after the other.")
+        if key == "tune" and "," in value:
+            raise ConfigError(f"{override}: one search at a time; start a command for each.")
 
 
 def _take_experiment_files(asked: argparse.Namespace) -> None:

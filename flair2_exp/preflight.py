@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def preflight(asked: argparse.Namespace) -> None:
             "sweep.dry_run: a search finds its trials as it goes. Its space is shown by "
             "`--cfg all --package hydra.sweeper --resolve`."
         )
+    _require_own_sweeper(asked.overrides, searched=searched)
     if asked.multirun or "hydra.mode=MULTIRUN" in asked.overrides:
         return
     if asked.config_path or asked.config_name or asked.experimental_rerun:
@@ -49,6 +50,17 @@ def preflight(asked: argparse.Namespace) -> None:
             raise ConfigError(f"{override}: this is a single run; add tune=NAME.")
     _, folder = composed(asked)
     require_writable(folder)
+
+
+def _require_own_sweeper(overrides: Sequence[str], *, searched: bool) -> None:
+    """Refuse a sweeper that would not read the command's options, and so ignore a dry run."""
+    chosen = [each.partition("=")[2] for each in overrides if each.startswith("hydra/sweeper=")]
+    own = "optuna_study" if searched else "ablation"
+    options = [each for each in overrides if each.startswith("tune=" if searched else "sweep")]
+    if options and chosen and chosen[-1] != own:
+        raise ConfigError(
+            f"{options[0]} is for hydra/sweeper={own}, not for {chosen[-1]}: leave one of them out."
+        )
 
 
 def composed(asked: argparse.Namespace) -> tuple[schema.Config, Path]:

@@ -40,7 +40,7 @@ MISTAKES = [
     ("hydra.launcher=joblib", "chosen with a slash: hydra/launcher=joblib"),
     ("sweep.dry_run=true", "this is a single run; add sweep=NAME, or --multirun."),
     ("tune.n_trials=3", "this is a single run; add tune=NAME."),
-    ("sweep=leaderboard,factors", "one sweep a command"),
+    ("sweep=leaderboard,factors", "one sweep at a time"),
     ("experiment=leaderboard/utt.yaml", "experiment=leaderboard/utt"),
     ("s2_preproc.size=30", "multiple of 8"),
     ("paths.root=/proc/nowhere", "cannot write to /proc/nowhere"),
@@ -110,6 +110,26 @@ def test_a_search_has_no_dry_run_and_starts_none(tmp_path: Path) -> None:
     done = command("tune=unet", "sweep.dry_run=true", folder=tmp_path)
     assert done.returncode == 1
     assert "sweep.dry_run: a search finds its trials as it goes" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["sweep=leaderboard", "hydra/sweeper=basic"], "sweep=leaderboard is for hydra/sweeper="),
+        (["--multirun", "sweep.dry_run=true", "hydra/sweeper=basic"], "sweep.dry_run=true is for"),
+        (["tune=unet", "hydra/sweeper=ablation"], "tune=unet is for hydra/sweeper=optuna_study"),
+        (["sweep=leaderboard", "dataset=flair2", "dataset.root=/nowhere"], "is no folder"),
+        (["tune=unet", "dataset=flair2", "dataset.root=/nowhere"], "is no folder"),
+    ],
+)
+def test_many_runs_that_could_not_be_made_are_not_begun(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
+    done = command(*arguments, folder=tmp_path)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
@@ -44,9 +45,11 @@ from flair2_exp.sweeps.plan import (
     Job,
     choose_baseline,
     choose_factors,
+    distributes,
     estimates,
     is_typed,
     plan,
+    require_files,
     same_experiments,
     split,
 )
@@ -85,6 +88,7 @@ class AblationSweeper(Sweeper):
         self.params = dict(params or {})
         self.max_batch_size = max_batch_size
         self.config: DictConfig | None = None
+        self.config_loader: ConfigLoader | None = None
         self.launcher: Launcher | None = None
 
     def setup(
@@ -92,6 +96,7 @@ class AblationSweeper(Sweeper):
     ) -> None:
         """Keep what the sweep needs and make its launcher (called by Hydra)."""
         self.config = config
+        self.config_loader = hydra_context.config_loader
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=Traced(task_function), config=config
         )
@@ -113,7 +118,10 @@ class AblationSweeper(Sweeper):
             raise RuntimeError("setup() comes before sweep()")
         options = schema.SweepConfig(**OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
         folder = Path(config.hydra.sweep.dir).absolute()
-        jobs = plan(split(arguments, self.params), config.hydra.sweep)
+        asked = split(arguments, self.params, self.config_loader)
+        jobs = plan(asked, config.hydra.sweep)
+        if not distributes(config.hydra.launcher):
+            require_files(jobs)
         typed = is_typed("sweep.baseline", arguments)
         options.baseline, on_baseline = choose_baseline(jobs, options.baseline, typed=typed)
         typed = is_typed("sweep.factors", arguments)

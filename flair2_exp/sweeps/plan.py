@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydra import compose
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from flair2_exp import identity, run_state, schema
+from flair2_exp import assembly, identity, run_state, schema
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.experiment import is_done
 from flair2_exp.results import read_metrics
@@ -102,26 +103,34 @@ class Job:
         return self.metrics["train/seconds"] + self.metrics.get("inference/seconds", 0.0)
 
 
-def split(lines: Sequence[str], params: dict[str, Any]) -> list[tuple[str, ...]]:
+def split(
+    lines: Sequence[str], params: dict[str, Any], loader: ConfigLoader | None = None
+) -> list[tuple[str, ...]]:
     """The jobs that Hydra's basic sweeper makes of a command's overrides, in its order.
 
     Args:
         lines: The overrides of the command line; they win over `params`.
         params: `hydra.sweeper.params` of the config.
+        loader: Knows the options of each group, for `model=glob(u*)`.
 
     Raises:
         ConfigError: Several sweeps at once: each has rows of its own, of which none would be run.
+            Or no job, since an option is swept over nothing.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    parser = OverridesParser.create()
+    parser = OverridesParser.create(loader)
     own = [each for each in parser.parse_overrides(list(lines)) if not _is_hydras(each)]
     for each in own:
         if each.get_key_element() == "sweep" and each.is_sweep_override():
             raise ConfigError(f"{each.input_line}: one sweep at a time; start a command for each.")
     merged = [f"{key}={value}" for key, value in params.items()]
     merged += [each.input_line or "" for each in own]
-    (batch,) = BasicSweeper.split_arguments(parser.parse_overrides(merged), max_batch_size=None)
+    swept = parser.parse_overrides(merged)
+    for each in swept:
+        if each.is_sweep_override() and not list(each.sweep_string_iterator()):
+            raise ConfigError(f"{each.input_line}: this is no value, so there would be no job.")
+    (batch,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
     return [tuple(job) for job in batch]
 
 
@@ -233,6 +242,32 @@ def _require_same(job: Job) -> None:
     if job.found is not None:
         known = str(job.found.deciding.get("fingerprint", UNKNOWN_DATA))
         job.found.require_same(identity.deciding(job.config, known), job.folder)
+
+
+def distributes(launcher: DictConfig) -> bool:
+    """Whether a launcher (`hydra.launcher`) takes jobs to other machines: other devices and disks.
+
+    It then starts the processes of a distributed training itself, too.
+    """
+    return "submitit" in str(launcher._target_)
+
+
+def require_files(jobs: Sequence[Job]) -> None:
+    """Refuse data and weights that are not there, before the first job starts.
+
+    Not for a launcher that takes jobs to other machines, which have other disks.
+
+    Raises:
+        ConfigError: A job that is not done names some.
+    """
+    for job in jobs:
+        if job.state == DONE:
+            continue
+        try:
+            assembly.require_files(job.config)
+        except FlairError as error:
+            name = f"job {job.number} ({' '.join(job.overrides)})"
+            raise ConfigError(f"{name}: {error}") from error
 
 
 def estimates(jobs: Sequence[Job]) -> list[float | None]:

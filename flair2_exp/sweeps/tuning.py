@@ -21,9 +21,10 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp import schema
-from flair2_exp.assembly import open_store
+from flair2_exp.assembly import open_store, require_files
 from flair2_exp.errors import ConfigError, FlairError, TrackingError
 from flair2_exp.files import write_text
+from flair2_exp.sweeps.plan import distributes
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -46,8 +47,6 @@ _PATCHES: Final = ("experiment", "preset", "sweep", "tune", "quirk", "tracking",
 
 # --- before the search --------------------------------------------------------------------------
 
-# Launchers that start the processes of a distributed training themselves.
-_DISTRIBUTING: Final = "submitit"
 # Strategies whose processes are copies of the job's, not the command line run again.
 _COPYING: Final = ("spawn", "fork", "notebook")
 
@@ -59,14 +58,16 @@ def on_start(config: DictConfig) -> None:
         config: The command's config, with Hydra's part.
 
     Raises:
-        FlairError: A value out of bounds or in conflict with another; a sweep, or seeds, beside the
-            search; or trials on several devices whose processes would join the study as workers of
-            their own.
+        FlairError: A value out of bounds or in conflict with another; data or weights that are not
+            there; several seeds; or trials on several devices whose processes would join the study
+            as workers of their own.
     """
-    trainer = _typed(config).trainer
-    _refuse_sweeps(config.hydra)
-    if _DISTRIBUTING in str(config.hydra.launcher._target_):
+    options = _typed(config)
+    trainer = options.trainer
+    _refuse_seeds(config.hydra)
+    if distributes(config.hydra.launcher):
         return
+    require_files(options)
     if any(word in trainer.strategy for word in _COPYING) or not _several_devices(trainer):
         return
     raise ConfigError(
@@ -77,16 +78,10 @@ def on_start(config: DictConfig) -> None:
     )
 
 
-def _refuse_sweeps(hydra: DictConfig) -> None:
-    """Refuse what belongs to a sweep: a search over it would look like a comparison and be none."""
+def _refuse_seeds(hydra: DictConfig) -> None:
+    """Refuse a search over seeds: it would look like a comparison and be none."""
     from flair2_exp.sweeps.optuna_sweeper.space import read_space
 
-    sweep = hydra.runtime.choices.get("sweep")
-    if sweep is not None:
-        raise ConfigError(
-            f"sweep={sweep}: its runs would become part of the search. Give sweep=... or tune=...; "
-            "tune.repeat_best=3 compares what was found over seeds."
-        )
     if "seed" in read_space(hydra.sweeper.params, hydra.overrides.task, None).dimensions:
         raise ConfigError(
             "seed: a search over seeds finds the luckiest one. Give one seed; tune.repeat_best=3 "

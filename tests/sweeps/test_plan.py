@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from flair2_exp import identity, run_state, schema
@@ -19,9 +21,11 @@ from flair2_exp.sweeps.plan import (
     Job,
     choose_baseline,
     choose_factors,
+    distributes,
     estimates,
     is_typed,
     plan,
+    require_files,
     same_experiments,
     split,
 )
@@ -54,6 +58,55 @@ def test_the_command_line_wins_over_the_sweeps_own_parameters() -> None:
 def test_several_sweeps_in_one_command_are_refused() -> None:
     with pytest.raises(ConfigError, match="sweep=leaderboard,factors: one sweep at a time"):
         split(["sweep=leaderboard,factors", "seed=1"], {})
+
+
+def test_an_option_swept_over_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"seed=range\(3,1\): this is no value"):
+        split(["model=unet,utt", "seed=range(3,1)"], {})
+
+
+def test_globs_are_the_options_of_a_group() -> None:
+    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        assert split(["model=glob(u*,exclude=ut*)", "seed=1,2"], {}, loader) == [
+            ("model=unet", "seed=1"), ("model=unet", "seed=2"),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("dataset=flair2 dataset.root=/nowhere", "dataset.root=/nowhere is no folder"),
+        ("dataset.store=/nowhere", "dataset.store=/nowhere: there is no such file"),
+        ("split=file split.file=/nowhere.yaml", "split.file=/nowhere.yaml: there is no such"),
+        ("model.weights=/nowhere.pth", "model.weights=/nowhere.pth: there is no such file"),
+        ("model.encoder_weights=/nowhere.pth", "encoder_weights=/nowhere.pth: there is no such"),
+        ("train=false checkpoint=/nowhere.ckpt", "checkpoint=/nowhere.ckpt: there is no such"),
+    ],
+)
+def test_what_is_not_there_is_told_before_the_first_job(
+    tmp_path: Path, option: str, told: str
+) -> None:
+    jobs = planned(tmp_path, "seed=1,2", *option.split())
+    with pytest.raises(ConfigError, match=f"^job 0 .*{re.escape(told)}"):
+        require_files(jobs)
+    for job in jobs:
+        finish(job, run_state.FINISHED)
+    require_files(jobs)  # nothing is read any more
+
+
+def test_files_of_parts_that_are_not_read_are_not_missed(tmp_path: Path) -> None:
+    require_files(planned(tmp_path, "seed=1", "model=utae", "model.encoder_weights=/nowhere"))
+
+
+def test_only_a_launcher_to_other_machines_distributes() -> None:
+    targets = {
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher": False,
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": False,
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": True,
+    }
+    for target, expected in targets.items():
+        assert distributes(OmegaConf.create({"_target_": target})) == expected
 
 
 def test_folders_have_names_a_person_can_read(tmp_path: Path) -> None:
