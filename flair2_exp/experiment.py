@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp import identity, locking, run_state, schema
-from flair2_exp.errors import CheckpointError, ConfigError, FlairError
+from flair2_exp import identity, locking, run_state
+from flair2_exp.errors import CheckpointError, ConfigError, FlairError, nearest
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 from flair2_exp.run_state import RunState
@@ -457,6 +457,7 @@ def _test_metrics(
     seconds = stopwatch.seconds["inference/seconds"]
     return {
         **metrics_under(trainer, "test/"),
+        "test/patches": float(len(task.results)),  # those scored: damaged ones may be left out
         "test/miou_most_frequent_class": most_frequent_class_miou(task.test_confusion()),
         "inference/seconds": seconds,
         "inference/seconds_per_patch": seconds / max(1, len(task.results)),
@@ -528,7 +529,7 @@ def objective(wanted: Any, metrics: Mapping[str, float]) -> float | list[float] 
 
             raise UnknownObjectiveError(
                 f"objective={name} was never logged: it is not among the values that the run "
-                f"measured; {schema.nearest(name, known)}"
+                f"measured; {nearest(name, known)}"
             )
     values = [metrics[name] for name in names]
     return values if isinstance(wanted, list) else values[0]

@@ -70,6 +70,7 @@ def test_each_model_and_preprocessing_trains_and_is_scored(
     assert 0.0 <= metrics["test/miou"] <= 1.0
     with np.load(tmp_path / "run" / results.CONFUSION, allow_pickle=False) as kept:
         assert kept["confusion"].shape == (len(kept["patch_ids"]), 13, 13)
+        assert metrics["test/patches"] == len(kept["patch_ids"])
         # With the published metric every pixel is counted; without "other", no more than all.
         pixels = kept["confusion"].sum(axis=(1, 2))
         assert (pixels <= 64 * 64).all()

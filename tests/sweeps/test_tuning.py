@@ -138,12 +138,15 @@ def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
 
 
 @pytest.fixture(scope="module")
-def completed(searched: Path) -> tuple[list[tuple[str, str]], Path]:
+def completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[str, str]], Path]:
     """The trials before, and the search after it was given a larger total and seeds to compare."""
-    before = [(row["number"], row["value"]) for row in table(searched)]
-    done = sweep(searched, *SEARCH, "tune.n_trials=5", "tune.repeat_best=2")
+    root = tmp_path_factory.mktemp("completed")
+    done = sweep(root, *SEARCH, "tune.n_trials=2")
     assert done.returncode == 0, done.stderr[-2000:]
-    return before, searched
+    before = [(row["number"], row["value"]) for row in table(root)]
+    done = sweep(root, *SEARCH, "tune.n_trials=3", "tune.repeat_best=2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return before, root
 
 
 @pytest.mark.slow
@@ -152,8 +155,8 @@ def test_a_larger_total_is_completed_and_no_trial_is_run_again(
 ) -> None:
     before, root = completed
     trials = table(root)
-    assert [(row["number"], row["value"]) for row in trials][:4] == before
-    assert len([row for row in trials if row["state"] in ("complete", "pruned")]) == 5
+    assert [(row["number"], row["value"]) for row in trials][:2] == before
+    assert len([row for row in trials if row["state"] in ("complete", "pruned")]) == 3
     assert len(runs(root, kind="study")) == 1
 
 
@@ -258,7 +261,7 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
         (["objective=test/miou"], "has seen the test data"),
         (["objective=val/moiu"], "objective=val/moiu is never logged; did you mean val/miou"),
         (["trainer.devices=2"], "once a device"),
-        (["sweep=factors"], r"sweep=factors: .*Give sweep=\.\.\. or tune="),
+        (["sweep=factors"], "sweep=... and tune=... are two commands"),
         (["seed=1,2,3"], "over seeds finds the luckiest"),
         (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
         (["hydra.sweeper.sampler._target_=optuna.samplers.TPESample"], "did you mean"),
