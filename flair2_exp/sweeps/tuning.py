@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp import schema
@@ -82,7 +83,8 @@ def _refuse_seeds(hydra: DictConfig) -> None:
     """Refuse a search over seeds: it would look like a comparison and be none."""
     from flair2_exp.sweeps.optuna_sweeper.space import read_space
 
-    if "seed" in read_space(hydra.sweeper.params, hydra.overrides.task, None).dimensions:
+    loader = GlobalHydra.instance().config_loader()
+    if "seed" in read_space(hydra.sweeper.params, hydra.overrides.task, loader).dimensions:
         raise ConfigError(
             "seed: a search over seeds finds the luckiest one. Give one seed; tune.repeat_best=3 "
             "trains the best and the default with three."

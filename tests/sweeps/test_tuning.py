@@ -230,10 +230,18 @@ def test_an_option_given_on_the_command_line_is_no_longer_searched() -> None:
     assert composed(*trial)["optimizer"]["lr"] == 0.001
 
 
-def start(*overrides: str) -> None:
+def start(*overrides: str, searched: tuple[str, ...] = ()) -> None:
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         given = ["hydra/sweeper=optuna_study", "tune=unet", *overrides]
-        on_start(compose("config", given, return_hydra_config=True))
+        config = compose("config", given, return_hydra_config=True)
+        config.hydra.overrides.task.extend(searched)
+        on_start(config)
+
+
+def test_a_group_may_be_searched_by_a_glob_and_seeds_may_not() -> None:
+    start(searched=("model=glob(u*)",))
+    with pytest.raises(ConfigError, match="over seeds finds the luckiest"):
+        start(searched=("seed=1,2",))
 
 
 @pytest.mark.parametrize(
