@@ -55,7 +55,7 @@ def require_files(config: Config) -> None:
     first_weights = config.model.encoder_weights if schema.reads_aerial(config) else None
     named = {
         "dataset.store": config.dataset.store,
-        "split.file": config.split.file,
+        "split.file": config.split.file if config.split.name == "file" else None,
         "checkpoint": config.checkpoint,
         "model.weights": config.model.weights,
         "model.encoder_weights": None if first_weights == "imagenet" else first_weights,

@@ -101,7 +101,7 @@ class Sweep:
         whole = compose("config", fixed, return_hydra_config=True)
         hydra = {
             "sweep": {"dir": str(self.folder), "subdir": "seed=${seed}"},
-            "launcher": {"n_jobs": at_once} if at_once else {},
+            "launcher": {"_target_": "Launcher", **({"n_jobs": at_once} if at_once else {})},
         }
         OmegaConf.set_struct(whole, False)
         whole.hydra = hydra

@@ -95,8 +95,11 @@ def test_what_is_not_there_is_told_before_the_first_job(
     require_files(jobs)  # nothing is read any more
 
 
-def test_files_of_parts_that_are_not_read_are_not_missed(tmp_path: Path) -> None:
-    require_files(planned(tmp_path, "seed=1", "model=utae", "model.encoder_weights=/nowhere"))
+@pytest.mark.parametrize(
+    "option", ["model=utae model.encoder_weights=/nowhere", "split=official split.file=/nowhere"]
+)
+def test_files_that_are_not_read_are_not_missed(tmp_path: Path, option: str) -> None:
+    require_files(planned(tmp_path, "seed=1", *option.split()))
 
 
 def test_only_a_launcher_to_other_machines_distributes() -> None:
