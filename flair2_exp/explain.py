@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp import schema
 from flair2_exp.errors import FlairError, nearest
+from flair2_exp.help import options_of
 
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 """What composing and reading a config can raise."""
@@ -47,17 +48,13 @@ def _is_hydras(error: BaseException) -> bool:
 
 def _missing_option(found: re.Match[str], error: BaseException) -> str:
     # Hydra names only the last folder's options, and none below a group's subfolder.
-    folder = schema.config_folder()
     group = found["path"].split("/")[0]
     if group == "hydra":  # whose options are Hydra's and its plugins', which it lists itself
         group, _, option = found["path"].rpartition("/")
         known = re.findall(r"^\s+(\S+)$", found.string.partition("Available options")[2], re.M)
         return f"{group}={option}: no such option; {nearest(option, known)}"
     option = found["path"].removeprefix(f"{group}/")
-    options = sorted(
-        str(path.relative_to(folder / group).with_suffix(""))
-        for path in (folder / group).rglob("*.yaml")
-    )
+    options = options_of(schema.config_folder() / group)
     if not options:
         return _unknown_group(found, error)
     return f"{group}={option}: no such option; {nearest(option, options)}"

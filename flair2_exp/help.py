@@ -27,7 +27,7 @@ def help_text(folder: Path) -> str:
         folder: `conf/`.
     """
     groups = {
-        path.name: _options(path)
+        path.name: options_of(path)
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name != "hydra"
     }
@@ -49,11 +49,12 @@ def completions(folder: Path, line: str) -> list[str]:
     group, equals, begun = line.rpartition(" ")[2].partition("=")
     if group != "experiment" or not equals:
         return []
-    options = _options(folder / group)
+    options = options_of(folder / group)
     return [f"{group}={option}" for option in options if option.startswith(begun)]
 
 
-def _options(group: Path) -> list[str]:
+def options_of(group: Path) -> list[str]:
+    """The options of a group, those of its subfolders as `leaderboard/utt`; `group`: its folder."""
     return sorted(str(each.relative_to(group).with_suffix("")) for each in group.rglob("*.yaml"))
 
 

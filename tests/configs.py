@@ -1,10 +1,13 @@
-"""Composing configs in tests."""
+"""Composing configs in tests, and running them."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from hydra import compose, initialize_config_dir
 
-from flair2_exp import schema
+from flair2_exp import experiment, results, schema
 
 SMALL_SAMPLE = (
     "dataset.sample.patch_size=64",
@@ -19,3 +22,14 @@ def compose_config(*overrides: str) -> schema.Config:
     """The checked config of a command line."""
     with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         return schema.typed(compose("config", list(overrides)))
+
+
+def run(root: Path, folder: Path, *overrides: str) -> dict[str, float]:
+    """Run an experiment in this process, on the smallest sample below `root`; its metrics."""
+    sample = () if "dataset=flair2" in overrides else SMALL_SAMPLE
+    config = compose_config(
+        f"paths.root={root}", "preset=debug", "tracking=off", "trainer=cpu", *sample, *overrides
+    )
+    experiment.run(config, folder, overrides)
+    metrics: dict[str, float] = json.loads((folder / results.METRICS).read_text())
+    return metrics

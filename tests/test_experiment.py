@@ -24,7 +24,7 @@ from flair2_exp.signals import Terminated
 from flair2_exp.training import task
 from flair2_exp.training.callbacks import ResumePoint
 from flair2_exp.training.task import SegmentationTask
-from tests.configs import SMALL_SAMPLE, compose_config
+from tests.configs import SMALL_SAMPLE, compose_config, run
 
 TIMES = ("seconds",)
 
@@ -33,17 +33,6 @@ TIMES = ("seconds",)
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where this module's experiments find the sample and write."""
     return tmp_path_factory.mktemp("experiments")
-
-
-def run(root: Path, folder: Path, *overrides: str) -> dict[str, float]:
-    """Run an experiment in this process; its metrics."""
-    sample = () if "dataset=flair2" in overrides else SMALL_SAMPLE
-    config = compose_config(
-        f"paths.root={root}", "preset=debug", "tracking=off", "trainer=cpu", *sample, *overrides
-    )
-    experiment.run(config, folder, overrides)
-    metrics: dict[str, float] = json.loads((folder / results.METRICS).read_text())
-    return metrics
 
 
 def scores(metrics: dict[str, float]) -> dict[str, float]:

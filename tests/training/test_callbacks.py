@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from pathlib import Path
@@ -15,25 +14,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from flair2_exp import experiment, results
+from flair2_exp import experiment
 from flair2_exp.errors import CheckpointError
 from flair2_exp.training.callbacks import PanelCollector, Patience, Scores, best_checkpoint
-from tests.configs import SMALL_SAMPLE, compose_config
+from tests.configs import run
 
-
-def _run(folder: Path, *overrides: str) -> dict[str, float]:
-    config = compose_config(
-        f"paths.root={folder.parent}",
-        "preset=debug",
-        "tracking=off",
-        "trainer=cpu",
-        "trainer.limit_test_batches=null",
-        *SMALL_SAMPLE,
-        *overrides,
-    )
-    experiment.run(config, folder, overrides)
-    metrics: dict[str, float] = json.loads((folder / results.METRICS).read_text())
-    return metrics
+ALL_OF_TEST = "trainer.limit_test_batches=null"
 
 
 def test_a_checkpoint_scores_the_same_in_every_process_where_validation_and_test_drop_too(
@@ -43,12 +29,12 @@ def test_a_checkpoint_scores_the_same_in_every_process_where_validation_and_test
         "model=utt", "s2_preproc=raw", "fusion.dropout=always_batch", "fusion.dropout_rate=0.5",
     )  # fmt: skip
     # With seed 6 the second of the two test batches is dropped, with seed 1 none.
-    trained = _run(tmp_path / "trained", *quirk, "seed=6")
+    trained = run(tmp_path, tmp_path / "trained", ALL_OF_TEST, *quirk, "seed=6")
     best = f"checkpoint={tmp_path / 'trained' / experiment.BEST}"
-    tested = _run(tmp_path / "tested", *quirk, "seed=6", best, "train=false")
+    tested = run(tmp_path, tmp_path / "tested", ALL_OF_TEST, *quirk, "seed=6", best, "train=false")
     for name in ("val/loss", "test/loss", "test/miou"):
         assert tested[name] == trained[name]
-    other = _run(tmp_path / "other", *quirk, "seed=1", best, "train=false")
+    other = run(tmp_path, tmp_path / "other", ALL_OF_TEST, *quirk, "seed=1", best, "train=false")
     assert other["test/loss"] != trained["test/loss"]
 
 
@@ -107,16 +93,16 @@ def test_the_patience_asked_for_is_not_replaced_by_a_checkpoints() -> None:
 
 def test_what_a_run_cannot_train_on_from_is_refused_before_it_begins(tmp_path: Path) -> None:
     model = ("model=unet", "data=aerial_only")
-    _run(tmp_path / "first", *model)
+    run(tmp_path, tmp_path / "first", ALL_OF_TEST, *model)
     best = f"checkpoint={tmp_path / 'first' / experiment.BEST}"
     for change, told in (
         ("trainer.max_epochs=1", "has trained 1 epochs"),
         ("optimizer._target_=torch.optim.SGD", "optimizer.target is torch.optim.AdamW"),
     ):
         with pytest.raises(CheckpointError, match=told):
-            _run(tmp_path / "second", *model, best, change)
+            run(tmp_path, tmp_path / "second", ALL_OF_TEST, *model, best, change)
         assert not (tmp_path / "second").exists()
-    metrics = _run(tmp_path / "second", *model, best, "trainer.max_epochs=2")
+    metrics = run(tmp_path, tmp_path / "second", ALL_OF_TEST, *model, best, "trainer.max_epochs=2")
     assert metrics["val/best_epoch"] == 1.0
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from flair2_exp import experiment, results
-from tests.configs import SMALL_SAMPLE, compose_config
+from tests.configs import run
 
 
 @pytest.fixture(scope="module")
@@ -17,18 +15,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _loss(root: Path, folder: Path, *overrides: str) -> float:
-    config = compose_config(
-        f"paths.root={root}",
-        "preset=debug",
-        "tracking=off",
-        "trainer=cpu",
-        "metadata=on",
-        *SMALL_SAMPLE,
-        *overrides,
-    )
-    experiment.run(config, folder, overrides)
-    metrics: dict[str, float] = json.loads((folder / results.METRICS).read_text())
-    return metrics["test/loss"]
+    return run(root, folder, "metadata=on", *overrides)["test/loss"]
 
 
 @pytest.fixture(scope="module", params=["corrected", "reference"])
