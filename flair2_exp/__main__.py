@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flair2_exp import schema
+from flair2_exp.config import schema
 from flair2_exp.errors import FlairError
 from flair2_exp.signals import signals_as_exceptions
 
@@ -30,14 +30,14 @@ def run_experiment(config: DictConfig) -> Any:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from flair2_exp.experiment import run
+    from flair2_exp.run.experiment import run
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     typed, overrides = schema.typed(config), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
+        from flair2_exp.optuna_sweeper.trial import current_trial
         from flair2_exp.sweeps.ablation import parent_of
-        from flair2_exp.sweeps.optuna_sweeper.trial import current_trial
         from flair2_exp.sweeps.tuning import PARENT
 
         tags, trial = {"flair2.sweep": typed.sweep.name}, current_trial()
@@ -64,12 +64,12 @@ def main() -> None:
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         # Hydra's own help copies the schema for every group that it lists: two seconds.
-        from flair2_exp.help import help_text
+        from flair2_exp.cli.help import help_text
 
         print(help_text(schema.config_folder()))
         return
     if sys.argv[2:] in (["query=bash"], ["query=fish"]):
-        from flair2_exp.help import completions
+        from flair2_exp.cli.help import completions
 
         found = completions(schema.config_folder(), os.environ.get("COMP_LINE", ""))
         if found:
@@ -77,10 +77,11 @@ def main() -> None:
             return
     import hydra
 
-    from flair2_exp import command_line
-    from flair2_exp.explain import explain
-    from flair2_exp.preflight import preflight
-    from flair2_exp.sweeps import ablation, optuna_sweeper
+    from flair2_exp import optuna_sweeper
+    from flair2_exp.cli import words as command_line
+    from flair2_exp.cli.preflight import preflight
+    from flair2_exp.config.explain import explain
+    from flair2_exp.sweeps import ablation
 
     # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
     for notice in ("The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_"):

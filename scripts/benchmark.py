@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of that benchmark")
     arguments = parser.parse_args(argv)
-    module = importlib.import_module(f"flair2_exp.benchmarks.{arguments.benchmark}")
+    module = importlib.import_module(f"benchmarks.{arguments.benchmark}")
     try:
         return int(module.main(arguments.options))
     except FlairError as error:

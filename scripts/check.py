@@ -26,7 +26,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flair2_exp.data.check import SUPER_PATCH, Finding, check_tree
+from flair2_exp.data.check.tree import SUPER_PATCH, Finding, check_tree
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
 

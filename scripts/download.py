@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flair2_exp.data.download.archives.archives import ARCHIVES, BASE_URL, download, select
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,7 +30,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from flair2_exp.data.download import ARCHIVES, BASE_URL, download, select
 from flair2_exp.errors import FlairError
 
 

@@ -12,8 +12,8 @@ import argparse
 import sys
 import time
 
-from flair2_exp import schema
-from flair2_exp.schema import Config
+from flair2_exp.config import schema
+from flair2_exp.config.schema import Config
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         print("interrupted; call it again to go on", file=sys.stderr)
         return 130
     except Exception as error:
-        from flair2_exp.explain import explain
+        from flair2_exp.config.explain import explain
 
         message = explain(error)
         if message is None:
@@ -46,9 +46,10 @@ def main() -> int:
 
 def _composed(overrides: list[str]) -> Config:
     """The config of the experiments that will read the store."""
-    from flair2_exp.command_line import understood
-    from flair2_exp.preflight import composed
-    from flair2_exp.sweeps import ablation, optuna_sweeper
+    from flair2_exp import optuna_sweeper
+    from flair2_exp.cli.preflight import composed
+    from flair2_exp.cli.words import understood
+    from flair2_exp.sweeps import ablation
 
     schema.register()
     ablation.register()  # the config names both, though nothing is swept here
@@ -61,8 +62,8 @@ def _prepare(store: str, config: Config, workers: int) -> None:
     """Write the store with a progress bar."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from flair2_exp.assembly import build_data
     from flair2_exp.data.preparation import prepare
+    from flair2_exp.run.assembly import build_data
 
     data = build_data(config)
     start = time.perf_counter()

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import sys
 
-from flair2_exp.data.sample import SampleOptions, ensure_sample
+from flair2_exp.data.sample.tree import SampleOptions, ensure_sample
 from flair2_exp.errors import FlairError
 
 _HELP = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from flair2_exp import experiment, results, schema
+from flair2_exp.config import schema
+from flair2_exp.run import experiment, results
 
 SMALL_SAMPLE = (
     "dataset.sample.patch_size=64",

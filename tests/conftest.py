@@ -17,8 +17,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from flair2_exp import schema
-from flair2_exp.sweeps import ablation, optuna_sweeper
+from flair2_exp import optuna_sweeper
+from flair2_exp.config import schema
+from flair2_exp.sweeps import ablation
 
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile("tests", deadline=None)

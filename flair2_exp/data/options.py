@@ -1,7 +1,7 @@
 """What can be chosen about reading and preparing samples: frozen dataclasses of plain values.
 
 The defaults are the corrected settings; `compat=reference` sets the published baseline's. Ranges
-are checked where the config is (flair2_exp.schema).
+are checked where the config is (flair2_exp.config.schema).
 """
 
 from __future__ import annotations

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flair2_exp import run_state
+from flair2_exp.config.identity import decides
 from flair2_exp.errors import ConfigError, DataError, TrackingError
-from flair2_exp.identity import decides
 from flair2_exp.report.statistics import Integers, sum_by_area
-from flair2_exp.results import CONFUSION, HISTORY, METRICS
+from flair2_exp.run import record as run_state
+from flair2_exp.run.results import CONFUSION, HISTORY, METRICS
 from flair2_exp.tracking.params import flatten, render
 from flair2_exp.tracking.store import open_store
 

@@ -51,7 +51,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flair2_exp.nomenclature import SCORED
-from flair2_exp.training.metrics import iou_from_sums, known_mean, mean_iou
+from flair2_exp.score import iou_from_sums, known_mean, mean_iou
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

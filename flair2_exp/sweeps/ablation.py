@@ -23,12 +23,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from flair2_exp import schema
-from flair2_exp.assembly import open_store
+from flair2_exp.cli.preflight import require_writable
+from flair2_exp.config import schema
 from flair2_exp.errors import FlairError
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked, wait_until_free
-from flair2_exp.preflight import require_writable
+from flair2_exp.optuna_sweeper.plugin import register_sweeper
+from flair2_exp.run.assembly import open_store
 from flair2_exp.sweeps.failures import (
     Failure,
     Traced,
@@ -38,7 +39,6 @@ from flair2_exp.sweeps.failures import (
     failure_table,
     mark_failed,
 )
-from flair2_exp.sweeps.optuna_sweeper.plugin import register_sweeper
 from flair2_exp.sweeps.plan import (
     DONE,
     FAILED,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp import run_state
-from flair2_exp.explain import explain
+from flair2_exp.config.explain import explain
 from flair2_exp.files import write_text
+from flair2_exp.run import record as run_state
 from flair2_exp.sweeps.plan import DONE, Job
 
 if TYPE_CHECKING:

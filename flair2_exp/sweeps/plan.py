@@ -19,11 +19,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from flair2_exp import assembly, identity, run_state, schema
+from flair2_exp.config import identity, schema
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.experiment import is_done
-from flair2_exp.results import read_metrics
-from flair2_exp.run_state import RunState
+from flair2_exp.run import assembly
+from flair2_exp.run import record as run_state
+from flair2_exp.run.experiment import is_done
+from flair2_exp.run.record import RunState
+from flair2_exp.run.results import read_metrics
 from flair2_exp.tracking.params import flatten, render
 
 NEW, DONE, RESUME, FAILED = "new", "done", "resume", "failed"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
-    from flair2_exp.sweeps.optuna_sweeper.search import SearchResult
+    from flair2_exp.optuna_sweeper.search import SearchResult
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def write_figures(result: SearchResult, folder: Path) -> list[Path]:
     """
     import optuna
 
-    from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
+    from flair2_exp.optuna_sweeper.storage import open_storage
 
     study = optuna.load_study(study_name=result.study_name, storage=open_storage(result.storage))
     folder.mkdir(parents=True, exist_ok=True)

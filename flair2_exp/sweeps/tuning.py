@@ -21,16 +21,16 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from flair2_exp import schema
-from flair2_exp.assembly import open_store, require_files
+from flair2_exp.config import schema
 from flair2_exp.errors import ConfigError, FlairError, TrackingError
 from flair2_exp.files import write_text
+from flair2_exp.run.assembly import open_store, require_files
 from flair2_exp.sweeps.plan import distributes
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from flair2_exp.sweeps.optuna_sweeper.search import SearchResult
+    from flair2_exp.optuna_sweeper.search import SearchResult
     from flair2_exp.tracking.run import Run
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def on_start(config: DictConfig) -> None:
 
 def _refuse_seeds(hydra: DictConfig) -> None:
     """Refuse a search over seeds: it would look like a comparison and be none."""
-    from flair2_exp.sweeps.optuna_sweeper.space import read_space
+    from flair2_exp.optuna_sweeper.space import read_space
 
     loader = GlobalHydra.instance().config_loader()
     if "seed" in read_space(hydra.sweeper.params, hydra.overrides.task, loader).dimensions:
@@ -155,7 +155,7 @@ def _typed(config: DictConfig) -> schema.Config:
 
 def _parent(result: SearchResult, options: schema.Config) -> Run:
     """The study's MLflow run, or what stands in for it."""
-    from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
+    from flair2_exp.optuna_sweeper.storage import open_storage
     from flair2_exp.tracking.run import NullRun, TrackedRun
 
     storage = open_storage(result.storage)
@@ -196,7 +196,7 @@ def on_finish(result: SearchResult, config: DictConfig) -> None:
 
 def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
     """Hand trials, best values, experiment files and figures to the study's MLflow run."""
-    from flair2_exp.sweeps.optuna_sweeper.results import state_name
+    from flair2_exp.optuna_sweeper.results import state_name
     from flair2_exp.sweeps.study_figures import write_figures
 
     states = [state_name(trial) for trial in result.trials]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flair2_exp.nomenclature import SCORED, LandCover
-from flair2_exp.training.metrics import confusion_matrix, iou, miou
+from flair2_exp.score import confusion_matrix, iou, miou
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from flair2_exp.errors import ConfigError
-from flair2_exp.instantiate import locate
+from flair2_exp.registry import locate
 
 
 @dataclass(frozen=True)

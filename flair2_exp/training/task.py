@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from flair2_exp.models.build import ModelSpec, build_model
 from flair2_exp.nomenclature import classes
+from flair2_exp.score import iou, miou
 from flair2_exp.training.losses import PLOWED_LAND, PixelLoss, class_weights
-from flair2_exp.training.metrics import iou, miou
 from flair2_exp.training.optimization import (
     OptimizerOptions,
     SchedulerOptions,

@@ -5,8 +5,7 @@ import io
 import json
 
 import pytest
-
-from flair2_exp.benchmarks.harness import Figure, at_least, ratios, report, take_turns
+from benchmarks.harness import Figure, at_least, ratios, report, take_turns
 
 
 def test_a_figure_is_judged_by_its_median_and_not_by_an_outlier() -> None:

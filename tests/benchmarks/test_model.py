@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from benchmarks import model
+from benchmarks.inputs import series_inputs
 
-from flair2_exp.benchmarks import model
-from flair2_exp.benchmarks.inputs import series_inputs
 from flair2_exp.errors import DeviceError
 
 

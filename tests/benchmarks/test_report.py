@@ -3,8 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from flair2_exp.benchmarks import report
+from benchmarks import report
 
 
 @pytest.mark.parametrize(("bound", "status"), [(10.0, 0), (1e-9, 1)])

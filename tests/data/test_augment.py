@@ -10,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flair2_exp.data.augment import (
-    Geometry,
-    Sample,
-    augment,
-    change_photometry,
-    draw_geometry,
-)
+from flair2_exp.data.augment import Geometry, Sample, augment, change_photometry, draw_geometry
 from flair2_exp.data.options import AugmentationOptions
 
 PATCH, SUPER = 128, 40

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from flair2_exp.assembly import build_data
 from flair2_exp.data.options import (
     AugmentationOptions,
     MetadataOptions,
     SeriesOptions,
     SplitOptions,
 )
+from flair2_exp.run.assembly import build_data
 from tests.configs import compose_config
 from tests.data.trees import TEST_AREA, Tree
 from tests.golden_vectors import golden

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flair2_exp.data import layout
-from flair2_exp.data.check import check_tree
+from flair2_exp.data.check.tree import check_tree
 from flair2_exp.data.layout import Folders, Index, index, locate
 from flair2_exp.errors import DataError
 from tests.data.trees import AREAS, Tree

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flair2_exp import experiment, results
-from flair2_exp.assembly import build_data
 from flair2_exp.data.preparation import prepare
+from flair2_exp.run import experiment, results
+from flair2_exp.run.assembly import build_data
 from tests.configs import compose_config
 
 SHARED = Path(__file__).parents[3] / "shared" / "flair2_real"

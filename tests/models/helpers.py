@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flair2_exp import assembly
 from flair2_exp.models.base import SegmentationModel
 from flair2_exp.models.build import ModelSpec, build_model
 from flair2_exp.models.fusion import FusionOptions
 from flair2_exp.models.reference import utae_name
 from flair2_exp.models.utae import UTAE, UTAEOptions
+from flair2_exp.run import assembly
 from flair2_exp.training.task import SegmentationTask
 from tests.configs import compose_config
 from tests.golden_vectors import golden

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from benchmarks import stock
 from torch import Tensor
 from torch.nn import functional
 
-from flair2_exp.benchmarks import stock
 from flair2_exp.errors import ModelError
 from flair2_exp.models.build import ModelSpec, accelerate, build_model, count_parameters
 from flair2_exp.models.fusion import FusionOptions

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from benchmarks import stock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flair2_exp.benchmarks import stock
 from flair2_exp.errors import ModelError
 from flair2_exp.models.aggregation import aggregate, segments
 from flair2_exp.models.blocks import ConvBlock

@@ -11,7 +11,7 @@ from flair2_exp.errors import ConfigError
 from flair2_exp.report import AbsentRun, Report, Run, build_report, words
 from flair2_exp.report.leaderboard import Difference, Score
 from flair2_exp.report.published import published
-from flair2_exp.training.metrics import miou
+from flair2_exp.score import miou
 from tests.report.made_runs import make_arrays, make_runs
 
 QUICK = 200

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from flair2_exp.report import statistics
 from flair2_exp.report.statistics import RowCounts
-from flair2_exp.training.metrics import miou
+from flair2_exp.score import miou
 from tests.report.made_runs import make_arrays
 from tests.report.synthetic_world import CLASSES, World
 

@@ -49,10 +49,10 @@ def main() -> None:
     import segmentation_models_pytorch
     import torch
 
-    import flair2_exp.experiment
+    import flair2_exp.run.experiment
     import flair2_exp.training.task
 
-    assert all((lightning, mlflow, segmentation_models_pytorch, flair2_exp.experiment))
+    assert all((lightning, mlflow, segmentation_models_pytorch, flair2_exp.run.experiment))
     torch.set_num_threads(1)
     moments, kills = random.Random(seed), 0
     while True:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from flair2_exp import locking, run_state
-from flair2_exp.run_state import RunState
+from flair2_exp import locking
+from flair2_exp.run import record as run_state
+from flair2_exp.run.record import RunState
 from tests.configs import SMALL_SAMPLE
 from tests.test_experiment import scores
 

@@ -20,11 +20,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from flair2_exp import identity, run_state, schema
+from flair2_exp.config import identity, schema
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.locking import locked
-from flair2_exp.results import METRICS, read_metrics
-from flair2_exp.run_state import RunState
+from flair2_exp.run import record as run_state
+from flair2_exp.run.record import RunState
+from flair2_exp.run.results import METRICS, read_metrics
 from flair2_exp.sweeps import ablation, failures
 from flair2_exp.sweeps.ablation import AblationSweeper, SweepFailedError
 from flair2_exp.sweeps.failures import Traced, _write_error

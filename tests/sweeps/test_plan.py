@@ -9,9 +9,10 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from flair2_exp import identity, run_state, schema
+from flair2_exp.config import identity, schema
 from flair2_exp.errors import ConfigError
-from flair2_exp.run_state import RunState
+from flair2_exp.run import record as run_state
+from flair2_exp.run.record import RunState
 from flair2_exp.sweeps.ablation import job_table
 from flair2_exp.sweeps.plan import (
     DONE,

@@ -20,11 +20,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from flair2_exp import schema
+from flair2_exp.config import schema
 from flair2_exp.errors import ConfigError
-from flair2_exp.sweeps.optuna_sweeper.search import Search, SearchResult, read_options
-from flair2_exp.sweeps.optuna_sweeper.space import read_space
-from flair2_exp.sweeps.optuna_sweeper.storage import open_storage
+from flair2_exp.optuna_sweeper.search import Search, SearchResult, read_options
+from flair2_exp.optuna_sweeper.space import read_space
+from flair2_exp.optuna_sweeper.storage import open_storage
 from flair2_exp.sweeps.study_figures import write_figures
 from flair2_exp.sweeps.tuning import on_start, repeated, write_experiment, write_experiments
 from tests.configs import SMALL_SAMPLE

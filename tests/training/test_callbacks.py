@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from flair2_exp import experiment
 from flair2_exp.errors import CheckpointError
+from flair2_exp.run import experiment
 from flair2_exp.training.callbacks import PanelCollector, Patience, Scores, best_checkpoint
 from tests.configs import run
 

@@ -1,0 +1,1 @@
+"""The words of a command: flags, preflight, help, completion, and the entry point's life."""

@@ -1,0 +1,194 @@
+"""Hydra's and OmegaConf's exceptions, said so that a person can act on them.
+
+Hydra reports a misspelt key or a value of the wrong type over many lines, and names no neighbour.
+Here each becomes one or two lines: what was given, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import CompactHydraException, HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from flair2_exp.cli.help import options_of
+from flair2_exp.config import schema
+from flair2_exp.errors import FlairError, nearest
+
+CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
+"""What composing and reading a config can raise."""
+
+
+def explain(error: BaseException) -> str | None:
+    """The message to show for an exception, or None where it is a bug and keeps its traceback.
+
+    Args:
+        error: What the entry point caught.
+    """
+    if isinstance(error, FlairError):
+        return str(error)
+    if isinstance(error, CompactHydraException) and not _is_hydras(error):
+        return str(error)  # a plugin's own words, as a search's
+    # Hydra 1.4 begins with the place of the override among all others.
+    text = re.sub(r"\AError when parsing index: .*\n", "", str(error))
+    if isinstance(error, ValueError) and text.startswith("Config group override must be"):
+        return "a config group takes the name of one of its files, not null: leave it out instead."
+    if not isinstance(error, CONFIG_EXCEPTIONS):
+        return None
+    for pattern, say in _CASES:
+        found = re.search(pattern, text, flags=re.DOTALL)
+        if found:
+            return say(found, error)
+    return _first_lines(text)
+
+
+def _is_hydras(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] == "hydra"
+
+
+def _missing_option(found: re.Match[str], error: BaseException) -> str:
+    # Hydra names only the last folder's options, and none below a group's subfolder.
+    group = found["path"].split("/")[0]
+    if group == "hydra":  # whose options are Hydra's and its plugins', which it lists itself
+        group, _, option = found["path"].rpartition("/")
+        known = re.findall(r"^\s+(\S+)$", found.string.partition("Available options")[2], re.M)
+        return f"{group}={option}: no such option; {nearest(option, known)}"
+    option = found["path"].removeprefix(f"{group}/")
+    options = options_of(schema.config_folder() / group)
+    if not options:
+        return _unknown_group(found, error)
+    return f"{group}={option}: no such option; {nearest(option, options)}"
+
+
+def _unknown_key(found: re.Match[str], error: BaseException) -> str:
+    key = found["key"]
+    names = list(schema.option_names())
+    # A misspelt word deep in the name is nearer than the whole name tells, so the last part counts
+    # within its own node.
+    node, _, last = key.rpartition(".")
+    if key in names:
+        return f"{key}: it has no such entry; to add one, write +{key}.NAME=VALUE"
+    siblings = [name.removeprefix(f"{node}.") for name in names if name.startswith(f"{node}.")]
+    if node and siblings:
+        return f"{key}: no such option of {node}; {nearest(last, siblings)}"
+    if key.startswith("hydra."):
+        return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
+    if any(key.startswith(f"{name}.") for name in names):
+        return f"{key}: {node} has no such entry; to add it, write +{key}=VALUE"
+    groups = _top_level()
+    hint = nearest(key, groups) if not node else nearest(node, groups)
+    return f"{key}: no such option; {hint}"
+
+
+def _unknown_group(found: re.Match[str], error: BaseException) -> str:
+    named = next(iter(found.groupdict().values()))
+    if named.startswith("hydra/sweeper/"):
+        return f"{named}: no such group here; a search has it: add tune=NAME."
+    if named.startswith("hydra/"):
+        return f"{named}: Hydra has no such group; see `python -m flair2_exp --hydra-help`."
+    key = named.split("/")[0]
+    return f"{key}: no such group; {nearest(key, _top_level())}"
+
+
+def _top_level() -> list[str]:
+    """The names that an override may begin with: the schema's nodes and the groups of conf/."""
+    names = {name.split(".")[0] for name in schema.option_names()}
+    names |= {path.name for path in schema.config_folder().iterdir() if path.is_dir()}
+    return sorted(names)
+
+
+def _wrong_type(found: re.Match[str], error: BaseException) -> str:
+    reason = _reason(error)
+    return f"{found['override']}: {reason}"
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost OmegaConf message, without the lines that speak of its internals."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    first = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    for pattern, expected in _EXPECTED:
+        if re.search(pattern, first):
+            return f"expected {expected}."
+    return first
+
+
+def _syntax(found: re.Match[str], error: BaseException) -> str:
+    override = str(getattr(error, "override", None) or "")
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: expected KEY=VALUE; a value with spaces is quoted: 'KEY=\"a b\"'."
+    problem = re.sub(r" expecting \{.*", "", found["problem"])
+    if problem.startswith("Lexer"):
+        problem = "a sign or a quote is out of place"
+    quoted = "a value" if {"'", '"'} & set(value) else value
+    return (
+        f"{override}: Hydra's grammar does not read this: {problem}.\n"
+        f"Quote it twice, for the shell and for Hydra: '{key}=\"{quoted}\"'."
+    )
+
+
+def _several_values(found: re.Match[str], error: BaseException) -> str:
+    key, _, values = found["override"].partition("=")
+    return (
+        f"{key}={values}: several values are several jobs: add --multirun (--cfg shows one job).\n"
+        f"A list is written {key}=[{values}], a text with commas '{key}=\"{values}\"'."
+    )
+
+
+def _given_twice(found: re.Match[str], error: BaseException) -> str:
+    return f"{found['group']}: an option of it is chosen already; give {found['group']}=NAME once."
+
+
+def _no_interpolation(found: re.Match[str], error: BaseException) -> str:
+    key, name = found["key"], found["name"]
+    if "." in name:
+        return f"{key}: ${{{name}}} is no option."
+    return f"{key}: ${{{name}}} is no option; an environment variable is ${{oc.env:{name}}}."
+
+
+def _no_value(found: re.Match[str], error: BaseException) -> str:
+    return f"{found['key']} has no value: choose an option of its group, or set it."
+
+
+def _no_primary(found: re.Match[str], error: BaseException) -> str:
+    return f"there is no {found['name']}.yaml in the config folder: leave --config-name out."
+
+
+def _first_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "\n".join(lines[:2])
+
+
+_CASES = (
+    (r"Could not find '(?P<path>[^']+)'", _missing_option),
+    (
+        r"Could not override '(?P<key>[^'@]+)(@[^']*)?'\.?\s+No match in the defaults list",
+        _unknown_group,
+    ),
+    (r"Could not override '(?P<key>[^'@]+)", _unknown_key),
+    (r"Key '(?P<key>[^']+)' (?:is )?not in", _unknown_key),
+    (r"Error merging override (?P<override>.+?)(?:\n|$)", _wrong_type),
+    (r"Ambiguous value for argument '(?P<override>.+?)'\n", _several_values),
+    (r"Multiple values for (?P<group>[^.]+)\. To override", _given_twice),
+    (r"Interpolation key '(?P<name>[^']+)' not found\s+full_key: (?P<key>\S+)", _no_interpolation),
+    (r"Cannot find primary config '(?P<name>[^']+)'", _no_primary),
+    (r"Missing mandatory value: (?P<key>\S+)", _no_value),
+    (
+        r"(?P<problem>(?:missing EQUAL|mismatched input|extraneous input|no viable alternative"
+        r"|token recognition error|LexerNoViableAltException)[^\n]*)",
+        _syntax,
+    ),
+)
+
+_EXPECTED = (
+    (r"could not be converted to Integer", "a whole number"),
+    (r"could not be converted to Float", "a number"),
+    (r"could not be converted to Boolean|not a valid bool", "true or false"),
+    (r"is not Optional", "a value, not null"),
+    (r"is not a ListConfig", "a list, as [a,b]"),
+    (r"Cannot merge", "entries by name, as +KEY.NAME=VALUE"),
+    (r"Cannot convert '\w+' to string", "one value"),
+)
+"""What OmegaConf says of a value of the wrong type, and what was expected."""

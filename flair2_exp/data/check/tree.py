@@ -1,0 +1,267 @@
+"""Check a data set: every file that the tree names, all damage in one go.
+
+    from flair2_exp.data.check.tree import check_tree, require_sound
+    from flair2_exp.data.layout import locate
+
+    for finding in check_tree(locate("data/flair2"), workers=2):
+        print(finding.severity, finding.kind, finding.path, finding.message)
+
+`check_tree` reads everything; with `headers_only` (and before a run, through `require_sound`) it
+reads names, headers, lists and tables: that finds what is missing, truncated or of the wrong kind,
+but neither a wrong mask value nor a pixel that does not decode.
+
+Areas are checked in processes: decoding a raster leaves the interpreter's lock, but opening,
+looking up and judging do not.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from flair2_exp.data.check.findings import Finding
+from flair2_exp.data.check.names import Area, survey
+from flair2_exp.data.check.rasters import PatchSizes, Sizes, check_patch, check_sizes
+from flair2_exp.data.check.series import SeriesShape, check_series
+from flair2_exp.data.check.tables import check_centroid, check_metadata, read_table
+from flair2_exp.data.layout import Folders
+from flair2_exp.errors import DataError
+
+__all__ = ["Finding", "check_headers", "check_tree", "require_sound"]
+
+SUPER_PATCH: Final = 40
+"""Pixels on a side of the satellite crop, unless told otherwise."""
+
+Report = Callable[[int, int], None]
+"""Called with the number of patches checked so far and their total."""
+
+_AreaResult = tuple[list[Finding], list[Sizes], SeriesShape | None]
+"""Findings, sizes of the area's patches in their order, shape of its series: little to send from
+one process to another."""
+
+
+def check_tree(
+    folders: Folders,
+    *,
+    headers_only: bool = False,
+    workers: int = 1,
+    super_patch: int = SUPER_PATCH,
+    series: bool = True,
+    metadata: bool = True,
+    report: Report | None = None,
+) -> list[Finding]:
+    """Everything that is wrong with a data set, or strange.
+
+    Args:
+        folders: Where its parts are, as from `layout.locate`.
+        headers_only: Whether to leave pixels and values unread.
+        workers: Processes; 1 checks in this one.
+        super_patch: Pixels on a side of the satellite crop that must fit into each area.
+        series: Whether satellite series and centroids matter.
+        metadata: Whether the aerial metadata matters.
+        report: Called as patches are checked.
+
+    Returns:
+        The findings, errors first, by path. All-zero frames of a series are none; masks of the
+        test set that are absent altogether are a warning.
+
+    Raises:
+        DataError: A worker process died, which a file can cause that crashes GDAL.
+    """
+    findings, areas = survey(folders, series=series)
+    total = sum(len(area.images) for area in areas)
+    done = 0
+    sizes: list[PatchSizes] = []
+    shapes: dict[tuple[str, bool], SeriesShape | None] = {}
+    for area, (found, patch_sizes, shape) in _checked(areas, headers_only, workers):
+        findings += found
+        sizes += [
+            PatchSizes(patch, area.images.get(patch), area.masks.get(patch), size)
+            for patch, size in zip(area.patches(), patch_sizes, strict=True)
+        ]
+        shapes[area.name, area.test] = shape
+        done += len(area.images)
+        if report is not None:
+            report(done, total)
+    findings += check_sizes(sorted(sizes, key=lambda size: (size.patch, str(size.image))))
+    if series and any(area.images for area in areas):
+        findings += _centroids(folders, areas, shapes, super_patch)
+    if metadata and any(area.images for area in areas):
+        findings += _metadata(folders, areas)
+    return sorted(findings, key=lambda finding: (finding.severity, finding))
+
+
+_passed: dict[tuple[Folders, int, bool, bool], list[Finding]] = {}
+"""Warnings of the data sets that this process found sound by their headers."""
+
+
+def check_headers(
+    folders: Folders,
+    *,
+    super_patch: int = SUPER_PATCH,
+    series: bool = True,
+    metadata: bool = True,
+    workers: int = 1,
+) -> list[Finding]:
+    """Check a data set by its headers, once in a process as long as nothing is wrong.
+
+    The jobs of a sweep in one process share a data set, and 77,762 headers take minutes on a
+    network's disk. What is damaged between two jobs is found where it is read.
+
+    Args:
+        folders: Where its parts are.
+        super_patch: Pixels on a side of the satellite crop.
+        series: Whether the run reads satellite series.
+        metadata: Whether the run reads the aerial metadata.
+        workers: Processes; 1 checks in this one.
+
+    Returns:
+        The findings, as of `check_tree`.
+    """
+    asked = folders, super_patch, series, metadata
+    if asked in _passed:
+        return list(_passed[asked])
+    findings = check_tree(
+        folders,
+        headers_only=True,
+        workers=workers,
+        super_patch=super_patch,
+        series=series,
+        metadata=metadata,
+    )
+    if not any(finding.severity == "error" for finding in findings):
+        _passed[asked] = list(findings)
+    return findings
+
+
+def require_sound(
+    folders: Folders,
+    *,
+    super_patch: int = SUPER_PATCH,
+    series: bool = True,
+    metadata: bool = True,
+    workers: int = 1,
+) -> list[Finding]:
+    """Check a data set before a run, as `check_headers` does.
+
+    Returns:
+        The warnings.
+
+    Raises:
+        DataError: Anything is wrong; names the first few files and how many there are.
+    """
+    findings = check_headers(
+        folders, super_patch=super_patch, series=series, metadata=metadata, workers=workers
+    )
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        shown = "; ".join(
+            f"{error.path} ({error.subject}: {error.message})" for error in errors[:3]
+        )
+        more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
+        kinds = Counter(error.kind for error in errors)
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
+        if set(kinds) == {"centroid-near-border"}:  # no damage where less is asked for
+            raise DataError(
+                f"s2_preproc.size={super_patch} leaves the areas' series: {shown}{more}.\n"
+                "Choose a smaller s2_preproc.size, or mend the centroids."
+            )
+        raise DataError(
+            f"damaged data set: {shown}{more}.\n{counts}; `python scripts/check.py ROOT "
+            f"--super-patch {super_patch}` lists all. Download the damaged files again."
+        )
+    return findings
+
+
+def _checked(
+    areas: Sequence[Area], headers_only: bool, workers: int
+) -> Iterator[tuple[Area, _AreaResult]]:
+    """Each area with what is wrong with it, as they are done."""
+    work = [area for area in areas if area.images or area.masks]
+    check = partial(_check_area, headers_only=headers_only)
+    if workers <= 1 or len(work) <= 1:
+        yield from ((area, check(area)) for area in work)
+        return
+    # Fresh processes: a forked one would inherit the locks that this one's threads hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts) as pool:
+        futures = {pool.submit(check, area): area for area in work}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            undone = [area.name for future, area in futures.items() if future.exception()]
+            raise DataError(
+                "a process died while it read a file, in one of the areas "
+                f"{', '.join(undone[: 2 * workers])}.\nMove them away one by one and check again."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the main process, which ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_area(area: Area, *, headers_only: bool) -> _AreaResult:
+    """Check the files of one area."""
+    findings: list[Finding] = []
+    sizes: list[Sizes] = []
+    shape = None
+    for patch in area.patches():
+        found, size = check_patch(
+            patch, area.images.get(patch), area.masks.get(patch), headers_only=headers_only
+        )
+        findings += found
+        sizes.append(size)
+    if area.series is not None:
+        data, masks, products = area.series
+        found, shape = check_series(area.name, data, masks, products, headers_only=headers_only)
+        findings += found
+    return findings, sizes, shape
+
+
+def _centroids(
+    folders: Folders,
+    areas: Sequence[Area],
+    shapes: dict[tuple[str, bool], SeriesShape | None],
+    super_patch: int,
+) -> Iterator[Finding]:
+    path = folders.centroids
+    if path is None:
+        yield _missing_table("centroids")
+        return
+    findings, table = read_table(path, "centroids")
+    yield from findings
+    if table is None:
+        return
+    for area in areas:
+        for patch in area.images:
+            found = check_centroid(
+                path, patch, table, shapes.get((area.name, area.test)), super_patch
+            )
+            if found is not None:
+                yield found
+
+
+def _metadata(folders: Folders, areas: Sequence[Area]) -> list[Finding]:
+    path = folders.aerial_metadata
+    if path is None:
+        return [_missing_table("aerial_metadata")]
+    findings, table = read_table(path, "aerial_metadata")
+    if table is None:
+        return findings
+    patches = [(patch, area.name) for area in areas for patch in area.images]
+    return findings + check_metadata(path, patches, table)
+
+
+def _missing_table(name: str) -> Finding:
+    return Finding(Path(name), name, "missing-part", "no such JSON file beside the folders")

@@ -1,0 +1,144 @@
+"""What the models cost on a graphics card: `python scripts/benchmark.py model --gpu`.
+
+U-T&T training steps (both losses, backward, SGD) in bf16, 512 px, T = 56: the published batch of 10
+and the largest batch that fits. A step's arithmetic over its time is set against the rate of one
+large bf16 matrix product on the same card.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.harness import Figure, report
+from benchmarks.inputs import BANDS, CLASSES, PATCH, Inputs, series_inputs
+from flair2_exp.errors import DeviceError
+from flair2_exp.models.build import ModelSpec, accelerate, build_model
+from flair2_exp.models.utt import UTT
+
+_DATES = 56
+_MATRIX = 8192
+Batch = tuple[Inputs, Tensor]
+
+
+def measure(rounds: int) -> int:
+    """Measures and reports.
+
+    Raises:
+        DeviceError: If there is no CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise DeviceError("--gpu needs a CUDA device, and this machine has none: leave it out.")
+    torch.cuda.reset_peak_memory_stats()
+    model = accelerate(build_model(ModelSpec("utt")).cuda().train(), channels_last=True)
+    assert isinstance(model, UTT)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    peak_rate = _matrix_rate(rounds)
+    figures = [Figure("bf16 matrix product", [peak_rate / 1e12], unit="TFLOP/s")]
+    for size in (10, _largest(model, optimizer)):
+        figures += _steps(model, optimizer, size, rounds, peak_rate)
+    figures += _parts(model, rounds)
+    card = torch.cuda.get_device_properties(0)
+    facts = {
+        "card": card.name,
+        "memory": f"{card.total_memory / 2**30:.0f} GiB",
+        "torch": torch.__version__,
+        "dates": _DATES,
+        "patch": PATCH,
+        "precision": "bf16 autocast, channels last",
+    }
+    return report("model on a graphics card", figures, facts=facts)
+
+
+def _seconds(call: Callable[[], object], rounds: int) -> list[float]:
+    for _ in range(3):
+        call()
+    samples = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        samples.append(time.perf_counter() - start)
+    return samples
+
+
+def _matrix_rate(rounds: int) -> float:
+    """Operations a second of a large bf16 matrix product."""
+    a = torch.randn(_MATRIX, _MATRIX, device="cuda", dtype=torch.bfloat16)
+    return 2 * _MATRIX**3 / statistics.median(_seconds(lambda: a @ a, rounds))
+
+
+def _batch(size: int) -> Batch:
+    inputs = {name: value.cuda() for name, value in series_inputs(_DATES, batch=size).items()}
+    inputs["image"] = torch.rand(size, BANDS, PATCH, PATCH, device="cuda")
+    return inputs, torch.randint(0, CLASSES, (size, PATCH, PATCH), device="cuda")
+
+
+def _step(model: UTT, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    inputs, label = batch
+    with torch.autocast("cuda", torch.bfloat16):
+        logits = model(**inputs)
+        loss = torch.stack([functional.cross_entropy(x, label) for x in logits.values()]).sum()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _largest(model: UTT, optimizer: torch.optim.Optimizer) -> int:
+    """The largest batch (a multiple of 10) that a step fits in the card's memory with."""
+    size = 10
+    while True:
+        try:
+            _step(model, optimizer, _batch(size + 10))
+        except torch.cuda.OutOfMemoryError:
+            optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            return size
+        size += 10
+
+
+def _steps(
+    model: UTT, optimizer: torch.optim.Optimizer, size: int, rounds: int, peak_rate: float
+) -> list[Figure]:
+    batch = _batch(size)
+    torch.cuda.reset_peak_memory_stats()
+    seconds = _seconds(lambda: _step(model, optimizer, batch), rounds)
+    memory = torch.cuda.max_memory_allocated() / 2**30
+    with FlopCounterMode(display=False) as counter:
+        _step(model, optimizer, batch)
+    operations = counter.get_total_flops()
+    name = f"training step, batch {size}"
+    return [
+        Figure(f"{name}: samples", [size / s for s in seconds], unit="1/s"),
+        Figure(f"{name}: peak memory", [memory], unit="GiB"),
+        Figure(f"{name}: share of the matrix rate", [operations / s / peak_rate for s in seconds]),
+    ]
+
+
+def _parts(model: UTT, rounds: int) -> list[Figure]:
+    """Time of each part's forward pass in training mode, batch 10."""
+    inputs, _ = _batch(10)
+    image = inputs.pop("image")
+    with torch.autocast("cuda", torch.bfloat16):
+        satellite = model.utae(**inputs).maps[-1].detach()
+        features = [feature.detach() for feature in model.unet.encode(image, None)]
+        parts: dict[str, Callable[[], object]] = {
+            "U-TAE": lambda: model.utae(**inputs),
+            "U-Net encoder": lambda: model.unet.encode(image, None),
+            "fusion": lambda: model.fusion(features, satellite, first_level=1),
+            "U-Net decoder": lambda: model.unet.decode(features),
+            "satellite head": lambda: model.head(satellite),
+        }
+        return [
+            Figure(
+                f"forward, batch 10: {name}", [1e3 * s for s in _seconds(part, rounds)], unit="ms"
+            )
+            for name, part in parts.items()
+        ]

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flair2_exp.config import schema
+from flair2_exp.errors import ConfigError
+from tests.configs import compose_config
+
+FOLDER = schema.config_folder()
+GROUP_FILES = sorted(
+    path for path in FOLDER.glob("*/**/*.yaml") if path.relative_to(FOLDER).parts[0] != "hydra"
+)
+# What a group's file cannot do without when it is chosen alone.
+COMPANIONS = {
+    "data/aerial_only": ["model=unet"],
+    "dataset/flair2": ["dataset.root=somewhere"],
+    "dataset/flair2_toy": ["dataset.root=somewhere"],
+    "dataset/real": ["dataset.root=somewhere"],
+    "split/file": ["split.file=mine.yaml"],
+    "tracking/server": ["tracking.uri=http://127.0.0.1:5000"],
+}
+
+
+def _group_option(path: Path) -> tuple[str, str]:
+    group, _, option = str(path.relative_to(FOLDER).with_suffix("")).partition("/")
+    return group, option
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: "/".join(_group_option(path)))
+def test_every_config_file_composes_and_validates(path: Path) -> None:
+    group, option = _group_option(path)
+    overrides = COMPANIONS.get(f"{group}/{option}", [])
+    config = compose_config(f"{group}={option}", *overrides)
+    node = getattr(config, group, None)
+    if dataclasses.is_dataclass(node) and hasattr(node, "name"):
+        assert node.name == option
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: "/".join(_group_option(path)))
+def test_every_config_file_opens_with_a_command_that_chooses_it(path: Path) -> None:
+    group, option = _group_option(path)
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert re.match(r"# (\w+=\S+ )*python -m flair2_exp ", lines[0]), lines[0]
+    assert f"{group}={option}" in lines[0]
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    config = compose_config()
+    assert (config.data.name, config.model.name, config.s2_preproc.name) == (
+        "aerial_s2",
+        "utt",
+        "monthly_cloudfree",
+    )
+    assert (config.aug.name, config.dataset.name, config.compat) == ("flips", "sample", "corrected")
+
+
+def test_reference_compatibility_switches_every_quirk_of_the_baseline() -> None:
+    def quirks(config: schema.Config) -> dict[str, object]:
+        return {
+            "split": config.split.name,
+            "cover": config.s2_preproc.cover,
+            "scale": config.s2_preproc.scale,
+            "days": config.s2_preproc.days,
+            "month": config.metadata.month,
+            "metadata fusion": config.metadata.fusion,
+            "normalise_padding": config.utae.normalise_padding,
+            "collapsed": config.fusion.collapsed,
+            "dropout": config.fusion.dropout,
+            "satellite weights": config.loss.satellite_class_weights,
+            "other pixels": config.metric.other_pixels,
+            "aug.satellite": config.aug.satellite,
+        }
+
+    corrected, reference = quirks(compose_config()), quirks(compose_config("compat=reference"))
+    assert all(corrected[name] != reference[name] for name in corrected)
+
+
+def test_one_quirk_can_be_set_right_by_itself() -> None:
+    config = compose_config("compat=reference", "aug.satellite=true", "split=official")
+    assert config.aug.satellite
+    assert config.split.name == "official"
+    assert config.fusion.collapsed == "first_sample"
+
+
+@pytest.mark.parametrize("option", ["unet", "unet_metadata_aug", "utt", "utt_cloudfree_monthly",
+                                    "utt_cloudfree_monthly_aug"])  # fmt: skip
+def test_leaderboard_experiments_train_as_published(option: str) -> None:
+    config = compose_config(f"experiment=leaderboard/{option}", "dataset.root=somewhere")
+    assert config.compat == "reference"
+    assert config.model.encoder == "resnet34"
+    assert config.model.encoder_weights == "imagenet"
+    assert config.optimizer == schema.OptimizerConfig("torch.optim.SGD", 0.001, 0.0, {})
+    assert (config.data.batch_size, config.trainer.max_epochs, config.callbacks.patience) == (
+        10, 100, 30,
+    )  # fmt: skip
+    assert config.callbacks.monitor == "val/loss"
+
+
+REFUSED = [
+    (["model=utt", "data=aerial_only"], r"model=utt needs.*data=aerial_s2, or model=unet"),
+    (["s2_preproc.size=30"], r"s2_preproc.size=30.*multiple of 8.*use 24 or 32"),
+    (["s2_preproc.size=12"], r"s2_preproc.size=12: expected 16 to 112"),
+    (["s2_preproc.size=120"], r"s2_preproc.size=120: expected 16 to 112"),
+    (["s2_preproc.cover=both"], r"s2_preproc.cover=both: expected one of union, sum"),
+    (["trainer.max_epochs=0"], r"trainer.max_epochs=0: expected at least 1"),
+    (["trainer.precision=8"], r"trainer.precision=8: expected one of"),
+    (["fusion.dropout_rate=1.5"], r"fusion.dropout_rate=1.5: expected 0 to 1"),
+    (["optimizer.lr=-1"], r"optimizer.lr=-1.0: expected at least 0"),
+    (["optimizer.lr=nan"], r"optimizer.lr=nan: expected at least 0"),
+    (["optimizer.lr=inf"], r"optimizer.lr=inf: expected at least 0, and finite"),
+    (["seed=-1"], r"seed=-1: expected 0 to 4294967295"),
+    (["trainer.limit_val_batches=0"], r"trainer.limit_val_batches=0: expected at least 1"),
+    (["trainer.threads=0"], r"trainer.threads=0: expected at least 1"),
+    (["+aug.satelite=false"], r"aug.satelite: no such option; did you mean satellite"),
+    (["sweep.name=../x"], r"sweep.name='../x': expected the name of a folder"),
+    (["tune.name=''"], r"tune.name='': expected the name of a folder"),
+    (["data.bands=[red,red,nir]"], r"data.bands=.*different bands"),
+    (["data.bands=[red,infrared,nir]"], r"data.bands=infrared: expected one of"),
+    (["data.classes=12"], r"data.classes=12: expected one of 13, 19"),
+    (["utae.heads=5"], r"utae.heads=5 does not divide utae.d_model"),
+    (["utae.encoder_widths=[64,64,128]"], r"hold four widths each"),
+    (["model.decoder_channels=[64,32]"], r"expected five widths"),
+    (["objective=test/miou"], r"objective=test/miou: choosing by the test set"),
+    (["objective=[]"], r"names no metric"),
+    (["objective=val/moiu"], r"objective=val/moiu is never logged; did you mean val/miou"),
+    (["callbacks.monitor=val/iou"], r"callbacks.monitor=val/iou: expected one of val/loss, val/m"),
+    (["callbacks.monitor=val/miou"], r"worst checkpoint.*use callbacks.mode=max"),
+    (["callbacks=best_miou", "callbacks.mode=min"], r"worst checkpoint.*use callbacks.mode=max"),
+    (["model=utae", "metadata=on"], r"metadata=on joins the aerial encoder"),
+    (["dataset=flair2"], r"dataset=flair2 needs its place: dataset.root="),
+    (["tracking.experiment=''"], r"tracking.experiment is empty"),
+    (["dataset.sample.super_patch=24"], r"use dataset.sample.super_patch=40"),
+    (["tracking=server"], r"tracking=server needs tracking\.uri="),
+    (["tracking.uri=http://me:secret@host"], r"tracking.uri holds credentials"),
+    (["split=file"], r"split=file needs split.file=PATH"),
+    (["train=false"], r"checkpoint=PATH"),
+    (["train=false", "test=false"], r"nothing to do"),
+    (["+loss.class_weights.watr=1"], r"no class 'watr'; did you mean water"),
+    (["loss.class_weights.other=-1"], r"loss.class_weights.other=-1.0: expected a number"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=lambda each: " ".join(each)
+                         if isinstance(each, list) else "")  # fmt: skip
+def test_what_no_experiment_can_run_with_is_refused(
+    overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLAIR2_ROOT", raising=False)
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose_config(*overrides)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.fixture(scope="module")
+def default() -> schema.Config:
+    return compose_config()
+
+
+@given(value=st.floats(allow_nan=True))
+def test_a_bounded_number_is_accepted_exactly_within_its_bounds(
+    value: float, default: schema.Config
+) -> None:
+    fusion = dataclasses.replace(default.fusion, dropout_rate=value)
+    config = dataclasses.replace(default, fusion=fusion)
+    if 0.0 <= value <= 1.0:
+        schema.validate(config)
+    else:
+        with pytest.raises(ConfigError, match=r"fusion\.dropout_rate"):
+            schema.validate(config)
