@@ -1,0 +1,206 @@
+"""The groups that say what is read and how: data, dataset, split, s2_preproc, aug, metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from flair2_exp.config.fields import Group, option
+from flair2_exp.errors import ConfigError
+from flair2_exp.nomenclature import AERIAL_BANDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Group):
+    """Which modalities and classes an experiment reads, and in what batches."""
+
+    node: ClassVar[str] = "data"
+
+    name: str = option("", chosen=True, decides=False)
+    satellite: bool = option(True, decides=False)
+    """Whether the satellite series may be read; the aerial patch always may."""
+    bands: tuple[Literal["red", "green", "blue", "nir", "elevation"], ...] = option(AERIAL_BANDS)
+    """Aerial bands, in the order in which the network sees them."""
+    classes: Literal[13, 19] = 13
+    batch_size: int = option(10, 1, 100_000)
+    """Training patches in a batch, per device."""
+    eval_batch_size: int = option(10, 1, 100_000)
+    """Validation or test patches in a batch, per device."""
+    workers: int = option(2, 0, 1024, decides=False)
+    """Processes that read, per device; 0 reads in the training process."""
+
+    def check(self) -> None:
+        """Refuse bands that no network takes."""
+        if not 3 <= len(self.bands) <= 5 or len(set(self.bands)) != len(self.bands):
+            raise ConfigError(
+                f"data.bands=[{','.join(self.bands)}]: expected 3 to 5 different bands of "
+                f"{', '.join(AERIAL_BANDS)}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Group):
+    """How the synthetic data set is made; used by `dataset=sample` alone."""
+
+    node: ClassVar[str] = "dataset.sample"
+
+    seed: int = option(0, 0, 2**32 - 1)
+    patch_size: int = option(128, 32, 1024)
+    """Pixels; a patch always covers 102.4 m, so 128 is 0.8 m per pixel and 512 is 0.2 m."""
+    domains: int = option(8, 6, 40)
+    areas_per_domain: int = option(4, 1, 20)
+    patches_per_area: int = option(4, 1, 100)
+    super_patch: int = option(64, 16, 112)
+    """Largest `s2_preproc.size` that fits around every patch; a larger one makes larger files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig(Group):
+    """Where a data set's files are. The files' fingerprint, not their place, decides a result."""
+
+    node: ClassVar[str] = "dataset"
+
+    name: str = option("", chosen=True, decides=False)
+    root: str | None = option(None, decides=False)
+    """The folder that holds the released tree; each part below may stand elsewhere."""
+    aerial_train: str | None = option(None, decides=False)
+    """Training and validation images; replaces what is found under `root`, like those below."""
+    aerial_test: str | None = option(None, decides=False)
+    """Test images."""
+    labels_train: str | None = option(None, decides=False)
+    """Masks of the training and validation images."""
+    labels_test: str | None = option(None, decides=False)
+    """Masks of the test images."""
+    satellite_train: str | None = option(None, decides=False)
+    """Series of the training and validation areas."""
+    satellite_test: str | None = option(None, decides=False)
+    """Series of the test areas."""
+    centroids: str | None = option(None, decides=False)
+    """JSON of each patch's place in its area's series."""
+    aerial_metadata: str | None = option(None, decides=False)
+    """JSON of each patch's place, date and camera."""
+    sample: SampleConfig | None = option(None, decides=False)
+    store: str | None = option(None, decides=False)
+    """A prepared store (`scripts/prepare.py`) to read from instead of the files."""
+    on_damaged: Literal["stop", "skip"] = "stop"
+    """Whether a damaged patch ends the run, or is left out and counted."""
+    check: Literal["headers", "none"] = option("headers", decides=False)  # type: ignore[assignment]
+    """Whether every file's header is read before a run; `scripts/check.py` reads all of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(Group):
+    """Which patches train, validate and test."""
+
+    node: ClassVar[str] = "split"
+
+    name: Literal["official", "reference", "file"] = option("official", chosen=True)
+    file: str | None = option(None, decides=False)  # by content: in the fingerprint
+    """For `split=file`: YAML with lists `train`, `validation`, `test` of domains or patch ids."""
+    train_fraction: float = option(0.8, 0.05, 0.95)
+    """For `split=reference`: the share of the train/val domains that trains."""
+    seed: int = option(2022, 0, 2**32 - 1)
+    """For `split=reference`: of the shuffled domains."""
+
+    def check(self) -> None:
+        """Refuse a split by file that names none."""
+        if self.name == "file" and not self.file:
+            raise ConfigError(
+                "split=file needs split.file=PATH, a YAML file with lists train, validation and "
+                "test of domains or patch ids."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class S2PreprocConfig(Group):
+    """Preprocessing of the satellite series (FLAIR #2 baseline, cloud filter and monthly means)."""
+
+    node: ClassVar[str] = "s2_preproc"
+
+    name: str = option("", chosen=True, decides=False)
+    cloud_filter: bool = option(False, chosen=True)
+    """Whether acquisitions that snow and cloud cover too much are left out."""
+    monthly: bool = option(False, chosen=True)
+    """Whether one mean frame per calendar month takes the place of the acquisitions."""
+    size: int = option(40, 16, 112)
+    """Pixels (10 m) on a side of the super-patch; a multiple of 8."""
+    threshold: int = option(60, 0, 100)
+    """Probability (per cent) from which a pixel counts as snow or cloud."""
+    max_cover: float = option(0.5, 0.0, 2.0)
+    """Share of covered pixels from which an acquisition is left out."""
+    cover: Literal["union", "sum"] = "union"
+    """`sum` counts a pixel twice that is both snow and cloud (the baseline)."""
+    on_empty: Literal["clearest", "error"] = "clearest"
+    """Where no acquisition is left: keep the clearest, or stop with the patch's name."""
+    scale: Literal["reflectance", "reference"] = "reflectance"
+    """`reflectance` divides by 10,000; `reference` by 65,535, and monthly means by nothing."""
+    days: Literal["day_of_year", "reference"] = "day_of_year"
+    """How 29 February is read: by day of year, or as 28 February."""
+
+    def check(self) -> None:
+        """Refuse a size that U-TAE cannot halve three times."""
+        if self.size % 8:
+            lower = max(16, self.size // 8 * 8)
+            raise ConfigError(
+                f"s2_preproc.size={self.size}: U-TAE halves the super-patch three times, so it "
+                f"must be a multiple of 8 from 16 to 112; use {lower} or {min(112, lower + 8)}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugConfig(Group):
+    """Augmentation of the training patches."""
+
+    node: ClassVar[str] = "aug"
+
+    name: str = option("", chosen=True, decides=False)
+    geometry: Literal["none", "flips", "d4"] = "none"
+    """`flips`: vertical flip, horizontal flip, quarter turns, each with `probability` (the
+    baseline's); `d4`: one of the square's eight symmetries, uniformly."""
+    probability: float = option(0.5, 0.0, 1.0)
+    """Of each flip and of the quarter turn, for `geometry: flips`."""
+    satellite: bool = True
+    """Whether series and satellite target follow the aerial patch."""
+    brightness: float = option(0.0, 0.0, 1.0)
+    """Largest relative change; the factor is uniform in 1 ± the value, as for the next two."""
+    contrast: float = option(0.0, 0.0, 1.0)
+    gamma: float = option(0.0, 0.0, 1.0)
+    noise: float = option(0.0, 0.0, 0.5)
+    """Standard deviation of Gaussian noise, as a share of the full scale."""
+    zoom: float = option(0.0, 0.0, 0.5)
+    """Largest relative enlargement about the patch's centre."""
+    drop_dates: float = option(0.0, 0.0, 0.9)
+    """Probability of each acquisition to be left out; one always stays."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.geometry != "none" or any(
+            (self.brightness, self.contrast, self.gamma, self.noise, self.zoom, self.drop_dates)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetadataConfig(Group):
+    """The aerial patch's metadata (place, date, camera) as a further input."""
+
+    node: ClassVar[str] = "metadata"
+
+    name: str = option("", chosen=True, decides=False)
+    enabled: bool = option(False, chosen=True)
+    month: Literal["cyclic", "reference"] = "cyclic"
+    """`reference` is the baseline's angle, the same for every month."""
+    fusion: Literal["channels", "rows"] = "channels"
+    """What the encoded metadata are added to: each channel of the deepest map, or each row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataGroups:
+    """The groups of this file together: what the data room receives of a config."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    s2_preproc: S2PreprocConfig = field(default_factory=S2PreprocConfig)
+    aug: AugConfig = field(default_factory=AugConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)

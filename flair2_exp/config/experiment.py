@@ -1,0 +1,240 @@
+"""One experiment: all groups together, and the rules that hold across them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from flair2_exp.config.data import (
+    AugConfig,
+    DataConfig,
+    DataGroups,
+    DatasetConfig,
+    MetadataConfig,
+    S2PreprocConfig,
+    SplitConfig,
+)
+from flair2_exp.config.fields import Group, option
+from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
+from flair2_exp.config.sweep import SweepConfig, TuneConfig
+from flair2_exp.config.tracking import PathsConfig, TrackingConfig
+from flair2_exp.config.training import (
+    VALIDATED,
+    CallbacksConfig,
+    LossConfig,
+    MetricConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    TrainerConfig,
+)
+from flair2_exp.errors import ConfigError, nearest
+from flair2_exp.nomenclature import classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Group):
+    """One experiment."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    s2_preproc: S2PreprocConfig = field(default_factory=S2PreprocConfig)
+    aug: AugConfig = field(default_factory=AugConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    utae: UTAEConfig = field(default_factory=UTAEConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    metric: MetricConfig = field(default_factory=MetricConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    compat: Literal["corrected", "reference"] = option("corrected", chosen=True, decides=False)
+    quirk: str | None = option(None, decides=False)
+    """The quirk of the baseline that `quirk=...` sets right."""
+    name: str = option("experiment", decides=False)
+    """What the run is called: in its folder, in MLflow, in tables."""
+    seed: int = option(1, 0, 2**32 - 1)
+    """Of the first weights, the order of the patches, augmentation and dropout."""
+    train: bool = True
+    """Whether to train, rather than to test a trained model."""
+    test: bool = option(True, decides=False)
+    """Whether to test the best checkpoint."""
+    checkpoint: str | None = None
+    """A checkpoint of this package: training goes on from it, or it is tested (`train=false`)."""
+    objective: Any = option("val/miou", decides=False)
+    """The metric (or list of metrics) that the run returns to a sweeper."""
+
+    def check(self) -> None:
+        """Refuse groups that do not go together."""
+        for rule in _RULES:
+            rule(self)
+
+    @property
+    def data_groups(self) -> DataGroups:
+        """What the data room receives."""
+        return DataGroups(
+            data=self.data,
+            dataset=self.dataset,
+            split=self.split,
+            s2_preproc=self.s2_preproc,
+            aug=self.aug,
+            metadata=self.metadata,
+        )
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The inputs that the experiment reads: `aerial`, `satellite`, `metadata`."""
+        wanted = {*self.model.reads} - (set() if self.metadata.enabled else {"metadata"})
+        return frozenset(wanted)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the split that the experiment reads, none of which may be empty."""
+        return (
+            *(("train",) if self.train else ()),
+            "validation",
+            *(("test",) if self.test else ()),
+        )
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics that the run returns."""
+        names = self.objective if isinstance(self.objective, list) else [self.objective]
+        return tuple(names)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether scores are those of the synthetic sample, and are to be called that."""
+        return self.dataset.sample is not None
+
+    @property
+    def metric_setting(self) -> str:
+        """How the score is computed; scores of different settings are never compared."""
+        return f"{self.data.classes} classes, other pixels {self.metric.other_pixels}"
+
+
+def _names_are_folders(config: Config) -> None:
+    names = {"name": config.name, "sweep.name": config.sweep.name, "tune.name": config.tune.name}
+    for key, name in names.items():
+        path = Path(name)
+        if not name.strip() or path.is_absolute() or ".." in path.parts or path == Path():
+            raise ConfigError(f"{key}={name!r}: expected the name of a folder for its results.")
+
+
+def _model_has_its_modalities(config: Config) -> None:
+    if "satellite" in config.model.reads and not config.data.satellite:
+        raise ConfigError(
+            f"model={config.model.name} needs the satellite series, which data={config.data.name} "
+            "does not read: use data=aerial_s2, or model=unet."
+        )
+
+
+def _super_patch_fits_sample(config: Config) -> None:
+    size, sample = config.s2_preproc.size, config.dataset.sample
+    if sample is not None and "satellite" in config.reads and size > sample.super_patch:
+        raise ConfigError(
+            f"s2_preproc.size={size} is larger than dataset.sample.super_patch={sample.super_patch}"
+            f", what fits around each patch of the sample: use dataset.sample.super_patch={size}."
+        )
+
+
+def _patches_fit_the_encoder(config: Config) -> None:
+    sample = config.dataset.sample
+    if sample is not None:
+        require_patch_size(config, sample.patch_size)
+
+
+def require_patch_size(config: Config, patch_size: int) -> None:
+    """Refuse patches that the encoder cannot halve five times.
+
+    Args:
+        config: The experiment's.
+        patch_size: Pixels on a side; known from the sample's options, else from the files.
+
+    Raises:
+        ConfigError: The size is not a multiple of 32, and the network reads the aerial patch.
+    """
+    if "aerial" in config.reads and patch_size % 32:
+        lower = max(32, patch_size // 32 * 32)
+        sizes = f"dataset.sample.patch_size={lower} or {lower + 32}"
+        raise ConfigError(
+            f"patches of {patch_size} px: the encoder halves them five times, so their size must "
+            f"be a multiple of 32. For the sample: {sizes}."
+        )
+
+
+def _metadata_has_a_place(config: Config) -> None:
+    if config.metadata.enabled and "metadata" not in config.model.reads:
+        raise ConfigError(
+            f"metadata=on: model={config.model.name} does not read them; use metadata=off, or "
+            "model=unet or utt."
+        )
+
+
+def _nodes_are_groups(config: Config) -> None:
+    for name in config.model.nodes:
+        if not isinstance(getattr(config, name, None), Group):
+            raise ConfigError(f"model.nodes: {name} is not a group of the config.")
+
+
+def _something_is_done(config: Config) -> None:
+    if not config.train and not config.test:
+        raise ConfigError("train=false test=false leaves nothing to do: drop one of them.")
+    if not config.train and not (config.checkpoint or config.model.weights):
+        raise ConfigError(
+            "train=false tests a trained model: name it with checkpoint=PATH (a checkpoint of this "
+            "package) or model.weights=PATH (released weights)."
+        )
+
+
+def _objective_is_measured(config: Config) -> None:
+    if not config.objectives:
+        raise ConfigError("objective=[] names no metric: use objective=val/miou.")
+    for name in config.objectives:
+        if not isinstance(name, str):
+            raise ConfigError(f"objective={name}: expected the name of a metric, as val/miou.")
+        if name.startswith("test/"):
+            raise ConfigError(
+                f"objective={name}: choosing by the test set would leak it into the model; use a "
+                "validation metric, as val/miou."
+            )
+        if name.startswith("val/") and name not in VALIDATED:
+            raise ConfigError(f"objective={name} is never logged; {nearest(name, [*VALIDATED])}")
+
+
+def _dataset_has_a_root(config: Config) -> None:
+    dataset = config.dataset
+    parts = (dataset.aerial_train, dataset.labels_train, dataset.aerial_test)
+    if dataset.root is None and not any(parts):
+        raise ConfigError(
+            f"dataset={dataset.name} needs its place: dataset.root=/path/to/the/released/tree."
+        )
+
+
+def _class_weights_name_classes(config: Config) -> None:
+    names = [each.name for each in classes(config.data.classes)]
+    for name in config.loss.class_weights:
+        if name not in names:
+            raise ConfigError(f"loss.class_weights: no class {name!r}; {nearest(name, names)}")
+
+
+_RULES: Final[tuple[Callable[[Config], None], ...]] = (
+    _names_are_folders,
+    _model_has_its_modalities,
+    _super_patch_fits_sample,
+    _patches_fit_the_encoder,
+    _metadata_has_a_place,
+    _nodes_are_groups,
+    _something_is_done,
+    _objective_is_measured,
+    _dataset_has_a_root,
+    _class_weights_name_classes,
+)

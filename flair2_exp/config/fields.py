@@ -1,0 +1,229 @@
+"""What every group of the config is: a frozen dataclass that checks itself when it is made.
+
+A field's type says what it holds, its `option` what a type cannot say, its docstring what it means.
+From these declarations, the only ones, come the schema that Hydra composes on (`composable`), the
+typed config (`build`), the names of all options (`option_names`) and what decides a result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Final, Literal, TypeVar
+
+from flair2_exp.errors import ConfigError, nearest
+
+OPEN: Final = math.inf
+
+G = TypeVar("G", bound="Group")
+R = TypeVar("R")
+
+
+def _once_per_class(function: Callable[[type], R]) -> Callable[[type], R]:
+    """Remember what a function says of a class: types are read once per process."""
+    known: dict[type, R] = {}
+
+    @functools.wraps(function)
+    def remembered(group: type) -> R:
+        if group not in known:
+            known[group] = function(group)
+        return known[group]
+
+    return remembered
+
+
+def option(
+    default: Any,
+    minimum: float = -OPEN,
+    maximum: float = OPEN,
+    *,
+    chosen: bool = False,
+    decides: bool = True,
+) -> Any:
+    """A field of a group.
+
+    Args:
+        default: Its value where nobody gives one; a mapping is copied.
+        minimum: Of a number, or of each number of a list; included.
+        maximum: Likewise.
+        chosen: The group's files give the value, so that a config without any of them lacks it.
+        decides: Whether a run's result depends on it. Places, names and speed do not decide.
+    """
+    metadata = {"minimum": minimum, "maximum": maximum, "chosen": chosen, "decides": decides}
+    if isinstance(default, Mapping):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """A node of the config.
+
+    Attributes:
+        node: Its dotted name in the config, for messages.
+        decides: Whether any of its options decides a run's result.
+    """
+
+    node: ClassVar[str] = ""
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check bounds and words, then the group's own rules.
+
+        Raises:
+            ConfigError: The first value that is wrong; the message says what is expected.
+        """
+        prefix = f"{self.node}." if self.node else ""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            words = _words(type(self))[item.name]
+            for each in value if isinstance(value, tuple) else (value,):
+                if each is not None:
+                    _check(f"{prefix}{item.name}", each, words, item.metadata)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what no single field can tell; groups with such rules override this."""
+
+
+def _check(name: str, value: Any, words: tuple[Any, ...], metadata: Mapping[str, Any]) -> None:
+    if words and value not in words:
+        raise ConfigError(f"{name}={value}: expected one of {', '.join(map(str, words))}.")
+    low, high = metadata.get("minimum", -OPEN), metadata.get("maximum", OPEN)
+    if (low, high) == (-OPEN, OPEN) or isinstance(value, str | bool | Mapping):
+        return
+    if not (low <= value <= high and math.isfinite(value)):  # NaN fails this as well
+        bounds = f"{low:.10g} to {high:.10g}" if high < OPEN else f"at least {low:.10g}"
+        raise ConfigError(f"{name}={value}: expected {bounds}.")
+
+
+@_once_per_class
+def hints(group: type) -> dict[str, Any]:
+    """The types of a group's fields, `None` left out of optional ones."""
+    named = typing.get_type_hints(group)
+    return {item.name: _bare(named[item.name]) for item in _fields(group)}
+
+
+@_once_per_class
+def _fields(group: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(group)
+
+
+def _bare(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
+    return hint
+
+
+@_once_per_class
+def _words(group: type) -> dict[str, tuple[Any, ...]]:
+    """The words that each field of a group takes; empty where it takes any."""
+    found = {}
+    for name, hint in hints(group).items():
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+        found[name] = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+    return found
+
+
+def is_group(hint: Any) -> bool:
+    """Whether a field's type is a node of the config rather than an option."""
+    return isinstance(hint, type) and issubclass(hint, Group)
+
+
+def options(group: type[Group], prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """The dotted names of a group's options, and whether each decides a run's result."""
+    for item in _fields(group):
+        hint, name = hints(group)[item.name], f"{prefix}{item.name}"
+        if is_group(hint):
+            for inner, decides in options(hint, f"{name}."):
+                yield inner, decides and item.metadata.get("decides", True)
+        else:
+            yield name, group.decides and item.metadata.get("decides", True)
+
+
+def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
+    """Make a group of plain values, as a composed config or a checkpoint holds them.
+
+    Args:
+        group: The group's class.
+        values: By field; lists, mappings, numbers, strings and None.
+        prefix: Of the group's dotted name, for messages.
+
+    Raises:
+        ConfigError: A value is missing, unknown, out of bounds or in conflict with another.
+    """
+    known = hints(group)
+    for name in values.keys() - known.keys():
+        raise ConfigError(f"{prefix}{name}: no such option; {nearest(name, list(known))}")
+    made = {}
+    for name, value in values.items():
+        hint = known[name]
+        if isinstance(value, list) and typing.get_origin(hint) is tuple:
+            value = tuple(value)
+        elif is_group(hint) and isinstance(value, Mapping):
+            value = build(hint, value, f"{prefix}{name}.")
+        made[name] = value
+    return group(**made)
+
+
+def plain(value: Any) -> Any:
+    """A group as plain values: what a checkpoint, a file or a hash holds.
+
+    Returns:
+        Numbers, strings, None, lists and dictionaries of them.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value
+
+
+@_once_per_class
+def composable(group: type) -> type:
+    """The twin of a group that OmegaConf composes on: it knows neither words nor tuples.
+
+    What the group's files must give is missing (`???`) in it until one of them is chosen.
+    """
+    from omegaconf import MISSING
+
+    fields = []
+    named = typing.get_type_hints(group)
+    for item in _fields(group):
+        hint = _composable(hints(group)[item.name])
+        if isinstance(named[item.name], types.UnionType):
+            hint = hint | None
+        if item.metadata.get("chosen"):
+            default: Any = dataclasses.field(default=MISSING)
+        elif is_group(hints(group)[item.name]) and item.default is dataclasses.MISSING:
+            default = dataclasses.field(default_factory=hint)
+        else:
+            default = dataclasses.field(default_factory=functools.partial(_default, item))
+        fields.append((item.name, hint, default))
+    return dataclasses.make_dataclass(group.__name__, fields, repr=False, eq=False)
+
+
+def _composable(hint: Any) -> Any:
+    if is_group(hint):
+        return composable(hint)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return type(inner[0])
+    if origin is tuple:
+        return list[_composable(inner[0])]  # type: ignore[misc]
+    if origin is Mapping:
+        return dict[inner[0], inner[1]]  # type: ignore[valid-type]
+    return hint
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    value = item.default
+    if value is dataclasses.MISSING and item.default_factory is not dataclasses.MISSING:
+        value = item.default_factory()
+    return plain(value)

@@ -1,0 +1,130 @@
+"""The groups that describe a network: model, and utae and fusion for its satellite parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from flair2_exp.config.fields import Group, option
+from flair2_exp.errors import ConfigError
+
+Input = Literal["aerial", "satellite", "metadata"]
+"""What a network can read of a patch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Group):
+    """The network. Its file says which class it is, what it reads and where its options stand."""
+
+    node: ClassVar[str] = "model"
+
+    name: str = option("", chosen=True)
+    _target_: str = option("", chosen=True)
+    """The network's class: a `flair2_exp.models.base.SegmentationModel`."""
+    reads: tuple[Input, ...] = option((), chosen=True)
+    """The inputs that the network takes; what none takes is not read from the disk."""
+    nodes: tuple[str, ...] = ()
+    """Further nodes of the config that hold options of the network, as `utae`."""
+    options: Mapping[str, Any] = option({})
+    """Further options of the network, by the names of its constructor's arguments."""
+    encoder: str = "resnet34"
+    """The aerial encoder: one of segmentation_models_pytorch of depth 5."""
+    encoder_weights: str | None = "imagenet"
+    """`imagenet`, null, or a local file of weights."""
+    decoder_channels: tuple[int, ...] = option((256, 128, 64, 32, 16), 1, 65_536)
+    """Widths of the U-Net decoder's five blocks, deepest first."""
+    weights: str | None = None
+    """A released baseline checkpoint, or weights saved by this package, to start from."""
+    channels_last: bool = option(False, decides=False)
+    """Keep the aerial branch's maps with channels last: faster on some devices."""
+    compile: bool = option(False, decides=False)
+    """Compile the aerial branch with torch's compiler."""
+
+    def check(self) -> None:
+        """Refuse a decoder without its five widths."""
+        if "aerial" in self.reads and len(self.decoder_channels) != 5:
+            raise ConfigError(
+                f"model.decoder_channels={list(self.decoder_channels)}: expected five widths, "
+                "deepest first, one for each halving of the encoder."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UTAEConfig(Group):
+    """U-TAE, the satellite branch (Garnot and Landrieu, 2021)."""
+
+    node: ClassVar[str] = "utae"
+
+    encoder_widths: tuple[int, ...] = option((64, 64, 128, 128), 4, 65_536)
+    """Channels of the four scales, full resolution first."""
+    decoder_widths: tuple[int, ...] = option((64, 64, 128, 128), 4, 65_536)
+    """The same of the decoder; the last of both is the deepest map's."""
+    heads: int = option(16, 1, 1024)
+    """Heads of the temporal attention; each takes an equal share of the channels."""
+    d_model: int = option(256, 4, 65_536)
+    """Width of the temporal encoder."""
+    d_k: int = option(4, 1, 4096)
+    """Width of a key."""
+    aggregation: Literal["att_group", "att_mean", "mean"] = "att_group"
+    """How skips are averaged over time: by each head's attention, by the heads' mean, evenly."""
+    head_widths: tuple[int, ...] = option((32,), 1, 65_536)
+    """Widths of the output block between the last map and the classes."""
+    normalise_padding: bool = False
+    """Whether padded frames enter the first normalisation (the baseline)."""
+    checkpointing: bool = option(False, decides=False)
+    """Recompute activations in the backward pass: less memory, more time."""
+
+    def check(self) -> None:
+        """Refuse widths and heads that do not fit each other."""
+        if len(self.encoder_widths) != 4 or len(self.decoder_widths) != 4:
+            raise ConfigError(
+                "utae.encoder_widths and utae.decoder_widths hold four widths each, full "
+                f"resolution first; these hold {len(self.encoder_widths)} and "
+                f"{len(self.decoder_widths)}."
+            )
+        if self.encoder_widths[-1] != self.decoder_widths[-1]:
+            raise ConfigError(
+                f"utae.encoder_widths ends in {self.encoder_widths[-1]} and utae.decoder_widths "
+                f"in {self.decoder_widths[-1]}: the deepest map is the same, so they must agree."
+            )
+        if any(
+            width % 4 for width in self.encoder_widths
+        ):  # the encoder's GroupNorms have four groups
+            odd = [width for width in self.encoder_widths if width % 4]
+            raise ConfigError(f"utae.encoder_widths: expected multiples of 4, not {odd}.")
+        # Keys are grouped by head on every scale; the other aggregations do so on the deepest alone.
+        by_head = (
+            self.encoder_widths if self.aggregation == "att_group" else self.encoder_widths[-1:]
+        )
+        uneven = [width for width in (*by_head, self.d_model) if width % self.heads]
+        if uneven:
+            raise ConfigError(
+                f"utae.heads={self.heads} does not divide {uneven[0]}, one of utae.encoder_widths "
+                f"and utae.d_model: with utae.aggregation={self.aggregation} every head takes an "
+                "equal share of the channels."
+            )
+        if self.heads == self.encoder_widths[-1]:
+            raise ConfigError(
+                f"utae.heads={self.heads} leaves each head one channel of the deepest map, which "
+                "the normalisation by heads makes the same for all inputs: use at most "
+                f"{self.heads // 2}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig(Group):
+    """How the satellite map joins the aerial encoder's features (U-T&T)."""
+
+    node: ClassVar[str] = "fusion"
+
+    terms: Literal["both", "cropped", "collapsed"] = "both"
+    """What joins: the map under the patch (cropped), its mean over the super-patch (collapsed)."""
+    collapsed: Literal["each_sample", "first_sample"] = "each_sample"
+    """Whose mean a sample gets: its own, or that of the batch's first sample (the baseline)."""
+    dropout: Literal["each_sample", "always_batch"] = "each_sample"
+    """Modality dropout of single samples in training, or of whole batches always (the baseline)."""
+    dropout_rate: float = option(0.0, 0.0, 1.0)
+    """Probability of leaving the satellite features out (modality dropout)."""
+    mlp_dropout: float = option(0.3, 0.0, 0.9)
+    """Dropout within the perceptrons of the collapsed term."""

@@ -1,0 +1,64 @@
+"""The groups that say where results go: tracking and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from flair2_exp.config.fields import Group, option
+from flair2_exp.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig(Group):
+    """Where MLflow keeps the runs; credentials come from the environment, never from here."""
+
+    node: ClassVar[str] = "tracking"
+    decides: ClassVar[bool] = False
+
+    name: str = option("", chosen=True)
+    enabled: bool = option(True, chosen=True)
+    uri: str | None = None
+    """`sqlite:////absolute/path/mlflow.db` or `http://HOST:PORT`; null: below `paths.mlflow`."""
+    experiment: str = "flair2"
+    """MLflow's experiment."""
+    run_name: str | None = None
+    """What the run is called on MLflow's pages; null: name and seed."""
+    tags: Mapping[str, str] = option({})
+    """Further tags of the run."""
+    timeout: float = option(8.0, 0.1, 600)
+    """Seconds that a server may take to answer before the run is refused."""
+
+    def check(self) -> None:
+        """Refuse credentials in the address, and what a server or an experiment lacks."""
+        if "@" in (self.uri or "").partition("://")[2].partition("/")[0]:
+            raise ConfigError(
+                "tracking.uri holds credentials, which would be kept with every run: put them into "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            )
+        if not self.enabled:
+            return
+        if not self.experiment.strip():
+            raise ConfigError("tracking.experiment is empty: expected the name of an experiment.")
+        if self.name == "server" and not self.uri:
+            raise ConfigError(
+                "tracking=server needs tracking.uri=http://HOST:PORT, or MLFLOW_TRACKING_URI."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsConfig(Group):
+    """Where results go; absolute in a typed config."""
+
+    node: ClassVar[str] = "paths"
+    decides: ClassVar[bool] = False
+
+    root: str = option(".", chosen=True)
+    """Everything a run writes goes below it."""
+    data: str = option("data", chosen=True)
+    """Where the synthetic sample is made."""
+    output: str = option("outputs", chosen=True)
+    """Where single runs have their folders."""
+    mlflow: str = option("mlruns", chosen=True)
+    """Where the local MLflow store is."""
