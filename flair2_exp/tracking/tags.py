@@ -1,0 +1,57 @@
+"""The names of all MLflow tags that the package sets or reads: the one table of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Tag(StrEnum):
+    """An MLflow tag by its name; a member is its name as a string."""
+
+    # What tables of runs group and compare by; a `run.record.RunRecord` holds them.
+    ROW = "flair2.row"
+    """The leaderboard row that a run belongs to."""
+    SEED = "flair2.seed"
+    IDENTITY = "flair2.identity"
+    """16 hexadecimal digits over all that decides the result (`config.identity`)."""
+    DATASET = "flair2.dataset"
+    FINGERPRINT = "flair2.dataset_fingerprint"
+    """Of the data set's files and split (`data.fingerprint`)."""
+    SPLIT = "flair2.split"
+    METRIC = "flair2.metric"
+    """How the score is computed; scores of different settings are never compared."""
+    MODEL = "flair2.model"
+    READS = "flair2.reads"
+    """The inputs of the network, as `aerial,satellite`."""
+    COMPAT = "flair2.compat"
+    FOLDER = "flair2.folder"
+    """Where the run's or the sweep's folder is."""
+
+    # What a run belongs to.
+    KIND = "flair2.kind"
+    """`sweep` or `study`, on the parent of many runs; absent on a run."""
+    SWEEP = "flair2.sweep"
+    SWEEP_KEY = "flair2.sweep_key"
+    """Of a sweep's parent: by it the parent is found again."""
+    STUDY = "flair2.study"
+    TRIAL = "flair2.trial"
+
+    # What became of it.
+    BEST_CHECKPOINT = "flair2.best_checkpoint"
+    BEST_TRIAL = "flair2.best_trial"
+    PRUNED = "flair2.pruned"
+    ERROR = "flair2.error"
+    ENDED = "flair2.ended"
+    """Why a run was closed by another process than its own."""
+    CHANGED_PARAMS = "flair2.changed_params"
+
+    # Where it comes from.
+    VERSION = "flair2.version"
+    DIRTY = "flair2.dirty"
+    HOST = "flair2.host"
+    PID = "flair2.pid"
+    PROCESS = "flair2.process"
+
+    # MLflow's own.
+    PARENT = "mlflow.parentRunId"
+    DESCRIPTION = "mlflow.note.content"
