@@ -66,10 +66,12 @@ class Group:
     Attributes:
         node: Its dotted name in the config, for messages.
         decides: Whether any of its options decides a run's result.
+        of_network: Whether it holds options of networks, used where a network names it.
     """
 
     node: ClassVar[str] = ""
     decides: ClassVar[bool] = True
+    of_network: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check bounds and words, then the group's own rules.

@@ -31,7 +31,7 @@ class LossConfig(Group):
 
     node: ClassVar[str] = "loss"
 
-    name: str = option("", chosen=True)
+    name: str = option("", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
     """Its class: a `flair2_exp.training.losses.PixelLoss`."""
     aerial: float = option(1.0, 0.0, 1e6)
@@ -87,7 +87,7 @@ class SchedulerConfig(Group):
 
     node: ClassVar[str] = "scheduler"
 
-    name: str = option("none", chosen=True)
+    name: str = option("none", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
     """What makes it: a function of `flair2_exp.training.schedules`, or one like them."""
     warmup_epochs: int = option(0, 0, 1_000_000)
