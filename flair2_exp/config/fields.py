@@ -86,9 +86,9 @@ class Group:
             for each in value if isinstance(value, tuple) else (value,):
                 if each is not None:
                     _check(f"{prefix}{item.name}", each, words, item.metadata)
-        self.check()
+        self.validate()
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse what no single field can tell; groups with such rules override this."""
 
 

@@ -41,7 +41,7 @@ class ModelConfig(Group):
     compile: bool = option(False, decides=False)
     """Compile the aerial branch with torch's compiler."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a decoder without its five widths."""
         if "aerial" in self.reads and len(self.decoder_channels) != 5:
             raise ConfigError(
@@ -76,7 +76,7 @@ class UTAEConfig(Group):
     checkpointing: bool = option(False, decides=False)
     """Recompute activations in the backward pass: less memory, more time."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse widths and heads that do not fit each other."""
         if len(self.encoder_widths) != 4 or len(self.decoder_widths) != 4:
             raise ConfigError(
