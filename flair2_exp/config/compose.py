@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigSource
@@ -220,12 +221,14 @@ class JobLoader(ConfigLoader):
         return self._loader.list_groups(parent_name)
 
     def get_group_options(
-        self, group_name: str, results_filter: Any = None, **options: Any
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
     ) -> list[str]:
         """Return a group's options that Hydra's own loader knows."""
-        if results_filter is not None:
-            options["results_filter"] = results_filter
-        return self._loader.get_group_options(group_name, **options)
+        return self._loader.get_group_options(group_name, results_filter, config_name, overrides)
 
     def compute_defaults_list(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,31 +225,36 @@ class _Life:
         config, data, task = self.config, prepared.data, prepared.task
         watchers = _Watchers.of(config, data, self.membership.reporter)
         trainer = build_trainer(config, self.folder, run, watchers.all(), self.interruption)
-        chosen = Path(config.checkpoint).expanduser() if config.checkpoint else None
-        loops = {"datamodule": data, "weights_only": True}
+        checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
+
+        def evaluate(loop: Callable[..., object]) -> None:
+            loop(task, datamodule=data, ckpt_path=tested, verbose=False, weights_only=True)
+
         if config.train:
             if not record.training:
-                trainer.fit(task, ckpt_path=prepared.start or chosen, **loops)
+                start = prepared.start or checkpoint
+                trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
                 record.training = watchers.training(trainer)
                 record.pruned = watchers.pruning.stopped_epoch is not None
                 record.status = TRAINED
                 _write(record, self.folder)
-            chosen = self.folder.best
+            tested: Path | None = self.folder.best
         else:
-            trainer.validate(task, ckpt_path=chosen, verbose=False, **loops)
+            tested = checkpoint
+            evaluate(trainer.validate)
             record.training = metrics_under(trainer, "val/")
         metrics = dict(record.training)
         if record.pruned:
             return metrics
         if config.test:
-            trainer.test(task, ckpt_path=chosen, verbose=False, **loops)
+            evaluate(trainer.test)
             metrics |= watchers.test(task, trainer)
             if trainer.is_global_zero:
                 heading = title(config, metrics["test/miou"])
                 save_results(task, watchers.panel, self.folder, heading)
         elif any(name.startswith("inference/") for name in config.objectives):
             trainer.loggers = []  # its scores are known: those of the best epoch
-            trainer.validate(task, ckpt_path=chosen, verbose=False, **loops)
+            evaluate(trainer.validate)
             metrics |= watchers.stopwatch.of_validation()
         metrics["model/parameters"] = float(count_parameters(task.model))
         return metrics
