@@ -21,7 +21,7 @@ PLAIN = [
     "s2_preproc.size=24", "tracking.run_name=null", "train=false", "checkpoint=c.ckpt",
 ]  # fmt: skip
 OTHERS = [
-    "+optimizer.options.momentum=0.9", "loss.class_weights={other: 1}", 
+    "+optimizer.options.momentum=0.9", "loss.class_weights={other: 1}",
     "data.bands=[red,nir,green]", "utae.head_widths=[16]", "hydra.job.chdir=false", "+tracking.tags.a=b",
 ]  # fmt: skip
 
