@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from flair2_exp.data.options import (
-    AugmentationOptions,
-    MetadataOptions,
-    SeriesOptions,
-    SplitOptions,
+from flair2_exp.config.data import (
+    AugConfig,
+    MetadataConfig,
+    S2PreprocConfig,
+    SplitConfig,
 )
 from flair2_exp.run.assembly import build_data
 from tests.configs import compose_config
@@ -38,16 +38,16 @@ def test_every_option_of_the_config_reaches_the_data(shared_tree: Tree) -> None:
             "dataset.on_damaged=skip", *(f"{name}={value}" for name, value in OPTIONS.items()),
         )
     )  # fmt: skip
-    assert data.series == SeriesOptions(
-        filter=True, monthly=True, size=24, threshold=50, max_cover=0.25, cover="sum",
+    assert data.series == S2PreprocConfig(
+        cloud_filter=True, monthly=True, size=24, threshold=50, max_cover=0.25, cover="sum",
         on_empty="error", scale="reference", days="reference",
     )  # fmt: skip
-    assert data.augmentation == AugmentationOptions(
+    assert data.augmentation == AugConfig(
         geometry="d4", probability=0.25, satellite=False, brightness=0.125, contrast=0.25,
         gamma=0.375, noise=0.0625, zoom=0.5, drop_dates=0.75,
     )  # fmt: skip
-    assert data.metadata_options == MetadataOptions("reference")
-    assert data.split_options == SplitOptions("reference", None, 0.5, 7)
+    assert data.metadata_options == MetadataConfig("reference")
+    assert data.split_options == SplitConfig(name="reference", None, 0.5, 7)
     assert (data.seed, data.batch_size, data.eval_batch_size, data.workers) == (5, 3, 4, 0)
     assert data.on_damaged == "skip"
 

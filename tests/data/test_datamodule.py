@@ -18,19 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 
+from flair2_exp.config.data import (
+    AugConfig,
+    MetadataConfig,
+    S2PreprocConfig,
+    SplitConfig,
+)
 from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoader
 from flair2_exp.data.dataset import BatchKey, PatchDataset, TreeReader
 from flair2_exp.data.layout import Folders, Index, index, locate
-from flair2_exp.data.options import (
-    AugmentationOptions,
-    MetadataOptions,
-    SeriesOptions,
-    SplitOptions,
-)
 from flair2_exp.errors import DamagedPatchError, DataError
 from tests.data.trees import Tree, write_raster
 
-SERIES = SeriesOptions(filter=True, monthly=True, size=16)
+SERIES = S2PreprocConfig(cloud_filter=True, monthly=True, size=16)
 
 
 def module(folders: Folders, **options: Any) -> FlairDataModule:
@@ -64,8 +64,8 @@ def test_setup_tells_what_the_data_are(folders: Folders) -> None:
 
 def test_batches_do_not_depend_on_the_workers(folders: Folders) -> None:
     options = {
-        "augmentation": AugmentationOptions("d4", noise=0.05, drop_dates=0.3),
-        "metadata": MetadataOptions(),
+        "augmentation": AugConfig(geometry="d4", noise=0.05, drop_dates=0.3),
+        "metadata": MetadataConfig(),
         "batch_size": 1,
     }
     alone, shared = module(folders, **options), module(folders, workers=2, **options)
@@ -81,7 +81,7 @@ def test_batches_do_not_depend_on_the_workers(folders: Folders) -> None:
 
 
 def test_evaluation_is_neither_shuffled_nor_augmented(folders: Folders) -> None:
-    data = module(folders, augmentation=AugmentationOptions("d4"), eval_batch_size=1)
+    data = module(folders, augmentation=AugConfig(geometry="d4"), eval_batch_size=1)
     first, later = (at_epoch(data.val_dataloader(), epoch) for epoch in (0, 3))
     assert [batch["patch_id"] for batch in first] == [["IMG_000001"], ["IMG_000002"]]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, later, strict=True))
@@ -89,7 +89,7 @@ def test_evaluation_is_neither_shuffled_nor_augmented(folders: Folders) -> None:
 
 def test_elevation_keeps_its_values_wherever_its_band_is(folders: Folders) -> None:
     bands = ("elevation", "red")
-    changes = AugmentationOptions(brightness=0.5, noise=0.1)
+    changes = AugConfig(brightness=0.5, noise=0.1)
     plain, changed = (
         module(folders, bands=bands, augmentation=each).dataset("train").sample(0, 0).image
         for each in (None, changes)
@@ -130,7 +130,7 @@ def test_lightning_gives_each_epoch_its_order_also_after_a_resume(
             enable_checkpointing=False, limit_val_batches=0, **quiet,
         )  # fmt: skip
         data = FlairDataModule(
-            folders, series=SERIES, batch_size=1, augmentation=AugmentationOptions("d4", noise=0.1)
+            folders, series=SERIES, batch_size=1, augmentation=AugConfig(geometry="d4", noise=0.1)
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -232,13 +232,13 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("series", "factor"),
     [
-        (SeriesOptions(size=16), 10_000),
-        (SeriesOptions(size=16, scale="reference"), 65_535),
-        (SeriesOptions(size=16, monthly=True, scale="reference"), 1),
+        (S2PreprocConfig(size=16), 10_000),
+        (S2PreprocConfig(size=16, scale="reference"), 65_535),
+        (S2PreprocConfig(size=16, monthly=True, scale="reference"), 1),
     ],
 )
 def test_batches_are_scaled_after_the_transfer(
-    folders: Folders, series: SeriesOptions, factor: int
+    folders: Folders, series: S2PreprocConfig, factor: int
 ) -> None:
     data = module(folders, series=series)
     (batch,) = data.val_dataloader()
@@ -287,8 +287,8 @@ def test_what_is_missing_stops_the_run_or_is_skipped_and_counted(
     change(own_tree)
     folders = locate(own_tree.root)
     with pytest.raises(DataError, match=f"1 of 2 train patches have {message}.*\n?.*IMG_000003"):
-        module(folders, metadata=MetadataOptions())
-    data = module(folders, metadata=MetadataOptions(), on_damaged="skip")
+        module(folders, metadata=MetadataConfig())
+    data = module(folders, metadata=MetadataConfig(), on_damaged="skip")
     assert data.counts["train"] == 1
     assert data.skipped == {"train": 1, "validation": 0, "test": 0}
 
@@ -349,7 +349,7 @@ def test_a_year_outside_the_code_is_said(own_tree: Tree) -> None:
     content = own_tree.metadata.read_text().replace("2019-", "2017-")
     own_tree.metadata.write_text(content)
     with pytest.warns(UserWarning, match="2 train patches are of a year outside 2018 to 2021"):
-        data = module(locate(own_tree.root), metadata=MetadataOptions())
+        data = module(locate(own_tree.root), metadata=MetadataConfig())
     (batch,) = data.train_dataloader()
     assert not batch["metadata"][:, 35:39].any()
 
@@ -392,8 +392,8 @@ def test_the_fingerprint_is_of_names_sizes_and_split(own_tree: Tree) -> None:
     os.utime(image, (0, 0))
     assert module(folders).fingerprint == before
     assert module(folders, satellite=False).fingerprint != before
-    other = SplitOptions("reference", train_fraction=0.5, seed=1)
-    swapped = SplitOptions("reference", train_fraction=0.5, seed=3)
+    other = SplitConfig(name="reference", train_fraction=0.5, seed=1)
+    swapped = SplitConfig(name="reference", train_fraction=0.5, seed=3)
     prints = {module(folders, split=split).fingerprint for split in (other, swapped)}
     assert prints | {before} == {before, *prints}
     image.write_bytes(image.read_bytes() + b" ")
@@ -433,7 +433,7 @@ def test_a_worker_shares_the_index_and_does_not_grow_over_thousands_of_samples(
     for name, listed in (("small", small), ("large", large)):
         reader = TreeReader(listed, patch_size=32, series=SERIES)
         data = PatchDataset(
-            reader, listed, np.arange(500) % 5, augmentation=AugmentationOptions("flips")
+            reader, listed, np.arange(500) % 5, augmentation=AugConfig(geometry="flips")
         )
         sampler = BatchSampler(500, 20, shuffle=True)
         gc.collect()

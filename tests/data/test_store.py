@@ -18,29 +18,29 @@ import numpy as np
 import pytest
 import torch
 
+from flair2_exp.config.data import AugConfig, MetadataConfig, S2PreprocConfig
 from flair2_exp.data import layout, preparation
 from flair2_exp.data.datamodule import FlairDataModule
 from flair2_exp.data.dataset import TreeReader
 from flair2_exp.data.layout import Index, index, locate
-from flair2_exp.data.options import AugmentationOptions, MetadataOptions, SeriesOptions
 from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.store import StoreReader
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
 from flair2_exp.files import replacing
 from tests.data.trees import TEST_AREA, Tree, write_raster
 
-SERIES = SeriesOptions(filter=True, monthly=True, size=16)
+SERIES = S2PreprocConfig(cloud_filter=True, monthly=True, size=16)
 AREA = "D006_2020/Z2_UF"
 
 
 def prepared(
-    tree: Tree, path: Path, series: SeriesOptions | None = SERIES, **options: Any
+    tree: Tree, path: Path, series: S2PreprocConfig | None = SERIES, **options: Any
 ) -> Prepared:
     listed = index(locate(tree.root), cache=False)
     return prepare(listed, path, patch_size=32, series=series, **({"shard": 2} | options))
 
 
-def opened(tree: Tree, path: Path, series: SeriesOptions | None = SERIES) -> StoreReader:
+def opened(tree: Tree, path: Path, series: S2PreprocConfig | None = SERIES) -> StoreReader:
     listed = index(locate(tree.root), cache=False)
     return StoreReader(path, listed, patch_size=32, series=series)
 
@@ -49,14 +49,14 @@ def opened(tree: Tree, path: Path, series: SeriesOptions | None = SERIES) -> Sto
     "series",
     [
         SERIES,
-        SeriesOptions(size=16),
-        SeriesOptions(filter=True, size=24, cover="sum", days="reference"),
-        SeriesOptions(monthly=True),
+        S2PreprocConfig(size=16),
+        S2PreprocConfig(cloud_filter=True, size=24, cover="sum", days="reference"),
+        S2PreprocConfig(monthly=True),
         None,
     ],
 )
 def test_batches_from_a_store_are_bit_equal_to_those_from_the_files(
-    shared_tree: Tree, tmp_path: Path, series: SeriesOptions | None
+    shared_tree: Tree, tmp_path: Path, series: S2PreprocConfig | None
 ) -> None:
     report = prepared(shared_tree, tmp_path / "store", series)
     assert (report.patches, report.written, report.damaged) == (5, 5, 0)
@@ -69,8 +69,8 @@ def test_batches_from_a_store_are_bit_equal_to_those_from_the_files(
             "classes": classes,
             "satellite": series is not None,
             "series": series,
-            "metadata": MetadataOptions(),
-            "augmentation": AugmentationOptions("flips", noise=0.1, zoom=0.1, drop_dates=0.2),
+            "metadata": MetadataConfig(),
+            "augmentation": AugConfig(geometry="flips", noise=0.1, zoom=0.1, drop_dates=0.2),
         }
         folders = locate(shared_tree.root)
         direct = FlairDataModule(folders, **options)
@@ -98,13 +98,13 @@ def test_a_store_with_series_serves_a_run_without_and_no_other_series(
     path = tmp_path / "store"
     prepared(shared_tree, path)
     assert opened(shared_tree, path, None).read(0).frames is None
-    other = SeriesOptions(filter=True, monthly=True, size=24, threshold=50)
+    other = S2PreprocConfig(cloud_filter=True, monthly=True, size=24, threshold=50)
     wrong = r"s2_preproc\.size is 16, not 24, s2_preproc\.threshold is 60, not 50"
     with pytest.raises(DataError, match=rf"other settings: {wrong}\.\nPrepare another"):
         opened(shared_tree, path, other)
     with pytest.raises(DataError, match=f"store of other settings: {wrong}"):
         prepared(shared_tree, path, other)
-    scaled = SeriesOptions(filter=True, monthly=True, size=16, scale="reference")
+    scaled = S2PreprocConfig(cloud_filter=True, monthly=True, size=16, scale="reference")
     assert opened(shared_tree, path, scaled).read(0).frames is not None
     prepared(shared_tree, tmp_path / "aerial", None)
     with pytest.raises(DataError, match="satellite is False, not True"):
@@ -475,7 +475,7 @@ def test_patches_are_found_behind_shards_of_unequal_series(own_tree: Tree, tmp_p
         np.save(path, np.load(path)[:2])
     products = own_tree.series("D004_2021/Z1_NN", "products.txt")
     products.write_text("\n".join(products.read_text().splitlines()[:2]))
-    raw = SeriesOptions(size=16)
+    raw = S2PreprocConfig(size=16)
     prepared(own_tree, tmp_path / "store", raw, shard=3)
     listed: Index = index(locate(own_tree.root), cache=False)
     direct, stored = (

@@ -21,10 +21,10 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flair2_exp.data.check import tree as check
 from flair2_exp.data.check.findings import Finding
 from flair2_exp.data.check.tiff import TruncatedError, read_header
 from flair2_exp.data.check.tree import check_tree, require_sound
-from flair2_exp.data.check.tree import tree as check
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
 from tests.data.trees import AREAS, PRODUCTS, TEST_AREA, Tree, write_raster, write_tree

@@ -22,7 +22,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from flair2_exp.data.download.archives.archives import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flair2_exp.data.download import transfer, unpack
+from flair2_exp.data.download.archives import (
     ARCHIVES,
     Archive,
     Outcome,
@@ -30,11 +34,7 @@ from flair2_exp.data.download.archives.archives import (
     placement,
     select,
 )
-from flair2_exp.data.download.archives.transfer import Patience, fetch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from flair2_exp.data.download import transfer, unpack
+from flair2_exp.data.download.transfer import Patience, fetch
 from flair2_exp.data.layout import locate
 from flair2_exp.errors import ConfigError, DataError
 from tests.data.trees import write_tree
