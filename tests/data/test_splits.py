@@ -14,7 +14,7 @@ from flair2_exp.config.data import SplitConfig
 from flair2_exp.data import splits
 from flair2_exp.data.layout import Folders, Index
 from flair2_exp.data.metadata import RECORD
-from flair2_exp.errors import DataError
+from flair2_exp.errors import ConfigError, DataError
 
 
 def made(train: list[str], test: list[str], patches: int = 2) -> Index:
@@ -128,8 +128,8 @@ def test_a_file_that_is_not_as_it_should_be_is_refused(
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"split\.file=.*none\.yaml cannot be read"):
         splits.split(made(TRAIN, TEST), SplitConfig(name="file", file=str(tmp_path / "none.yaml")))
-    with pytest.raises(DataError, match=r"split=file needs split\.file"):
-        splits.split(made(TRAIN, TEST), SplitConfig(name="file"))
+    with pytest.raises(ConfigError, match=r"split=file needs split\.file"):
+        SplitConfig(name="file")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flair2_exp.config.data import DatasetConfig
 from flair2_exp.data.download import transfer, unpack
 from flair2_exp.data.download.archives import (
     ARCHIVES,
@@ -1096,12 +1097,11 @@ def test_a_release_fetched_whole_is_found_by_the_layout(
         )
     served(server, contents)
     download(tmp_path / "to", archives, base_url=server.url, patience=QUICK)
-    here, there = locate(tmp_path / "to"), locate(tmp_path / "made")
-    for part, path in dataclasses.asdict(there).items():
-        found = getattr(here, part)
-        assert found is not None
-        assert found.name == path.name
-        assert contents_of(found) == contents_of(path)
+    here, there = (locate(DatasetConfig(root=str(tmp_path / folder))) for folder in ("to", "made"))
+    assert here.keys() == there.keys()
+    for part, path in there.items():
+        assert here[part].name == path.name
+        assert contents_of(here[part]) == contents_of(path)
 
 
 def test_parts_are_chosen_by_name() -> None:

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flair2_exp.config import schema
 from flair2_exp.data.sample import tree as sample
 from flair2_exp.data.sample.landscape import (
     BUILDING,
@@ -550,20 +549,8 @@ def test_two_commands_at_once_write_one_whole_tree(tiny: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("patch_size", 16), ("domains", 41), ("seed", -1), ("super_patch", 120), ("domains", 7.5)],
+    [("patch_size", 16), ("domains", 41), ("seed", -1), ("super_patch", 120)],
 )
 def test_options_out_of_bounds_are_refused_by_name(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=name):
         dataclasses.replace(TINY, **{name: value})
-
-
-def test_the_config_offers_the_same_options_and_bounds() -> None:
-    configured = {option.name: option for option in dataclasses.fields(schema.SampleConfig)}
-    own = {option.name: option for option in dataclasses.fields(SampleConfig)}
-    assert {name: option.default for name, option in configured.items()} == {
-        name: option.default for name, option in own.items()
-    }
-    for name, (minimum, maximum) in sample._BOUNDS.items():
-        bounds = configured[name].metadata
-        assert bounds["minimum"] == minimum
-        assert bounds["maximum"] >= maximum
