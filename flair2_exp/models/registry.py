@@ -47,9 +47,9 @@ class NetworkSpec(Group):
     series_size: int = 40
     """Satellite pixels on a side of a super-patch."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse nodes that a network cannot be given."""
-        groups = [n for n, value in vars(self).items() if isinstance(value, Group) and n != "model"]
+        groups = [n for n, each in vars(self).items() if isinstance(each, Group) and each.of_network]
         for node in self.model.nodes:
             if node not in groups:
                 raise ConfigError(

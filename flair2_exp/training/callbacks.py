@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from flair2_exp.config.training import CallbacksConfig
 from flair2_exp.signals import Interruption
-from flair2_exp.training.panel import PanelCollector
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CheckpointFiles:
+class CheckpointPaths:
     """Where a run's checkpoints go; one folder."""
 
     best: Path
@@ -42,54 +40,27 @@ class CheckpointFiles:
     """The one before."""
 
 
-class RunCallbacks:
-    """The callbacks of a run's trainer; those that the run reads afterwards, by name.
+def standard_callbacks(
+    options: CallbacksConfig, paths: CheckpointPaths, interruption: Interruption, *, bars: bool
+) -> list[Callback]:
+    """Return what stops, shows and keeps a training: a trainer's last callbacks, in this order.
 
     Args:
         options: Of the callbacks.
-        files: Where checkpoints go.
-        seed: The run's.
+        paths: Where checkpoints go.
         interruption: Whether the process has been asked to end.
-        patches: How many the test set has, of which the panel shows some.
-        bands: The image's.
-        more: Further callbacks of the run.
-
-    Attributes:
-        every: All of them, in the trainer's order.
-        bars: Whether a progress bar is among them: the trainer's `enable_progress_bar`.
+        bars: Whether progress bars are shown, or one line per epoch for a log file.
     """
-
-    def __init__(
-        self,
-        options: CallbacksConfig,
-        files: CheckpointFiles,
-        *,
-        seed: int,
-        interruption: Interruption,
-        patches: int,
-        bands: Sequence[str],
-        more: Sequence[Callback] = (),
-    ) -> None:
-        self.bars = options.progress == "always" or (
-            options.progress == "auto" and sys.stdout.isatty()
-        )
-        self.stopwatch, self.scores = Stopwatch(), Scores(options.monitor, options.mode)
-        self.panel = PanelCollector(options.panel_patches, patches, bands)
-        patience = Patience(options.monitor, patience=options.patience, mode=options.mode)
-        self.every: list[Callback] = [
-            StepSeeds(seed),
-            self.stopwatch,
-            self.scores,
-            self.panel,
-            *more,
-            *([patience] if options.patience else []),
-            RichProgressBar(leave=False) if self.bars else EpochLines(),
-            best_checkpoint(files.best, options),
-            ResumePoint(files, minutes=options.save_minutes, interruption=interruption),
-        ]
+    patience = Patience(options.monitor, patience=options.patience, mode=options.mode)
+    return [
+        *([patience] if options.patience else []),
+        RichProgressBar(leave=False) if bars else EpochLines(),
+        best_checkpoint(options, paths.best),
+        ResumePoint(paths, minutes=options.save_minutes, interruption=interruption),
+    ]
 
 
-def best_checkpoint(file: Path, options: CallbacksConfig) -> ModelCheckpoint:
+def best_checkpoint(options: CallbacksConfig, file: Path) -> ModelCheckpoint:
     """Return what keeps the checkpoint of the epoch with the best `monitor` in a file."""
     return ModelCheckpoint(
         dirpath=file.parent,
@@ -115,15 +86,15 @@ class ResumePoint(Checkpoint):
     their order, so that this one, listed last, stores the state of all.
 
     Args:
-        files: Where they go; `best` is not this callback's.
+        paths: Where they go; `best` is not this callback's.
         minutes: Between two of them within an epoch; 0: none there.
         interruption: Whether the process has been asked to end.
     """
 
     def __init__(
-        self, files: CheckpointFiles, *, minutes: float, interruption: Interruption
+        self, paths: CheckpointPaths, *, minutes: float, interruption: Interruption
     ) -> None:
-        self.last, self.previous = files.last, files.previous
+        self.last, self.previous = paths.last, paths.previous
         self._seconds = 60 * minutes or math.inf
         self._interruption = interruption
         self._postponing = ExitStack()

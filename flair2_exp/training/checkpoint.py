@@ -36,7 +36,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def require_same_network(path: Path, content: Mapping[str, Any], wanted: NetworkSpec) -> None:
+def require_same_model(path: Path, content: Mapping[str, Any], wanted: NetworkSpec) -> None:
     """Refuse a checkpoint of another network than the config describes.
 
     Options that do not decide the network's results may differ (`NetworkSpec.deciding`).

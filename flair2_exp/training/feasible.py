@@ -16,12 +16,12 @@ from flair2_exp.training.schedules import build_schedule
 
 def require_feasible(
     spec: NetworkSpec,
-    loss: LossConfig,
     optimizer: OptimizerConfig,
     scheduler: SchedulerConfig,
+    loss: LossConfig,
     trainer: TrainerConfig,
 ) -> None:
-    """Refuse what could not be trained: network, loss, optimizer, schedule and strategy.
+    """Refuse what could not be trained: network, optimizer, schedule, loss and strategy.
 
     No weights are read or downloaded, and whether this machine has the device is not asked: the
     jobs may run on another.

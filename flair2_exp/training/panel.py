@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,18 +37,15 @@ class PanelCollector(Callback):
     Args:
         count: How many patches; 0 keeps none.
         total: How many patches the test set has.
-        bands: The image's; without red, green and blue the first one is shown in grey.
+        rgb: Positions of red, green and blue among the image's bands; None shows one band in grey.
     """
 
     count: int
     total: int
-    bands: Sequence[str]
+    rgb: tuple[int, int, int] | None = (0, 1, 2)
     rows: list[PanelRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        colours = ("red", "green", "blue")
-        complete = set(colours) <= set(self.bands)
-        self._colours = [self.bands.index(each) if complete else 0 for each in colours]
         spaced = np.linspace(0, max(0, self.total - 1), min(self.count, self.total))
         self._wanted = set(spaced.round().astype(int).tolist())
         self._seen = 0
@@ -70,7 +67,7 @@ class PanelCollector(Callback):
         """Keep the wanted patches of a batch."""
         for position, patch in enumerate(batch["patch_id"]):
             if self._seen + position in self._wanted:
-                image = _picture(batch, position, self._colours)
+                image = _picture(batch, position, self.rgb or (0, 0, 0))
                 truth, prediction = (
                     each[position].to(torch.uint8).cpu().numpy()
                     for each in (batch["label"], outputs)
@@ -80,12 +77,12 @@ class PanelCollector(Callback):
 
 
 def _picture(
-    batch: Mapping[str, Any], position: int, colours: list[int]
+    batch: Mapping[str, Any], position: int, bands: tuple[int, int, int]
 ) -> npt.NDArray[np.uint8]:
     """Draw a patch, (H, W, 3) uint8: its aerial image, or where there is none its series."""
     image = batch.get("image")
     if image is not None:
-        picture = image[position, colours].float().cpu().numpy()
+        picture = image[position, list(bands)].float().cpu().numpy()
     else:
         picture = _series_picture(batch, position)
     return np.asarray(np.moveaxis(picture * 255, 0, -1).clip(0, 255), dtype=np.uint8)
