@@ -7,10 +7,10 @@ other projects, has a module of this kind of its own.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 if TYPE_CHECKING:  # whoever needs one library's names does not load the others
     import torch
@@ -138,7 +138,7 @@ def outcome(job: JobReturn) -> Any:
     return job._return_value
 
 
-# --- torch --------------------------------------------------------------------------------------
+# --- torch and Lightning ----------------------------------------------------------------------------
 
 
 def shared_storage(size: int) -> torch.UntypedStorage:
@@ -159,3 +159,29 @@ def has_workers(loader: DataLoader[Any]) -> bool:
     Workers inherit what is there when they start; torch says nowhere publicly when that is.
     """
     return loader._iterator is not None
+
+
+COMPILED_PREFIX: Final = "_orig_mod."
+"""What `torch.compile(module)` puts before the module's names in a state_dict. Torch offers nothing
+to take it off; people publish weights of compiled networks."""
+
+
+def epochs_trained(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many epochs a checkpoint of Lightning's had trained.
+
+    Its `epoch` is that of the batch it was written after, whether that epoch was complete or not;
+    only the loops' own progress tells.
+
+    Raises:
+        KeyError: It holds no state of a training.
+    """
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def stopped_early(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether Lightning's `EarlyStopping` had ended the training of a checkpoint.
+
+    0 is its word for "not stopped"; whatever derives from it keeps the name.
+    """
+    states = checkpoint.get("callbacks", {}).values()
+    return any(state.get("stopped_epoch", 0) for state in states)

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from flair2_exp.models.registry import NetworkSpec
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
-    from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch
+    from flair2_exp.training.callbacks import Scores, Stopwatch
+    from flair2_exp.training.panel import PanelCollector
     from flair2_exp.training.pruning import Pruning, Reporter
     from flair2_exp.training.task import SegmentationTask
 
@@ -272,7 +273,8 @@ class _Watchers:
 
     @classmethod
     def of(cls, config: Config, data: FlairDataModule, reporter: Reporter | None) -> _Watchers:
-        from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch
+        from flair2_exp.training.callbacks import Scores, Stopwatch
+        from flair2_exp.training.panel import PanelCollector
         from flair2_exp.training.pruning import Pruning
 
         # Searches that prune have one objective; what only the end measures cannot be reported.
