@@ -173,7 +173,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror}).\n"
-            "Make room and call it again, which goes on from here, or choose another folder."
+            "Make room and call it again, which resumes here, or choose another folder."
         ) from None
 
 
@@ -207,14 +207,14 @@ class _Job:
         return -(-len(self.index) // self.size)
 
     def patches(self, shard: int) -> range:
-        """Positions of a shard's patches."""
+        """Return positions of a shard's patches."""
         return range(shard * self.size, min((shard + 1) * self.size, len(self.index)))
 
     def folder(self, shard: int) -> Path:
         return self.path / "shards" / f"{shard:05d}"
 
     def is_fresh(self, shard: int) -> bool:
-        """Whether the shard is there, whole, and of the sources as they are now."""
+        """Return whether the shard is there, whole, and of the sources as they are now."""
         folder = self.folder(shard)
         try:
             with np.load(folder / "index.npz", allow_pickle=False) as table:
@@ -254,8 +254,8 @@ class _Job:
             frames = _Appended(folder / "series.npy", shape, kind)
         counts, days, covered, damaged = [], [np.empty(0, dtype=np.int64)], [], []
         for patch in patches:
-            found = self._read(patch)
-            image, mask, series = found or self._nothing()
+            content = self._read(patch)
+            image, mask, series = content or self._nothing()
             images.append(image[None])
             masks.append(mask[None])
             if frames is not None and series is not None:
@@ -263,7 +263,7 @@ class _Job:
                 days.append(series.days)
             counts.append(0 if series is None else len(series.days))
             covered.append(series is not None and series.covered)
-            damaged.append(found is None)
+            damaged.append(content is None)
         for array in (images, masks, frames):
             if array is not None:
                 array.close()
@@ -280,7 +280,7 @@ class _Job:
         }
 
     def _read(self, patch: int) -> tuple[Image, Image, Series | None] | None:
-        """What is stored of a patch; None where it is incomplete, or damaged and may be skipped."""
+        """Read what is stored of a patch; None where it is incomplete, or damaged and skipped."""
         if self.incomplete[patch]:
             return None
         try:
@@ -304,12 +304,12 @@ class _Job:
             name = f"{self.index.ids[patch]} of {self.index.area_name(patch)}"
             raise DamagedPatchError(
                 f"patch {name} is damaged: {error}\n"
-                "Run scripts/check.py on the data set and mend it, or skip damaged patches."
+                "Run scripts/check.py on the data set and replace what it lists, or skip damaged patches."
             ) from None
         return image, mask, series
 
     def _nothing(self) -> tuple[Image, Image, None]:
-        """What stands in the place of a patch that is not stored."""
+        """Return what stands in the place of a patch that is not stored."""
         image = np.zeros((len(AERIAL_BANDS), self.patch_size, self.patch_size), dtype=np.uint8)
         return image, image[0], None
 
@@ -385,7 +385,7 @@ def _run(job: _Job, todo: Sequence[int], workers: int) -> Iterator[int]:
         except BrokenProcessPool:
             raise DataError(
                 "a process of the preparation died: out of memory, or killed.\n"
-                "Call it again, which goes on from here, with fewer --workers."
+                "Call it again, which resumes here, with fewer --workers."
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
