@@ -81,8 +81,8 @@ class OptunaStudyConf:
     on_start: str | None = None
     """Dotted path of a function `(config) -> mapping | None`, called by every worker before it
     opens the study; what it raises ends the command. What it returns are facts, plain values by
-    name, such as which data are read: the study keeps them, and a command with other facts is
-    refused, as with another space. A fact that is None is unknown and differs from nothing."""
+    name, such as which data are read. The study keeps them, and a command that has another value
+    is refused, as one with another space is; a fact that is not returned is not compared."""
     on_create: str | None = None
     """Dotted path of a function `(config) -> mapping`, called by the one worker that makes the
     study, before any trial; what it returns (plain values) becomes the study's attributes."""

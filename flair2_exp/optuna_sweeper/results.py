@@ -49,6 +49,11 @@ class SearchResult:
     leader: bool
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What to call the objectives, also where they have no names."""
+        return self.objective or tuple(f"value_{i}" for i in range(len(self.direction)))
+
+    @property
     def best(self) -> list[FrozenTrial]:
         """The best trial, or the Pareto front."""
         return best_trials(self.trials, self.direction)

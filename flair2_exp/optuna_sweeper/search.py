@@ -106,7 +106,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # this module says what happens
         self.options = options
         self._config = config
-        self._launcher = launcher
+        self.launcher = launcher
         self._loader = config_loader
         self.space = read_space(options.params, arguments, config_loader)
         self._samplers = SamplerFactory(options.sampler, options.allowed_targets)
@@ -301,7 +301,7 @@ class Search:
         overrides = self._launch_overrides(batch)
         self._heart.trial_ids = tuple(job.trial_id for job in batch)
         try:
-            returns = self._launcher.launch(overrides, initial_job_idx=batch[0].number)
+            returns = self.launcher.launch(overrides, initial_job_idx=batch[0].number)
         except (Exception, SystemExit) as error:  # a launcher may raise anything
             if is_end(error):
                 end_as(error)

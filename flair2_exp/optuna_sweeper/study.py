@@ -68,10 +68,9 @@ class Plan:
 
 
 def fact_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two mappings of facts, a phrase each; None is unknown."""
-    unknown = {name for facts in (then, now) for name, value in facts.items() if value is None}
-    before, after = ({k: v for k, v in facts.items() if k not in unknown} for facts in (then, now))
-    return _changes(before, after, "not given")
+    """Return what differs between two mappings of facts, a phrase for each that both have."""
+    common = {name: value for name, value in then.items() if name in now}
+    return _changes(common, {name: now[name] for name in common}, "none")
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any], absent: str) -> list[str]:

@@ -169,7 +169,7 @@ class RunningTrial:
         that have not failed. Of two jobs that start at once with other facts one sees it at least.
 
         Args:
-            facts: Plain values by name; None is unknown and differs from nothing.
+            facts: Plain values by name; only those that the others have as well are compared.
 
         Returns:
             What differs, a phrase each, such as `data was 3f…, now 77…`.
