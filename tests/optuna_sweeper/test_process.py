@@ -33,7 +33,10 @@ def test_of_a_process_elsewhere_nothing_is_known(place: str) -> None:
 
 
 def test_a_process_that_ended_is_dead_also_before_anybody_waited_for_it() -> None:
-    code = "import flair2_exp.optuna_sweeper.process as p, json; print(json.dumps(p.Process.this().plain()))"
+    code = (
+        f"import json; from {Process.__module__} import Process; "
+        "print(json.dumps(Process.this().plain()))"
+    )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     process = Process.of_plain(json.loads(child.stdout.read()))  # to the end: it exits
