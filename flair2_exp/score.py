@@ -105,3 +105,15 @@ def known_mean(values: FloatArray, axis: int) -> FloatArray:
 def miou(confusion: npt.NDArray[np.integer | np.floating], scored: int = SCORED) -> FloatArray:
     """The FLAIR #2 score of (..., C, C) counts: mean IoU of the first `scored` classes."""
     return mean_iou(iou(confusion), scored)
+
+
+def most_frequent_class_miou(confusion: npt.NDArray[np.int64]) -> float:
+    """Return the score of predicting the most frequent scored class of the truth everywhere.
+
+    Args:
+        confusion: (C, C) counts, rows truth.
+    """
+    truth = confusion.sum(axis=1)
+    constant = np.zeros_like(confusion)
+    constant[:, int(truth[:SCORED].argmax())] = truth
+    return float(miou(constant))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from flair2_exp.config import schema
-from flair2_exp.run import experiment, results
+from flair2_exp.config.compose import typed
+from flair2_exp.config.experiment import Config
+from flair2_exp.config.groups import config_folder
+from flair2_exp.run.experiment import run as run_experiment
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import read_metrics
 
 SMALL_SAMPLE = (
     "dataset.sample.patch_size=64",
@@ -19,18 +22,17 @@ SMALL_SAMPLE = (
 """Overrides for the smallest sample on which every split has patches."""
 
 
-def compose_config(*overrides: str) -> schema.Config:
-    """The checked config of a command line."""
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        return schema.typed(compose("config", list(overrides)))
+def compose_config(*overrides: str) -> Config:
+    """Return the checked config of a command line."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return typed(compose("config", list(overrides)))
 
 
 def run(root: Path, folder: Path, *overrides: str) -> dict[str, float]:
-    """Run an experiment in this process, on the smallest sample below `root`; its metrics."""
+    """Run an experiment in this process, on the smallest sample below `root`."""
     sample = () if "dataset=flair2" in overrides else SMALL_SAMPLE
     config = compose_config(
         f"paths.root={root}", "preset=debug", "tracking=off", "trainer=cpu", *sample, *overrides
     )
-    experiment.run(config, folder, overrides)
-    metrics: dict[str, float] = json.loads((folder / results.METRICS).read_text())
-    return metrics
+    run_experiment(config, folder, overrides)
+    return read_metrics(RunFolder(folder))

@@ -17,9 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from flair2_exp import optuna_sweeper
-from flair2_exp.config import schema
-from flair2_exp.sweeps import ablation
+from flair2_exp.cli.main import register
 
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile("tests", deadline=None)
@@ -28,9 +26,7 @@ settings.load_profile("tests")
 
 @pytest.fixture(scope="session", autouse=True)
 def _registered_schema() -> None:
-    schema.register()
-    ablation.register()
-    optuna_sweeper.register()
+    register()
 
 
 @pytest.fixture(autouse=True)

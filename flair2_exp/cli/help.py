@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Final
+
+from flair2_exp.config.groups import options_of
 
 USAGE: Final = """\
 flair2_exp: experiments on FLAIR #2 land cover, from config groups to scored MLflow runs.
@@ -21,7 +24,7 @@ in {folder} begins with the command that uses it.
 
 
 def help_text(folder: Path) -> str:
-    """The help, with every group of a config folder and its options.
+    """Return the help, with every group of a config folder and its options.
 
     Args:
         folder: `conf/`.
@@ -31,13 +34,23 @@ def help_text(folder: Path) -> str:
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name != "hydra"
     }
-    width = max(map(len, groups)) + 2
-    lines = [f"  {name:<{width}}{_wrapped(options, width + 2)}" for name, options in groups.items()]
+    width = max(map(len, groups)) + 4
+    lines = [
+        textwrap.fill(
+            ", ".join(choices),
+            100,
+            initial_indent=f"  {name:<{width - 2}}",
+            subsequent_indent=" " * width,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        for name, choices in groups.items()
+    ]
     return USAGE.format(folder=folder) + "Groups\n" + "\n".join(lines)
 
 
 def completions(folder: Path, line: str) -> list[str]:
-    """What completes a command line that ends in `experiment=`: Hydra offers no option of a folder.
+    """Return what completes a command line that ends in `experiment=`; Hydra completes the rest.
 
     Args:
         folder: `conf/`.
@@ -49,21 +62,5 @@ def completions(folder: Path, line: str) -> list[str]:
     group, equals, begun = line.rpartition(" ")[2].partition("=")
     if group != "experiment" or not equals:
         return []
-    options = options_of(folder / group)
-    return [f"{group}={option}" for option in options if option.startswith(begun)]
-
-
-def options_of(group: Path) -> list[str]:
-    """The options of a group, those of its subfolders as `leaderboard/utt`; `group`: its folder."""
-    return sorted(str(each.relative_to(group).with_suffix("")) for each in group.rglob("*.yaml"))
-
-
-def _wrapped(words: list[str], indent: int) -> str:
-    """Words with commas between, in lines of at most 100 columns."""
-    lines, line = [], ""
-    for word in words:
-        if line and indent + len(line) + len(word) + 2 > 100:
-            lines.append(line)
-            line = ""
-        line += f"{word}, "
-    return f"\n{' ' * indent}".join([*lines, line]).rstrip(", ")
+    choices = options_of(folder / group)
+    return [f"{group}={option}" for option in choices if option.startswith(begun)]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from flair2_exp.config import schema
+from flair2_exp.compat import hydra_parser
+from flair2_exp.config.groups import config_folder
 from flair2_exp.errors import ConfigError, UsageError
 
 _COMMANDS: Final = ("run", "multirun", "cfg", "info", "shell_completion")
@@ -20,8 +21,8 @@ _COMMANDS: Final = ("run", "multirun", "cfg", "info", "shell_completion")
 _SHELLS: Final = ("bash", "fish", "zsh")
 
 
-def understood(arguments: Sequence[str]) -> argparse.Namespace:
-    """The flags and overrides of a command line, with those that it implies.
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the flags and overrides of a command line, with those that it implies.
 
     `sweep=...` and `tune=...` are many runs, and a search has a sweeper of its own; Hydra 1.4 takes
     neither from a config file. A command that only looks (`--cfg`, `--info`) runs nothing, so that
@@ -35,53 +36,51 @@ def understood(arguments: Sequence[str]) -> argparse.Namespace:
         UsageError: A flag that Hydra does not have, or flags that do not go together.
         ConfigError: No such experiment file, one that Hydra would not find, or several sweeps.
     """
-    asked = _parsed(arguments)
-    keys = _keys(asked.overrides)
+    flags = _flags(arguments)
+    keys = _keys(flags.overrides)
     many = [key for key in ("sweep", "tune") if key in keys]
-    _require_one_search(asked.overrides, many)
-    _take_experiment_files(asked)
-    if many and asked.run:
-        raise UsageError(f"{many[0]}=... is many runs and --run is one: leave one of them out.")
-    if many and not any(getattr(asked, name) for name in _COMMANDS):
-        asked.multirun = True
+    _require_one_search(flags.overrides, many)
+    _take_experiment_files(flags)
+    if many and flags.run:
+        raise UsageError(f"{many[0]}=... is many runs and --run is one: omit one of them.")
+    if (many or "hydra.mode=MULTIRUN" in flags.overrides) and not _commands(flags):
+        flags.multirun = True
     if "tune" in many and "hydra/sweeper" not in keys:
-        asked.overrides.insert(0, "hydra/sweeper=optuna_study")
-    return asked
+        flags.overrides.insert(0, "hydra/sweeper=optuna_study")
+    return flags
 
 
-def words(asked: argparse.Namespace) -> list[str]:
-    """The command line that Hydra's parser reads as `asked`."""
-    flags = []
-    for name, value in vars(asked).items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            flags.append(flag)
-        elif value and name != "overrides":
-            flags.append(f"{flag}={value}")
-    return [*flags, *asked.overrides]
+def runs_nothing(flags: argparse.Namespace) -> bool:
+    """Return whether a command only shows something."""
+    return bool(flags.hydra_help or flags.cfg or flags.info or flags.shell_completion)
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """What Hydra's own parser makes of it, refused in a line where it makes nothing."""
-    from hydra._internal.utils import get_args_parser
+def _commands(flags: argparse.Namespace) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name in _COMMANDS if getattr(flags, name)]
 
-    parser = get_args_parser()
+
+def _flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what Hydra's own parser makes of the words; one line where it makes nothing."""
+    parser = hydra_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    asked = parser.parse_intermixed_args(list(arguments))
-    commands = [f"--{name.replace('_', '-')}" for name in _COMMANDS if getattr(asked, name)]
+    flags = parser.parse_intermixed_args(list(arguments))
+    commands = _commands(flags)
     if len(commands) > 1:
-        raise UsageError(f"{' and '.join(commands)} do not go together: leave all but one out.")
+        raise UsageError(f"{' and '.join(commands)} do not go together: keep one of them.")
     for name in ("resolve", "package"):
-        if getattr(asked, name) and not asked.cfg:
+        if getattr(flags, name) and not flags.cfg:
             raise UsageError(f"--{name} says how a config is shown: it goes with --cfg job.")
-    known = [f"{verb}={shell}" for verb in ("install", "uninstall", "query") for shell in _SHELLS]
-    if asked.shell_completion and (len(asked.overrides) != 1 or asked.overrides[0] not in known):
+    words = [f"{verb}={shell}" for verb in ("install", "uninstall", "query") for shell in _SHELLS]
+    if flags.shell_completion and (len(flags.overrides) != 1 or flags.overrides[0] not in words):
         raise UsageError(f"--shell-completion takes install=SHELL, of {', '.join(_SHELLS)}.")
-    if asked.experimental_rerun and not Path(asked.experimental_rerun).is_file():
-        raise UsageError(f"--experimental-rerun={asked.experimental_rerun}: no such file.")
-    if asked.config_dir and not Path(asked.config_dir).is_dir():
-        raise UsageError(f"--config-dir={asked.config_dir}: no such folder.")
-    return asked
+    if flags.experimental_rerun:
+        raise UsageError(
+            "--experimental-rerun would execute whatever its pickle file holds: give the command "
+            "again, with hydra.run.dir=FOLDER to resume its run."
+        )
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise UsageError(f"--config-dir={flags.config_dir}: no such folder.")
+    return flags
 
 
 def _refuse(message: str) -> NoReturn:
@@ -102,30 +101,30 @@ def _require_one_search(overrides: Sequence[str], many: Sequence[str]) -> None:
             raise ConfigError(f"{override}: one search at a time; start a command for each.")
 
 
-def _take_experiment_files(asked: argparse.Namespace) -> None:
-    """`experiment=DIR/experiment/NAME.yaml` as Hydra takes it: `--config-dir DIR experiment=NAME`.
+def _take_experiment_files(flags: argparse.Namespace) -> None:
+    """Turn `experiment=DIR/experiment/NAME.yaml` into `--config-dir DIR experiment=NAME`.
 
     Several files of one folder, separated by commas, are several experiments of a sweep.
     """
     folders = set()
-    for place, override in enumerate(asked.overrides):
+    for place, override in enumerate(flags.overrides):
         key, _, value = override.partition("=")
         files = value.split(",")
         if key == "experiment" and any(each.endswith(".yaml") for each in files):
-            found = [_experiment(each) for each in files]
-            folders |= {folder for folder, _ in found}
-            asked.overrides[place] = f"{key}={','.join(name for _, name in found)}"
-    if len(folders) > 1 or (folders and asked.config_dir):
+            experiments = [_experiment(each) for each in files]
+            folders |= {folder for folder, _ in experiments}
+            flags.overrides[place] = f"{key}={','.join(name for _, name in experiments)}"
+    if len(folders) > 1 or (folders and flags.config_dir):
         raise ConfigError("experiment: the files must lie in one folder; copy them into one.")
     if folders:
-        asked.config_dir = str(folders.pop())
+        flags.config_dir = str(folders.pop())
 
 
 def _experiment(file: str) -> tuple[Path, str]:
-    """The config folder that an experiment's file belongs to, and its name there."""
+    """Return the config folder that an experiment's file belongs to, and its name there."""
     path = Path(file).expanduser().absolute()
     if not path.is_file():
-        own = schema.config_folder() / "experiment" / file
+        own = config_folder() / "experiment" / file
         hint = f" To choose it from conf/: experiment={file[:-5]}" if own.is_file() else ""
         raise ConfigError(f"experiment={file}: there is no such file.{hint}")
     for folder in path.parents:

@@ -29,7 +29,7 @@ class DataConfig(Group):
     workers: int = option(2, 0, 1024, decides=False)
     """Processes that read, per device; 0 reads in the training process."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse bands that no network takes."""
         if not 3 <= len(self.bands) <= 5 or len(set(self.bands)) != len(self.bands):
             raise ConfigError(
@@ -84,7 +84,7 @@ class DatasetConfig(Group):
     """A prepared store (`scripts/prepare.py`) to read from instead of the files."""
     on_damaged: Literal["stop", "skip"] = "stop"
     """Whether a damaged patch ends the run, or is left out and counted."""
-    check: Literal["headers", "none"] = option("headers", decides=False)  # type: ignore[assignment]
+    check: Literal["headers", "none"] = option("headers", decides=False)
     """Whether every file's header is read before a run; `scripts/check.py` reads all of it."""
 
 
@@ -102,7 +102,7 @@ class SplitConfig(Group):
     seed: int = option(2022, 0, 2**32 - 1)
     """For `split=reference`: of the shuffled domains."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a split by file that names none."""
         if self.name == "file" and not self.file:
             raise ConfigError(
@@ -137,7 +137,7 @@ class S2PreprocConfig(Group):
     days: Literal["day_of_year", "reference"] = "day_of_year"
     """How 29 February is read: by day of year, or as 28 February."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a size that U-TAE cannot halve three times."""
         if self.size % 8:
             lower = max(16, self.size // 8 * 8)

@@ -72,7 +72,7 @@ class Config(Group):
     objective: Any = option("val/miou", decides=False)
     """The metric (or list of metrics) that the run returns to a sweeper."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse groups that do not go together."""
         for rule in _RULES:
             rule(self)

@@ -11,8 +11,7 @@ import re
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from flair2_exp.cli.help import options_of
-from flair2_exp.config import schema
+from flair2_exp.config.groups import config_folder, option_names, options_of, top_level
 from flair2_exp.errors import FlairError, nearest
 
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
@@ -54,7 +53,7 @@ def _missing_option(found: re.Match[str], error: BaseException) -> str:
         known = re.findall(r"^\s+(\S+)$", found.string.partition("Available options")[2], re.M)
         return f"{group}={option}: no such option; {nearest(option, known)}"
     option = found["path"].removeprefix(f"{group}/")
-    options = options_of(schema.config_folder() / group)
+    options = options_of(config_folder() / group)
     if not options:
         return _unknown_group(found, error)
     return f"{group}={option}: no such option; {nearest(option, options)}"
@@ -62,7 +61,7 @@ def _missing_option(found: re.Match[str], error: BaseException) -> str:
 
 def _unknown_key(found: re.Match[str], error: BaseException) -> str:
     key = found["key"]
-    names = list(schema.option_names())
+    names = option_names()
     # A misspelt word deep in the name is nearer than the whole name tells, so the last part counts
     # within its own node.
     node, _, last = key.rpartition(".")
@@ -75,7 +74,7 @@ def _unknown_key(found: re.Match[str], error: BaseException) -> str:
         return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
     if any(key.startswith(f"{name}.") for name in names):
         return f"{key}: {node} has no such entry; to add it, write +{key}=VALUE"
-    groups = _top_level()
+    groups = top_level()
     hint = nearest(key, groups) if not node else nearest(node, groups)
     return f"{key}: no such option; {hint}"
 
@@ -87,14 +86,7 @@ def _unknown_group(found: re.Match[str], error: BaseException) -> str:
     if named.startswith("hydra/"):
         return f"{named}: Hydra has no such group; see `python -m flair2_exp --hydra-help`."
     key = named.split("/")[0]
-    return f"{key}: no such group; {nearest(key, _top_level())}"
-
-
-def _top_level() -> list[str]:
-    """The names that an override may begin with: the schema's nodes and the groups of conf/."""
-    names = {name.split(".")[0] for name in schema.option_names()}
-    names |= {path.name for path in schema.config_folder().iterdir() if path.is_dir()}
-    return sorted(names)
+    return f"{key}: no such group; {nearest(key, top_level())}"
 
 
 def _wrong_type(found: re.Match[str], error: BaseException) -> str:

@@ -66,10 +66,12 @@ class Group:
     Attributes:
         node: Its dotted name in the config, for messages.
         decides: Whether any of its options decides a run's result.
+        of_network: Whether it holds options of networks, used where a network names it.
     """
 
     node: ClassVar[str] = ""
     decides: ClassVar[bool] = True
+    of_network: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check bounds and words, then the group's own rules.
@@ -84,9 +86,9 @@ class Group:
             for each in value if isinstance(value, tuple) else (value,):
                 if each is not None:
                     _check(f"{prefix}{item.name}", each, words, item.metadata)
-        self.check()
+        self.validate()
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse what no single field can tell; groups with such rules override this."""
 
 

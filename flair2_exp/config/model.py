@@ -19,12 +19,12 @@ class ModelConfig(Group):
 
     node: ClassVar[str] = "model"
 
-    name: str = option("", chosen=True)
+    name: str = option("", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
     """The network's class: a `flair2_exp.models.base.SegmentationModel`."""
-    reads: tuple[Input, ...] = option((), chosen=True)
+    reads: tuple[Input, ...] = option((), chosen=True, decides=False)
     """The inputs that the network takes; what none takes is not read from the disk."""
-    nodes: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = option((), decides=False)
     """Further nodes of the config that hold options of the network, as `utae`."""
     options: Mapping[str, Any] = option({})
     """Further options of the network, by the names of its constructor's arguments."""
@@ -41,7 +41,7 @@ class ModelConfig(Group):
     compile: bool = option(False, decides=False)
     """Compile the aerial branch with torch's compiler."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a decoder without its five widths."""
         if "aerial" in self.reads and len(self.decoder_channels) != 5:
             raise ConfigError(
@@ -55,6 +55,7 @@ class UTAEConfig(Group):
     """U-TAE, the satellite branch (Garnot and Landrieu, 2021)."""
 
     node: ClassVar[str] = "utae"
+    of_network: ClassVar[bool] = True
 
     encoder_widths: tuple[int, ...] = option((64, 64, 128, 128), 4, 65_536)
     """Channels of the four scales, full resolution first."""
@@ -75,7 +76,7 @@ class UTAEConfig(Group):
     checkpointing: bool = option(False, decides=False)
     """Recompute activations in the backward pass: less memory, more time."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse widths and heads that do not fit each other."""
         if len(self.encoder_widths) != 4 or len(self.decoder_widths) != 4:
             raise ConfigError(
@@ -93,10 +94,9 @@ class UTAEConfig(Group):
         ):  # the encoder's GroupNorms have four groups
             odd = [width for width in self.encoder_widths if width % 4]
             raise ConfigError(f"utae.encoder_widths: expected multiples of 4, not {odd}.")
-        # Keys are grouped by head on every scale; the other aggregations do so on the deepest alone.
-        by_head = (
-            self.encoder_widths if self.aggregation == "att_group" else self.encoder_widths[-1:]
-        )
+        widths = self.encoder_widths
+        # Heads share the channels of the deepest scale; with att_group those of every scale.
+        by_head = widths if self.aggregation == "att_group" else widths[-1:]
         uneven = [width for width in (*by_head, self.d_model) if width % self.heads]
         if uneven:
             raise ConfigError(
@@ -117,6 +117,7 @@ class FusionConfig(Group):
     """How the satellite map joins the aerial encoder's features (U-T&T)."""
 
     node: ClassVar[str] = "fusion"
+    of_network: ClassVar[bool] = True
 
     terms: Literal["both", "cropped", "collapsed"] = "both"
     """What joins: the map under the patch (cropped), its mean over the super-patch (collapsed)."""

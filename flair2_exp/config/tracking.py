@@ -30,7 +30,7 @@ class TrackingConfig(Group):
     timeout: float = option(8.0, 0.1, 600)
     """Seconds that a server may take to answer before the run is refused."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse credentials in the address, and what a server or an experiment lacks."""
         if "@" in (self.uri or "").partition("://")[2].partition("/")[0]:
             raise ConfigError(

@@ -31,7 +31,7 @@ class LossConfig(Group):
 
     node: ClassVar[str] = "loss"
 
-    name: str = option("", chosen=True)
+    name: str = option("", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
     """Its class: a `flair2_exp.training.losses.PixelLoss`."""
     aerial: float = option(1.0, 0.0, 1e6)
@@ -47,7 +47,7 @@ class LossConfig(Group):
     gamma: float = option(2.0, 0.0, 10.0)
     """Focusing exponent of the focal loss."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse weights that are no weights; `Config` knows the classes' names."""
         for name, weight in self.class_weights.items():
             if not 0 <= weight <= 1e6:
@@ -87,7 +87,7 @@ class SchedulerConfig(Group):
 
     node: ClassVar[str] = "scheduler"
 
-    name: str = option("none", chosen=True)
+    name: str = option("none", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
     """What makes it: a function of `flair2_exp.training.schedules`, or one like them."""
     warmup_epochs: int = option(0, 0, 1_000_000)
@@ -99,7 +99,7 @@ class SchedulerConfig(Group):
     patience: int = option(10, 0, 1_000_000)
     """Plateau: epochs without a better validation loss before that."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a warm-up that would not happen."""
         if self.name == "plateau" and self.warmup_epochs:
             raise ConfigError(
@@ -137,7 +137,7 @@ class TrainerConfig(Group):
     threads: int | None = option(None, 1, 4096, decides=False)
     """Processor threads of torch; null leaves torch's choice."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a training without a device."""
         if self.devices == 0:
             raise ConfigError(
@@ -165,7 +165,7 @@ class CallbacksConfig(Group):
     panel_patches: int = option(6, 0, 64, decides=False)
     """Test patches in the panel of images, truths and predictions."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a mode by which the worst checkpoint would be kept."""
         maximised = best_direction(self.monitor) == "maximize"
         best, words = ("max", "higher") if maximised else ("min", "lower")

@@ -1,4 +1,4 @@
-"""One experiment: from a checked config to a trained, tested and recorded model.
+"""One experiment: from a checked config to a trained, tested and recorded network.
 
 The order is such that what can be refused is refused before anything is written, the quickest check
 first.
@@ -6,42 +6,61 @@ first.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from flair2_exp import locking
-from flair2_exp.config import identity
-from flair2_exp.config.schema import Config
+from flair2_exp.config.experiment import Config
+from flair2_exp.config.fields import plain
+from flair2_exp.config.tracking import TrackingConfig
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError, nearest
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
-from flair2_exp.run import record as run_state
-from flair2_exp.run.record import RunState
-from flair2_exp.signals import KILLED, Interruption, interrupt_of, signals_as_exceptions, status_of
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import FINISHED, RUNNING, TRAINED, RunRecord
+from flair2_exp.signals import (
+    KILLED,
+    Interruption,
+    interrupt_of,
+    signals_as_exceptions,
+    status_of,
+)
+from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
-    from flair2_exp.models.build import ModelSpec
+    from flair2_exp.models.registry import NetworkSpec
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
-    from flair2_exp.training.callbacks import Stopwatch
-    from flair2_exp.training.pruning import Reporter
+    from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch
+    from flair2_exp.training.pruning import Pruning, Reporter
     from flair2_exp.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
-BEST: Final = "checkpoints/best.ckpt"
-LAST: Final = "checkpoints/last.ckpt"
-PREVIOUS: Final = "checkpoints/previous.ckpt"
+
+@dataclass(frozen=True)
+class Membership:
+    """What a run belongs to: a sweep or a search.
+
+    Attributes:
+        parent_run_id: The MLflow run that its own stands under.
+        tags: Further tags of its MLflow run.
+        reporter: The trial of a search: learns the objective of each epoch, and may end the
+            training early. Such a run is finished, but keeps no checkpoints and is not tested.
+    """
+
+    parent_run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    reporter: Reporter | None = None
 
 
 @dataclass
@@ -50,35 +69,29 @@ class Prepared:
 
     config: Config
     data: FlairDataModule
-    spec: ModelSpec
+    spec: NetworkSpec
     task: SegmentationTask
     store: Store | None
     start: Path | None
-    """The checkpoint that training goes on from."""
+    """The checkpoint from which training resumes."""
 
 
 def run(
     config: Config,
     folder: Path,
     overrides: Sequence[str] = (),
-    *,
-    parent_run_id: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    reporter: Reporter | None = None,
+    membership: Membership | None = None,
 ) -> float | list[float] | None:
     """Train and test one experiment and keep everything about it.
 
-    In a folder that holds an unfinished run of the same experiment, that run goes on from its last
+    In a folder that holds an unfinished run of the same experiment, that run resumes from its last
     checkpoint, in the same MLflow run; a finished one is not run again.
 
     Args:
-        config: A config that `schema.validate` accepts.
+        config: The experiment's.
         folder: Where checkpoints and results go; a new one is removed if the run is refused.
         overrides: Hydra's, as typed by the user; kept with the run.
-        parent_run_id: The MLflow run of the sweep that this run belongs to.
-        tags: Further tags of the MLflow run.
-        reporter: The trial of a search: learns the objective of each epoch, and may end the
-            training early. Such a run is finished, but keeps no checkpoints and is not tested.
+        membership: The sweep or search that the run belongs to.
 
     Returns:
         The objective: a number, or a list for several.
@@ -86,101 +99,237 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
-    alone = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
-    with signals_as_exceptions() as asked, alone if first_process() else nullcontext(False) as held:
-        place = Place(folder, parent_run_id, tags or {}, held)
-        return _run(config, place, overrides, reporter, asked)
+    lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
+    alone = lock if first_process() else nullcontext(False)
+    belongs = membership or Membership()
+    with signals_as_exceptions() as interruption, alone as exclusive:
+        return _Life(config, RunFolder(folder), belongs, interruption, exclusive).run(overrides)
+
+
+@dataclass
+class _Life:
+    """One run, in a folder that this process holds.
+
+    Attributes:
+        config: The experiment's.
+        folder: The run's.
+        membership: The sweep or search that it belongs to.
+        interruption: What a signal has asked for.
+        exclusive: Whether no other process can be at work in the folder.
+    """
+
+    config: Config
+    folder: RunFolder
+    membership: Membership
+    interruption: Interruption
+    exclusive: bool
+
+    def run(self, overrides: Sequence[str]) -> float | list[float] | None:
+        """Do what is left to do of the run; return its objective."""
+        from flair2_exp.run.results import finish
+
+        config, folder, reporter = self.config, self.folder, self.membership.reporter
+        earlier = read_record(folder)
+        with _removed_if_refused(folder, Path(config.paths.root), keep=earlier is not None):
+            prepared = prepare(config, folder, earlier)
+            if earlier is not None:
+                earlier.require_same(config, prepared.data.fingerprint, folder)
+                if earlier.is_done(test=config.test):
+                    log.info("finished before: %s", folder)
+                    _tell_pruned(earlier, reporter)
+                    return objective(config, earlier.scores)
+            record = earlier or RunRecord.of(config, prepared.data.fingerprint, folder)
+            if record.training and config.train and config.test and not record.pruned:
+                _require_best(folder)
+            tracked = self._open(prepared, overrides, record)
+        _tell_pruned(record, reporter)
+        try:
+            with tracked, _raised_as(self.interruption):
+                _log_config(prepared, tracked)
+                metrics = self._train_and_test(prepared, tracked, record)
+                value = objective(config, metrics)
+                if first_process():
+                    if record.pruned:
+                        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+                        tracked.set_tags({Tag.PRUNED: True})
+                    finish(config, folder, tracked, metrics)
+        except BaseException as error:
+            if getattr(error, "disowned", False):  # another process resumes in this folder
+                raise
+            record.status, record.error = status_of(error), f"{type(error).__name__}: {error}"
+            _write(record, folder)
+            raise
+        record.status = FINISHED
+        _write(record, folder)
+        return value
+
+    def _open(self, prepared: Prepared, overrides: Sequence[str], record: RunRecord) -> Run:
+        """Start or resume the MLflow run, or make what stands in for it; note it in the folder.
+
+        Raises:
+            TrackingError: The store does not take it, or another process is writing this run.
+        """
+        from flair2_exp.tracking.provenance import collect
+        from flair2_exp.tracking.run import NullRun
+
+        config, origin = self.config, None
+        run: Run = NullRun()
+        if prepared.store is not None:
+            origin = collect(overrides)
+            tags = {
+                **record.tags,
+                **origin.tags(),
+                **self.membership.tags,
+                **config.tracking.tags,
+            }
+            run = self._tracked(prepared.store, record, tags)
+        record.status = TRAINED if record.training else RUNNING
+        record.run_id, record.error = run.run_id, ""
+        if first_process():
+            write_text(self.folder.config, resolved_yaml(config))
+        _write(record, self.folder)
+        if origin is not None:
+            run.log_files(origin.files())
+        return run
+
+    def _tracked(self, store: Store, record: RunRecord, tags: Mapping[str, object]) -> Run:
+        from flair2_exp.tracking.run import TrackedRun
+
+        tracking: TrackingConfig = self.config.tracking
+        experiment = store.ensure_experiment(tracking.experiment)
+        store.close_dead_runs()
+        # A process that was killed between making the run and noting it in the folder left one.
+        left = {str(name): record.tags[name] for name in (Tag.FOLDER, Tag.IDENTITY)}
+        run_id = record.run_id or store.find_run(experiment, left, status=KILLED)
+        pending = self.folder.unsent
+        if run_id:
+            return TrackedRun.resume(
+                store, run_id, pending=pending, tags=tags, take_over=self.exclusive
+            )
+        return TrackedRun.start(
+            store,
+            experiment,
+            name=tracking.run_name or f"{self.config.name} seed={self.config.seed}",
+            pending=pending,
+            tags=tags,
+            parent_run_id=self.membership.parent_run_id,
+        )
+
+    def _train_and_test(self, prepared: Prepared, run: Run, record: RunRecord) -> dict[str, float]:
+        """Fit, then test the best checkpoint; return all numbers of `metrics.json`."""
+        from flair2_exp.models.registry import count_parameters
+        from flair2_exp.run.assembly import build_trainer
+        from flair2_exp.run.results import save_results, title
+        from flair2_exp.training.callbacks import metrics_under
+
+        config, data, task = self.config, prepared.data, prepared.task
+        watchers = _Watchers.of(config, data, self.membership.reporter)
+        trainer = build_trainer(config, self.folder, run, watchers.all(), self.interruption)
+        checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
+
+        def evaluate(loop: Callable[..., object]) -> None:
+            loop(task, datamodule=data, ckpt_path=tested, verbose=False, weights_only=True)
+
+        if config.train:
+            if not record.training:
+                start = prepared.start or checkpoint
+                trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+                record.training = watchers.training(trainer)
+                record.pruned = watchers.pruning.stopped_epoch is not None
+                record.status = TRAINED
+                _write(record, self.folder)
+            tested: Path | None = self.folder.best
+        else:
+            tested = checkpoint
+            evaluate(trainer.validate)
+            record.training = metrics_under(trainer, "val/")
+        metrics = dict(record.training)
+        if record.pruned:
+            return metrics
+        if config.test:
+            evaluate(trainer.test)
+            metrics |= watchers.test(task, trainer)
+            if trainer.is_global_zero:
+                heading = title(config, metrics["test/miou"])
+                save_results(task, watchers.panel, self.folder, heading)
+        elif any(name.startswith("inference/") for name in config.objectives):
+            trainer.loggers = []  # its scores are known: those of the best epoch
+            evaluate(trainer.validate)
+            metrics |= watchers.stopwatch.of_validation()
+        metrics["model/parameters"] = float(count_parameters(task.model))
+        return metrics
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run's results go.
+class _Watchers:
+    """The callbacks whose findings become the run's numbers."""
 
-    Attributes:
-        folder: On the disk.
-        parent_run_id: The MLflow run that its own stands under.
-        tags: Further tags of its MLflow run.
-        held: Whether no other process can be at work in the folder.
-    """
+    stopwatch: Stopwatch
+    scores: Scores
+    panel: PanelCollector
+    pruning: Pruning
+    reports: bool
 
-    folder: Path
-    parent_run_id: str | None
-    tags: Mapping[str, str]
-    held: bool
+    @classmethod
+    def of(cls, config: Config, data: FlairDataModule, reporter: Reporter | None) -> _Watchers:
+        from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch
+        from flair2_exp.training.pruning import Pruning
 
+        # Searches that prune have one objective; what only the end measures cannot be reported.
+        reported = isinstance(config.objective, str) and config.objective.startswith("val/")
+        return cls(
+            Stopwatch(),
+            Scores(config.callbacks.monitor, config.callbacks.mode),
+            PanelCollector(
+                config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
+            ),
+            Pruning(reporter if first_process() else None, config.objective),
+            reports=reporter is not None and reported,
+        )
 
-def _run(
-    config: Config,
-    place: Place,
-    overrides: Sequence[str],
-    reporter: Reporter | None,
-    interruption: Interruption,
-) -> float | list[float] | None:
-    """`run`, in a folder that this process holds."""
-    from flair2_exp.run.results import finish, read_metrics
+    def all(self) -> list[Stopwatch | Scores | PanelCollector | Pruning]:
+        """Return the callbacks for the trainer."""
+        pruning = [self.pruning] if self.reports else []
+        return [self.stopwatch, self.scores, self.panel, *pruning]
 
-    folder = place.folder
-    earlier = read_state(folder)
-    with _removed_if_refused(folder, Path(config.paths.root), keep=earlier is not None):
-        prepared = prepare(config, folder, earlier)
-        deciding = identity.deciding(config, prepared.data.fingerprint)
-        if earlier is not None:
-            earlier.require_same(deciding, folder)
-            metrics = read_metrics(folder)
-            if is_done(earlier, metrics, config):
-                log.info("finished before: %s", folder)
-                _tell_pruned(earlier, reporter)
-                return objective(config.objective, metrics)
-        state = earlier or RunState(deciding)
-        if state.training and config.train and config.test and not state.pruned:
-            _require_best(folder)
-        tracked = open_run(prepared, place, overrides, state)
-    _tell_pruned(state, reporter)
-    try:
-        with tracked, _told_as(interruption):
-            record(prepared, tracked)
-            metrics = _train_and_test(prepared, folder, tracked, state, reporter, interruption)
-            value = objective(config.objective, metrics)
-            if first_process():
-                if state.pruned:
-                    shutil.rmtree((folder / BEST).parent, ignore_errors=True)
-                    tracked.set_tags({"flair2.pruned": True})
-                finish(config, folder, tracked, metrics, folder / BEST)
-    except BaseException as error:
-        if getattr(error, "disowned", False):  # another process goes on in this folder
-            raise
-        state.status, state.error = status_of(error), f"{type(error).__name__}: {error}"
-        _write(state, folder)
-        raise
-    state.status = run_state.FINISHED
-    _write(state, folder)
-    return value
+    def training(self, trainer: Trainer) -> dict[str, float]:
+        """Return what training measured."""
+        last = {n: v for n, v in self.scores.last.items() if n.startswith("train/")}
+        epochs = {"train/epochs": float(trainer.current_epoch)}
+        return {**last, **self.scores.best, **self.stopwatch.seconds, **epochs}
+
+    def test(self, task: SegmentationTask, trainer: Trainer) -> dict[str, float]:
+        """Return scores and times of a test."""
+        from flair2_exp.score import most_frequent_class_miou
+        from flair2_exp.training.callbacks import metrics_under
+
+        seconds = self.stopwatch.seconds["inference/seconds"]
+        return {
+            **metrics_under(trainer, "test/"),
+            "test/patches": float(len(task.results)),  # damaged ones may be left out
+            "test/miou_most_frequent_class": most_frequent_class_miou(task.test_confusion()),
+            "inference/seconds": seconds,
+            "inference/seconds_per_patch": seconds / max(1, len(task.results)),
+        }
 
 
-def read_state(folder: Path) -> RunState | None:
-    """What a folder says about the run in it; None where it holds none.
+def read_record(folder: RunFolder) -> RunRecord | None:
+    """Return what a folder says about the run in it; None where it holds none.
 
     Raises:
         ConfigError: It holds checkpoints, and not (or not readably) whose they are.
     """
-    state = RunState.read(folder)
-    if state is None and any((folder / name).exists() for name in (BEST, LAST, PREVIOUS)):
+    record = RunRecord.read(folder)
+    if record is None and folder.has_checkpoints():
         raise ConfigError(
-            f"{folder} holds checkpoints, but no readable {run_state.FILE} that says of which "
+            f"{folder} holds checkpoints, but no readable {folder.record.name} that says of which "
             "experiment.\nChoose another folder, or remove that one."
         )
-    return state
-
-
-def is_done(state: RunState, metrics: Mapping[str, float], config: Config) -> bool:
-    """Whether nothing is left to do: a run may be trained now and tested later."""
-    if state.status != run_state.FINISHED:
-        return False
-    return bool(metrics) and (state.pruned or not config.test or "test/miou" in metrics)
+    return record
 
 
 @contextmanager
-def _told_as(interruption: Interruption) -> Iterator[None]:
+def _raised_as(interruption: Interruption) -> Iterator[None]:
     """Raise what a signal asked for, whatever became of that on its way.
 
     Lightning makes a `SystemExit` of Ctrl-C; a data loader whose worker the same signal has ended
@@ -189,25 +338,25 @@ def _told_as(interruption: Interruption) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        asked = interruption.asked or interrupt_of(error)
-        if asked is error:
+        wanted = interruption.asked or interrupt_of(error)
+        if wanted is error:
             raise
-        raise asked from error
+        raise wanted from error
 
 
-def _tell_pruned(state: RunState, reporter: Reporter | None) -> None:
+def _tell_pruned(record: RunRecord, reporter: Reporter | None) -> None:
     """Let a trial know that its training had been stopped early by an earlier process."""
-    if state.pruned and reporter is not None and first_process():
-        reporter.prune(int(state.training["train/epochs"]))
+    if record.pruned and reporter is not None and first_process():
+        reporter.prune(int(record.training["train/epochs"]))
 
 
-def _write(state: RunState, folder: Path) -> None:
+def _write(record: RunRecord, folder: RunFolder) -> None:
     if first_process():
-        state.write(folder)
+        record.write(folder)
 
 
-def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
-    """Check server, device, checkpoint, data and model, in this order, and build them.
+def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Prepared:
+    """Check server, device, checkpoint, data and network, in this order, and build them.
 
     Args:
         config: The experiment's.
@@ -219,11 +368,11 @@ def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
     """
     # A server is asked before torch is imported; a local store is made when all else is well.
     store = _open_store(config) if config.tracking.uri else None
-    from flair2_exp.run.assembly import build_data, build_task, model_spec
-    from flair2_exp.training.device import require_device, require_strategy
+    from flair2_exp.run.assembly import build_data, build_task, network_spec
+    from flair2_exp.training.device import require_device
+    from flair2_exp.training.feasible import require_feasible
 
-    require_device(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
-    require_strategy(config.trainer.strategy)
+    require_device(config.trainer)
     checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import read_checkpoint
@@ -231,16 +380,17 @@ def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
         content = read_checkpoint(checkpoint)
     _settle_libraries(config)
     data = build_data(config)
-    spec = model_spec(config, data)
+    spec = network_spec(config, data.patch_size)
+    require_feasible(spec, config.optimizer, config.scheduler, config.loss, config.trainer)
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import require_same_model
 
-        require_same_model(checkpoint, content, spec.to_dict())
+        require_same_model(checkpoint, content, spec)
     start = resume_point(folder) if earlier is not None and not earlier.training else None
     # Weights that a checkpoint will replace are not read, let alone downloaded.
-    goes_on = start is not None or (earlier is not None and bool(earlier.training))
-    task = build_task(config, spec, fresh=not goes_on)
-    if checkpoint is not None and config.train and not goes_on:
+    resumes = start is not None or (earlier is not None and bool(earlier.training))
+    task = build_task(config, spec, fresh=not resumes)
+    if checkpoint is not None and config.train and not resumes:
         from flair2_exp.training.checkpoint import require_training_state
 
         epochs = config.trainer.max_epochs
@@ -248,8 +398,22 @@ def prepare(config: Config, folder: Path, earlier: RunState | None) -> Prepared:
     return Prepared(config, data, spec, task, store or _open_store(config), start)
 
 
+_EXPECTED_WARNINGS = (
+    # Few batches an epoch are no news on a small data set, nor is a processor that is asked for.
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    "GPU available but not used.*",
+    # A run that resumes finds its own checkpoints.
+    "Checkpoint directory .* exists and is not empty.*",
+    # A run from another's checkpoint keeps its own best one.
+    "The dirpath has changed.*",
+    # Lightning 2.6 asks torch 2.15 in a way that the latter deprecates; nothing a user can mend.
+    ".*treespec, LeafSpec.*",
+)
+
+
 def _settle_libraries(config: Config) -> None:
-    """Seeds and threads, and the libraries' chatter off."""
+    """Set seeds and threads, and turn the libraries' chatter off."""
     import warnings
 
     import torch
@@ -257,233 +421,66 @@ def _settle_libraries(config: Config) -> None:
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Few batches an epoch are no news on a small data set, nor is a processor that is asked for.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message="GPU available but not used.*")
-    # A run that goes on finds its own checkpoints.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
-    # A run from another's checkpoint keeps its own best one.
-    warnings.filterwarnings("ignore", message="The dirpath has changed.*")
-    # Lightning 2.6 asks torch 2.15 in a way that the latter deprecates; nothing a user can mend.
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed, workers=True, verbose=False)
 
 
 def first_process() -> bool:
-    """Whether this is the process of a distributed run that writes.
+    """Return whether this is the process of a distributed run that writes.
 
     By the launchers' variables, as Lightning finds its rank, but without importing it: a server
-    that does not answer is told before torch is loaded.
+    that does not answer is named before torch is loaded.
     """
     if os.environ.get("NODE_RANK", "0") != "0":
         return False
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    known = [os.environ[name] for name in ranks if name in os.environ]
-    return not known or known[0] == "0"
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    ranks = [os.environ[name] for name in names if name in os.environ]
+    return not ranks or ranks[0] == "0"
 
 
 def _open_store(config: Config) -> Store | None:
-    """The MLflow store, or None in all processes but the first."""
+    """Return the MLflow store, or None in all processes but the first."""
     from flair2_exp.run.assembly import open_store
 
     return open_store(config) if first_process() else None
 
 
-def open_run(prepared: Prepared, place: Place, overrides: Sequence[str], state: RunState) -> Run:
-    """Start the MLflow run, or go on with it, or make what stands in for it; note it in the folder.
-
-    Raises:
-        TrackingError: The store does not take it, or another process is writing this run.
-    """
-    from flair2_exp.tracking.provenance import collect
-    from flair2_exp.tracking.run import NullRun
-
-    config, origin = prepared.config, None
-    run: Run = NullRun()
-    if prepared.store is not None:
-        origin = collect(overrides)
-        named = {**origin.tags(), **place.tags, **config.tracking.tags}
-        run = _tracked_run(prepared, prepared.store, place, state, named)
-    state.status = run_state.TRAINED if state.training else run_state.RUNNING
-    state.run_id, state.error = run.run_id, ""
-    if first_process():
-        write_text(place.folder / "config.yaml", resolved_yaml(config))
-    _write(state, place.folder)
-    if origin is not None:
-        run.log_files(origin.files())
-    return run
-
-
-def _tracked_run(
-    prepared: Prepared,
-    store: Store,
-    place: Place,
-    state: RunState,
-    tags: Mapping[str, object],
-) -> Run:
-    from flair2_exp.tracking.run import TrackedRun
-
-    config = prepared.config
-    experiment = store.ensure_experiment(config.tracking.experiment)
-    store.close_dead_runs()
-    own = identifying_tags(prepared, place.folder, state)
-    # A process that was killed between making the run and noting it in the folder left one behind.
-    left = {name: str(own[name]) for name in ("flair2.folder", "flair2.identity")}
-    known = state.run_id or store.find_run(experiment, left, status=KILLED)
-    pending, named = place.folder / "unsent", {**own, **tags}
-    if known:
-        return TrackedRun.resume(store, known, pending=pending, tags=named, take_over=place.held)
-    return TrackedRun.start(
-        store,
-        experiment,
-        name=config.tracking.run_name or f"{config.name} seed={config.seed}",
-        pending=pending,
-        tags=named,
-        parent_run_id=place.parent_run_id,
-    )
-
-
-def metric_setting(config: Config) -> str:
-    """How the score is computed; scores of different settings are never compared."""
-    return f"{config.data.classes} classes, other pixels {config.metric.other_pixels}"
-
-
 def resolved_yaml(config: Config) -> str:
-    """The whole config as YAML, every interpolation resolved."""
-    from omegaconf import OmegaConf
+    """Return the whole config as YAML, every interpolation resolved."""
+    import yaml
 
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
-def record(prepared: Prepared, run: Run) -> None:
+def _log_config(prepared: Prepared, run: Run) -> None:
     """Keep config and data set with the run."""
     from flair2_exp.run.assembly import describe_data
 
-    run.log_params(dataclasses.asdict(prepared.config))
+    run.log_params(plain(prepared.config))
     run.log_text(resolved_yaml(prepared.config), "config/config.yaml")
     run.log_json(describe_data(prepared.config, prepared.data), "provenance/dataset.json")
 
 
-def identifying_tags(prepared: Prepared, folder: Path, state: RunState) -> dict[str, object]:
-    """What tables of runs group and compare by."""
-    config = prepared.config
-    return {
-        "flair2.identity": state.identity,
-        "flair2.dataset": config.dataset.name,
-        "flair2.dataset_fingerprint": prepared.data.fingerprint,
-        "flair2.split": config.split.name,
-        "flair2.metric": metric_setting(config),
-        "flair2.model": config.model.name,
-        "flair2.row": config.name,
-        "flair2.seed": config.seed,
-        "flair2.compat": config.compat,
-        "flair2.folder": folder.absolute(),
-    }
-
-
-def _train_and_test(
-    prepared: Prepared,
-    folder: Path,
-    run: Run,
-    state: RunState,
-    reporter: Reporter | None,
-    interruption: Interruption,
-) -> dict[str, float]:
-    """Fit, then test the best checkpoint; all numbers of `metrics.json`."""
-    from flair2_exp.models.build import count_parameters
-    from flair2_exp.run.assembly import build_trainer
-    from flair2_exp.run.results import save_results
-    from flair2_exp.training.callbacks import PanelCollector, Scores, Stopwatch, metrics_under
-    from flair2_exp.training.pruning import Pruning
-
-    config, data, task = prepared.config, prepared.data, prepared.task
-    stopwatch, scores = Stopwatch(), Scores(config.callbacks.monitor, config.callbacks.mode)
-    panel = PanelCollector(
-        config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
-    )
-    # Searches that prune have one objective; what only the end measures cannot be reported.
-    reported = isinstance(config.objective, str) and config.objective.startswith("val/")
-    pruning = Pruning(reporter if first_process() else None, config.objective)
-    pruners = [pruning] if reporter is not None and reported else []
-    trainer = build_trainer(config, folder, run, [stopwatch, scores, panel, *pruners], interruption)
-    chosen = Path(config.checkpoint).expanduser() if config.checkpoint else None
-    if config.train:
-        if not state.training:
-            start = prepared.start or chosen
-            trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
-            state.training = {
-                **{n: v for n, v in scores.last.items() if n.startswith("train/")},
-                **scores.best,
-                **stopwatch.seconds,
-            }
-            state.training["train/epochs"] = float(trainer.current_epoch)
-            state.pruned = pruning.stopped_epoch is not None
-            state.status = run_state.TRAINED
-            _write(state, folder)
-        chosen = folder / BEST
-    else:
-        trainer.validate(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
-        state.training = metrics_under(trainer, "val/")
-    metrics = dict(state.training)
-    if state.pruned:
-        return metrics
-    if config.test:
-        trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
-        metrics |= _test_metrics(task, trainer, stopwatch)
-        if trainer.is_global_zero:
-            save_results(task, panel, folder, _title(config, metrics["test/miou"]))
-    elif any(name.startswith("inference/") for name in _names(config.objective)):
-        trainer.loggers = []  # its scores are known: those of the best epoch
-        trainer.validate(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True)
-        metrics |= stopwatch.of_validation()
-    metrics["model/parameters"] = float(count_parameters(task.model))
-    return metrics
-
-
-def _test_metrics(
-    task: SegmentationTask, trainer: Trainer, stopwatch: Stopwatch
-) -> dict[str, float]:
-    """Scores and times of a test."""
-    from flair2_exp.run.results import most_frequent_class_miou
-    from flair2_exp.training.callbacks import metrics_under
-
-    seconds = stopwatch.seconds["inference/seconds"]
-    return {
-        **metrics_under(trainer, "test/"),
-        "test/patches": float(len(task.results)),  # those scored: damaged ones may be left out
-        "test/miou_most_frequent_class": most_frequent_class_miou(task.test_confusion()),
-        "inference/seconds": seconds,
-        "inference/seconds_per_patch": seconds / max(1, len(task.results)),
-    }
-
-
-def _title(config: Config, score: float) -> str:
-    """The line above a figure; scores on the sample are always called that."""
-    name = "synthetic sample" if config.dataset.name == "sample" else config.dataset.name
-    return f"{config.name}, {name}: test mIoU {score:.4f}"
-
-
-def resume_point(folder: Path) -> Path | None:
-    """The newest readable checkpoint of an interrupted run, or None where there is none yet."""
+def resume_point(folder: RunFolder) -> Path | None:
+    """Return the newest readable checkpoint of an interrupted run; None where there is none yet."""
     from flair2_exp.training.checkpoint import read_checkpoint
 
-    for name in (LAST, PREVIOUS):
-        path = folder / name
+    for path in (folder.last, folder.previous):
         if path.exists():
             try:
                 read_checkpoint(path)
             except CheckpointError as error:
                 log.warning("%s", error)
             else:
-                log.info("going on from %s", path)
+                log.info("resuming from %s", path)
                 return path
     return None
 
 
-def _require_best(folder: Path) -> None:
+def _require_best(folder: RunFolder) -> None:
     """Refuse to test a trained run whose best checkpoint is gone or torn; no other has its scores.
 
     Raises:
@@ -492,7 +489,7 @@ def _require_best(folder: Path) -> None:
     from flair2_exp.training.checkpoint import read_checkpoint
 
     try:
-        read_checkpoint(folder / BEST)
+        read_checkpoint(folder.best)
     except CheckpointError as error:
         raise CheckpointError(
             f"{str(error).splitlines()[0]}\nThis run is trained, and that is what its test needs: "
@@ -501,38 +498,33 @@ def _require_best(folder: Path) -> None:
 
 
 def _true_colour(bands: Sequence[str]) -> tuple[int, int, int] | None:
-    """Positions of red, green and blue among the bands, or None where one is missing."""
+    """Return the positions of red, green and blue among the bands; None where one is missing."""
     if not {"red", "green", "blue"} <= set(bands):
         return None
     return bands.index("red"), bands.index("green"), bands.index("blue")
 
 
-def _names(objective: Any) -> list[str]:
-    return list(objective) if isinstance(objective, list) else [objective]
-
-
-def objective(wanted: Any, metrics: Mapping[str, float]) -> float | list[float] | None:
-    """The value (or values) that the run returns to a sweeper.
+def objective(config: Config, metrics: Mapping[str, float]) -> float | list[float] | None:
+    """Return the value (or values) of `objective` for a sweeper.
 
     Raises:
-        ConfigError: The run does not measure what is wanted; the message offers what it does.
+        ConfigError: The run does not measure it; the message offers what it does.
     """
-    names = _names(wanted)
-    for name in names:
+    for name in config.objectives:
         if name not in metrics:
-            known = [each for each in metrics if not each.startswith("test/")]
             from flair2_exp.training.pruning import UnknownObjectiveError
 
+            known = [each for each in metrics if not each.startswith("test/")]
             raise UnknownObjectiveError(
                 f"objective={name} was never logged: it is not among the values that the run "
                 f"measured; {nearest(name, known)}"
             )
-    values = [metrics[name] for name in names]
-    return values if isinstance(wanted, list) else values[0]
+    values = [metrics[name] for name in config.objectives]
+    return values if isinstance(config.objective, list) else values[0]
 
 
 @contextmanager
-def _removed_if_refused(folder: Path, root: Path, *, keep: bool) -> Iterator[None]:
+def _removed_if_refused(folder: RunFolder, root: Path, *, keep: bool) -> Iterator[None]:
     """Remove what was written for a run that is refused before it begins, and nothing else.
 
     Args:
@@ -544,15 +536,15 @@ def _removed_if_refused(folder: Path, root: Path, *, keep: bool) -> Iterator[Non
         yield
     except FlairError:
         if not keep and first_process():
-            shutil.rmtree(folder / ".hydra", ignore_errors=True)
-            for name in (locking.FILE, "flair2_exp.log"):  # the latter by hydra.job.name
-                (folder / name).unlink(missing_ok=True)
-            _remove_empty(folder.absolute(), root)
+            shutil.rmtree(folder.hydra, ignore_errors=True)
+            for path in (folder.path / locking.FILE, folder.log):
+                path.unlink(missing_ok=True)
+            _remove_empty(folder.path.absolute(), root)
         raise
 
 
 def _remove_empty(folder: Path, root: Path) -> None:
-    """Remove a folder and its parents below a root, from the first that holds something up not."""
+    """Remove a folder and its parents below a root, up to the first that is not empty."""
     here = Path.cwd()
     for each in (folder, *(parent for parent in folder.parents if root in parent.parents)):
         if each == here or not each.is_dir() or any(each.iterdir()):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from flair2_exp.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,31 @@ def run_folders(start: Path) -> Iterator[RunFolder]:
 
 def _natural(path: Path) -> list[tuple[str, int]]:
     """Return a sort key that puts seed=10 behind seed=9."""
-    import re
-
     parts = re.findall(r"(\D*)(\d*)", str(path))
     return [(text, int(number or -1)) for text, number in parts]
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that could not be made or written in; make nothing.
+
+    Raises:
+        ConfigError: It could not; the message names the part of the path that is in the way.
+    """
+    if "~" in folder.parts:
+        expanded = Path(*folder.parts[folder.parts.index("~") :]).expanduser()
+        raise ConfigError(f"{folder}: ~ is not expanded here; write {expanded}.")
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        reason = os.strerror(errno.ENOTDIR)
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES)
+    elif os.statvfs(existing).f_flag & os.ST_RDONLY or existing.parts[:2] == ("/", "proc"):
+        reason = os.strerror(errno.EROFS)  # /proc says that it may be written, and may not
+    else:
+        return
+    raise ConfigError(
+        f"cannot write to {folder}: {existing}: {reason}.\n"
+        "Choose another place with paths.root=FOLDER, or hydra.run.dir=FOLDER."
+    )

@@ -1,7 +1,8 @@
-"""What a run's folder says about the run: who it is, and how far it came.
+"""A run's record: who it is, how far it came, what it scored. The only one of its kind.
 
 `run.json` lies in the folder of every run. By it the same command, given again, knows whether the
-run is done, goes on from its checkpoint, or would mix two different experiments in one folder.
+run is done, resumes from its checkpoint, or would mix two different experiments in one folder. A
+sweep, a search and a report read the same record; an MLflow run holds its tags.
 """
 
 from __future__ import annotations
@@ -9,71 +10,194 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from flair2_exp.config.identity import difference, digest
-from flair2_exp.errors import ConfigError
+from flair2_exp.config.experiment import Config
+from flair2_exp.config.fields import plain
+from flair2_exp.config.identity import deciding
+from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import write_text
+from flair2_exp.run.folder import RunFolder
 from flair2_exp.signals import FAILED, FINISHED, KILLED
+from flair2_exp.tracking.tags import Tag
+from flair2_exp.values import differences, digest, flatten, shown
 
-__all__ = ["FAILED", "FILE", "FINISHED", "KILLED", "RUNNING", "TRAINED", "RunState"]
+__all__ = ["FAILED", "FINISHED", "KILLED", "RUNNING", "TRAINED", "RunRecord"]
 
-FILE: Final = "run.json"
 RUNNING, TRAINED = "RUNNING", "TRAINED"
+
+FORMAT: Final = 2
+"""Raised when `run.json` changes its form; other forms are refused."""
 
 
 @dataclass
-class RunState:
-    """The state of a run.
+class RunRecord:
+    """What is known of a run.
 
     Attributes:
-        deciding: What decides its result (`identity.deciding`), by dotted name.
+        tags: What tables of runs group and compare by (`Tag`), as the MLflow run has it.
+        deciding: What decides its result (`config.identity.deciding`), by dotted name; empty where
+            the record comes from MLflow.
+        place: What leads to its data: the options of `dataset` and the split's file, by dotted
+            name.
         status: RUNNING, TRAINED (training is complete, testing is not), FINISHED, FAILED, KILLED.
             A run whose process died without a word stays RUNNING or TRAINED.
         run_id: Of its MLflow run; empty with `tracking=off`.
         training: What training measured, once it is complete.
+        scores: All that the run measured, once it has ended; `metrics.json` holds them.
         error: The message it failed with.
         pruned: Whether a search ended the training early.
     """
 
-    deciding: Mapping[str, Any]
+    tags: dict[str, str]
+    deciding: dict[str, Any] = field(default_factory=dict)
+    place: dict[str, Any] = field(default_factory=dict)
     status: str = RUNNING
     run_id: str = ""
     training: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
     error: str = ""
     pruned: bool = False
 
+    @classmethod
+    def of(cls, config: Config, fingerprint: str, folder: RunFolder) -> RunRecord:
+        """Return the record of a run that begins.
+
+        Args:
+            config: The experiment's.
+            fingerprint: Of its data.
+            folder: Where it runs.
+        """
+        decides = deciding(config, fingerprint)
+        tags = {
+            Tag.ROW: row_of(config),
+            Tag.SEED: str(config.seed),
+            Tag.IDENTITY: digest(decides),
+            Tag.DATASET: config.dataset.name,
+            Tag.FINGERPRINT: fingerprint,
+            Tag.SPLIT: config.split.name,
+            Tag.METRIC: config.metric_setting,
+            Tag.MODEL: config.model.name,
+            Tag.READS: ",".join(sorted(config.reads)),
+            Tag.COMPAT: config.compat,
+            Tag.FOLDER: str(folder.path.absolute()),
+        }
+        return cls({str(name): value for name, value in tags.items()}, decides, place_of(config))
+
     @property
     def identity(self) -> str:
-        """The run's identity, 16 hexadecimal digits."""
-        return digest(self.deciding)
+        """16 hexadecimal digits over all that decides the result; empty where not recorded."""
+        return self.tags.get(Tag.IDENTITY, "")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data that it was trained and scored on; empty where not recorded."""
+        return self.tags.get(Tag.FINGERPRINT, "")
+
+    @property
+    def row(self) -> str:
+        """The leaderboard row that it belongs to."""
+        return self.tags.get(Tag.ROW, "")
+
+    @property
+    def seed(self) -> int:
+        """Its seed; -1 where not recorded."""
+        text = self.tags.get(Tag.SEED, "")
+        return int(text) if text.isdecimal() else -1
 
     @classmethod
-    def read(cls, folder: Path) -> RunState | None:
-        """The state that a folder holds, or None where it holds no run (or an unreadable one)."""
+    def read(cls, folder: RunFolder) -> RunRecord | None:
+        """Return the record that a folder holds; None where there is none, or a torn one.
+
+        Raises:
+            ConfigError: It was written by another version of this package.
+        """
         try:
-            values = json.loads((folder / FILE).read_text())
-            values.pop("identity", None)
-            return cls(**values)
-        except (OSError, ValueError, TypeError, AttributeError):
+            values = json.loads(folder.record.read_text(encoding="utf-8"))
+            form = values.pop("format", 1)
+        except (OSError, ValueError, AttributeError):
+            return None
+        if form != FORMAT:
+            raise ConfigError(
+                f"{folder.record} has format {form}, this version reads {FORMAT}: choose another "
+                "folder (sweep.name=NAME, hydra.run.dir=FOLDER), or remove that one."
+            )
+        try:
+            return cls(**values, scores=read_metrics(folder))
+        except (TypeError, DataError):
             return None
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: RunFolder) -> None:
         """Write it, in one step; the folder is made where it is missing."""
-        text = json.dumps({"identity": self.identity, **asdict(self)}, indent=2, default=str)
-        write_text(folder / FILE, text + "\n")
+        values = {"format": FORMAT, **asdict(self)}
+        del values["scores"]  # which have a file of their own
+        write_text(folder.record, json.dumps(values, indent=2, default=str) + "\n")
 
-    def require_same(self, deciding: Mapping[str, Any], folder: Path) -> None:
-        """Refuse to go on in this folder with another experiment.
+    def is_done(self, *, test: bool) -> bool:
+        """Return whether nothing is left to do: a run may be trained now and tested later."""
+        if self.status != FINISHED or not self.scores:
+            return False
+        return self.pruned or not test or "test/miou" in self.scores
+
+    def require_same(self, config: Config, fingerprint: str, folder: RunFolder) -> None:
+        """Refuse to resume in this folder with another experiment, or with other data.
+
+        Args:
+            config: The experiment's.
+            fingerprint: Of its data; empty where it cannot be known here (the files lie on other
+                machines, or a sample is not made yet). Then what leads to the data must be equal.
+            folder: Whose record this is.
 
         Raises:
             ConfigError: What decides the result has changed; the message says how.
         """
-        changes = difference(self.deciding, deciding)
-        if changes:
-            shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" * (len(changes) > 4))
+        changes = differences(self.deciding, deciding(config, fingerprint or self.fingerprint))
+        if not fingerprint:
+            changes |= differences(self.place, place_of(config))
+        if not changes:
+            return
+        if set(changes) <= {"fingerprint", *self.place}:
+            before, now = self.place.get("dataset.root"), config.dataset.root
             raise ConfigError(
-                f"{folder} holds a run of another experiment: {shown}.\n"
-                "Set it back, choose another folder or sweep.name, or remove that folder."
+                f"{folder} holds a run of other data: {self.tags.get(Tag.DATASET)} in {before} "
+                f"(fingerprint {self.fingerprint[:12]}), not {config.dataset.name} in {now} "
+                f"({fingerprint[:12] or shown(changes)}).\nChoose another sweep with "
+                "sweep.name=NAME, or another folder with hydra.run.dir=FOLDER."
             )
+        raise ConfigError(
+            f"{folder} holds a run of another experiment: {shown(changes)}.\n"
+            "Set it back, choose another folder or sweep.name, or remove that folder."
+        )
+
+
+def place_of(config: Config) -> dict[str, Any]:
+    """Return what leads to an experiment's data, by dotted name."""
+    dataset = {**plain(config.dataset), "on_damaged": None, "check": None}
+    leads = {"dataset": dataset, "split": {"file": config.split.file}}
+    return {name: value for name, value in flatten(leads).items() if value is not None}
+
+
+def row_of(config: Config) -> str:
+    """Return the leaderboard row that an experiment belongs to."""
+    return config.tracking.tags.get(Tag.ROW, config.name)
+
+
+def read_metrics(folder: RunFolder) -> dict[str, float]:
+    """Return the numbers in `metrics.json`; empty where there is none.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        content = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder.metrics} cannot be read ({error}).") from None
+    if not isinstance(content, Mapping):
+        raise DataError(f"{folder.metrics} holds no numbers by name.")
+    return {
+        str(name): float(value)
+        for name, value in content.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.config.explain import explain
 from flair2_exp.files import write_text
-from flair2_exp.run import record as run_state
+from flair2_exp.run.record import FAILED
 from flair2_exp.sweeps.plan import DONE, Job
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ERROR_FILE: Final = "error.txt"
 _TRACEBACK: Final = "flair2_traceback"
 
 
@@ -70,11 +69,11 @@ def mark_failed(
     if job.state == DONE:
         return
     reason = _first_line(error)
-    failures[job.number] = Failure(reason, job.folder)
+    failures[job.number] = Failure(reason, job.folder.path)
     try:
-        if began and job.found is not None and job.found.status != run_state.FAILED:
-            job.found.status, job.found.error = run_state.FAILED, reason
-            job.found.write(job.folder)
+        if began and job.record is not None and job.record.status != FAILED:
+            job.record.status, job.record.error = FAILED, reason
+            job.record.write(job.folder)
             job.refresh()
         failures[job.number] = Failure(reason, _write_error(job, error))
     except OSError as full:  # the disk may be what the job failed of; others may yet find room
@@ -88,9 +87,10 @@ def _first_line(error: object) -> str:
 
 
 def _error_files(job: Job) -> tuple[Path, Path]:
-    """Where a job's traceback goes: its own folder, or the sweep's where it has none any more."""
-    name = "_".join(Path(os.path.relpath(job.folder, job.root)).parts)
-    return job.folder / ERROR_FILE, job.root / f"{name}.{ERROR_FILE}"
+    """Return where a job's traceback goes: its own folder, or the sweep's where that is gone."""
+    own = job.folder.error
+    name = "_".join(Path(os.path.relpath(job.folder.path, job.root)).parts)
+    return own, job.root / f"{name}.{own.name}"
 
 
 def _write_error(job: Job, error: object) -> Path:
@@ -101,7 +101,7 @@ def _write_error(job: Job, error: object) -> Path:
         text = "".join(traceback.format_exception(error))
     own, beside = _error_files(job)
     clear_error(job)
-    path = own if job.folder.is_dir() else beside
+    path = own if job.folder.path.is_dir() else beside
     write_text(path, scrub(text))
     return path
 
@@ -115,27 +115,27 @@ def clear_error(job: Job) -> None:
 def failed_jobs(
     jobs: Sequence[Job], failures: Mapping[int, Failure]
 ) -> list[tuple[Job, Failure | None]]:
-    """The jobs that are not done; without a failure where they were not started."""
+    """Return the jobs that are not done; without a failure where they were not started."""
     return [(job, failures.get(job.number)) for job in jobs if job.state != DONE]
 
 
 def failure_table(failed: Sequence[tuple[Job, Failure | None]]) -> str:
-    """What failed, why, and where its log is."""
+    """Return what failed, why, and where its log is."""
     lines = [f"{len(failed)} of the sweep's jobs are not done; the same command tries them again."]
     for job, failure in failed:
-        told = failure.reason if failure else "not started"
-        lines.append(f"  {job.row} seed={job.config.seed}: {told}")
+        reason = failure.reason if failure else "not started"
+        lines.append(f"  {job.row} seed={job.seed}: {reason}")
         if failure:
             lines.append(f"    {failure.log}")
     return "\n".join(lines)
 
 
 def absent_runs(failed: Sequence[tuple[Job, Failure | None]]) -> list[AbsentRun]:
-    """The jobs that failed, as the report shows them; of others their folders tell."""
+    """Return the jobs that failed, as the report shows them; others are read from their folders."""
     from flair2_exp.report.collect import AbsentRun
 
-    told = [(job, "failed", failure.reason) for job, failure in failed if failure]
-    told += [
-        (job, "missing", "not started") for job, failure in failed if not (failure or job.found)
+    states = [(job, "failed", failure.reason) for job, failure in failed if failure]
+    states += [
+        (job, "missing", "not started") for job, failure in failed if not (failure or job.record)
     ]
-    return [AbsentRun(job.row, job.config.seed, state, reason) for job, state, reason in told]
+    return [AbsentRun(job.row, job.seed, state, reason) for job, state, reason in states]

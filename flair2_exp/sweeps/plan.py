@@ -1,37 +1,39 @@
 """What a sweep will do, before it does anything: its jobs, who they are and how far they came.
 
-Every job is composed, typed and checked by the rules across groups, so that an error in job 37 is
-told before job 0 starts. Nothing heavy is imported.
+Every job is composed, typed and checked by all rules, so that an error in job 37 is known before
+job 0 starts. Nothing heavy is imported; the rules that need torch follow in `require_feasible`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from hydra import compose
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from flair2_exp.config import identity, schema
-from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.compat import split_sweep
+from flair2_exp.config.compose import as_hydra_runs, typed
+from flair2_exp.config.experiment import Config
+from flair2_exp.config.fields import plain
+from flair2_exp.config.identity import UNKNOWN_DATA, deciding
+from flair2_exp.errors import ConfigError, DataError, FlairError
 from flair2_exp.run import assembly
-from flair2_exp.run import record as run_state
-from flair2_exp.run.experiment import is_done
-from flair2_exp.run.record import RunState
-from flair2_exp.run.results import read_metrics
-from flair2_exp.tracking.params import flatten, render
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import FAILED as RUN_FAILED
+from flair2_exp.run.record import RunRecord, place_of, row_of
+from flair2_exp.values import digest, flatten, render
 
 NEW, DONE, RESUME, FAILED = "new", "done", "resume", "failed"
 
-UNKNOWN_DATA: Final = ""
-"""Stands for the data's fingerprint, which only a run reads."""
+_OF_THE_WHOLE: Final = ("sweep", "paths", "tune", "hydra")
+"""Nodes whose options hold for a whole sweep and cannot be swept over."""
 
 
 @dataclass
@@ -44,71 +46,98 @@ class Job:
         config: Its checked config.
         root: The sweep's folder.
         folder: Where it runs.
-        found: The state of the run in its folder; None where there is none.
-        metrics: What it measured; empty where it is not done.
-        done: Whether nothing is left to do: what was trained without a test may be tested later.
-        stamp: Changes whenever the run writes its state: two starts that fail alike differ in it.
+        fingerprint: Of the data that it names; empty where they cannot be seen from here, or are
+            not made yet.
+        record: The run in its folder; None where there is none.
+        stamp: Changes whenever the run writes its record: two starts that fail alike differ in it.
     """
 
     number: int
     overrides: tuple[str, ...]
-    config: schema.Config
+    config: Config
     root: Path
-    folder: Path
-    found: RunState | None = field(init=False, default=None)
-    metrics: dict[str, float] = field(init=False, default_factory=dict)
-    done: bool = field(init=False, default=False)
+    folder: RunFolder
+    fingerprint: str = UNKNOWN_DATA
+    record: RunRecord | None = field(init=False, default=None)
     stamp: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.refresh()
 
+    def __str__(self) -> str:
+        return f"job {self.number} ({' '.join(self.overrides)})"
+
     def refresh(self) -> None:
         """Read the folder again."""
-        self.found = RunState.read(self.folder)
+        self.record = RunRecord.read(self.folder)
         try:
-            self.stamp = (self.folder / run_state.FILE).stat().st_mtime_ns
+            self.stamp = self.folder.record.stat().st_mtime_ns
         except OSError:
             self.stamp = 0
-        self.metrics = read_metrics(self.folder)
-        self.done = self.found is not None and is_done(self.found, self.metrics, self.config)
 
     @property
     def row(self) -> str:
         """The row of the leaderboard that it belongs to."""
-        return self.config.tracking.tags.get("flair2.row", self.config.name)
+        return row_of(self.config)
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.config.seed
 
     @property
     def state(self) -> str:
         """`new`, `done`, `resume` or `failed`."""
-        if self.found is None:
+        if self.record is None:
             return NEW
-        if self.done:
+        if self.record.is_done(test=self.config.test):
             return DONE
-        return FAILED if self.found.status == run_state.FAILED else RESUME
+        return FAILED if self.record.status == RUN_FAILED else RESUME
 
     @cached_property
-    def config_hash(self) -> str:
-        """The identity of its config alone, known before its data are read."""
-        return identity.identity(self.config, UNKNOWN_DATA)
+    def experiment(self) -> str:
+        """A hash of all that decides its result, known before the run: its data by their place."""
+        return digest({**deciding(self.config, self.fingerprint), **self._place})
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {} if self.fingerprint else place_of(self.config)
 
     @property
     def identity(self) -> str:
         """The run's identity, as its MLflow run has it; empty until it has read its data."""
-        return self.found.identity if self.found else ""
+        return self.record.identity if self.record else ""
 
     @property
     def seconds(self) -> float | None:
         """Training and inference time, where it is done."""
-        if "train/seconds" not in self.metrics:
+        scores = self.record.scores if self.record else {}
+        if "train/seconds" not in scores:
             return None
-        return self.metrics["train/seconds"] + self.metrics.get("inference/seconds", 0.0)
+        return scores["train/seconds"] + scores.get("inference/seconds", 0.0)
+
+    def require_same(self) -> None:
+        """Refuse to mix results: whatever the folder holds must be this experiment on these data.
+
+        Raises:
+            ConfigError: It is another one; the message says in what.
+        """
+        if self.record is not None:
+            self.record.require_same(self.config, self.fingerprint, self.folder)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a sweep, and what was done to them that their command does not say."""
+
+    jobs: list[Job]
+    notes: list[str]
 
 
 def split(
     lines: Sequence[str], params: dict[str, Any], loader: ConfigLoader | None = None
 ) -> list[tuple[str, ...]]:
-    """The jobs that Hydra's basic sweeper makes of a command's overrides, in its order.
+    """Return the jobs that Hydra's basic sweeper makes of a command's overrides, in its order.
 
     Args:
         lines: The overrides of the command line; they win over `params`.
@@ -117,97 +146,142 @@ def split(
 
     Raises:
         ConfigError: Several sweeps at once: each has rows of its own, of which none would be run.
-            Or no job, since an option is swept over nothing.
+            An option of the whole sweep is swept over. Or there is no job, since an option is swept
+            over nothing.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
     parser = OverridesParser.create(loader)
-    own = [each for each in parser.parse_overrides(list(lines)) if not _is_hydras(each)]
+    own = [each for each in parser.parse_overrides(list(lines)) if not each.is_hydra_override()]
     for each in own:
-        if each.get_key_element() == "sweep" and each.is_sweep_override():
-            raise ConfigError(f"{each.input_line}: one sweep at a time; start a command for each.")
+        key = _key(each)
+        if each.is_sweep_override() and key.split(".")[0] in _OF_THE_WHOLE:
+            raise ConfigError(
+                f"{each.input_line}: {key} holds for a whole sweep: start a command for each value."
+            )
     merged = [f"{key}={value}" for key, value in params.items()]
     merged += [each.input_line or "" for each in own]
     swept = parser.parse_overrides(merged)
     for each in swept:
         if each.is_sweep_override() and not list(each.sweep_string_iterator()):
             raise ConfigError(f"{each.input_line}: this is no value, so there would be no job.")
-    (batch,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
-    return [tuple(job) for job in batch]
+    return split_sweep(swept)
+
+
+def _key(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
 
 
 def is_typed(key: str, lines: Sequence[str]) -> bool:
-    """Whether an option stands on the command line, rather than in a config file alone."""
+    """Return whether an option stands on the command line, rather than in a config file alone."""
     parsed = OverridesParser.create().parse_overrides(list(lines))
-    return any(each.get_key_element().lstrip("+~") == key for each in parsed)
+    return any(_key(each) == key for each in parsed)
 
 
-def _is_hydras(override: Override) -> bool:
-    return override.get_key_element().lstrip("+~").startswith("hydra")
-
-
-def plan(jobs: Sequence[Sequence[str]], sweep: DictConfig) -> list[Job]:
-    """Compose and check every job, and find out where each stands. Hydra must be initialised.
+class Planner:
+    """Composes and checks the jobs of a sweep, as its launcher will compose them.
 
     Args:
-        jobs: The overrides of each.
-        sweep: `hydra.sweep`: `dir`, and `subdir` as it is written, uninterpolated.
-
-    Returns:
-        The jobs, one that is asked for twice once.
-
-    Raises:
-        ConfigError: A job that cannot run, two different jobs with one folder, a job in the sweep's
-            own folder, or a folder with a run of another experiment in it.
-        HydraException: A job that does not compose.
+        master: The sweep's own config, with Hydra's node.
+        loader: Composes a job.
     """
-    planned: dict[Path, Job] = {}
-    folder = Path(sweep.dir)
-    # As the command has it: a job's own config does not hold the command's `hydra.` overrides.
-    subdir = OmegaConf.to_container(sweep, resolve=False).get("subdir")  # type: ignore[union-attr]
-    asked = dict.fromkeys(tuple(job) for job in jobs)
-    composed = [_job(number, job, folder, subdir) for number, job in enumerate(asked)]
-    for number, job in enumerate(_named_apart(composed, subdir)):
-        if job.folder == folder:  # which the sweep holds for itself
-            raise ConfigError(
-                f"hydra.sweep.subdir={subdir} gives job {number} ({' '.join(job.overrides)}) the "
-                "folder of the whole sweep.\nName a folder of its own, as seed=${seed}."
-            )
-        twin = planned.get(job.folder)
-        if twin is None:
-            planned[job.folder] = job
-        elif twin.config_hash != job.config_hash:
-            raise ConfigError(
-                f"jobs {twin.number} ({' '.join(twin.overrides)}) and {number} "
-                f"({' '.join(job.overrides)}) would share the folder {job.folder}.\n"
-                "Put what sets them apart into hydra.sweep.subdir."
-            )
-    for job in planned.values():
-        _require_same(job)
-    return list(planned.values())
 
+    def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
+        self._master = master
+        self._loader = loader
+        self._folder = Path(master.hydra.sweep.dir)
+        self._fingerprints: dict[tuple[object, ...], str] = {}
 
-def _named_apart(jobs: Sequence[Job], subdir: str | None) -> list[Job]:
-    """The jobs, renamed by what they sweep where several rows would have one name."""
-    places = {(job.row, job.config.seed) for job in jobs}
-    if len(places) == len(jobs):
-        return list(jobs)
-    lines = [dict(_key_and_value(line) for line in job.overrides) for job in jobs]
-    keys = [key for key in lines[0] if len({str(line.get(key)) for line in lines}) > 1]
-    apart = [key for key in keys if key != "seed"]
-    if not apart:
-        return list(jobs)
-    words = {key: _words(key, {line[key] for line in lines}) for key in apart}
-    renamed = []
-    for job, line in zip(jobs, lines, strict=True):
-        name = "_".join(words[key][line[key]] for key in apart)
-        overrides = (*job.overrides, f"name='{name}'")
-        renamed.append(_job(job.number, overrides, job.root, subdir))
-    return renamed
+    def plan(self, jobs: Sequence[tuple[str, ...]]) -> Plan:
+        """Compose and check every job, and find out where each stands.
+
+        Args:
+            jobs: The overrides of each.
+
+        Returns:
+            The jobs; one that is named twice once, with a note.
+
+        Raises:
+            ConfigError: A job that cannot run, two different jobs with one folder, a job in the
+                sweep's own folder, or a folder with a run of another experiment or of other data.
+            HydraException: A job that does not compose.
+        """
+        composed = [self._job(number, job) for number, job in enumerate(jobs)]
+        named, notes = self._named_apart(composed)
+        planned: dict[Path, Job] = {}
+        for job in named:
+            twin = planned.setdefault(job.folder.path, job)
+            if twin is job:
+                continue
+            if twin.experiment != job.experiment:
+                raise ConfigError(
+                    f"{twin} and {job} would share the folder {job.folder}.\n"
+                    "Put what sets them apart into hydra.sweep.subdir."
+                )
+            notes.append(f"{job} is {twin} once more: it is trained once.")
+        for job in planned.values():
+            job.require_same()
+        notes += same_experiments(planned.values())
+        return Plan(list(planned.values()), notes)
+
+    def _job(self, number: int, overrides: tuple[str, ...]) -> Job:
+        config = self._loader.load_sweep_config(self._master, list(overrides))
+        with open_dict(config):
+            config.hydra.job.num = number
+            config.hydra.job.id = str(number)
+        name = f"job {number} ({' '.join(overrides)})"
+        root, subfolder = Path(str(config.hydra.sweep.dir)), str(config.hydra.sweep.subdir)
+        if root != self._folder:
+            raise ConfigError(
+                f"{name} would run in {root}, outside of its sweep's folder {self._folder}: "
+                "hydra.sweep.dir, sweep.name and paths.root hold for a whole sweep."
+            )
+        folder = RunFolder(self._folder / subfolder)
+        if folder.path == self._folder:  # which the sweep holds for itself
+            raise ConfigError(
+                f"hydra.sweep.subdir={subfolder} gives {name} the folder of the whole sweep.\n"
+                "Name a folder of its own, as seed=${seed}."
+            )
+        try:
+            with as_hydra_runs(config, str(folder)):
+                job = typed(config)
+            return Job(number, overrides, job, self._folder, folder, self._data(job))
+        except FlairError as error:
+            raise ConfigError(f"{name}: {error}") from error
+
+    def _data(self, config: Config) -> str:
+        """Return the fingerprint of a job's data, read once for jobs of the same data."""
+        key = (config.dataset, config.split, config.reads)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = self._read_fingerprint(config)
+        return self._fingerprints[key]
+
+    @staticmethod
+    def _read_fingerprint(config: Config) -> str:
+        try:
+            return assembly.data_fingerprint(config)
+        except DataError:  # jobs that need the data are refused by `require_files`
+            return UNKNOWN_DATA
+
+    def _named_apart(self, jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+        """Return the jobs, renamed by what they sweep where several rows would have one name."""
+        places = {(job.row, job.seed) for job in jobs}
+        if len(places) == len(jobs):
+            return list(jobs), []
+        lines = [dict(_key_and_value(line) for line in job.overrides) for job in jobs]
+        keys = [key for key in lines[0] if len({str(line.get(key)) for line in lines}) > 1]
+        apart = [key for key in keys if key != "seed"]
+        if not apart:
+            return list(jobs), []
+        words = {key: _words(key, {line[key] for line in lines}) for key in apart}
+        renamed = []
+        for job, line in zip(jobs, lines, strict=True):
+            name = "_".join(words[key][line[key]] for key in apart)
+            renamed.append(self._job(job.number, (*job.overrides, f"name='{name}'")))
+        note = f"The rows are named by what sets them apart: {', '.join(apart)}."
+        return renamed, [note]
 
 
 def _words(key: str, values: set[str]) -> dict[str, str]:
-    """What to call each value of an option: without slashes, since the name is one folder's.
+    """Return what to call each value of an option: without slashes, as the name of a folder.
 
     A group's option says enough; a bare value needs its name: `lr=0.001`.
     """
@@ -223,31 +297,25 @@ def _key_and_value(line: str) -> tuple[str, str]:
     return key, value
 
 
-def _job(number: int, overrides: tuple[str, ...], folder: Path, subdir: str | None) -> Job:
-    whole = compose("config", list(overrides), return_hydra_config=True)
-    with open_dict(whole):
-        whole.hydra.job.num = number
-        whole.hydra.job.id = str(number)
-        if subdir is not None:
-            whole.hydra.sweep.subdir = subdir
-        subfolder = str(whole.hydra.sweep.subdir)
-        del whole["hydra"]
-    try:
-        config = schema.typed(whole)
-    except FlairError as error:
-        raise ConfigError(f"job {number} ({' '.join(overrides)}): {error}") from error
-    return Job(number, overrides, config, folder, folder / subfolder)
+def same_experiments(jobs: Iterable[Job]) -> list[str]:
+    """Return notes on rows that differ in nothing that decides their result.
 
-
-def _require_same(job: Job) -> None:
-    """Refuse to mix results: whatever the folder holds must be this very experiment."""
-    if job.found is not None:
-        known = str(job.found.deciding.get("fingerprint", UNKNOWN_DATA))
-        job.found.require_same(identity.deciding(job.config, known), job.folder)
+    Such as those of the satellite's preprocessing with a network that does not read the series.
+    They are trained as asked for: what they cost is for whoever asks to judge.
+    """
+    alike: dict[str, list[str]] = {}
+    for job in jobs:
+        alike.setdefault(job.experiment, []).append(job.row)
+    groups = dict.fromkeys(", ".join(rows) for rows in alike.values() if len(rows) > 1)
+    return [
+        "One experiment under several names, since nothing that sets them apart decides the "
+        f"result: {rows}."
+        for rows in groups
+    ]
 
 
 def distributes(launcher: DictConfig) -> bool:
-    """Whether a launcher (`hydra.launcher`) takes jobs to other machines: other devices and disks.
+    """Return whether a launcher (`hydra.launcher`) takes jobs to other machines and disks.
 
     It then starts the processes of a distributed training itself, too.
     """
@@ -263,17 +331,46 @@ def require_files(jobs: Sequence[Job]) -> None:
         ConfigError: A job that is not done names some.
     """
     for job in jobs:
-        if job.state == DONE:
-            continue
-        try:
-            assembly.require_files(job.config)
-        except FlairError as error:
-            name = f"job {job.number} ({' '.join(job.overrides)})"
-            raise ConfigError(f"{name}: {error}") from error
+        if job.state != DONE:
+            _checked(job, assembly.require_files)
+
+
+def _checked(job: Job, check: Callable[[Config], object]) -> None:
+    try:
+        check(job.config)
+    except FlairError as error:
+        raise ConfigError(f"{job}: {error}") from error
+
+
+UNCHECKED: Final = (
+    "Not checked by a dry run, since torch would be loaded: that each encoder, optimizer and "
+    "strategy exists and takes its options."
+)
+
+
+def require_feasible(jobs: Sequence[Job], *, remote: bool) -> None:
+    """Run the rules that need torch, once for each distinct value, before the first job starts.
+
+    Args:
+        jobs: The sweep's.
+        remote: Whether the jobs run on other machines: then their devices are not checked here.
+
+    Raises:
+        ConfigError: A job that is not done could not be built.
+    """
+    checked: set[str] = set()
+    for job in jobs:
+        groups = (job.config.model, job.config.utae, job.config.fusion, job.config.metadata)
+        learning = (job.config.loss, job.config.optimizer, job.config.scheduler)
+        values = plain([*groups, *learning, job.config.trainer, job.config.dataset.sample])
+        key = digest({"values": values, "bands": len(job.config.data.bands)})
+        if job.state != DONE and key not in checked:
+            checked.add(key)
+            _checked(job, functools.partial(assembly.require_feasible, devices=not remote))
 
 
 def estimates(jobs: Sequence[Job]) -> list[float | None]:
-    """How long each job will take, from its finished neighbours: those of its row, else all."""
+    """Return how long each job will take, from its finished neighbours: of its row, else all."""
     known: dict[str, list[float]] = {}
     for job in jobs:
         if job.seconds is not None:
@@ -287,7 +384,7 @@ def estimates(jobs: Sequence[Job]) -> list[float | None]:
 def choose_baseline(
     jobs: Sequence[Job], baseline: str | None, *, typed: bool
 ) -> tuple[str | None, str]:
-    """The row that others are compared with, checked before anything is trained.
+    """Return the row that others are compared with, checked before anything is trained.
 
     A sweep's file names its baseline for the whole sweep; who asks for a part of its rows need not
     know it. Who types a baseline means it.
@@ -308,15 +405,15 @@ def choose_baseline(
         return baseline, ""
     if typed:
         raise ConfigError(
-            f"sweep.baseline={baseline} is no row of this sweep.\nIts rows: {', '.join(rows)}."
+            f"sweep.baseline={baseline} is not a row of this sweep.\nIts rows: {', '.join(rows)}."
         )
     return rows[0], f"{baseline}, the sweep's baseline, is not among its rows here: {rows[0]} is."
 
 
 def choose_factors(
-    jobs: Sequence[Job], factors: list[str] | None, *, typed: bool
+    jobs: Sequence[Job], factors: Sequence[str] | None, *, typed: bool
 ) -> tuple[list[str] | None, str]:
-    """The factors whose effects the report estimates, checked as the baseline is.
+    """Return the factors whose effects the report estimates, checked as the baseline is.
 
     Args:
         jobs: The sweep's.
@@ -330,35 +427,18 @@ def choose_factors(
         ConfigError: A typed one that does not take two values.
     """
     if not factors:
-        return factors, ""
-    configs = [flatten(dataclasses.asdict(job.config)) for job in jobs]
+        return None, ""
+    configs = [flatten(plain(job.config)) for job in jobs]
     values = {
         key: list(dict.fromkeys(render(each[key]) for each in configs if key in each))
         for key in factors
     }
     others = [key for key in factors if len(values[key]) != 2]
     if typed and others:
-        told = ", ".join(values[others[0]]) or "none: there is no such option"
+        shown = ", ".join(values[others[0]]) or "none: there is no such option"
         raise ConfigError(
-            f"sweep.factors: {others[0]} must take two values over the jobs, not {told}.\n"
-            "Sweep it over two values, or leave it out of sweep.factors."
+            f"sweep.factors: {others[0]} must take two values over the jobs, not {shown}.\n"
+            "Sweep it over two values, or omit it from sweep.factors."
         )
     note = f"Factors left out, since they do not take two values here: {', '.join(others)}."
     return [key for key in factors if key not in others] or None, note if others else ""
-
-
-def same_experiments(jobs: Sequence[Job]) -> str:
-    """A note on rows that differ in nothing that decides their result; empty where there are none.
-
-    Such as those of the satellite's preprocessing with a model that does not read the series. They
-    are trained as asked for: what they cost is for whoever asks to judge.
-    """
-    alike: dict[str, list[str]] = {}
-    for job in jobs:
-        alike.setdefault(job.config_hash, []).append(job.row)
-    groups = dict.fromkeys(", ".join(rows) for rows in alike.values() if len(rows) > 1)
-    return "\n".join(
-        f"One experiment under several names, since nothing that sets them apart decides the "
-        f"result: {rows}."
-        for rows in groups
-    )

@@ -1,0 +1,181 @@
+"""The entry point: `python -m flair2_exp`, or `flair2-exp` where the package is installed.
+
+Nothing heavy is imported before an experiment starts, so that help, completion, `--cfg job`, a dry
+run and every mistake answer at once. A command composes once: what is checked is what runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from flair2_exp.errors import FlairError
+from flair2_exp.signals import signals_as_exceptions
+
+JOB_NAME: Final = "flair2_exp"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what a command line asks for; Hydra's own flags work as usual.
+
+    Exit status: 0 done, 1 a mistake of the user's or a failed run, 2 a misused flag, 130
+    interrupted, 143 terminated.
+
+    Args:
+        arguments: The command line without the program; None: this process's.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if _answers_at_once(arguments):
+        return
+    with _explained():
+        _run(arguments)
+
+
+def _answers_at_once(arguments: Sequence[str]) -> bool:
+    """Print help and the completions that Hydra does not know; return whether that was all."""
+    from flair2_exp.cli import help
+
+    if {"--help", "-h"} & set(arguments):
+        # Hydra's own help copies the schema for every group that it lists: two seconds.
+        from flair2_exp.config.groups import config_folder
+
+        print(help.help_text(config_folder()))
+        return True
+    if list(arguments[1:]) in (["query=bash"], ["query=fish"]):
+        from flair2_exp.config.groups import config_folder
+
+        words = help.completions(config_folder(), os.environ.get("COMP_LINE", ""))
+        if words:
+            print(("\n" if arguments[1] == "query=fish" else " ").join(words))
+            return True
+    return False
+
+
+def _run(arguments: Sequence[str]) -> None:
+    from flair2_exp.cli.preflight import preflight
+    from flair2_exp.cli.words import parse, runs_nothing
+    from flair2_exp.compat import run_hydra_tool
+
+    # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
+    for notice in ("The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_"):
+        warnings.filterwarnings("ignore", message=notice)
+    flags = parse(arguments)
+    preflight(flags)
+    register()
+    if runs_nothing(flags):
+        run_hydra_tool(flags, *_primary(flags))
+        return
+    with signals_as_exceptions():
+        (_run_many if flags.multirun else _run_one)(flags)
+
+
+def register() -> None:
+    """Make schema, resolvers and sweepers known to Hydra; harmless when repeated."""
+    from flair2_exp import optuna_sweeper
+    from flair2_exp.config import compose
+    from flair2_exp.sweeps import ablation
+
+    compose.register()
+    ablation.register()
+    optuna_sweeper.register()
+
+
+def _primary(flags: argparse.Namespace) -> tuple[Path, str]:
+    """Return the folder and name of the primary config: ours, or somebody's own tree."""
+    from flair2_exp.config.groups import config_folder
+
+    folder = Path(flags.config_path) if flags.config_path else config_folder()
+    return folder, flags.config_name or "config"
+
+
+def _run_one(flags: argparse.Namespace) -> None:
+    """Compose a single run, check it, and run it in Hydra's output folder."""
+    from hydra.core.utils import JobStatus, run_job
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from flair2_exp.compat import hydra_context, opened_hydra, outcome
+    from flair2_exp.config.compose import as_hydra_runs, typed
+    from flair2_exp.run.folder import require_writable
+
+    folder, name = _primary(flags)
+    with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
+        overrides = [*flags.overrides, "hydra.mode=RUN"]
+        config = hydra.compose_config(name, overrides, RunMode.RUN, True)
+        try:
+            output = str(config.hydra.run.dir)
+        except (
+            OmegaConfBaseException
+        ):  # what is wrong with the job says more than its folder's name
+            typed(config)
+            raise
+        with as_hydra_runs(config, output):
+            experiment = typed(config)
+        require_writable(Path(output))
+
+        def task(_: DictConfig) -> object:
+            from flair2_exp.run.experiment import run
+
+            return run(experiment, Path(output).absolute(), list(flags.overrides))
+
+        context = hydra_context(hydra.config_loader, config)
+        context.callbacks.on_run_start(config=config, config_name=name)
+        job = run_job(task, config, "hydra.run.dir", None, context)
+        context.callbacks.on_run_end(config=config, config_name=name, job_return=job)
+        if job.status == JobStatus.FAILED:
+            raise outcome(job)
+
+
+def _run_many(flags: argparse.Namespace) -> None:
+    """Compose a multirun and hand it to its sweeper, which checks every job."""
+    from hydra.core.plugins import Plugins
+    from hydra.types import RunMode
+
+    from flair2_exp.compat import hydra_context, opened_hydra
+    from flair2_exp.config.compose import JobLoader
+    from flair2_exp.sweeps.job import run_job_of_sweep
+
+    folder, name = _primary(flags)
+    with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
+        overrides = [*flags.overrides, "hydra.mode=MULTIRUN"]
+        config = hydra.compose_config(name, overrides, RunMode.MULTIRUN, True)
+        context = hydra_context(JobLoader(hydra.config_loader), config)
+        context.callbacks.on_multirun_start(config=config, config_name=name)
+        sweeper = Plugins.instance().instantiate_sweeper(
+            config=config, hydra_context=context, task_function=run_job_of_sweep
+        )
+        sweeper.sweep(arguments=list(config.hydra.overrides.task))
+        context.callbacks.on_multirun_end(config=config, config_name=name)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn a user's mistake into its message and the exit status; a bug keeps its traceback."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads our output, as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        from flair2_exp.config.explain import explain
+
+        message = explain(error)
+        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        _refuse(message)
+        sys.exit(error.status if isinstance(error, FlairError) else 1)
+    except KeyboardInterrupt:
+        _refuse("interrupted")
+        sys.exit(130)
+
+
+def _refuse(message: str) -> None:
+    print(f"flair2-exp: {message}", file=sys.stderr)

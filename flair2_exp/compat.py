@@ -1,0 +1,134 @@
+"""Private names of other libraries: the only place where they are used, each with its reason.
+
+`tests/test_compat.py` fails when one of them changes. The Optuna sweeper, which can be copied into
+other projects, has a module of this kind of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+# --- Hydra --------------------------------------------------------------------------------------
+
+
+class HydraApp(Protocol):
+    """What is used of Hydra's application object."""
+
+    config_loader: ConfigLoader
+
+    def compose_config(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        with_log_configuration: bool = False,
+    ) -> DictConfig:
+        """Compose a command's config."""
+        ...
+
+
+def hydra_parser() -> argparse.ArgumentParser:
+    """Return the parser of Hydra's flags.
+
+    `hydra.main` parses `sys.argv` by itself, with a usage text for every mistake; there is no
+    public access to its parser.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    return get_args_parser()
+
+
+@contextmanager
+def opened_hydra(job_name: str, config_path: Path, config_dir: str | None) -> Iterator[HydraApp]:
+    """Open Hydra as its entry point does, with the folder of `--config-dir` in the search path.
+
+    `hydra.initialize_config_dir` knows no second folder and no job name of a main program, and
+    `hydra.main` composes and runs in one go, so that nothing can be refused before it makes a
+    folder (https://github.com/facebookresearch/hydra/issues/1011 asks for a compose in between).
+
+    Args:
+        job_name: What `hydra.job.name` falls back to.
+        config_path: The folder of the primary config.
+        config_dir: The folder of `--config-dir`, or None.
+    """
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+
+    version.setbase("1.3")
+    search_path = create_config_search_path(str(config_path.absolute()))
+    if config_dir:
+        url = f"file://{Path(config_dir).absolute()}"
+        search_path.prepend("command-line", url, SearchPathQuery(provider="schema"))
+    try:
+        yield cast(HydraApp, Hydra.create_main_hydra2(job_name, search_path))
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def run_hydra_tool(flags: argparse.Namespace, config_path: Path, config_name: str) -> None:
+    """Let Hydra answer the flags that run nothing: `--cfg`, `--info`, `--hydra-help`, completion.
+
+    The public `hydra.main` would parse `sys.argv` again, which here holds other words.
+    """
+    from hydra import version
+    from hydra._internal.utils import _run_hydra
+
+    version.setbase("1.3")
+    _run_hydra(
+        args=flags,
+        args_parser=hydra_parser(),
+        task_function=_nothing,
+        config_path=str(config_path.absolute()),
+        config_name=config_name,
+    )
+
+
+def _nothing(config: DictConfig) -> None:
+    """Stand in for a job where none is run."""
+
+
+def hydra_context(loader: ConfigLoader, config: DictConfig) -> HydraContext:
+    """Return what sweepers and jobs get: the loader, and the callbacks of the config."""
+    from hydra._internal.callbacks import Callbacks
+
+    return HydraContext(config_loader=loader, callbacks=Callbacks(config))
+
+
+def split_sweep(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
+    """Return the jobs of a command's overrides, in the order of Hydra's basic sweeper.
+
+    The product and its order are a static method of a class that is not public.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    (batch,) = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
+    return [tuple(job) for job in batch]
+
+
+def is_basic_launcher(launcher: Launcher) -> bool:
+    """Return whether a launcher is Hydra's own, which runs one job after the other in-process."""
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    return type(launcher) is BasicLauncher
+
+
+def outcome(job: JobReturn) -> Any:
+    """Return what a job returned or raised.
+
+    The public property `return_value` prints to the terminal and raises.
+    """
+    return job._return_value
