@@ -51,6 +51,13 @@ def summary(report: Report) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def headline(report: Report) -> dict[str, float]:
+    """Return the numbers by which sweeps are compared on MLflow's pages: mIoU of the rows."""
+    named = {f"miou/{row.name}": row.miou.value for row in report.rows}
+    named["best/miou"] = report.best.miou.value
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def _table(table: Table) -> list[str]:
     lines = [table.heads, *table.cells]
     text = ["| " + " | ".join(map(_plain, line)) + " |" for line in lines]

@@ -52,9 +52,20 @@ class Column:
     values: Callable[[Row], Record] = lambda row: {}
 
 
-def measured(head: str, name: str, metric: str, show: Callable[[float | None], str]) -> Column:
+def measured(
+    head: str,
+    name: str,
+    metric: str,
+    show: Callable[[float | None], str],
+    kind: Callable[[float], float] = float,
+) -> Column:
     """Return the column of a metric that runs log: its mean over the runs of a row."""
-    return Column(head, lambda row: show(row.mean(metric)), lambda row: {name: row.mean(metric)})
+
+    def mean(row: Row) -> float | None:
+        value = row.mean(metric)
+        return None if value is None else kind(value)
+
+    return Column(head, lambda row: show(mean(row)), lambda row: {name: mean(row)})
 
 
 def tables(report: Report) -> list[Table]:
@@ -77,7 +88,7 @@ def leaderboard(report: Report) -> Table:
         Column("best", lambda row: words.number(row.best), lambda row: {"best": row.best}),
         Column(published, words.published, _published),
         Column(f"− {report.baseline}", _against),
-        measured("parameters", "parameters", "model/parameters", words.count),
+        measured("parameters", "parameters", "model/parameters", words.count, round),
         measured("training", "train_seconds", "train/seconds", words.duration),
         measured("inference", "inference_seconds", "inference/seconds", words.duration),
     ]

@@ -181,10 +181,3 @@ def as_json(report: Report) -> dict[str, Any]:
         "confusion": {row.name: row.confusion.tolist() for row in report.rows},
         **{table.name: list(table.records) for table in tables(report)},
     }
-
-
-def headline(report: Report) -> dict[str, float]:
-    """Return the numbers by which sweeps are compared on MLflow's pages: mIoU of the rows."""
-    named = {f"miou/{row.name}": row.miou.value for row in report.rows}
-    named["best/miou"] = report.best.miou.value
-    return {name: value for name, value in named.items() if value is not None}

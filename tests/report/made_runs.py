@@ -21,6 +21,8 @@ from flair2_exp.tracking.tags import Tag
 NAMES = np.array([one.name for one in CLASSES_13])
 SHARES = np.array([5, 6, 9, 3, 4, 8, 20, 6, 4, 18, 13, 3, 1]) / 100
 PIXELS = 128 * 128
+HOSTILE = "<b>a|b</b> $x_1$ [red](http://evil) *"
+"""A row's name that Markdown, HTML and matplotlib would each take for more than text."""
 
 Arrays = dict[str, np.ndarray]
 
