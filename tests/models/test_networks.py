@@ -25,13 +25,6 @@ def test_parameter_counts_are_the_published_ones(
         assert count_parameters(build_network(spec_of(name, metadata=metadata))) == count
 
 
-def test_a_spec_survives_as_plain_values() -> None:
-    spec = small_spec(metadata="channels", classes=19)
-    values = spec.plain()
-    assert isinstance(values["utae"]["encoder_widths"], list)
-    assert NetworkSpec.of_plain(values) == spec
-
-
 @pytest.mark.parametrize(
     ("encoder", "channels", "classes", "patch"),
     [
