@@ -68,7 +68,9 @@ class SequenceNorm(nn.GroupNorm):
         if real is None or self.padding_counts:
             rows = x.reshape(b * p, t, c).transpose(1, 2)
             return super().forward(rows).transpose(1, 2).reshape(b, p, t, c)
-        grouped = x.to(_at_least_float32(x.dtype)).view(b, p, t, self.num_groups, c // self.num_groups)
+        grouped = x.to(_at_least_float32(x.dtype)).view(
+            b, p, t, self.num_groups, c // self.num_groups
+        )
         mask = real.view(b, 1, t, 1, 1)
         count = real.sum(1).clamp(min=1).view(b, 1, 1, 1, 1) * (c // self.num_groups)
         centred = (grouped - grouped.sum((2, 4), keepdim=True) / count) * mask

@@ -49,7 +49,9 @@ class NetworkSpec(Group):
 
     def validate(self) -> None:
         """Refuse nodes that a network cannot be given."""
-        groups = [n for n, each in vars(self).items() if isinstance(each, Group) and each.of_network]
+        groups = [
+            n for n, each in vars(self).items() if isinstance(each, Group) and each.of_network
+        ]
         for node in self.model.nodes:
             if node not in groups:
                 raise ConfigError(
@@ -95,7 +97,10 @@ class NetworkSpec(Group):
             "patch_size": self.patch_size,
         }
         if "aerial" in self.reads:
-            values["model"] |= {"encoder": model.encoder, "decoder_channels": model.decoder_channels}
+            values["model"] |= {
+                "encoder": model.encoder,
+                "decoder_channels": model.decoder_channels,
+            }
             values["bands"] = self.bands
         if "satellite" in self.reads:
             values["series_size"] = self.series_size
