@@ -11,14 +11,8 @@ import pytest
 from flair2_exp.config.model import FusionConfig, UTAEConfig
 from flair2_exp.errors import CheckpointError
 from flair2_exp.models.registry import NetworkSpec
-from flair2_exp.training.callbacks import StepSeeds
-from flair2_exp.training.checkpoint import (
-    read_checkpoint,
-    require_same_model,
-    require_training_state,
-)
+from flair2_exp.training.checkpoint import require_same_model, require_training_state
 from tests.models.helpers import spec_of
-from tests.training.helpers import build_task, loader, trainer
 
 MEAN, QUIRK = UTAEConfig(aggregation="mean"), UTAEConfig(normalise_padding=True)
 FIRST = FusionConfig(collapsed="first_sample")
@@ -145,22 +139,3 @@ def test_a_training_that_had_stopped_early_is_not_resumed() -> None:
     patience["stopped_epoch"] = 2
     with pytest.raises(CheckpointError, match=r"had stopped early.*\n.*model.weights="):
         require_training_state(Path("best.ckpt"), content, _training(), epochs=9)
-
-
-def test_a_real_checkpoint_says_what_can_be_trained_on_from_it(tmp_path: Path) -> None:
-    model = ("model=unet", "data=aerial_only")
-    task = build_task(*model)
-    fit = trainer(StepSeeds(1))
-    fit.fit(task, loader(), loader())
-    fit.save_checkpoint(tmp_path / "a.ckpt")
-    content = read_checkpoint(tmp_path / "a.ckpt")
-    for hparams, epochs, message in (
-        (task.hparams, 1, "has trained 1 epochs"),
-        (build_task(*model, "optimizer=sgd").hparams, 2, "optimizer._target_: torch.optim.AdamW"),
-    ):
-        with pytest.raises(CheckpointError, match=message):
-            require_training_state(tmp_path / "a.ckpt", content, hparams, epochs=epochs)
-    require_training_state(tmp_path / "a.ckpt", content, task.hparams, epochs=2)
-    again = trainer(StepSeeds(1), max_epochs=2)
-    again.fit(build_task(*model), loader(), loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert again.current_epoch == 2
