@@ -7,17 +7,20 @@ other projects, has a module of this kind of its own.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig
+if TYPE_CHECKING:  # whoever needs one library's names does not load the others
+    import torch
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
+    from hydra.core.utils import JobReturn
+    from hydra.plugins.launcher import Launcher
+    from hydra.types import HydraContext, RunMode
+    from omegaconf import DictConfig
+    from torch.utils.data import DataLoader
 
 # --- Hydra --------------------------------------------------------------------------------------
 
@@ -104,6 +107,7 @@ def _nothing(config: DictConfig) -> None:
 def hydra_context(loader: ConfigLoader, config: DictConfig) -> HydraContext:
     """Return what sweepers and jobs get: the loader, and the callbacks of the config."""
     from hydra._internal.callbacks import Callbacks
+    from hydra.types import HydraContext
 
     return HydraContext(config_loader=loader, callbacks=Callbacks(config))
 
@@ -132,3 +136,52 @@ def outcome(job: JobReturn) -> Any:
     The public property `return_value` prints to the terminal and raises.
     """
     return job._return_value
+
+
+# --- torch and Lightning ----------------------------------------------------------------------------
+
+
+def shared_storage(size: int) -> torch.UntypedStorage:
+    """Return fresh shared memory of `size` bytes, uninitialised.
+
+    It is what torch's own `default_collate` fills in a worker. The public way, `share_memory_`,
+    makes private memory first and copies it.
+    """
+    import torch
+
+    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+    return storage
+
+
+def has_workers(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader's persistent workers are running.
+
+    Workers inherit what is there when they start; torch says nowhere publicly when that is.
+    """
+    return loader._iterator is not None
+
+
+COMPILED_PREFIX: Final = "_orig_mod."
+"""What `torch.compile(module)` puts before the module's names in a state_dict. Torch offers nothing
+to take it off; people publish weights of compiled networks."""
+
+
+def epochs_trained(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many epochs a checkpoint of Lightning's had trained.
+
+    Its `epoch` is that of the batch it was written after, whether that epoch was complete or not;
+    only the loops' own progress tells.
+
+    Raises:
+        KeyError: It holds no state of a training.
+    """
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def stopped_early(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether Lightning's `EarlyStopping` had ended the training of a checkpoint.
+
+    0 is its word for "not stopped"; whatever derives from it keeps the name.
+    """
+    states = checkpoint.get("callbacks", {}).values()
+    return any(state.get("stopped_epoch", 0) for state in states)

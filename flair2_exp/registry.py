@@ -14,23 +14,26 @@ from flair2_exp.errors import ConfigError
 Kind = TypeVar("Kind")
 
 
-def locate(path: str, kind: type[Kind]) -> type[Kind]:
-    """The class at a dotted path, which must be a `kind`.
+def locate(path: str, kind: type[Kind], option: str = "") -> type[Kind]:
+    """Return the class at a dotted path, which must derive from `kind`.
 
     Args:
         path: As `torch.optim.AdamW`.
-        kind: The class that it must be or derive from.
+        kind: The class that it must derive from.
+        option: The config's option that holds the path, for messages: as `optimizer._target_`.
 
     Raises:
         ConfigError: There is nothing of that name, or it is not such a class.
     """
     from hydra.utils import get_object
 
+    value = f"{option}={path}" if option else path
+    expected = f"Expected the dotted path of a class derived from {kind.__module__}.{kind.__name__}"
     try:
-        found = get_object(path)
-    except Exception as error:
+        located = get_object(path)
+    except Exception as error:  # importing a module runs it, which may raise any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{path}: cannot be imported: {reason}") from error
-    if not (isinstance(found, type) and issubclass(found, kind)):
-        raise ConfigError(f"{path}: expected a class derived from {kind.__name__}.")
-    return found
+        raise ConfigError(f"{value}: cannot be imported: {reason}\n{expected}.") from error
+    if not (isinstance(located, type) and issubclass(located, kind)) or located is kind:
+        raise ConfigError(f"{value}: not such a class.\n{expected}.")
+    return located

@@ -26,7 +26,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flair2_exp.data.check.tree import SUPER_PATCH, Finding, check_tree
+from flair2_exp.config.data import DatasetConfig
+from flair2_exp.data.check.findings import Finding
+from flair2_exp.data.check.tree import SUPER_PATCH, check_tree
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     root = options.root.expanduser().resolve()
     try:
-        folders = locate(root)
+        folders = locate(DatasetConfig(root=str(root)))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

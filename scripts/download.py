@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flair2_exp.data.download.archives.archives import ARCHIVES, BASE_URL, download, select
+from flair2_exp.data.download.archives import ARCHIVES, BASE_URL, download, select
 from rich.console import Console
 from rich.progress import (
     BarColumn,

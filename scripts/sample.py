@@ -9,7 +9,8 @@ import argparse
 import dataclasses
 import sys
 
-from flair2_exp.data.sample.tree import SampleOptions, ensure_sample
+from flair2_exp.config.data import SampleConfig
+from flair2_exp.data.sample.tree import ensure_sample
 from flair2_exp.errors import FlairError
 
 _HELP = {
@@ -29,12 +30,12 @@ def main() -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("root", help="the folder to make")
-    for option in dataclasses.fields(SampleOptions):
+    for option in dataclasses.fields(SampleConfig):
         flag = f"--{option.name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=option.default, help=_HELP[option.name])
     options = vars(parser.parse_args())
     try:
-        print(ensure_sample(options.pop("root"), SampleOptions(**options)))
+        print(ensure_sample(options.pop("root"), SampleConfig(**options)))
     except FlairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
-from flair2_exp.config.compose import typed
+from flair2_exp.compat import opened_hydra
+from flair2_exp.config.compose import JobLoader, typed
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.groups import config_folder
 from flair2_exp.run.experiment import run as run_experiment
@@ -22,10 +25,17 @@ SMALL_SAMPLE = (
 """Overrides for the smallest sample on which every split has patches."""
 
 
+@functools.cache
+def _loader() -> tuple[DictConfig, JobLoader]:
+    """A command's config and a loader of its jobs, made once per process: composing is slow."""
+    with opened_hydra("flair2_exp", config_folder(), None) as hydra:
+        return hydra.compose_config("config", [], RunMode.RUN), JobLoader(hydra.config_loader)
+
+
 def compose_config(*overrides: str) -> Config:
     """Return the checked config of a command line."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return typed(compose("config", list(overrides)))
+    master, loader = _loader()
+    return typed(loader.load_sweep_config(master, list(overrides)))
 
 
 def run(root: Path, folder: Path, *overrides: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ class ModelConfig(Group):
 
     name: str = option("", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
-    """The network's class: a `flair2_exp.models.base.SegmentationModel`."""
+    """The network's class: a `flair2_exp.models.registry.SegmentationModel`."""
     reads: tuple[Input, ...] = option((), chosen=True, decides=False)
     """The inputs that the network takes; what none takes is not read from the disk."""
     nodes: tuple[str, ...] = option((), decides=False)

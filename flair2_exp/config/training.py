@@ -89,7 +89,7 @@ class SchedulerConfig(Group):
 
     name: str = option("none", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
-    """What makes it: a function of `flair2_exp.training.schedules`, or one like them."""
+    """Its class: a `flair2_exp.training.schedules.Schedule`."""
     warmup_epochs: int = option(0, 0, 1_000_000)
     """Epochs over which the rate rises linearly to the optimizer's."""
     final_factor: float = option(0.01, 0.0, 1.0)

@@ -18,6 +18,10 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+DATA_TYPES: Final = ("<u2",)
+MASK_TYPES: Final = ("|u1", "<u2")
+"""Types that an area's reflectances, and its probabilities of snow and cloud, may have."""
+
 _HEADER_ERRORS: Final = (
     SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError, OverflowError,
 )  # fmt: skip

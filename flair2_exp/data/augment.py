@@ -17,29 +17,10 @@ from numpy.typing import NDArray
 from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
 from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]
 
-from flair2_exp.data.options import AugmentationOptions
-from flair2_exp.data.sentinel2 import Frames
+from flair2_exp.config.data import AugConfig
+from flair2_exp.data.readers import Image, Sample
 
-Image = NDArray[np.uint8]
 AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
-
-
-@dataclass
-class Sample:
-    """What a network gets of one patch; a modality that is not read is None."""
-
-    label: Image
-    """(H, W) class indices."""
-    image: Image | None = None
-    """(C, H, W) aerial bands."""
-    frames: Frames | None = None
-    """(T, 10, S, S) satellite series, unscaled."""
-    days: NDArray[np.int64] | None = None
-    """(T,) day offsets."""
-    satellite_label: Image | None = None
-    """(H, W) target of the satellite head; None where it is `label`."""
-    covered: bool = False
-    """Whether nothing of the series was clear enough, so that the clearest stands in."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +60,7 @@ class Geometry:
         return moved if self.zoom == 1 else _enlarge(moved, self.zoom, labels)
 
 
-def draw_geometry(generator: np.random.Generator, options: AugmentationOptions) -> Geometry:
+def draw_geometry(generator: np.random.Generator, options: AugConfig) -> Geometry:
     """Draw a transform.
 
     Args:
@@ -105,7 +86,7 @@ def draw_geometry(generator: np.random.Generator, options: AugmentationOptions) 
 def augment(
     sample: Sample,
     generator: np.random.Generator,
-    options: AugmentationOptions,
+    options: AugConfig,
     optical: tuple[bool, ...],
 ) -> Sample:
     """Augment a sample.
@@ -140,7 +121,7 @@ def augment(
 def change_photometry(
     image: Image,
     generator: np.random.Generator,
-    options: AugmentationOptions,
+    options: AugConfig,
     optical: tuple[bool, ...],
 ) -> Image:
     """Change brightness, contrast and gamma of the optical bands alike, then add noise to each.

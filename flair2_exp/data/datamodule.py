@@ -10,17 +10,19 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
-import rasterio
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from flair2_exp.data import layout, metadata, sentinel2, splits
+from flair2_exp import compat
+from flair2_exp.config.data import DataGroups, S2PreprocConfig
+from flair2_exp.data import fingerprint, layout, metadata, sentinel2, splits
+from flair2_exp.data.check.tiff import read_header
 from flair2_exp.data.dataset import (
     COVERED,
     DAMAGED,
@@ -30,17 +32,9 @@ from flair2_exp.data.dataset import (
     Failure,
     Parcel,
     PatchDataset,
-    Reader,
-    TreeReader,
-    reading,
 )
-from flair2_exp.data.layout import Folders, Index
-from flair2_exp.data.options import (
-    AugmentationOptions,
-    MetadataOptions,
-    SeriesOptions,
-    SplitOptions,
-)
+from flair2_exp.data.layout import Index
+from flair2_exp.data.readers import StoreReader, TreeReader, series_read
 from flair2_exp.data.sharing import SharedBlocks
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS
@@ -136,7 +130,9 @@ class PatchLoader(DataLoader[Any]):
         self._start = state["batches"]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        if self._iterator is None:  # workers are about to start, and inherit blocks of their own
+        if not compat.has_workers(
+            self
+        ):  # workers are about to start, and inherit blocks of their own
             self._blocks = SharedBlocks(self.num_workers, SHARED)
             self.dataset.blocks = self._blocks  # type: ignore[attr-defined]
         blocks = self._blocks
@@ -187,18 +183,17 @@ _HEADERS: Final = 9
 
 
 def _side(path: Path) -> int:
-    """Pixels on a side of an image; its header also shows whether the files are FLAIR #2's."""
+    """Return the pixels on a side of an image; refuse one that is not FLAIR #2's."""
     try:
-        with reading(), rasterio.open(path, driver="GTiff") as file:
-            bands, height, width = file.count, file.height, file.width
-    except rasterio.errors.RasterioError as error:
+        header = read_header(path)
+    except (OSError, ValueError) as error:
         raise DamagedPatchError(f"{path} is damaged: {error}.\nDownload it again.") from None
-    if bands != len(AERIAL_BANDS) or height != width:
+    if header.bands != len(AERIAL_BANDS) or header.height != header.width:
         raise DataError(
-            f"{path} has {bands} bands of {height} x {width} pixels; FLAIR #2 has "
-            f"{len(AERIAL_BANDS)} square ones.\nSet dataset.root to a FLAIR #2 data set."
+            f"{path} has {header.bands} bands of {header.height} x {header.width} pixels; FLAIR #2 "
+            f"has {len(AERIAL_BANDS)} square ones.\nSet dataset.root to a FLAIR #2 data set."
         )
-    return int(height)
+    return header.height
 
 
 class FlairDataModule(LightningDataModule):
@@ -211,82 +206,50 @@ class FlairDataModule(LightningDataModule):
     need no fresh import of torch; they touch neither CUDA nor anything but files and arrays.
 
     Attributes:
+        groups: What to read and how.
+        reads: What is read, of `aerial`, `satellite` and `metadata`.
         patch_size: Pixels on a side of a patch, from the files' headers.
-        channels: Aerial bands (0 where the image is not read).
         counts: Patches by part (train, validation, test).
         index: The data set's index.
         split: Positions of the parts in the index.
     """
 
     patch_size: int
-    channels: int
     counts: dict[str, int]
     index: Index
     split: splits.Split
 
     def __init__(
         self,
-        folders: Folders,
+        groups: DataGroups,
         *,
-        split: SplitOptions | None = None,
-        aerial: bool = True,
-        satellite: bool = True,
-        metadata: MetadataOptions | None = None,
-        bands: Sequence[str] = AERIAL_BANDS,
-        classes: int = 13,
-        series: SeriesOptions | None = None,
-        augmentation: AugmentationOptions | None = None,
-        batch_size: int = 10,
-        eval_batch_size: int = 10,
-        workers: int = 0,
+        reads: frozenset[str],
         seed: int = 1,
-        on_damaged: Literal["stop", "skip"] = "stop",
-        store: str | Path | None = None,
         parts: Sequence[str] = PARTS,
     ) -> None:
         """Choose the data; nothing is read before `setup`.
 
         Args:
-            folders: The data set, from `layout.locate`.
-            split: Which patches train, validate and test.
-            aerial: Whether to read the aerial image.
-            satellite: Whether to read the satellite series.
-            metadata: How to encode the metadata; None: not read.
-            bands: Aerial bands in the wanted order.
-            classes: 13 or 19.
-            series: Preprocessing of the series.
-            augmentation: Of the training patches.
-            batch_size: Training patches in a batch.
-            eval_batch_size: Validation or test patches in a batch.
-            workers: Processes that read; 0 reads in this one.
+            groups: What to read and how.
+            reads: What the network reads, of `aerial`, `satellite` and `metadata`.
             seed: Of order and augmentation.
-            on_damaged: Whether a damaged patch stops the run or is skipped and counted.
-            store: A prepared store to read from instead of the files.
             parts: The parts that the run reads and that must not be empty.
         """
         super().__init__()
-        self.folders = folders
-        self.split_options = split or SplitOptions()
-        self.aerial = aerial
-        self.satellite = satellite
-        self.metadata_options = metadata
-        self.bands = tuple(bands)
-        self.classes = classes
-        self.series = series or SeriesOptions()
-        self.augmentation = augmentation
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.workers = workers
+        self.groups = groups
+        self.reads = reads
         self.seed = seed
-        self.on_damaged = on_damaged
-        self.store = Path(store) if store is not None else None
         self.parts = tuple(parts)
         self._datasets: dict[str, PatchDataset] = {}
         self._lacking: dict[str, int] = {}
-        self._sizes: NDArray[np.int64] | None = None
+
+    @property
+    def series(self) -> S2PreprocConfig | None:
+        """How the satellite series are preprocessed; None where they are not read."""
+        return series_read(self.groups, self.reads)
 
     def setup(self, stage: str | None = None) -> None:
-        """Index, split and check the data; a second call does nothing.
+        """Index, split and check the data; a second call changes nothing.
 
         Raises:
             DataError: The data set cannot serve this run; the message says why.
@@ -294,29 +257,40 @@ class FlairDataModule(LightningDataModule):
         del stage  # the parts belong together: a patch must not be in two of them
         if self._datasets:
             return
-        self.index = layout.index(self.folders)
-        divided = splits.split(self.index, self.split_options).parts()
-        splits.require(divided, self.split_options, self.parts)
-        whole = {name: self._whole(name, positions) for name, positions in divided.items()}
-        splits.require(whole, self.split_options, self.parts)
+        groups = self.groups
+        self.index = layout.index(layout.locate(groups.dataset))
+        self._divided = splits.split(self.index, groups.split)
+        splits.require(self._divided.parts(), groups.split, self.parts)
+        whole = {
+            name: self._whole(name, positions) for name, positions in self._divided.parts().items()
+        }
+        splits.require(whole, groups.split, self.parts)
         self.split = splits.Split(**whole)
         self.counts = {name: len(positions) for name, positions in whole.items()}
-        self.channels = len(self.bands) if self.aerial else 0
         self.patch_size = self._header_size(whole[self.parts[0]])
-        reader = self._reader()
+        make_reader = TreeReader if groups.dataset.store is None else StoreReader
+        reader = make_reader(self.index, groups, self.reads, self.patch_size)
         for name in PARTS:
-            self._datasets[name] = self._dataset(name, reader, whole[name])
+            self._datasets[name] = PatchDataset(
+                reader,
+                self.index,
+                whole[name],
+                groups,
+                seed=self.seed,
+                training=name == "train",
+                metadata=self._encoded(name, whole[name]),
+            )
 
     def _whole(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The patches of a part that have all the files and entries that this run needs."""
-        lacking = self.index.lacking(satellite=self.satellite)
+        lacking = self.index.lacking(satellite="satellite" in self.reads)
         lacks = {what: missing[positions] for what, missing in lacking.items()}
-        if self.metadata_options is not None:
+        if "metadata" in self.reads:
             year = self.index.metadata["year"][positions]
             lacks["valid entry in flair_aerial_metadata.json"] = year == 0
         keep = np.ones(len(positions), dtype=np.bool_)
         for what, missing in lacks.items():
-            if missing.any() and part in self.parts and self.on_damaged == "stop":
+            if missing.any() and part in self.parts and self.groups.dataset.on_damaged == "stop":
                 first = self.index.ids[positions[missing][0]]
                 raise DataError(
                     f"{missing.sum()} of {len(positions)} {part} patches have no {what}; the first "
@@ -334,7 +308,7 @@ class FlairDataModule(LightningDataModule):
             try:
                 sides[_side(self.index.image_path(patch))] += 1
             except DataError as error:
-                if self.on_damaged == "stop":
+                if self.groups.dataset.on_damaged == "stop":
                     raise
                 damage = error
             if sides.total() == _HEADERS:
@@ -343,56 +317,19 @@ class FlairDataModule(LightningDataModule):
             raise damage
         return sides.most_common(1)[0][0]
 
-    def _reader(self) -> Reader:
-        """What reads the samples."""
-        series = self.series if self.satellite else None
-        if self.store is not None:
-            from flair2_exp.data.store import StoreReader
-
-            reader = StoreReader(
-                self.store,
-                self.index,
-                patch_size=self.patch_size,
-                classes=self.classes,
-                bands=self.bands,
-                aerial=self.aerial,
-                series=series,
+    def _encoded(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Return the metadata of a part's patches, (n, 45); None where they are not read."""
+        if "metadata" not in self.reads:
+            return None
+        records = self.index.metadata[positions]
+        unknown = int((~np.isin(records["year"], metadata.YEARS)).sum())
+        if unknown and part in self.parts:
+            warnings.warn(
+                f"{unknown} {part} patches are of a year outside 2018 to 2021: their year is "
+                "encoded as all zeros",
+                stacklevel=3,
             )
-            self._sizes = reader.sizes
-            return reader
-        return TreeReader(
-            self.index,
-            patch_size=self.patch_size,
-            classes=self.classes,
-            bands=self.bands,
-            aerial=self.aerial,
-            series=series,
-        )
-
-    def _dataset(self, part: str, reader: Reader, positions: NDArray[np.int64]) -> PatchDataset:
-        """The data set of one part."""
-        encoded = None
-        if self.metadata_options is not None:
-            records = self.index.metadata[positions]
-            encoded = metadata.encode(records, self.metadata_options.month).astype(np.float32)
-            unknown = int((~np.isin(records["year"], metadata.YEARS)).sum())
-            if unknown and part in self.parts:
-                warnings.warn(
-                    f"{unknown} {part} patches are of a year outside 2018 to 2021: their year is "
-                    "encoded as all zeros",
-                    stacklevel=2,
-                )
-        return PatchDataset(
-            reader,
-            self.index,
-            positions,
-            seed=self.seed,
-            augmentation=self.augmentation if part == "train" else None,
-            optical=tuple(band != "elevation" for band in self.bands),
-            metadata=encoded,
-            on_damaged=self.on_damaged,
-            replace=part == "train",
-        )
+        return metadata.encode(records, self.groups.metadata.month).astype(np.float32)
 
     def dataset(self, part: str) -> PatchDataset:
         """The patches of `train`, `validation` or `test`, after `setup`."""
@@ -400,15 +337,15 @@ class FlairDataModule(LightningDataModule):
 
     def train_dataloader(self) -> PatchLoader:
         """Shuffled, augmented batches."""
-        return self._loader("train", self.batch_size, shuffle=True)
+        return self._loader("train", self.groups.data.batch_size, shuffle=True)
 
     def val_dataloader(self) -> PatchLoader:
         """Validation batches in the index's order."""
-        return self._loader("validation", self.eval_batch_size, shuffle=False)
+        return self._loader("validation", self.groups.data.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> PatchLoader:
         """Test batches in the index's order."""
-        return self._loader("test", self.eval_batch_size, shuffle=False)
+        return self._loader("test", self.groups.data.eval_batch_size, shuffle=False)
 
     def _loader(self, part: str, batch_size: int, *, shuffle: bool) -> PatchLoader:
         dataset = self._datasets[part]
@@ -420,6 +357,7 @@ class FlairDataModule(LightningDataModule):
             replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
         )
+        workers = self.groups.data.workers
         can_fork = "fork" in multiprocessing.get_all_start_methods()
         return PatchLoader(
             dataset,
@@ -429,10 +367,10 @@ class FlairDataModule(LightningDataModule):
             # Its own: a loader draws a seed for its workers, which must not move the global state
             # that dropout draws from, or scores would depend on the number of workers.
             generator=torch.Generator(),
-            num_workers=self.workers,
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.workers > 0,
-            multiprocessing_context="fork" if self.workers and can_fork else None,
+            persistent_workers=workers > 0,
+            multiprocessing_context="fork" if workers and can_fork else None,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -451,32 +389,16 @@ class FlairDataModule(LightningDataModule):
             scaled["image"] = batch["image"].float().div_(255)
         if "series" in batch:
             # A float32 series of a second call would be divided again; the loop calls this once.
-            scaled["series"] = batch["series"].to(torch.float32) / sentinel2.divisor(self.series)
+            divisor = sentinel2.divisor(self.groups.s2_preproc)
+            scaled["series"] = batch["series"].to(torch.float32) / divisor
             other = batch.get("satellite_label")
             scaled["satellite_label"] = label if other is None else other.long()
         return scaled
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the split and of the used files' names and sizes; 64 hexadecimal digits."""
-        return layout.fingerprint(self._described())
-
-    def _described(self) -> Iterator[bytes]:
-        """What the fingerprint is of."""
-        for part, positions in self.split.parts().items():
-            sizes = self._sizes_of(positions)
-            yield part.encode()
-            yield "\n".join(self.index.ids[positions].tolist()).encode()
-            yield sizes.astype("<i8").tobytes()
-
-    def _sizes_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sizes of the patches' files; the store has looked all of them up when it was opened."""
-        if self._sizes is None:
-            return layout.file_sizes(self.index, positions, satellite=self.satellite)
-        sizes = self._sizes[positions]
-        if not self.satellite:
-            sizes[:, 2:] = -1
-        return sizes
+        """What `fingerprint.fingerprint` says of these data, after `setup`."""
+        return fingerprint.of_split(self.index, self._divided, self.groups, self.reads)
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -8,33 +8,25 @@ what a patch looks like.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-import rasterio
 import torch
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from flair2_exp.data import sentinel2
-from flair2_exp.data.arrays import open_array
-from flair2_exp.data.augment import Image, Sample, augment
-from flair2_exp.data.layout import Index, SeriesFiles
-from flair2_exp.data.options import AugmentationOptions, SeriesOptions
-from flair2_exp.data.sentinel2 import Dates, Frames, Series
+from flair2_exp.config.data import DataGroups
+from flair2_exp.data.augment import augment
+from flair2_exp.data.layout import Index
+from flair2_exp.data.readers import Reader, Sample
+from flair2_exp.data.sentinel2 import Frames
 from flair2_exp.data.sharing import Lease, SharedBlocks
 from flair2_exp.errors import DamagedPatchError
-from flair2_exp.nomenclature import AERIAL_BANDS
 
 Batch = dict[str, Any]
 
@@ -44,238 +36,12 @@ PATCHES: Final = ("label", "image", "satellite_label")
 SHARED: Final = ("patches", "series")
 """What a worker sends in blocks of shared memory."""
 
-READING: Final = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no search for side files among hundreds
-    "GDAL_GEOREF_SOURCES": "NONE",  # the place is not needed; parsing it takes most of an opening
-    "GDAL_NUM_THREADS": "1",  # a worker is one process of one thread
-}
-"""GDAL options for reading pixels and nothing else."""
-
 
 class BatchKey(NamedTuple):
     """What a loader asks the data set for: positions in the split, in an epoch."""
 
     epoch: int
     positions: tuple[int, ...]
-
-
-class Reader(Protocol):
-    """Something that reads the samples of an index: the tree, or a prepared store."""
-
-    def read(self, patch: int) -> Sample:
-        """The sample of a patch, not augmented.
-
-        Raises:
-            DamagedPatchError: A file of the patch cannot be read as what it should be.
-        """
-        ...
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Where rasters are read: `READING` for GDAL, and no warning about the place not asked for."""
-    with warnings.catch_warnings(), rasterio.Env(**READING):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
-
-
-def read_raster(path: Path, bands: Sequence[int] | None = None) -> Image:
-    """Read bands of a GeoTIFF, within `reading`.
-
-    Args:
-        path: The file.
-        bands: Bands counted from 1, in the wanted order; None for all.
-
-    Returns:
-        (C, H, W) uint8.
-
-    Raises:
-        DamagedPatchError: Unreadable, truncated, too few bands or not uint8.
-    """
-    try:
-        with rasterio.open(path, driver="GTiff") as file:  # whatever else GDAL knows is damage
-            if bands is not None and file.count != len(AERIAL_BANDS):
-                raise DamagedPatchError(_damage(path, f"{file.count} bands instead of 5"))
-            image = file.read(bands)
-    except (RasterioError, OSError, ValueError) as error:
-        raise DamagedPatchError(_damage(path, str(error))) from None
-    if image.dtype != np.uint8:
-        raise DamagedPatchError(_damage(path, f"pixels are {image.dtype}, not uint8"))
-    pixels: Image = image
-    return pixels
-
-
-def read_mask(path: Path) -> Image:
-    """Read a mask's values 1..19 as (H, W) uint8; raises like `read_raster`."""
-    image = read_raster(path)
-    if len(image) != 1:
-        raise DamagedPatchError(_damage(path, f"{len(image)} bands instead of 1"))
-    mask: Image = image[0]
-    return mask
-
-
-def to_classes(mask: Image, classes: int, path: Path | str) -> Image:
-    """Class indices of a mask's values: one less, and from the last class on the last class.
-
-    The rule is computed, not looked up: a table of 256 costs a tenth of reading the mask.
-
-    Args:
-        mask: (H, W) values 1..19; the indices take their place.
-        classes: 13 or 19.
-        path: The mask's file, for the message.
-
-    Raises:
-        DamagedPatchError: A value is outside 1..19.
-    """
-    label = np.subtract(mask, np.uint8(1), out=mask)  # 0 becomes 255
-    if label.max(initial=0) > 18:
-        values = sorted({(int(value) + 1) % 256 for value in np.unique(label[label > 18])})
-        raise DamagedPatchError(_damage(path, f"mask values {values} outside 1 to 19"))
-    indices: Image = np.minimum(label, np.uint8(classes - 1), out=label)
-    return indices
-
-
-def open_series(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[Any]:
-    """Map one of an area's arrays into memory, read-only.
-
-    Args:
-        path: A `.npy` file.
-        channels: Expected size of the second axis.
-        kinds: Accepted types.
-
-    Returns:
-        (T, channels, H, W), T ≥ 1.
-
-    Raises:
-        DamagedPatchError: Not such an array, truncated, or of pickled objects (never loaded).
-    """
-    try:
-        array = open_array(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise DamagedPatchError(_damage(path, str(error))) from None
-    if array.ndim != 4 or array.shape[1] != channels or not len(array):
-        raise DamagedPatchError(_damage(path, f"shape {array.shape} is not (T, {channels}, H, W)"))
-    if array.dtype.str not in kinds:
-        raise DamagedPatchError(_damage(path, f"values are {array.dtype}, not unsigned integers"))
-    return array
-
-
-def read_dates(path: Path) -> Dates:
-    """Acquisition dates of an area, by its list of products; parsed once while it stays the same.
-
-    Raises:
-        DamagedPatchError: The file is unreadable or a line has no date.
-    """
-    try:
-        state = os.stat(path)
-        return _kept_dates(path, state.st_mtime_ns, state.st_size)
-    except (OSError, ValueError) as error:
-        raise DamagedPatchError(_damage(path, str(error))) from None
-
-
-@functools.lru_cache(maxsize=1024)
-def _kept_dates(path: Path, changed: int, size: int) -> Dates:
-    """The dates of a list in this state; FLAIR #2's 916 areas fit."""
-    del changed, size
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return sentinel2.acquisition_dates([line.strip() for line in lines if line.strip()])
-
-
-def read_series(files: SeriesFiles, centroid: NDArray[np.int32], options: SeriesOptions) -> Series:
-    """Read and preprocess a patch's satellite series.
-
-    Args:
-        files: The area's files.
-        centroid: (2,) row and column of the patch's centre.
-        options: Size, filter, monthly means.
-
-    Returns:
-        The series, unscaled.
-
-    Raises:
-        DamagedPatchError: A file is damaged, the files disagree, the crop leaves the area, or
-            nothing is clear enough and the options refuse that.
-    """
-    data = open_series(files.data, sentinel2.BANDS, ("<u2",))
-    dates = read_dates(files.products)
-    if len(dates) != len(data):
-        reason = f"{len(dates)} products for {len(data)} acquisitions"
-        raise DamagedPatchError(_damage(files.products, reason))
-    masks = None
-    if options.filter:
-        masks = open_series(files.masks, 2, ("|u1", "<u2"))
-        if (len(masks), *masks.shape[2:]) != (len(data), *data.shape[2:]):
-            reason = f"shape {masks.shape} does not go with data of shape {data.shape}"
-            raise DamagedPatchError(_damage(files.masks, reason))
-    try:
-        window = sentinel2.crop_window(centroid.tolist(), options.size, data.shape[2:])
-        return sentinel2.preprocess(data, masks, dates, window, options)
-    except ValueError as error:
-        raise DamagedPatchError(_damage(files.data, str(error))) from None
-
-
-def _damage(path: Path | str, reason: str) -> str:
-    """The first line about a damaged file."""
-    return f"{path}: {' '.join(reason.split())}."
-
-
-class TreeReader:
-    """Reads samples from the released tree's files.
-
-    Attributes:
-        patch_size: Pixels on a side that every patch must have.
-    """
-
-    def __init__(
-        self,
-        index: Index,
-        *,
-        patch_size: int,
-        classes: int = 13,
-        bands: Sequence[str] = AERIAL_BANDS,
-        aerial: bool = True,
-        series: SeriesOptions | None = None,
-    ) -> None:
-        """Choose what to read.
-
-        Args:
-            index: The data set.
-            patch_size: Pixels on a side of every patch.
-            classes: 13 or 19.
-            bands: Aerial bands, in the wanted order.
-            aerial: Whether to read the aerial image.
-            series: How to read the satellite series; None: not at all.
-        """
-        self.index = index
-        self.patch_size = patch_size
-        self._classes = classes
-        self._bands = [AERIAL_BANDS.index(band) + 1 for band in bands] if aerial else None
-        self._series = series
-
-    def read(self, patch: int) -> Sample:
-        """The sample of a patch; see `Reader.read`."""
-        with reading():
-            return self._read(patch)
-
-    def _read(self, patch: int) -> Sample:
-        mask_path = self.index.mask_path(patch)
-        mask = self._checked(read_mask(mask_path), mask_path)
-        sample = Sample(label=to_classes(mask, self._classes, mask_path))
-        if self._bands is not None:
-            path = self.index.image_path(patch)
-            sample.image = self._checked(read_raster(path, self._bands), path)
-        if self._series is not None:
-            files = self.index.series_files(int(self.index.area[patch]))
-            series = read_series(files, self.index.centroids[patch], self._series)
-            sample.frames, sample.days, sample.covered = series
-        return sample
-
-    def _checked(self, image: Image, path: Path) -> Image:
-        if image.shape[-2:] != (self.patch_size, self.patch_size):
-            height, width = image.shape[-2:]
-            reason = f"{height} x {width} pixels instead of {self.patch_size} x {self.patch_size}"
-            raise DamagedPatchError(_damage(path, reason))
-        return image
 
 
 DAMAGED: Final = 1
@@ -314,13 +80,11 @@ class PatchDataset(Dataset[Any]):
         reader: Reader,
         index: Index,
         patches: NDArray[np.int64],
+        groups: DataGroups,
         *,
         seed: int = 1,
-        augmentation: AugmentationOptions | None = None,
-        optical: tuple[bool, ...] = (True, True, True, True, False),
+        training: bool = False,
         metadata: NDArray[np.float32] | None = None,
-        on_damaged: Literal["stop", "skip"] = "stop",
-        replace: bool = False,
     ) -> None:
         """Make a data set.
 
@@ -328,22 +92,20 @@ class PatchDataset(Dataset[Any]):
             reader: Reads samples.
             index: Names the patches.
             patches: (n,) positions in `index`: the split.
+            groups: Augmentation, bands, and what damage does (`dataset.on_damaged`).
             seed: Of the random numbers.
-            augmentation: None for evaluation.
-            optical: For each band whether it is a brightness.
+            training: Whether to augment, and to put another patch in a skipped one's place.
             metadata: (n, 45) encoded metadata.
-            on_damaged: `stop` or `skip`.
-            replace: Whether another patch takes a skipped one's place.
         """
         self.reader = reader
         self.index = index
         self.patches = patches
         self.seed = seed
-        self.augmentation = augmentation if augmentation and augmentation.active else None
-        self.optical = optical
+        self.augmentation = groups.aug if training and groups.aug.active else None
+        self.optical = tuple(band != "elevation" for band in groups.data.bands)
         self.metadata = metadata
-        self.on_damaged = on_damaged
-        self.replace = replace
+        self.on_damaged = groups.dataset.on_damaged
+        self.replace = training
         self.flags = torch.zeros(len(patches), dtype=torch.uint8)
         self.flags.share_memory_()  # type: ignore[no-untyped-call]
         self.blocks: SharedBlocks | None = None

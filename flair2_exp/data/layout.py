@@ -9,15 +9,13 @@ starts at once and a changed tree is listed anew.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
 import re
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,6 +23,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flair2_exp.config.data import DatasetConfig
 from flair2_exp.data.metadata import RECORD, parse_record
 from flair2_exp.errors import DataError
 from flair2_exp.files import replacing
@@ -43,7 +42,7 @@ FOLDER_NAMES: Final[dict[str, tuple[str, ...]]] = {
         "flair_2_aerial_metadata.json",
     ),
 }
-"""For each part its name in the released tree, then in the toy set."""
+"""For each part, by its option in the group `dataset`: its released name, then the toy set's."""
 
 TOY_FOLDER: Final = "flair_2_toy_dataset"
 """The toy set's archive unpacks its images into this folder; its JSON files lie there or beside."""
@@ -52,27 +51,20 @@ DOMAIN: Final = re.compile(r"D(\d{3})_\d{4}")
 AREA: Final = re.compile(r"Z\d+_\w+")
 IMAGE: Final = re.compile(r"IMG_\d+\.tif")
 
-_FORMAT: Final = 2
+FRESH_NS: Final = 2_000_000_000
+"""A file can change twice within one tick of the file system's clock, so a state as young as this
+proves nothing. 2 s is the coarsest clock in use (FAT)."""
+
+_FORMAT: Final = 3
 """Raised when the cached index changes its form or its rules."""
 
 
-@dataclass(frozen=True)
-class Folders:
-    """Where each part of a data set is; None where the data set lacks it."""
-
-    aerial_train: Path | None = None
-    aerial_test: Path | None = None
-    labels_train: Path | None = None
-    labels_test: Path | None = None
-    satellite_train: Path | None = None
-    satellite_test: Path | None = None
-    centroids: Path | None = None
-    aerial_metadata: Path | None = None
+class Folders(dict[str, Path]):
+    """Where each part of a data set is, by its name in `FOLDER_NAMES`; what it lacks is absent."""
 
     def part(self, name: str, *, test: bool) -> Path | None:
-        """The folder `aerial`, `labels` or `satellite` of the train or of the test tree."""
-        folder: Path | None = getattr(self, f"{name}_{'test' if test else 'train'}")
-        return folder
+        """Return the folder `aerial`, `labels` or `satellite` of the train or of the test tree."""
+        return self.get(f"{name}_{'test' if test else 'train'}")
 
 
 class SeriesFiles(NamedTuple):
@@ -83,84 +75,57 @@ class SeriesFiles(NamedTuple):
     products: Path
 
 
-def locate(
-    root: str | Path | None = None,
-    *,
-    aerial_train: str | Path | None = None,
-    aerial_test: str | Path | None = None,
-    labels_train: str | Path | None = None,
-    labels_test: str | Path | None = None,
-    satellite_train: str | Path | None = None,
-    satellite_test: str | Path | None = None,
-    centroids: str | Path | None = None,
-    aerial_metadata: str | Path | None = None,
-) -> Folders:
-    """Find the parts of a data set under `root`, or where each argument says.
-
-    Args:
-        root: The folder that holds the released tree or the toy set (or the toy set's own folder);
-            None where every part is given by itself.
-        aerial_train: Replaces what is found under `root`, like each of the arguments after it.
-        aerial_test: Test images.
-        labels_train: Masks of the training images.
-        labels_test: Masks of the test images.
-        satellite_train: Series of the training areas.
-        satellite_test: Series of the test areas.
-        centroids: JSON of each patch's place in its area's series.
-        aerial_metadata: JSON of each patch's place, date and camera.
+def locate(dataset: DatasetConfig) -> Folders:
+    """Find the parts of a data set under `dataset.root`, or where its other options say.
 
     Returns:
-        The parts that exist; the absent ones are None and are missed only by a run that needs them.
+        The parts that exist; the absent ones are missed only by a run that needs them.
 
     Raises:
-        DataError: Nothing is given; a given path does not exist; `root` is empty or holds none of
+        DataError: Nothing is given; a given path does not exist; the root is empty or holds none of
             the names of FLAIR #2; there are no aerial images.
     """
-    given = {
-        "aerial_train": aerial_train,
-        "aerial_test": aerial_test,
-        "labels_train": labels_train,
-        "labels_test": labels_test,
-        "satellite_train": satellite_train,
-        "satellite_test": satellite_test,
-        "centroids": centroids,
-        "aerial_metadata": aerial_metadata,
-    }
-    found = _search(Path(root).expanduser()) if root is not None else {}
-    for name, value in given.items():
+    root = dataset.root
+    folders = _search(Path(root).expanduser()) if root is not None else Folders()
+    for name in FOLDER_NAMES:
+        value = getattr(dataset, name)
         if value is not None:
-            found[name] = _existing(Path(value).expanduser(), name)
-    if not found and root is None:
+            folders[name] = _existing(Path(value).expanduser(), name)
+    if not folders and root is None:
         raise DataError(
             "no data set is given: dataset.root is empty.\n"
             "Set dataset.root to the folder that holds flair_aerial_train and its neighbours, "
             "or use dataset=sample."
         )
-    if "aerial_train" not in found and "aerial_test" not in found:
+    if "aerial_train" not in folders and "aerial_test" not in folders:
         raise DataError(
             f"no aerial images in {root or 'the given folders'}: expected flair_aerial_train or "
             "flair_2_aerial_test.\nUnpack them there, or set dataset.aerial_train."
         )
-    return Folders(**found)
+    return folders
+
+
+def _is_there(path: Path, name: str) -> bool:
+    return path.is_file() if FOLDER_NAMES[name][0].endswith(".json") else path.is_dir()
 
 
 def _existing(path: Path, name: str) -> Path:
-    """`path`, resolved; a DataError where it is not there or not of the right kind."""
-    is_file = name in ("centroids", "aerial_metadata")
-    if (is_file and path.is_file()) or (not is_file and path.is_dir()):
+    """Return `path`, resolved; a DataError where it is not there or not of the right kind."""
+    if _is_there(path, name):
         return path.resolve()
-    kind = "JSON file" if is_file else "folder"
+    released = FOLDER_NAMES[name][0]
+    kind = "JSON file" if released.endswith(".json") else "folder"
     raise DataError(
-        f"dataset.{name}={path} is no {kind}.\n"
-        f"Set it to the {kind} called {FOLDER_NAMES[name][0]} in the released data set."
+        f"dataset.{name}={path} is not a {kind}.\n"
+        f"Set it to the {kind} called {released} in the released data set."
     )
 
 
-def _search(root: Path) -> dict[str, Path]:
-    """The parts under `root` by their released or toy names."""
+def _search(root: Path) -> Folders:
+    """Find the parts under `root` by their released or toy names."""
     if not root.is_dir():
         raise DataError(
-            f"dataset.root={root} is no folder.\nSet it to the folder that holds "
+            f"dataset.root={root} is not a folder.\nSet it to the folder that holds "
             "flair_aerial_train and its neighbours, or use dataset=sample."
         )
     inside = sorted(entry.name for entry in os.scandir(root))
@@ -168,23 +133,23 @@ def _search(root: Path) -> dict[str, Path]:
         raise DataError(
             f"dataset.root={root} is empty.\nUnpack FLAIR #2 there, or use dataset=sample."
         )
-    found: dict[str, Path] = {}
+    folders = Folders()
     whole = root.resolve()
-    beside = (whole.parent,) if whole.name == TOY_FOLDER else ()
     for name, candidates in FOLDER_NAMES.items():
-        is_file = name in ("centroids", "aerial_metadata")
-        for place in (root, root / TOY_FOLDER, *(beside if is_file else ())):
-            for candidate in candidates:
-                path = place / candidate
-                if name not in found and (path.is_file() if is_file else path.is_dir()):
-                    found[name] = path.resolve()
-    if not found:
+        places = [root, root / TOY_FOLDER]
+        if candidates[0].endswith(".json") and whole.name == TOY_FOLDER:
+            places.append(whole.parent)
+        paths = (place / candidate for place in places for candidate in candidates)
+        path = next((path for path in paths if _is_there(path, name)), None)
+        if path is not None:
+            folders[name] = path.resolve()
+    if not folders:
         some = ", ".join(inside[:4]) + (", …" if len(inside) > 4 else "")
         raise DataError(
             f"dataset.root={root} holds no FLAIR #2 tree but {some}; expected flair_aerial_train, "
             "flair_labels_train, …\nSet dataset.root to the folder right above those."
         )
-    return found
+    return folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,13 +198,28 @@ class Index:
         return str(self.area_names[self.area[patch]])
 
     def image_path(self, patch: int) -> Path:
-        """The patch's aerial image."""
+        """Return the patch's aerial image."""
         return self._base("aerial", int(self.area[patch])) / "img" / f"{self.ids[patch]}.tif"
 
     def mask_path(self, patch: int) -> Path:
-        """The patch's mask of labels."""
+        """Return the patch's mask of labels."""
         name = f"MSK{str(self.ids[patch])[3:]}.tif"
         return self._base("labels", int(self.area[patch])) / "msk" / name
+
+    def paths(self, part: str, patches: NDArray[np.int64]) -> list[str]:
+        """Return the images (`aerial`) or masks (`labels`) of many patches at once.
+
+        Returns:
+            A path per patch; empty where the data set lacks the whole part.
+        """
+        areas = self.area[patches]
+        leaf = "img/IMG" if part == "aerial" else "msk/MSK"
+        bases = {}
+        for area in np.unique(areas).tolist():
+            folder = self.folders.part(part, test=bool(self.area_test[area]))
+            bases[area] = f"{folder}/{self.area_names[area]}/{leaf}" if folder else ""
+        names = zip(areas.tolist(), self.ids[patches].tolist(), strict=True)
+        return [f"{bases[area]}{name[3:]}.tif" if bases[area] else "" for area, name in names]
 
     def lacking(self, *, satellite: bool) -> dict[str, NDArray[np.bool_]]:
         """Which patches lack what they need to be trained on or scored.
@@ -281,31 +261,30 @@ class Index:
 def index(folders: Folders, *, cache: bool = True) -> Index:
     """List the patches of a data set.
 
-    The result is kept under `$XDG_CACHE_HOME/flair2_exp` (default `~/.cache`) together with the
-    inode and the times of every listed directory and JSON file. It is used again only while all of
-    them are unchanged: a file or folder that is added, removed or renamed changes its directory.
-    Nothing about the files' contents is kept.
+    The result is kept in `cache_file` together with the `State` of every listed directory and JSON
+    file. It is used again only while all of them are unchanged: a file or folder that is added,
+    removed or renamed changes its directory. Nothing about the files' contents is kept.
 
     Args:
-        folders: What `locate` found.
+        folders: What `locate` returned.
         cache: Whether the cached index may be read and written.
 
     Returns:
         The index; patches are sorted, so it does not depend on the file system.
 
     Raises:
-        DataError: There is no patch at all, or a JSON file is none. An entry of it that is absent
-            or malformed is no error but marked, as `Index` says.
+        DataError: There is no patch at all, or a JSON file is not one. An entry of it that is
+            absent or malformed is not an error but marked, as `Index` says.
     """
-    path = _cache_file(folders)
-    if cache and (known := _load(path, folders)) is not None:
-        return known
-    listed: dict[str, tuple[int, ...]] = {}
+    path = cache_file(folders, "index")
+    if cache and (kept := _load(path, folders)) is not None:
+        return kept
+    listed: dict[str, State] = {}
     built = _build(folders, listed)
     if not len(built):
         raise DataError(
-            f"no IMG_*.tif under {folders.aerial_train or folders.aerial_test}; expected "
-            "D004_2021/Z1_NN/img/IMG_000001.tif and so on.\n"
+            f"no IMG_*.tif under {folders.get('aerial_train') or folders.get('aerial_test')}; "
+            "expected D004_2021/Z1_NN/img/IMG_000001.tif and so on.\n"
             "Set dataset.root to an unpacked data set."
         )
     if cache:
@@ -313,25 +292,37 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
     return built
 
 
-def _state(path: str | Path) -> tuple[int, ...]:
-    """What changes when a directory's entries or a JSON file's content do; zeros if absent."""
+class State(NamedTuple):
+    """What changes when a file's content or a directory's entries do; -1 where there is none."""
+
+    inode: int = -1
+    size: int = -1
+    changed: int = -1
+    """Nanoseconds; of the content, and can be set back."""
+    touched: int = -1
+    """Nanoseconds; of anything about the file (ctime), and cannot be set."""
+
+
+def state_of(path: str | Path) -> State:
+    """Look a file or directory up."""
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return 0, 0, 0, 0
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+    except OSError:
+        return State()
+    inode = status.st_ino & 0x7FFF_FFFF_FFFF_FFFF  # some file systems use all 64 bits
+    return State(inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _scan(path: str, listed: dict[str, tuple[int, ...]]) -> list[str]:
+def _scan(path: str, listed: dict[str, State]) -> list[str]:
     """Sorted names in a directory, its state noted before they are read."""
-    listed[path] = _state(path)
+    listed[path] = state_of(path)
     try:
         return sorted(entry.name for entry in os.scandir(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def _areas(folder: Path | None, listed: dict[str, tuple[int, ...]]) -> Iterator[str]:
+def _areas(folder: Path | None, listed: dict[str, State]) -> Iterator[str]:
     """The areas under one of the tree's folders, sorted."""
     if folder is None:
         return
@@ -342,7 +333,7 @@ def _areas(folder: Path | None, listed: dict[str, tuple[int, ...]]) -> Iterator[
                     yield f"{domain}/{area}"
 
 
-def _build(folders: Folders, listed: dict[str, tuple[int, ...]]) -> Index:
+def _build(folders: Folders, listed: dict[str, State]) -> Index:
     """List the tree; `listed` receives the state of every directory and JSON file."""
     areas: list[str] = []
     area_test: list[bool] = []
@@ -372,15 +363,15 @@ def _build(folders: Folders, listed: dict[str, tuple[int, ...]]) -> Index:
         ids=np.array(ids, dtype=np.str_),
         area=np.array(area, dtype=np.int32),
         labelled=np.array(labelled, dtype=np.bool_),
-        centroids=_centroids(folders.centroids, ids, listed),
-        metadata=_metadata(folders.aerial_metadata, ids, listed),
+        centroids=_centroids(folders.get("centroids"), ids, listed),
+        metadata=_metadata(folders.get("aerial_metadata"), ids, listed),
     )
 
 
-def _json(path: Path, listed: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def _json(path: Path, listed: dict[str, State]) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        listed[str(path)] = _state(path)
+        listed[str(path)] = state_of(path)
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.\nDownload it again.") from None
@@ -402,9 +393,7 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _centroids(
-    path: Path | None, ids: list[str], listed: dict[str, tuple[int, ...]]
-) -> NDArray[np.int32]:
+def _centroids(path: Path | None, ids: list[str], listed: dict[str, State]) -> NDArray[np.int32]:
     """(N, 2) row and column by patch, -1 where the file lacks it or holds something else."""
     centroids = np.full((len(ids), 2), -1, dtype=np.int32)
     if path is None:
@@ -418,9 +407,7 @@ def _centroids(
     return centroids
 
 
-def _metadata(
-    path: Path | None, ids: list[str], listed: dict[str, tuple[int, ...]]
-) -> NDArray[np.void]:
+def _metadata(path: Path | None, ids: list[str], listed: dict[str, State]) -> NDArray[np.void]:
     """(N,) metadata by patch, year 0 where the file lacks it or it is malformed."""
     records = np.zeros(len(ids), dtype=RECORD)
     if path is None:
@@ -435,12 +422,17 @@ def _metadata(
     return records
 
 
-def _cache_file(folders: Folders) -> Path:
-    """The cached index of these folders."""
+def cache_file(folders: Folders, kind: str) -> Path:
+    """Return where something about these folders is kept: `$XDG_CACHE_HOME/flair2_exp` by default.
+
+    Args:
+        folders: The data set.
+        kind: What is kept, such as `index`.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    key = json.dumps([_FORMAT, dataclasses.asdict(folders)], default=str)
+    key = json.dumps([_FORMAT, folders], default=str, sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:24]
-    return Path(base) / "flair2_exp" / f"index-{name}.npz"
+    return Path(base) / "flair2_exp" / f"{kind}-{name}.npz"
 
 
 _ARRAYS: Final = (
@@ -449,92 +441,32 @@ _ARRAYS: Final = (
 
 
 def _load(path: Path, folders: Folders) -> Index | None:
-    """The cached index, or None where there is none or a directory has changed since."""
+    """Return the cached index, or None where there is none or a directory has changed since."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             names: list[str] = stored["listed"].tolist()
-            states: list[list[int]] = stored["states"].tolist()
-            if any(list(_state(n)) != s for n, s in zip(names, states, strict=True)):
+            states = map(state_of, names)
+            if not np.array_equal(stored["states"], np.array(list(states), dtype=np.int64)):
                 return None
             return Index(folders=folders, **{name: stored[name] for name in _ARRAYS})
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
-def _save(path: Path, built: Index, listed: dict[str, tuple[int, ...]]) -> None:
-    """Keep the index, unless the cache cannot be written or a directory changed just now.
-
-    A directory can change twice within one tick of the file system's clock. A state as young as
-    that does not prove that the listing is complete, so such an index is not kept.
-    """
-    newest = max(max(state[1:3]) for state in listed.values())
-    if time.time_ns() - newest < 2_000_000_000:  # 2 s: the coarsest clock in use (FAT)
+def _save(path: Path, built: Index, listed: dict[str, State]) -> None:
+    """Keep the index, unless the cache cannot be written or a directory changed just now."""
+    newest = max(max(state.changed, state.touched) for state in listed.values())
+    if time.time_ns() - newest < FRESH_NS:
         return
+    keep(
+        path,
+        listed=np.array(list(listed), dtype=np.str_),
+        states=np.array(list(listed.values()), dtype=np.int64),
+        **{name: getattr(built, name) for name in _ARRAYS},
+    )
+
+
+def keep(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays into the cache in one step; where that cannot be written, nothing is kept."""
     with contextlib.suppress(OSError), replacing(path) as fresh, fresh.open("wb") as file:
-        np.savez(
-            file,
-            listed=np.array(list(listed), dtype=np.str_),
-            states=np.array(list(listed.values()), dtype=np.int64),
-            **{name: getattr(built, name) for name in _ARRAYS},
-        )
-
-
-def fingerprint(parts: Iterable[bytes]) -> str:
-    """A SHA-256 over byte strings, their lengths included; 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def file_sizes(index: Index, patches: NDArray[np.int64], *, satellite: bool) -> NDArray[np.int64]:
-    """Sizes of patches' files, looked up now.
-
-    Args:
-        index: The data set.
-        patches: (n,) positions in it.
-        satellite: Whether the areas' series are used.
-
-    Returns:
-        (n, 5) bytes of image, mask, and the area's data, masks and products (-1 where absent or not
-        used).
-    """
-    return file_states(index, patches, satellite=satellite)[:, :, 0]
-
-
-def file_states(index: Index, patches: NDArray[np.int64], *, satellite: bool) -> NDArray[np.int64]:
-    """Size and time of change of patches' files, looked up now.
-
-    Returns:
-        (n, 5, 2): bytes and nanoseconds of the files that `file_sizes` names; -1 where the file or
-        its whole part of the data set is absent.
-    """
-    states = np.full((len(patches), 5, 2), -1, dtype=np.int64)
-    areas = index.area[patches]
-    with ThreadPoolExecutor(16) as pool:  # waiting for a network file system, not computing
-        for position, (part, name) in enumerate(
-            (("aerial", index.image_path), ("labels", index.mask_path))
-        ):
-            there = np.flatnonzero(_has(index, part)[areas])
-            paths = map(name, patches[there].tolist())
-            found = list(pool.map(_size_and_time, paths, chunksize=256))
-            states[there, position] = np.array(found, dtype=np.int64).reshape(-1, 2)
-    if satellite:
-        for area in np.unique(areas[_has(index, "satellite")[areas]]).tolist():
-            states[areas == area, 2:] = [_size_and_time(p) for p in index.series_files(area)]
-    return states
-
-
-def _has(index: Index, part: str) -> NDArray[np.bool_]:
-    """(A,) whether the tree of each area has a part at all."""
-    has = [index.folders.part(part, test=test) is not None for test in (False, True)]
-    return np.array(has, dtype=np.bool_)[index.area_test.astype(np.intp)]
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        np.savez(file, allow_pickle=False, **arrays)

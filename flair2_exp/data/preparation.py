@@ -21,11 +21,17 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flair2_exp import locking
-from flair2_exp.data import layout
-from flair2_exp.data.augment import Image
-from flair2_exp.data.dataset import read_mask, read_raster, read_series, reading, to_classes
+from flair2_exp.config.data import S2PreprocConfig
+from flair2_exp.data import sources
 from flair2_exp.data.layout import Index
-from flair2_exp.data.options import SeriesOptions
+from flair2_exp.data.readers import (
+    Image,
+    read_mask,
+    read_raster,
+    read_series,
+    reading,
+    to_classes,
+)
 from flair2_exp.data.sentinel2 import BANDS, Series
 from flair2_exp.data.store import (
     FORMAT,
@@ -64,7 +70,7 @@ def prepare(
     path: str | Path,
     *,
     patch_size: int,
-    series: SeriesOptions | None,
+    series: S2PreprocConfig | None,
     workers: int = 1,
     shard: int = SHARD,
     on_damaged: Literal["stop", "skip"] = "stop",
@@ -93,12 +99,12 @@ def prepare(
         DamagedPatchError: A patch is damaged.
     """
     path = Path(path)
-    settings = {"patch_size": patch_size, **settings_of(series)}
     with _alone(path):
-        _start(path, settings, shard)
-        sources = layout.file_states(index, np.arange(len(index)), satellite=series is not None)
+        _start(path, settings_of(patch_size, series), shard)
+        reads = frozenset({"aerial"} if series is None else {"aerial", "satellite"})
+        states = sources.states(index, np.arange(len(index)), reads)
         size = int(describe(path)["shard"])
-        job = _Job(index, path, patch_size, series, on_damaged, sources, size)
+        job = _Job(index, path, patch_size, series, on_damaged, reads, states, size)
         return _prepare(job, workers, progress)
 
 
@@ -110,6 +116,7 @@ def _prepare(job: _Job, workers: int, progress: Callable[[int, int], None] | Non
     if todo:
         (path / "index.npz").unlink(missing_ok=True)
         _require_space(job, todo)
+        _ = job.digests  # now: the processes inherit them
     for number in _run(job, todo, workers):
         done += len(job.patches(number))
         if progress is not None:
@@ -177,9 +184,10 @@ class _Job:
     index: Index
     path: Path
     patch_size: int
-    series: SeriesOptions | None
+    series: S2PreprocConfig | None
     on_damaged: Literal["stop", "skip"]
-    sources: NDArray[np.int64]
+    reads: frozenset[str]
+    states: sources.States
     size: int
     """Patches in a shard."""
 
@@ -188,6 +196,11 @@ class _Job:
         """(N,) patches that lack something and are not stored."""
         lacking = self.index.lacking(satellite=self.series is not None)
         return np.asarray(np.any(list(lacking.values()), axis=0))
+
+    @functools.cached_property
+    def digests(self) -> sources.Digests:
+        """(N, 5, 16) of the patches' files, for the fingerprints of runs that read the store."""
+        return sources.digests(self.index, np.arange(len(self.index)), self.reads)
 
     @property
     def shards(self) -> int:
@@ -205,7 +218,7 @@ class _Job:
         folder = self.folder(shard)
         try:
             with np.load(folder / "index.npz", allow_pickle=False) as table:
-                if stale(table, self.index, self.sources, self.patches(shard)):
+                if stale(table, self.index, self.states, self.patches(shard)):
                     return False
                 counts = table["counts"]
             return not lost_file(folder, counts, patch_size=self.patch_size, series=self.series)
@@ -258,7 +271,8 @@ class _Job:
             "ids": self.index.ids[patches.start : patches.stop],
             "areas": self.index.area_names[self.index.area[patches.start : patches.stop]],
             "centroids": self.index.centroids[patches.start : patches.stop],
-            "sources": self.sources[patches.start : patches.stop],
+            "sources": self.states[patches.start : patches.stop],
+            "digests": self.digests[patches.start : patches.stop],
             "counts": np.array(counts, dtype=np.int64),
             "days": np.concatenate(days),
             "covered": np.array(covered, dtype=np.bool_),

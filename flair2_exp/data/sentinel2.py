@@ -1,7 +1,7 @@
 """Satellite series: dates, crop, snow and cloud filter, monthly means, scale.
 
 Pure functions over arrays, after the published FLAIR #2 baseline (Garioud et al., 2023); where the
-baseline does what nobody would choose, an option of `SeriesOptions` switches between its way and
+baseline does what nobody would choose, an option of `S2PreprocConfig` switches between its way and
 the corrected one. Frames are Sentinel-2 reflectances × 10,000 (uint16, ten bands); probabilities
 are per cent, channel 0 snow and channel 1 cloud.
 
@@ -25,7 +25,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flair2_exp.data.options import SeriesOptions
+from flair2_exp.config.data import S2PreprocConfig
 from flair2_exp.nomenclature import SATELLITE_BANDS
 
 BANDS: Final = len(SATELLITE_BANDS)
@@ -215,7 +215,7 @@ def preprocess(
     probabilities: NDArray[np.uint8] | None,
     dates: Dates,
     window: Window,
-    options: SeriesOptions,
+    options: S2PreprocConfig,
 ) -> Series:
     """A super-patch's series from its area's arrays.
 
@@ -238,7 +238,7 @@ def preprocess(
     rows, columns = window
     order = np.argsort(_months(dates) if options.monthly else dates, kind="stable")
     covered = False
-    if options.filter:
+    if options.cloud_filter:
         if probabilities is None:
             raise ValueError("the filter needs snow and cloud probabilities")
         share = covered_share(
@@ -257,7 +257,7 @@ def preprocess(
     return Series(kept, day_offsets(dates[order], options.days), covered)
 
 
-def divisor(options: SeriesOptions) -> float:
+def divisor(options: S2PreprocConfig) -> float:
     """What a network's frames are divided by: 10,000, or the baseline's 65,535 or nothing."""
     if options.scale == "reflectance":
         return 10_000.0

@@ -31,6 +31,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import get_worker_info
 
+from flair2_exp import compat
+
 LIMIT: Final = 8
 """Blocks of a name in a worker: of two batches ahead, one being filled, and a few in use."""
 
@@ -98,13 +100,13 @@ class SharedBlocks:
         free = (block for block in blocks if int(released[block.index]) == block.ticket)
         block = next(free, None)
         if block is None and len(blocks) < LIMIT:
-            block = _Block(self._first[name] + len(blocks), _shared(size), 0)
+            block = _Block(self._first[name] + len(blocks), compat.shared_storage(size), 0)
             blocks.append(block)
         elif block is None:
             block = min(blocks, key=lambda block: block.ticket)
-            block.storage = _shared(size)  # whoever still uses the old one keeps that
+            block.storage = compat.shared_storage(size)  # whoever still uses the old one keeps that
         elif block.storage.nbytes() < size:
-            block.storage = _shared(size)
+            block.storage = compat.shared_storage(size)
         self._ticket += 1
         block.ticket = self._ticket
         return block
@@ -134,8 +136,3 @@ class SharedBlocks:
 
     def _release(self, lease: Lease) -> None:
         self._released[lease.worker, lease.block] = lease.ticket
-
-
-def _shared(size: int) -> torch.UntypedStorage:
-    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
-    return storage

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from flair2_exp.config.data import SplitConfig
 from flair2_exp.data.layout import DOMAIN, Index
-from flair2_exp.data.options import SplitOptions
 from flair2_exp.errors import DataError
 
 OFFICIAL_TRAIN: Final = frozenset(
@@ -44,7 +43,7 @@ class Split:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def split(index: Index, options: SplitOptions) -> Split:
+def split(index: Index, options: SplitConfig) -> Split:
     """Divide a data set's patches.
 
     `official`: patches of the train tree by the number of their domain; the test tree tests.
@@ -63,7 +62,7 @@ def split(index: Index, options: SplitOptions) -> Split:
         DataError: A domain has no place in the official split, or the file is not as it should be.
     """
     if options.name == "file":
-        return _from_file(index, options.file)
+        return _from_file(index, str(options.file))  # SplitConfig refuses a split without its file
     test = index.test
     domains = index.domains
     names = sorted(set(domains[~test].tolist()))
@@ -80,7 +79,7 @@ def split(index: Index, options: SplitOptions) -> Split:
     )
 
 
-def require(parts: dict[str, Positions], options: SplitOptions, needed: tuple[str, ...]) -> None:
+def require(parts: dict[str, Positions], options: SplitConfig, needed: tuple[str, ...]) -> None:
     """Refuse a split whose needed parts hold no patches.
 
     Args:
@@ -99,7 +98,7 @@ def require(parts: dict[str, Positions], options: SplitOptions, needed: tuple[st
             )
 
 
-def _fix(options: SplitOptions, name: str) -> str:
+def _fix(options: SplitConfig, name: str) -> str:
     if name == "test" and options.name != "file":
         return "Give the test tree (dataset.aerial_test), set test=false, or use split=file."
     if options.name == "official":
@@ -123,10 +122,10 @@ def _official_part(domain: str) -> str:
     )
 
 
-def _from_file(index: Index, file: str | None) -> Split:
+def _from_file(index: Index, file: str) -> Split:
     """The split that a YAML file of names describes."""
-    if file is None:
-        raise DataError("split=file needs split.file: YAML with lists train, validation, test.")
+    import yaml  # late: a fingerprint takes NumPy and the standard library
+
     try:
         content = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

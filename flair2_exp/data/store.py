@@ -24,34 +24,32 @@ litdata is as fast but adds a service's client to the dependencies; zarr halves 
 and then costs as much as decoding the GeoTIFFs. Any tool opens these files, and NumPy is there.
 
 A shard is written beside its place and renamed, so that a killed preparation is continued by
-calling it again; a lock keeps two from meeting. Size and time of each source file are kept: a shard
-whose sources changed or that lost bytes is prepared again, and a run refuses a store that no longer
-is what its files would give.
+calling it again; a lock keeps two from meeting. Size, time and digest of each source file are kept:
+a shard whose sources changed or that lost bytes is prepared again, a run refuses a store that is no
+longer what its files would give, and its fingerprint is that of the files that the store was made
+from. This module is the store's form, `preparation` writes and `readers` reads it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
-from zipfile import BadZipFile
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flair2_exp.data import layout
-from flair2_exp.data.augment import Image, Sample
-from flair2_exp.data.dataset import to_classes
+from flair2_exp import values
+from flair2_exp.config.data import S2PreprocConfig
+from flair2_exp.data import sources
 from flair2_exp.data.layout import Index
-from flair2_exp.data.options import SeriesOptions
-from flair2_exp.data.sentinel2 import BANDS, Frames
-from flair2_exp.errors import DamagedPatchError, DataError
-from flair2_exp.nomenclature import AERIAL_BANDS
+from flair2_exp.errors import DataError
+from flair2_exp.nomenclature import AERIAL_BANDS, SATELLITE_BANDS
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when the store changes its form."""
 
 SHARD: Final = 128
@@ -60,39 +58,33 @@ SHARD: Final = 128
 HEADER: Final = 128
 """Bytes of the header of the store's `.npy` files, as NumPy writes it."""
 
-_SOURCES: Final = ("image", "mask", "series data", "series masks", "products")
-
 Table = Mapping[str, NDArray[Any]]
-AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
 
 
-def settings_of(series: SeriesOptions | None) -> dict[str, Any]:
-    """The settings that a store's contents depend on, by the names of the config.
+def settings_of(patch_size: int, series: S2PreprocConfig | None) -> dict[str, Any]:
+    """Return the settings that a store's contents depend on, by the names of the config.
 
     Args:
+        patch_size: Pixels on a side of every patch.
         series: How the series are preprocessed; None for a store without series.
 
     Returns:
         Plain values; options that have no effect beside the others are left out.
     """
+    settings = {"patch_size": patch_size, "satellite": series is not None}
     if series is None:
-        return {"satellite": False}
-    names = ["monthly", "filter", "size"]
-    if series.filter:
+        return settings
+    names = ["monthly", "cloud_filter", "size"]
+    if series.cloud_filter:
         names += ["threshold", "max_cover", "cover", "on_empty"]
     if not series.monthly:
         names += ["days"]
-    chosen = dataclasses.asdict(series)
-    renamed = {"filter": "cloud_filter"}
-    return {
-        "satellite": True,
-        **{f"s2_preproc.{renamed.get(name, name)}": chosen[name] for name in names},
-    }
+    return settings | {f"s2_preproc.{name}": getattr(series, name) for name in names}
 
 
-def frame_bytes(series: SeriesOptions) -> int:
-    """Bytes of a stored frame."""
-    return BANDS * series.size**2 * (4 if series.monthly else 2)
+def frame_bytes(series: S2PreprocConfig) -> int:
+    """Return the bytes of a stored frame."""
+    return len(SATELLITE_BANDS) * series.size**2 * (4 if series.monthly else 2)
 
 
 def lost_file(
@@ -100,9 +92,9 @@ def lost_file(
     counts: NDArray[np.int64],
     *,
     patch_size: int,
-    series: SeriesOptions | None,
+    series: S2PreprocConfig | None,
 ) -> str:
-    """The file of a shard that is missing or of another length than its patches make it.
+    """Return the file of a shard that is missing or of another length than its patches make it.
 
     Args:
         folder: The shard's folder.
@@ -125,7 +117,11 @@ def lost_file(
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The store's description."""
+    """Return the store's description: its format, the size of its shards, its settings.
+
+    Raises:
+        DataError: There is no store, or one of another form.
+    """
     try:
         content = json.loads((path / "store.json").read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.get("format") == FORMAT:
@@ -135,201 +131,87 @@ def describe(path: Path) -> dict[str, Any]:
         raise ValueError("another form")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"dataset.store={path} is no prepared store ({error}).\n"
+            f"dataset.store={path} is not a prepared store ({error}).\n"
             "Prepare one with scripts/prepare.py."
         ) from None
 
 
-def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Settings that differ, as `name: stored, not wanted`.
+def read_table(path: Path, index: Index) -> dict[str, NDArray[Any]]:
+    """Return what is in a store's shards, row by row as the index lists the patches.
+
+    Raises:
+        DataError: There is no store, it is not finished, or it holds other patches than the index.
+    """
+    describe(path)
+    try:
+        with np.load(path / "index.npz", allow_pickle=False) as content:
+            table = dict(content)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        refuse(path, "is not finished")
+    difference = _other_patches(table, index, range(len(index)))
+    if difference:
+        refuse(path, f"is not of these files: {difference}")
+    return table
+
+
+def refuse(
+    path: Path, what: str, fix: str = "Prepare it (again) with scripts/prepare.py"
+) -> NoReturn:
+    """Raise the DataError of a store that does not serve."""
+    raise DataError(f"dataset.store={path} {what}.\n{fix}, or omit dataset.store.")
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return the settings that differ, as `name is 16, not 24`.
 
     A setting that only one of them has goes with another that differs (no threshold without a
     filter) and is not named.
     """
-    return ", ".join(
-        f"{name} is {stored[name]}, not {wanted[name]}"
-        for name in stored
-        if name in wanted and stored[name] != wanted[name]
+    both = [name for name in stored if name in wanted]
+    changes = values.differences(
+        {name: stored[name] for name in both}, {name: wanted[name] for name in both}
     )
+    return ", ".join(f"{name} is {old}, not {new}" for name, (old, new) in changes.items())
 
 
-def stale(table: Table, index: Index, sources: NDArray[np.int64], patches: range) -> str:
-    """How (a part of) a store differs from the files; empty where it does not."""
+def stale(table: Table, index: Index, states: sources.States, patches: range) -> str:
+    """Return how (a part of) a store differs from the files; empty where it does not.
+
+    Args:
+        table: What is in these shards.
+        index: The data set.
+        states: (N, 5, 2) of the whole index, from `sources.states`.
+        patches: The positions in the index that the table should hold.
+    """
+    difference = _other_patches(table, index, patches)
+    if difference:
+        return difference
     part = slice(patches.start, patches.stop)
-    ids, areas = index.ids[part], index.area_names[index.area[part]]
-    known = np.char.add(np.char.add(table["areas"], "/"), table["ids"])
-    present = np.char.add(np.char.add(areas, "/"), ids)
-    if not np.array_equal(known, present):
-        gone, new = np.setdiff1d(known, present), np.setdiff1d(present, known)
-        some = f", such as {(new if len(new) else gone)[0]}" if len(new) or len(gone) else ""
-        return f"the data set has {len(new)} patches more and {len(gone)} fewer{some}"
-    changed = table["sources"] != sources[part]
-    if not changed.any() and np.array_equal(table["centroids"], index.centroids[part]):
-        return ""
+    changed = table["sources"] != states[part]
     moved = (table["centroids"] != index.centroids[part]).any(axis=1)
     which = changed.any(axis=(1, 2)) | moved
-    first = int(np.flatnonzero(which)[0])
+    if not which.any():
+        return ""
+    first = int(np.argmax(which))
     what = "centroid"
     if changed[first].any():
         file, field = np.argwhere(changed[first])[0].tolist()
-        states = table["sources"][first, file, field], sources[part][first, file, field]
-        before, now = ("absent" if state < 0 else state for state in states)
+        pair = table["sources"][first, file, field], states[part][first, file, field]
+        before, now = ("absent" if state < 0 else state for state in pair)
         unit = ("bytes", "ns since 1970")[field]
-        what = f"{_SOURCES[file]} ({before} → {now} {unit})"
+        what = f"{sources.NAMES[file]} ({before} → {now} {unit})"
+    ids = index.ids[part]
     return f"{int(which.sum())} of {len(which)} patches changed, first {ids[first]}: its {what}"
 
 
-class StoreReader:
-    """Reads samples from a prepared store; equal bit by bit to those of `dataset.TreeReader`.
-
-    Attributes:
-        sizes: (N, 5) bytes of the files that it was prepared from, as `layout.file_sizes`; -1 for
-            series where it has none.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        index: Index,
-        *,
-        patch_size: int,
-        classes: int = 13,
-        bands: Sequence[str] = AERIAL_BANDS,
-        aerial: bool = True,
-        series: SeriesOptions | None = None,
-    ) -> None:
-        """Open a store and compare it with the files and the settings.
-
-        Args:
-            path: The store's folder.
-            index: The data set it was prepared from.
-            patch_size: Pixels on a side of every patch.
-            classes: 13 or 19.
-            bands: Aerial bands, in the wanted order.
-            aerial: Whether to read the aerial image.
-            series: How the series must have been preprocessed; None: they are not read.
-
-        Raises:
-            DataError: No store, an unfinished one, one of other settings, or one whose sources
-                have changed; the message names the difference.
-        """
-        self.path = Path(path)
-        description = describe(self.path)
-        stored = description["settings"]
-        self._require_settings(stored, {"patch_size": patch_size, **settings_of(series)})
-        self._table = self._read_table()
-        self.sizes = self._require_fresh(index, satellite=bool(stored.get("satellite")))
-        self._ends = np.cumsum(self._table["counts"])
-        self._shard = int(description["shard"])
-        self._size = patch_size
-        self._classes = classes
-        self._bands = [AERIAL_BANDS.index(band) for band in bands] if aerial else None
-        self._series = series
-        self._require_whole()
-
-    def _require_settings(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-        if not wanted["satellite"]:  # series that are not read do not matter
-            stored = {"patch_size": stored.get("patch_size")}
-        fix = "Prepare another with scripts/prepare.py, take its settings"
-        self._refuse(differences(stored, wanted), "is of other settings: ", fix)
-
-    def _read_table(self) -> dict[str, NDArray[Any]]:
-        """What is in the shards."""
-        try:
-            with np.load(self.path / "index.npz", allow_pickle=False) as table:
-                return dict(table)
-        except (OSError, EOFError, ValueError, BadZipFile):
-            self._refuse("not finished", "is ")
-            raise
-
-    def _require_fresh(self, index: Index, *, satellite: bool) -> NDArray[np.int64]:
-        """Refuse a store of other files; returns their sizes as they are now."""
-        sources = layout.file_states(index, np.arange(len(index)), satellite=satellite)
-        difference = stale(self._table, index, sources, range(len(index)))
-        self._refuse(difference, "is not of these files: ")
-        del self._table["sources"]  # not needed to read
-        return sources[:, :, 0].copy()
-
-    def _refuse(
-        self, difference: str, words: str, fix: str = "Prepare it (again) with scripts/prepare.py"
-    ) -> None:
-        if difference:
-            raise DataError(
-                f"dataset.store={self.path} {words}{difference}.\n"
-                f"{fix}, or leave dataset.store away."
-            )
-
-    def _require_whole(self) -> None:
-        """Refuse a store with a file that is missing or cut off."""
-        counts = self._table["counts"]
-        for shard, start in enumerate(range(0, len(counts), self._shard)):
-            lost = lost_file(
-                self._folder(shard),
-                counts[start : start + self._shard],
-                patch_size=self._size,
-                series=self._series,
-            )
-            self._refuse(lost and f"{lost} is missing or damaged", "is incomplete: ")
-
-    def _folder(self, shard: int) -> str:
-        return f"{self.path}/shards/{shard:05d}"
-
-    def _file(self, shard: int, name: str) -> str:
-        return f"{self._folder(shard)}/{name}.npy"
-
-    def read(self, patch: int) -> Sample:
-        """The sample of a patch; see `dataset.Reader.read`."""
-        shard, row = divmod(patch, self._shard)
-        if self._table["damaged"][patch]:
-            raise DamagedPatchError(
-                f"{self.path}: the patch was damaged or lacked a file when it was prepared."
-            )
-        pixels = self._size**2
-        square = (self._size, self._size)
-        masks = self._file(shard, "masks")
-        mask = _read_at(masks, row * pixels, np.empty(square, dtype=np.uint8))
-        sample = Sample(label=to_classes(mask, self._classes, masks))
-        if self._bands is not None:
-            sample.image = self._image(self._file(shard, "images"), row)
-        if self._series is not None:
-            sample.frames, sample.days = self._frames(shard, patch)
-            sample.covered = bool(self._table["covered"][patch])
-        return sample
-
-    def _image(self, file: str, row: int) -> Image:
-        """The wanted bands, all in one read where they are the file's."""
-        assert self._bands is not None
-        pixels, count = self._size**2, len(AERIAL_BANDS)
-        image = np.empty((len(self._bands), self._size, self._size), dtype=np.uint8)
-        if self._bands == list(range(count)):
-            return _read_at(file, row * count * pixels, image)
-        for band, out in zip(self._bands, image, strict=True):
-            _read_at(file, (row * count + band) * pixels, out)
-        return image
-
-    def _frames(self, shard: int, patch: int) -> tuple[Frames, NDArray[np.int64]]:
-        assert self._series is not None
-        end = int(self._ends[patch])
-        start = end - int(self._table["counts"][patch])
-        before = int(self._ends[shard * self._shard - 1]) if shard else 0
-        size = self._series.size
-        kind = np.float32 if self._series.monthly else np.uint16
-        frames = np.empty((end - start, BANDS, size, size), dtype=kind)
-        offset = (start - before) * frame_bytes(self._series)
-        _read_at(self._file(shard, "series"), offset, frames)
-        return frames, self._table["days"][start:end]
-
-
-def _read_at(file: str, offset: int, out: AnyArray) -> AnyArray:
-    """Fill `out` from behind the header; a map would crash the process where a file shrinks."""
-    try:
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            read = os.preadv(handle, [out.data.cast("B")], HEADER + offset)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise DamagedPatchError(f"{file}: {error.strerror}.") from None
-    if read != out.nbytes:
-        raise DamagedPatchError(f"{file}: cut off.")
-    return out
+def _other_patches(table: Table, index: Index, patches: range) -> str:
+    """Return how many patches a part of a store has too many or too few; empty where none."""
+    part = slice(patches.start, patches.stop)
+    stored = np.char.add(np.char.add(table["areas"], "/"), table["ids"])
+    areas = index.area_names[index.area[part]]
+    present = np.char.add(np.char.add(areas, "/"), index.ids[part])
+    if np.array_equal(stored, present):
+        return ""
+    gone, new = np.setdiff1d(stored, present), np.setdiff1d(present, stored)
+    some = f", such as {(new if len(new) else gone)[0]}" if len(new) or len(gone) else ""
+    return f"the data set has {len(new)} patches more and {len(gone)} fewer{some}"

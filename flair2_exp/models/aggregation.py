@@ -9,15 +9,13 @@ neither a padded frame nor the product of all maps and weights ever exists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from flair2_exp.models.recompute import keeping_nothing
-
-MODES: Final[tuple[str, ...]] = ("att_group", "att_mean", "mean")
 
 
 class Segment(NamedTuple):
@@ -36,7 +34,7 @@ class Segment(NamedTuple):
 
 
 def segments(counts: Sequence[int], size: int) -> list[Segment]:
-    """Cuts packed frames into runs that lie in one sample and one pass.
+    """Cut packed frames into runs that lie in one sample and one pass.
 
     Args:
         counts: Real frames of each sample, in the order in which they are packed.
@@ -61,10 +59,10 @@ def segments(counts: Sequence[int], size: int) -> list[Segment]:
 def aggregate(
     passes: Sequence[Tensor], attention: Tensor, runs: Sequence[Segment], samples: int, mode: str
 ) -> Tensor:
-    """Averages each sample's maps over its dates.
+    """Average each sample's maps over its dates.
 
     Args:
-        passes: Maps of the packed frames, one tensor (n, C, H, W) a pass.
+        passes: Maps of the packed frames, one tensor (n, C, H, W) per pass.
         attention: (N, heads, h, w), of the packed frames.
         runs: From `segments`.
         samples: B, the batch's size.
@@ -88,7 +86,7 @@ def aggregate(
             weights = attention[run.offset : run.offset + length]
             parts[run.sample].append(keeping_nothing(_weighted_sum, maps, weights))
     empty = passes[0].new_zeros(passes[0].shape[1:])
-    totals = torch.stack([sum(found[1:], found[0]) if found else empty for found in parts])
+    totals = torch.stack([sum(each[1:], each[0]) if each else empty for each in parts])
     if mode == "mean":
         totals = totals / totals.new_tensor(counts).clamp(min=1).view(-1, 1, 1, 1)
     return totals

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 
 def as_weights(x: Tensor, module: nn.Module) -> Tensor:
-    """Gives x in the type of a module's weights: not float32 with `bf16-true` or `64-true`."""
+    """Return x in the type of a module's weights: not float32 with `bf16-true` or `64-true`."""
     return x.to(next(module.parameters()).dtype)
 
 
 class ConvBlock(nn.Sequential):
     """Convolution with reflect padding, normalisation, ReLU.
 
-    Takes and gives (N, channels, H, W); a stride of 2 halves H and W.
+    Takes and returns (N, channels, H, W); a stride of 2 halves H and W.
 
     Args:
         inputs: Channels in.
@@ -62,6 +62,6 @@ class Residual(nn.Module):
         self.block = ConvBlock(channels, channels, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives x + block(x), of x's shape."""
+        """Return x + block(x), of x's shape."""
         y: Tensor = x + self.block(x)
         return y

@@ -2,7 +2,7 @@
 
 A decoder block resizes its input by two (nearest), joins it with the skip and convolves both, 3×3.
 Of a map resized so, a 3×3 kernel sees at most 2×2 different pixels. Which of its weights fall on
-the same one hangs only on whether the output's row and column are even: so four 2×2 kernels, sums
+the same one depends only on whether the output's row and column are even: so four 2×2 kernels, sums
 of the block's own weights, give the same from the map as it was, with 4/9 of the products. What the
 skip adds is a convolution of its own. The resized map and the joined one never exist.
 
@@ -22,11 +22,11 @@ from flair2_exp.models.heads import layout
 
 
 def decode(decoder: UnetDecoder, features: Sequence[Tensor]) -> Tensor:
-    """Encoder maps to the decoder's last map.
+    """Return the decoder's last map of the encoder's maps.
 
     Args:
         decoder: smp's.
-        features: A map (B, channels, h, w) a level, the input image first.
+        features: A map (B, channels, h, w) per level, the input image first.
 
     Returns:
         (B, channels of the last block, H, W).
@@ -43,7 +43,7 @@ def decode(decoder: UnetDecoder, features: Sequence[Tensor]) -> Tensor:
 
 
 def _block(block: UnetDecoderBlock, x: Tensor, skip: Tensor | None) -> Tensor:
-    """A decoder block: x (B, C, h, w) and skip (B, ·, 2h, 2w) to (B, ·, 2h, 2w)."""
+    """Run a decoder block: x (B, C, h, w) and skip (B, ·, 2h, 2w) to (B, ·, 2h, 2w)."""
     convolution, *normalisation = block.conv1
     weight = convolution.weight
     y = convolve_doubled(x, weight[:, : x.shape[1]])
@@ -56,7 +56,7 @@ def _block(block: UnetDecoderBlock, x: Tensor, skip: Tensor | None) -> Tensor:
 
 
 def convolve_doubled(x: Tensor, weight: Tensor) -> Tensor:
-    """A 3×3 convolution (padding 1) of x resized by two (nearest), from x itself.
+    """Return a 3×3 convolution (padding 1) of x resized by two (nearest), from x itself.
 
     Args:
         x: (B, C, h, w).
@@ -76,7 +76,7 @@ def convolve_doubled(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _fold(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Sums of a kernel's three weights along `dim` that fall on one pixel: at even, odd outputs.
+    """Return sums of a kernel's three weights along `dim` that fall on one pixel: at even, odd outputs.
 
     Output 2i sees the pixels i-1, i, i; output 2i+1 sees i, i, i+1.
     """

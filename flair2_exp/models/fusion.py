@@ -8,59 +8,17 @@ tells what surrounds the patch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flair2_exp.errors import ModelError
+from flair2_exp.config.model import FusionConfig
 from flair2_exp.models.heads import footprint, layout
-
-TERMS: Final[tuple[str, ...]] = ("both", "cropped", "collapsed")
-COLLAPSED: Final[tuple[str, ...]] = ("each_sample", "first_sample")
-DROPOUT: Final[tuple[str, ...]] = ("each_sample", "always_batch")
-
-
-@dataclass(frozen=True)
-class FusionOptions:
-    """The choices of the fusion.
-
-    Attributes:
-        terms: `both`: as published; `cropped` or `collapsed`: that one alone, the other is not
-            built.
-        collapsed: `each_sample`: a sample's context is its own; `first_sample`: the published
-            behaviour, all samples get the context of the batch's first.
-        dropout: `each_sample`: modality dropout in training, for each sample by itself;
-            `always_batch`: the published behaviour, also in validation and test, and for the whole
-            batch at once.
-        dropout_rate: Probability of leaving the satellite's terms out.
-        mlp_dropout: Dropout rate inside the perceptrons of the collapsed map.
-    """
-
-    terms: str = "both"
-    collapsed: str = "each_sample"
-    dropout: str = "each_sample"
-    dropout_rate: float = 0.0
-    mlp_dropout: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Refuses unknown words.
-
-        Raises:
-            ModelError: If an option is none of its words.
-        """
-        if self.terms not in TERMS:
-            raise ModelError(f"fusion.terms={self.terms}: expected one of {TERMS}.")
-        if self.collapsed not in COLLAPSED:
-            raise ModelError(f"fusion.collapsed={self.collapsed}: expected one of {COLLAPSED}.")
-        if self.dropout not in DROPOUT:
-            raise ModelError(f"fusion.dropout={self.dropout}: expected one of {DROPOUT}.")
 
 
 def _perceptron(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
-    """Three layers: widths in equal steps from `inputs` to `outputs`, or by twice where equal."""
+    """Return three layers: widths in equal steps from `inputs` to `outputs`, or by twice where equal."""
     if inputs == outputs:
         first = second = 2 * inputs
     else:
@@ -89,7 +47,7 @@ class SatelliteFusion(nn.Module):
     """
 
     def __init__(
-        self, satellite_channels: int, feature_channels: Sequence[int], options: FusionOptions
+        self, satellite_channels: int, feature_channels: Sequence[int], options: FusionConfig
     ) -> None:
         super().__init__()
         self.options = options
@@ -109,13 +67,13 @@ class SatelliteFusion(nn.Module):
     def forward(
         self, features: Sequence[Tensor], satellite_map: Tensor, *, first_level: int = 0
     ) -> list[Tensor]:
-        """Fuses all levels.
+        """Fuse all levels.
 
         The collapsed term is the same everywhere, so it is added before the resizing, to 100 pixels
         instead of to all: bilinear weights sum to one.
 
         Args:
-            features: A map (B, channels, h, w) a level, the input image first.
+            features: A map (B, channels, h, w) per level, the input image first.
             satellite_map: (B, satellite channels, S, S).
             first_level: Levels below it are returned as they are.
 
@@ -146,7 +104,7 @@ class SatelliteFusion(nn.Module):
         return fused
 
     def _terms(self, level: int, crop: Tensor, context: Tensor) -> Tensor:
-        """What joins a level: (B, channels, 10, 10), or (B, channels, 1, 1) of context alone."""
+        """Return what joins a level: (B, channels, 10, 10), or (B, channels, 1, 1) of context alone."""
         if self.options.terms == "cropped":
             cropped: Tensor = self.cropped[level](crop)
             return cropped
@@ -157,7 +115,7 @@ class SatelliteFusion(nn.Module):
         return both
 
     def _keep(self, samples: int, like: Tensor) -> Tensor | None:
-        """Modality dropout: (B, 1, 1, 1), 0 for samples whose satellite terms are left out."""
+        """Draw modality dropout: (B, 1, 1, 1), 0 for samples whose satellite terms are left out."""
         options = self.options
         always = options.dropout == "always_batch"
         if options.dropout_rate == 0 or not (self.training or always):

@@ -13,16 +13,16 @@ FOOTPRINT: Final = 10
 
 
 def footprint(satellite_map: Tensor) -> Tensor:
-    """The patch's part of a super-patch: the central 10×10 of (B, C, S, S)."""
+    """Return the patch's part of a super-patch: the central 10×10 of (B, C, S, S)."""
     start = (satellite_map.shape[-1] - FOOTPRINT) // 2
     end = start + FOOTPRINT
     return satellite_map[..., start:end, start:end]
 
 
 def layout(x: Tensor) -> torch.memory_format:
-    """The order in which a map (B, C, H, W) lies in memory: channels last, or plain.
+    """Return the order in which a map (B, C, H, W) lies in memory: channels last, or plain.
 
-    U-TAE works with channels last and the U-Net as it was asked to: maps change their order where
+    U-TAE works with channels last and the U-Net as configured: maps change their order where
     they are small, at the footprint, and not after they have been resized to the patch.
     """
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
@@ -48,6 +48,6 @@ class SatelliteHead(nn.Module):
         self.patch_size = patch_size
 
     def forward(self, satellite_map: Tensor) -> Tensor:
-        """(B, channels, S, S) to logits (B, classes, patch_size, patch_size)."""
+        """Turn (B, channels, S, S) into logits (B, classes, patch_size, patch_size)."""
         logits: Tensor = self.conv(footprint(satellite_map)).contiguous()
         return functional.interpolate(logits, size=(self.patch_size, self.patch_size))

@@ -19,26 +19,27 @@ _MASKED_SCORE: float = -1000.0
 """Score of a padded date before the softmax; its share then underflows to zero."""
 
 
-def date_code(days: Tensor, channels: int) -> Tensor:
-    """The sinusoidal code of a date (Garnot and Landrieu 2020, §3.1).
+def date_code(days: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the sinusoidal code of a date (Garnot and Landrieu 2020, §3.1).
 
     Args:
         days: Day offsets, any shape.
         channels: Length of the code.
+        dtype: What it is computed in: float32 or float64.
 
     Returns:
-        float32, `days`' shape with `channels` appended: sin(days / w) at even i and cos(days / w)
-        at odd i, where w = 1000^(2⌊i/2⌋ / channels).
+        `days`' shape with `channels` appended: sin(days / w) at even i and cos(days / w) at odd i,
+        where w = 1000^(2⌊i/2⌋ / channels).
     """
     i = torch.arange(channels, device=days.device)
-    exponent = 2 * torch.div(i, 2, rounding_mode="floor").float() / channels
-    angle = days.float().unsqueeze(-1) / _PERIOD**exponent
+    exponent = 2 * torch.div(i, 2, rounding_mode="floor").to(dtype) / channels
+    angle = days.to(dtype).unsqueeze(-1) / _PERIOD**exponent
     return torch.where(i % 2 == 0, angle.sin(), angle.cos())
 
 
-def _full(x: Tensor) -> Tensor:
-    """In float32 at least: sums over time and softmax want more than half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return a precision for sums over time, softmax and dates, which want more than half."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class SequenceNorm(nn.GroupNorm):
@@ -54,7 +55,7 @@ class SequenceNorm(nn.GroupNorm):
         self.padding_counts = padding_counts
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """Normalises sequences.
+        """Normalise sequences.
 
         Args:
             x: (B, P, T, C), zero at padded dates.
@@ -67,7 +68,9 @@ class SequenceNorm(nn.GroupNorm):
         if real is None or self.padding_counts:
             rows = x.reshape(b * p, t, c).transpose(1, 2)
             return super().forward(rows).transpose(1, 2).reshape(b, p, t, c)
-        grouped = _full(x).view(b, p, t, self.num_groups, c // self.num_groups)
+        grouped = x.to(_at_least_float32(x.dtype)).view(
+            b, p, t, self.num_groups, c // self.num_groups
+        )
         mask = real.view(b, 1, t, 1, 1)
         count = real.sum(1).clamp(min=1).view(b, 1, 1, 1, 1) * (c // self.num_groups)
         centred = (grouped - grouped.sum((2, 4), keepdim=True) / count) * mask
@@ -122,7 +125,7 @@ class TemporalEncoder(nn.Module):
             nn.init.normal_(weight, std=math.sqrt(2.0 / d_k))
 
     def forward(self, x: Tensor, days: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Encodes a series of feature maps into one.
+        """Encode a series of feature maps into one.
 
         Args:
             x: (B, T, C, h, w), zero at padded dates.
@@ -137,7 +140,8 @@ class TemporalEncoder(nn.Module):
         pixels = x.permute(0, 3, 4, 1, 2).reshape(b, h * w, t, c)
         values = self.project(self.norm_in(pixels, real))
         d_model = values.shape[-1]
-        code = date_code(days, d_model // self.heads).repeat(1, 1, self.heads)
+        code = date_code(days, d_model // self.heads, _at_least_float32(values.dtype))
+        code = code.repeat(1, 1, self.heads)
         values = values + code.unsqueeze(1).to(values.dtype)
 
         attention = self.attention_dropout(self._scores(values, real).softmax(dim=-1))
@@ -149,7 +153,7 @@ class TemporalEncoder(nn.Module):
         return encoded, attention.view(b, h, w, self.heads, t).permute(0, 4, 3, 1, 2)
 
     def _scores(self, values: Tensor, real: Tensor | None) -> Tensor:
-        """q·k/√d_k of each date: (B, P, T, d_model) to (B, P, heads, T), float32 at least.
+        """Return q·k/√d_k of each date: (B, P, T, d_model) to (B, P, heads, T), float32 at least.
 
         The query is the same for every pixel, so it goes into the key's weights beforehand.
         """
@@ -158,7 +162,7 @@ class TemporalEncoder(nn.Module):
         weight = torch.einsum("gk,gkd->gd", self.query, keys)
         bias = (self.query * self.key.bias.view(self.heads, d_k)).sum(1)
         scores = functional.linear(values, weight, bias).transpose(2, 3)
-        scores = _full(scores) / math.sqrt(d_k)
+        scores = scores.to(_at_least_float32(scores.dtype)) / math.sqrt(d_k)
         if real is None:
             return scores
         return scores.masked_fill(~real[:, None, None, :], _MASKED_SCORE)

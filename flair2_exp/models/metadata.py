@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 METADATA_VALUES: Final = 45
 """Length of an encoded metadata record."""
-FUSIONS: Final[tuple[str, ...]] = ("channels", "rows")
 
 
 class MetadataFusion(nn.Module):
     """A multilayer perceptron of the metadata, added to a feature map.
 
-    `rows` is the published behaviour: one value a row of the map, the same for all channels and
+    `rows` is the published behaviour: one value per row of the map, the same for all channels and
     columns (so that north and south of a patch are told apart, but no channels). `channels` gives
     each channel of the map a value of its own, the same everywhere in space.
 
@@ -39,7 +38,7 @@ class MetadataFusion(nn.Module):
         )
 
     def forward(self, feature: Tensor, metadata: Tensor) -> Tensor:
-        """Adds encoded metadata (B, 45) to a feature map (B, channels, height, width)."""
+        """Add encoded metadata (B, 45) to a feature map (B, channels, height, width)."""
         values: Tensor = self.mlp(metadata)
         if self.fusion == "rows":
             return feature + values[:, None, :, None]

@@ -45,7 +45,7 @@ _convolutions = functools.partial(create_selective_checkpoint_contexts, _keep_co
 
 
 def keeping_convolutions(part: Callable[..., Result], *inputs: Tensor) -> Result:
-    """Runs `part`, keeping its convolutions' results alone. `part` must not hold a BatchNorm.
+    """Run `part`, keeping its convolutions' results alone. `part` must not hold a BatchNorm.
 
     (It would count its batch twice.)
     """
@@ -53,7 +53,7 @@ def keeping_convolutions(part: Callable[..., Result], *inputs: Tensor) -> Result
 
 
 def keeping_nothing(part: Callable[..., Result], *inputs: Tensor) -> Result:
-    """Runs `part`, keeping its inputs alone. `part` must not hold a BatchNorm."""
+    """Run `part`, keeping its inputs alone. `part` must not hold a BatchNorm."""
     return _run(part, inputs, noop_context_fn)
 
 

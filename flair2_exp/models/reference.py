@@ -28,12 +28,12 @@ _Rename = str | Callable[[re.Match[str]], str]
 
 
 def _layer(prefix: str) -> Callable[[re.Match[str]], str]:
-    """Names `prefix` (with the first number filled in) and the layer that the last number means."""
+    """Return a rule: `prefix` (with the first number filled in) and the layer that the last number means."""
     return lambda match: f"{prefix.format(match[1])}.{_LAYERS[int(match[2])]}."
 
 
 def _nth_block(prefix: str) -> Callable[[re.Match[str]], str]:
-    """The same for blocks that the baseline strings together in one sequence, three layers each."""
+    """Return the same rule for blocks that the baseline strings together in one sequence, three layers each."""
     return lambda match: f"{prefix}.{int(match[1]) // 3}.{_LAYERS[int(match[1]) % 3]}."
 
 
@@ -58,12 +58,12 @@ _UTAE_RULES: Final[tuple[tuple[str, _Rename], ...]] = (
 
 
 def is_reference(names: Mapping[str, Tensor]) -> bool:
-    """Whether these are the baseline's names (wrappings taken off)."""
+    """Return whether these are the baseline's names (wrappings taken off)."""
     return any(name.startswith(_PARTS) for name in names)
 
 
 def utae_name(name: str) -> str:
-    """Our U-TAE's name of a tensor of the baseline's; unknown names come back as they are."""
+    """Return our U-TAE's name of a tensor of the baseline's; unknown names come back as they are."""
     for pattern, replacement in _UTAE_RULES:
         renamed, count = re.subn(pattern, replacement, name)
         if count:
@@ -72,7 +72,7 @@ def utae_name(name: str) -> str:
 
 
 def translate(tensors: Mapping[str, Tensor], *, fused: bool) -> dict[str, Tensor]:
-    """Gives the baseline's tensors our names and shapes.
+    """Return the baseline's tensors under our names and in our shapes.
 
     Args:
         tensors: By the baseline's names, wrappings taken off.

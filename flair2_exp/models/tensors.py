@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flair2_exp.compat import COMPILED_PREFIX
 from flair2_exp.errors import CheckpointError
 
 _LISTED = 8
@@ -19,7 +20,7 @@ _LISTED = 8
 
 
 def read_file(path: str | Path) -> object:
-    """The content of a checkpoint: `.safetensors`, or whatever `torch.save` wrote.
+    """Return the content of a checkpoint: `.safetensors`, or whatever `torch.save` wrote.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or holds other objects than tensors and
@@ -51,7 +52,7 @@ def read_file(path: str | Path) -> object:
 
 
 def named_tensors(content: object, path: str | Path) -> dict[str, Tensor]:
-    """The network's tensors of a file's content, without wrappings.
+    """Return the network's tensors of a file's content, without wrappings.
 
     Lightning keeps them under `state_dict`, those of the network under `model.`; what a Lightning
     module holds beside its network (class weights of a loss, sums of a metric) is left out.
@@ -72,21 +73,22 @@ def named_tensors(content: object, path: str | Path) -> dict[str, Tensor]:
             for name, value in tensors.items()
             if name.startswith("model.")
         }
-    return {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
+    return {name.replace(COMPILED_PREFIX, ""): value for name, value in tensors.items()}
 
 
-def mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """What keeps `found` from being loaded where `expected` is: None, or lists of names."""
-    missing = [name for name in expected if name not in found]
-    left_over = [name for name in found if name not in expected]
-    other_shape = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected
-        if name in found and found[name].shape != expected[name].shape
-    ]
-    lists = {"missing": missing, "left over": left_over, "of another shape": other_shape}
-    told = [f"{len(names)} {kind}: {_some(names)}" for kind, names in lists.items() if names]
-    return "; ".join(told) or None
+def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Return what keeps `tensors` from being loaded as `expected`: None, or lists of names."""
+    lists = {
+        "missing": [name for name in expected if name not in tensors],
+        "left over": [name for name in tensors if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in expected
+            if name in tensors and tensors[name].shape != expected[name].shape
+        ],
+    }
+    parts = [f"{len(names)} {kind}: {_some(names)}" for kind, names in lists.items() if names]
+    return "; ".join(parts) or None
 
 
 def _some(names: list[str]) -> str:
@@ -99,7 +101,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _unsafe(error: BaseException) -> str:
-    """The line of torch's long advice that names the object, or its first."""
+    """Return the line of torch's long advice that names the object, or its first."""
     for line in str(error).splitlines():
         if "GLOBAL" in line or "Unsupported" in line:
             return line.strip().split(". ")[0]

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from flair2_exp.errors import ModelError
-from flair2_exp.models.aggregation import MODES, aggregate, segments
-from flair2_exp.models.base import SegmentationModel
+from flair2_exp.config.model import UTAEConfig
+from flair2_exp.models.aggregation import aggregate, segments
 from flair2_exp.models.blocks import ConvBlock, PointBlock, Residual, UpBlock, as_weights
 from flair2_exp.models.heads import SatelliteHead
 from flair2_exp.models.ltae import TemporalEncoder
 from flair2_exp.models.recompute import keeping_convolutions, keeping_nothing
+from flair2_exp.models.registry import NetworkSpec, SegmentationModel
 from flair2_exp.nomenclature import SATELLITE_BANDS
 
 _GROUPS: Final = 4
@@ -33,73 +32,8 @@ by the allocator; larger ones are fresh pages from the system each time, and cle
 more than the normalisation that fills them."""
 
 
-@dataclass(frozen=True)
-class UTAEOptions:
-    """The sizes and choices of a U-TAE; the defaults are the published baseline's sizes.
-
-    Attributes:
-        encoder_widths: Channels of the encoder's maps, full resolution first.
-        decoder_widths: Channels of the decoder's maps, full resolution first; ends as
-            `encoder_widths` does.
-        heads: Attention heads; divides the encoder's widths and `d_model`.
-        d_model: Channels in the temporal encoder.
-        d_k: Channels of a key.
-        aggregation: How skips lose their time axis: `att_group`, `att_mean` or `mean`.
-        head_widths: Widths of the output block before the classes.
-        normalise_padding: The published behaviour: padded dates enter the temporal encoder's
-            normalisation.
-        checkpointing: Recompute the encoder's convolutions in the backward pass.
-    """
-
-    encoder_widths: tuple[int, ...] = (64, 64, 128, 128)
-    decoder_widths: tuple[int, ...] = (64, 64, 128, 128)
-    heads: int = 16
-    d_model: int = 256
-    d_k: int = 4
-    aggregation: str = "att_group"
-    head_widths: tuple[int, ...] = (32,)
-    normalise_padding: bool = False
-    checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuses sizes that do not fit each other.
-
-        Raises:
-            ModelError: If they do not.
-        """
-        widths, heads = self.encoder_widths, self.heads
-        if len(widths) < 2 or len(widths) != len(self.decoder_widths):
-            raise ModelError(
-                f"U-TAE needs as many decoder widths as encoder widths, at least two: got "
-                f"utae.encoder_widths={list(widths)}, utae.decoder_widths="
-                f"{list(self.decoder_widths)}."
-            )
-        if widths[-1] != self.decoder_widths[-1]:
-            raise ModelError(
-                f"The last of utae.encoder_widths={list(widths)} and of utae.decoder_widths="
-                f"{list(self.decoder_widths)} must be equal: the decoder starts from that map."
-            )
-        odd = [width for width in widths if width % _GROUPS]
-        if odd:
-            raise ModelError(f"utae.encoder_widths must be multiples of {_GROUPS}: got {odd}.")
-        grouped = widths if self.aggregation == "att_group" else widths[-1:]
-        uneven = [width for width in (*grouped, self.d_model) if width % heads]
-        if uneven:
-            raise ModelError(
-                f"utae.heads={heads} must divide utae.encoder_widths and utae.d_model: "
-                f"it does not divide {uneven}."
-            )
-        if heads == widths[-1]:
-            raise ModelError(
-                f"utae.heads={heads} leaves each head one channel of the deepest map, which the "
-                f"normalisation by heads makes the same for all inputs: at most {heads // 2}."
-            )
-        if self.aggregation not in MODES:
-            raise ModelError(f"utae.aggregation={self.aggregation}: expected one of {MODES}.")
-
-
 class UTAEMaps(NamedTuple):
-    """What U-TAE gives."""
+    """What U-TAE returns."""
 
     maps: tuple[Tensor, ...]
     """The decoder's maps (B, width, h, w), deepest first; the last has the series' resolution."""
@@ -127,7 +61,7 @@ class FrameEncoder(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """(n, 10, S, S) to a map a width, full resolution first, each half as wide."""
+        """Return a map per width of (n, 10, S, S), full resolution first, each half as wide."""
         maps = [self.stem(frames.contiguous(memory_format=torch.channels_last))]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -145,7 +79,7 @@ class DecoderStage(nn.Module):
         self.residual = Residual(outputs)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """(B, inputs, h, w) and the skip (B, ·, 2h, 2w) to (B, outputs, 2h, 2w)."""
+        """Join (B, inputs, h, w) with the skip (B, ·, 2h, 2w) to (B, outputs, 2h, 2w)."""
         y: Tensor = self.residual(self.merge(torch.cat([self.up(x), self.skip(skip)], dim=1)))
         return y
 
@@ -158,7 +92,7 @@ class UTAE(nn.Module):
         classes: Classes of the output block; None leaves the block out.
     """
 
-    def __init__(self, options: UTAEOptions, classes: int | None = None) -> None:
+    def __init__(self, options: UTAEConfig, classes: int | None = None) -> None:
         super().__init__()
         self.options = options
         encoder, decoder = options.encoder_widths, options.decoder_widths
@@ -180,7 +114,7 @@ class UTAE(nn.Module):
             self.output = nn.Sequential(*(ConvBlock(a, b) for a, b in itertools.pairwise(widths)))
 
     def forward(self, series: Tensor, days: Tensor, padding: Tensor | None = None) -> UTAEMaps:
-        """Encodes a batch of series.
+        """Encode a batch of series.
 
         Args:
             series: (B, T, 10, S, S), float.
@@ -212,14 +146,14 @@ class UTAE(nn.Module):
         return UTAEMaps(tuple(maps), attention)
 
     def classify(self, last_map: Tensor) -> Tensor:
-        """The output block: the last map to logits (B, classes, S, S), none below 0."""
+        """Return logits (B, classes, S, S) of the last map, by the output block; none is below 0."""
         if self.output is None:
             raise ValueError("this U-TAE was built without an output block")
         logits: Tensor = self.output(last_map)
         return logits
 
     def _encode(self, frames: Tensor) -> list[tuple[Tensor, ...]]:
-        """Maps of packed frames (N, 10, S, S), a tuple a pass."""
+        """Return the maps of packed frames (N, 10, S, S), one tuple per pass."""
         size = max(1, len(frames))
         if frames.device.type == "cpu":
             map_bytes = 4 * self.options.encoder_widths[0] * frames.shape[-2] * frames.shape[-1]
@@ -229,7 +163,7 @@ class UTAE(nn.Module):
 
 
 def _unpack(packed: Tensor, real: Tensor | None, shape: tuple[int, int]) -> Tensor:
-    """Packed frames (N, ...) to (B, T, ...), zero at padded dates."""
+    """Spread packed frames (N, ...) to (B, T, ...), zero at padded dates."""
     if real is None:
         return packed.view(*shape, *packed.shape[1:])
     padded = packed.new_zeros((*shape, *packed.shape[1:]))
@@ -242,21 +176,13 @@ class SatelliteSegmenter(SegmentationModel):
 
     main_head = "satellite"
 
-    def __init__(self, options: UTAEOptions, *, classes: int, patch_size: int) -> None:
+    def __init__(self, spec: NetworkSpec, *, pretrained: bool = True) -> None:
         super().__init__()
-        self.utae = UTAE(options)
-        self.head = SatelliteHead(options.decoder_widths[0], classes, patch_size)
+        self.utae = UTAE(spec.utae)
+        self.head = SatelliteHead(spec.utae.decoder_widths[0], spec.classes, spec.patch_size)
 
     def forward(
-        self,
-        image: Tensor | None = None,
-        series: Tensor | None = None,
-        days: Tensor | None = None,
-        padding: Tensor | None = None,
-        metadata: Tensor | None = None,
+        self, series: Tensor, days: Tensor, padding: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Segments from the series alone: {"satellite": (B, classes, patch, patch)}."""
-        del image, metadata
-        if series is None or days is None:
-            raise ValueError("U-TAE needs `series` and `days`")
+        """Segment a batch from the series alone: {"satellite": (B, classes, patch, patch)}."""
         return {"satellite": self.head(self.utae(series, days, padding).maps[-1])}

@@ -14,56 +14,47 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from flair2_exp.models.base import SegmentationModel
-from flair2_exp.models.fusion import FusionOptions, SatelliteFusion
+from flair2_exp.config.model import ModelConfig
+from flair2_exp.models.fusion import SatelliteFusion
 from flair2_exp.models.heads import SatelliteHead
+from flair2_exp.models.registry import NetworkSpec, SegmentationModel
 from flair2_exp.models.unet import AerialUNet
-from flair2_exp.models.utae import UTAE, UTAEOptions
+from flair2_exp.models.utae import UTAE
 
 
 class UTT(SegmentationModel):
-    """U-T&T.
-
-    Args:
-        unet: The aerial branch.
-        utae: Sizes and choices of the satellite branch.
-        fusion: Choices of the fusion.
-        classes: Classes.
-        patch_size: Aerial pixels on a side of a patch.
-    """
+    """U-T&T."""
 
     main_head = "aerial"
 
-    def __init__(
-        self,
-        unet: AerialUNet,
-        utae: UTAEOptions,
-        fusion: FusionOptions,
-        *,
-        classes: int,
-        patch_size: int,
-    ) -> None:
+    def __init__(self, spec: NetworkSpec, *, pretrained: bool = True) -> None:
         super().__init__()
-        self.unet = unet
-        self.utae = UTAE(utae, classes)
-        channels = utae.decoder_widths[0]
-        self.fusion = SatelliteFusion(channels, unet.feature_channels, fusion)
-        self.head = SatelliteHead(channels, classes, patch_size)
+        self.unet = AerialUNet(spec, pretrained=pretrained)
+        self.utae = UTAE(spec.utae, spec.classes)
+        channels = spec.utae.decoder_widths[0]
+        self.fusion = SatelliteFusion(channels, self.unet.feature_channels, spec.fusion)
+        self.head = SatelliteHead(channels, spec.classes, spec.patch_size)
         for idle in (self.utae.output, self.fusion.cropped[0], self.fusion.collapsed[0]):
             if isinstance(idle, nn.Module):
                 idle.requires_grad_(False)
 
+    def accelerate(self, options: ModelConfig, backend: str = "inductor") -> None:
+        """Accelerate the aerial branch.
+
+        U-TAE always keeps channels last; its packing depends on the data, which would compile anew
+        for every count of frames.
+        """
+        self.unet.accelerate(options, backend)
+
     def forward(
         self,
-        image: Tensor | None = None,
-        series: Tensor | None = None,
-        days: Tensor | None = None,
+        image: Tensor,
+        series: Tensor,
+        days: Tensor,
         padding: Tensor | None = None,
         metadata: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Segments from both: {"aerial", "satellite"}, each (B, classes, H, W) logits."""
-        if series is None or days is None:
-            raise ValueError("U-T&T needs `series` and `days`")
+        """Segment a batch from both: {"aerial", "satellite"}, each (B, classes, H, W) logits."""
         satellite_map = self.utae(series, days, padding).maps[-1]
         features = self.unet.encode(image, metadata)
         fused = self.fusion(features, satellite_map, first_level=1)

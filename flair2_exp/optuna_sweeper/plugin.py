@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from .config import store_configs
+from .config import OptunaStudyConf, store_configs
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -50,12 +50,12 @@ class OptunaStudySweeper(Sweeper):
         Raises:
             SweepError: The search cannot be run as configured, or too many of its trials failed.
         """
-        from .search import Search, read_options
+        from .search import Search
 
         if self.config is None or self.launcher is None or self.hydra_context is None:
             raise RuntimeError("setup() comes before sweep()")
         return Search(
-            options=read_options({key: _plain(value) for key, value in self.options.items()}),
+            options=OptunaStudyConf(**{k: _plain(value) for k, value in self.options.items()}),
             config=self.config,
             launcher=self.launcher,
             config_loader=self.hydra_context.config_loader,

@@ -39,7 +39,7 @@ from .errors import SweepError
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
-    from optuna.distributions import BaseDistribution
+    from optuna import Trial
 
 Value = str | int | float
 _LOG: Final = "log"
@@ -63,20 +63,16 @@ class Dimension:
         """The key without the prefix that adds it."""
         return self.key.lstrip("+")
 
-    def distribution(self) -> BaseDistribution:
-        """The distribution as Optuna has it."""
-        from optuna.distributions import (
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
-
+    def suggest(self, trial: Trial) -> Value:
+        """Let Optuna draw a value for a trial, and return it."""
         if self.choices:
-            return CategoricalDistribution(self.choices)
+            choice: Value = trial.suggest_categorical(self.name, self.choices)
+            return choice
         if self.whole:
             step = 1 if self.step is None else int(self.step)
-            return IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+            low, high = int(self.low), int(self.high)
+            return trial.suggest_int(self.name, low, high, step=step, log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def describe(self) -> str:
         """The sweep in one canonical form; two dimensions are the same when these are."""

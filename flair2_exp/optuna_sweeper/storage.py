@@ -175,27 +175,40 @@ def open_storage(name: str, timeout: float = 10.0) -> BaseStorage:
         SweepError: It does not answer in time, or refuses.
     """
     key = (os.getpid(), name)
-    if key not in _open:
-        if "://" in name:
-            url = _driver_url(name)
-            options = _engine_options(url, timeout)
-            _within(timeout, name, lambda: _knock(url, options))
-            _open[key] = _told(name, lambda: _database(url, options))
-        else:
-            _within(timeout, name, lambda: _touch(Path(name)))
-            _open[key] = _told(name, lambda: _journal(name))
+    if key in _open:
+        return _open[key]
+    try:
+        with errors_in_one_line(name):
+            _open[key] = _connect(name, timeout)
+    except (ValueError, KeyError, AssertionError, TypeError):  # what a foreign file leads Optuna to
+        raise SweepError(
+            f"storage {redact(name)} holds no studies. Give the path of a new file, or a database "
+            "URL such as sqlite:///studies.db."
+        ) from None
+    except RuntimeError as error:  # tables of another version of Optuna
+        raise SweepError(f"storage {redact(name)}: {explain(error)}") from None
     return _open[key]
 
 
+def _connect(name: str, timeout: float) -> BaseStorage:
+    if "://" not in name:
+        _within(timeout, name, lambda: _touch(Path(name)))
+        return _journal(name)
+    url = _driver_url(name)
+    options = _engine_options(url, timeout)
+    _within(timeout, name, lambda: _knock(url, options))
+    return _database(url, options)
+
+
 def _within(timeout: float, name: str, work: Callable[[], T]) -> T:
-    """The result of `work`; a database may keep a connection waiting past its own time-outs."""
+    """Return the result of `work`; a database may keep a connection waiting past its time-outs."""
     results: list[T] = []
     errors: list[BaseException] = []
 
     def call() -> None:
         try:
             results.append(work())
-        except BaseException as error:
+        except BaseException as error:  # raised below, in the thread that waits
             errors.append(error)
 
     thread = threading.Thread(target=call, daemon=True, name="storage")
@@ -211,22 +224,6 @@ def _within(timeout: float, name: str, work: Callable[[], T]) -> T:
     raise SweepError(f"storage {redact(name)}: {explain(errors[0])}") from None
 
 
-def _told(name: str, work: Callable[[], T]) -> T:
-    """The result of `work`, its errors in one line."""
-    from optuna.exceptions import OptunaError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        return work()
-    except (ValueError, KeyError, AssertionError, TypeError):
-        raise SweepError(
-            f"storage {redact(name)} holds no studies. Give the path of a new file, or a database "
-            "URL such as sqlite:///studies.db."
-        ) from None
-    except (OptunaError, SQLAlchemyError, OSError, RuntimeError) as error:
-        raise SweepError(f"storage {redact(name)}: {explain(error)}") from None
-
-
 def explain(error: BaseException) -> str:
     """The root of a storage's error in one line, without passwords."""
     while error.__cause__ is not None:
@@ -237,8 +234,11 @@ def explain(error: BaseException) -> str:
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
-    """Within this context what a storage raises is told in one line.
+def errors_in_one_line(name: str) -> Iterator[None]:
+    """Make one line of whatever a storage raises in this context.
+
+    Args:
+        name: The storage's.
 
     Raises:
         SweepError: The storage failed.

@@ -14,7 +14,7 @@ from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from flair2_exp.tracking.run import Run
-    from flair2_exp.training.callbacks import PanelCollector
+    from flair2_exp.training.panel import PanelCollector
     from flair2_exp.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)

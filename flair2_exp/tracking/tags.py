@@ -44,14 +44,24 @@ class Tag(StrEnum):
     ENDED = "flair2.ended"
     """Why a run was closed by another process than its own."""
     CHANGED_PARAMS = "flair2.changed_params"
+    """Parameters that a resumed run has other values of; MLflow keeps the first ones."""
 
     # Where it comes from.
     VERSION = "flair2.version"
     DIRTY = "flair2.dirty"
+    """Whether the checkout differs from its commit."""
     HOST = "flair2.host"
     PID = "flair2.pid"
     PROCESS = "flair2.process"
+    """The three by which the process that writes a run is known (`process.WriterProcess`)."""
 
     # MLflow's own.
     PARENT = "mlflow.parentRunId"
     DESCRIPTION = "mlflow.note.content"
+    USER = "mlflow.user"
+    SOURCE_NAME = "mlflow.source.name"
+    SOURCE_TYPE = "mlflow.source.type"
+    COMMIT = "mlflow.source.git.commit"
+    BRANCH = "mlflow.source.git.branch"
+    EXPERIMENT_KIND = "mlflow.experimentKind"
+    """Of an experiment."""

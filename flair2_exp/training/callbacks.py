@@ -1,4 +1,4 @@
-"""What a run keeps and tells while it trains and tests: checkpoints, progress, panel, times."""
+"""What a run keeps and says while it trains and tests: checkpoints, scores, progress, times."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -23,22 +22,51 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.trainer.states import TrainerFn
 
-from flair2_exp.models.heads import footprint
+from flair2_exp.config.training import CallbacksConfig
 from flair2_exp.signals import Interruption
 
 log = logging.getLogger(__name__)
 
-TRUE_COLOUR = (2, 1, 0)
-"""B4, B3, B2 among the satellite bands."""
+
+@dataclass(frozen=True)
+class CheckpointPaths:
+    """Where a run's checkpoints go; one folder."""
+
+    best: Path
+    """That of the epoch with the best `callbacks.monitor`."""
+    last: Path
+    """The newest, from which the run resumes."""
+    previous: Path
+    """The one before."""
 
 
-def best_checkpoint(folder: Path, *, monitor: str, mode: str) -> ModelCheckpoint:
-    """Keeps `best.ckpt` in `folder`: the epoch with the best `monitor`."""
+def standard_callbacks(
+    options: CallbacksConfig, paths: CheckpointPaths, interruption: Interruption, *, bars: bool
+) -> list[Callback]:
+    """Return what stops, shows and keeps a training: a trainer's last callbacks, in this order.
+
+    Args:
+        options: Of the callbacks.
+        paths: Where checkpoints go.
+        interruption: Whether the process has been asked to end.
+        bars: Whether progress bars are shown, or one line per epoch for a log file.
+    """
+    patience = Patience(options.monitor, patience=options.patience, mode=options.mode)
+    return [
+        *([patience] if options.patience else []),
+        RichProgressBar(leave=False) if bars else EpochLines(),
+        best_checkpoint(options, paths.best),
+        ResumePoint(paths, minutes=options.save_minutes, interruption=interruption),
+    ]
+
+
+def best_checkpoint(options: CallbacksConfig, file: Path) -> ModelCheckpoint:
+    """Return what keeps the checkpoint of the epoch with the best `monitor` in a file."""
     return ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor=monitor,
-        mode=mode,
+        dirpath=file.parent,
+        filename=file.stem,
+        monitor=options.monitor,
+        mode=options.mode,
         save_top_k=1,
         # A resumed run replaces its own file rather than adding best-v1.ckpt.
         enable_version_counter=False,
@@ -46,7 +74,7 @@ def best_checkpoint(folder: Path, *, monitor: str, mode: str) -> ModelCheckpoint
 
 
 class ResumePoint(Checkpoint):
-    """Keeps `last.ckpt`, from which the run goes on, and `previous.ckpt`, the one before.
+    """Keeps the checkpoint from which the run resumes, and the one before.
 
     They are written at each epoch's end, within an epoch every `minutes`, and after the batch in
     which a signal asks the run to end. A signal during validation waits for its end: what the epoch
@@ -58,32 +86,34 @@ class ResumePoint(Checkpoint):
     their order, so that this one, listed last, stores the state of all.
 
     Args:
-        folder: Where the files go.
+        paths: Where they go; `best` is not this callback's.
         minutes: Between two of them within an epoch; 0: none there.
         interruption: Whether the process has been asked to end.
     """
 
-    def __init__(self, folder: Path, *, minutes: float, interruption: Interruption) -> None:
-        self.last, self.previous = folder / "last.ckpt", folder / "previous.ckpt"
+    def __init__(
+        self, paths: CheckpointPaths, *, minutes: float, interruption: Interruption
+    ) -> None:
+        self.last, self.previous = paths.last, paths.previous
         self._seconds = 60 * minutes or math.inf
         self._interruption = interruption
         self._postponing = ExitStack()
         self._written = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on signals wait for a checkpoint."""
+        """Let signals wait for a checkpoint from here on."""
         self._written = time.monotonic()
         if trainer.world_size == 1:
             self._postponing.enter_context(self._interruption.postponed())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Signals wait no longer."""
+        """Let signals wait no longer."""
         self._postponing.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Signals wait no longer."""
+        """Let signals wait no longer."""
         self._postponing.close()
 
     def on_train_batch_end(
@@ -94,7 +124,7 @@ class ResumePoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Writes where it is time to, or to end."""
+        """Write where it is time to, or to end."""
         due = time.monotonic() - self._written > self._seconds
         if trainer.world_size > 1 or not (due or self._interruption.asked):
             return
@@ -105,11 +135,11 @@ class ResumePoint(Checkpoint):
         self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes."""
+        """Write."""
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        """Writes the new file beside, then moves the names along; ends where that is asked for."""
+        """Write the new file beside, then move the names along; end where that is requested."""
         fresh = self.last.with_suffix(".writing")
         trainer.save_checkpoint(fresh)  # every process takes part; the first one writes
         if trainer.is_global_zero:
@@ -118,15 +148,15 @@ class ResumePoint(Checkpoint):
             fresh.replace(self.last)
         self._written = time.monotonic()
         if self._interruption.asked is not None:
-            log.info("asked to end: epoch %d is kept in %s", trainer.current_epoch + 1, self.last)
+            log.info("interrupted: epoch %d is kept in %s", trainer.current_epoch + 1, self.last)
             raise self._interruption.asked
 
 
 class StepSeeds(Callback):
     """Seeds torch anew at every batch, from the run's seed, the epoch and the batch alone.
 
-    So dropout in a batch does not depend on what ran before it in this process, and a run that goes
-    on from a checkpoint, of an epoch's end or not, computes what the uninterrupted one would have.
+    So dropout in a batch does not depend on what ran before it in this process, and a run that
+    resumes from a checkpoint, of an epoch's end or not, computes what the uninterrupted one would have.
     In validation and test, where one quirk drops as well (`fusion.dropout=always_batch`), the epoch
     does not count: a checkpoint has its scores in whatever process it is tested.
 
@@ -140,7 +170,7 @@ class StepSeeds(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seeds this batch."""
+        """Seed this batch."""
         self._seed_batch(trainer, trainer.current_epoch, batch_idx)
 
     def on_validation_batch_start(
@@ -151,13 +181,13 @@ class StepSeeds(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Seeds this batch."""
+        """Seed this batch."""
         self._seed_batch(trainer, 0, batch_idx)
 
     on_test_batch_start = on_validation_batch_start
 
     def _seed_batch(self, trainer: Trainer, epoch: int, batch: int) -> None:
-        """Processes of a distributed run differ."""
+        """Seed torch; processes of a distributed run differ."""
         key = [self._seed, epoch, batch, trainer.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
@@ -182,12 +212,12 @@ class Scores(Callback):
         self.last: dict[str, float] = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps this epoch's metrics."""
+        """Keep this epoch's metrics."""
         metrics = {**metrics_under(trainer, "train/"), **metrics_under(trainer, "val/")}
         self.last = {**metrics, "epoch": float(trainer.current_epoch)}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs what a run that goes on from a checkpoint had measured in that epoch.
+        """Log what a run that resumes from a checkpoint had measured in that epoch.
 
         Lightning logs an epoch only after its checkpoint is written, so a process that dies in
         between would leave a gap. In another folder than the checkpoint's, `best.ckpt` begins
@@ -200,7 +230,7 @@ class Scores(Callback):
             trainer.logger.log_metrics(self.last, step=trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares this epoch with the best so far, as strictly as Lightning's checkpoint does."""
+        """Compare this epoch with the best so far, as strictly as Lightning's checkpoint does."""
         if trainer.state.fn != TrainerFn.FITTING or self._monitor not in trainer.callback_metrics:
             return
         metrics = metrics_under(trainer, "val/")
@@ -208,22 +238,22 @@ class Scores(Callback):
             self.best = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
-        """More is better; NaN, which ends a training only where patience does, is the least."""
+        """Return the score, more being better; NaN, which ends a training only where patience does, is the least."""
         value = metrics[self._monitor]
         return -math.inf if math.isnan(value) else self._sign * value
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores, for a checkpoint."""
+        """Return the scores, for a checkpoint."""
         return {"best": dict(self.best), "last": dict(self.last)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+        """Resume from a checkpoint."""
         self.best = {str(key): float(value) for key, value in state_dict["best"].items()}
         self.last = {str(key): float(value) for key, value in state_dict["last"].items()}
 
 
 def metrics_under(trainer: Trainer, prefix: str) -> dict[str, float]:
-    """What Lightning last measured under a prefix."""
+    """Return what Lightning last measured under a prefix."""
     metrics = trainer.callback_metrics.items()
     return {name: float(value) for name, value in metrics if name.startswith(prefix)}
 
@@ -235,33 +265,28 @@ class Patience(EarlyStopping):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends training that had ended."""
+        """End training that had ended."""
         super().on_train_start(trainer, pl_module)
         if self.stopped_epoch > 0:
             trainer.should_stop = True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint, with the patience asked for and not the checkpoint's."""
+        """Resume from a checkpoint, with the configured patience and not the checkpoint's."""
         super().load_state_dict({**state_dict, "patience": self.patience})
 
 
-def progress(*, bars: bool) -> list[Callback]:
-    """Rich progress bars, or one line an epoch for a log file."""
-    return [RichProgressBar(leave=False)] if bars else [EpochLines()]
-
-
 class EpochLines(Callback):
-    """One line an epoch: losses, validation score, seconds."""
+    """One line per epoch: losses, validation score, seconds."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the line; validation of the epoch has run by now."""
+        """Print the line; validation of the epoch has run by now."""
         if not trainer.is_global_zero:
             return
         shown = " ".join(
@@ -288,7 +313,7 @@ class Stopwatch(Callback):
         self._patches = 0
 
     def of_validation(self) -> dict[str, float]:
-        """`inference/seconds` of the last validation outside training, and those of a patch."""
+        """Return `inference/seconds` of the last validation outside training, and those of a patch."""
         seconds = self.seconds["inference/seconds"]
         return {
             "inference/seconds": seconds,
@@ -296,12 +321,12 @@ class Stopwatch(Callback):
         }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the training clock, which goes on from a resumed run's."""
+        """Start the training clock, which continues a resumed run's."""
         self._started = time.monotonic() - self.seconds.get("train/seconds", 0.0)
         self._training = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the training clock."""
+        """Stop the training clock."""
         self._read_training()
         self._training = False
 
@@ -310,15 +335,15 @@ class Stopwatch(Callback):
             self.seconds["train/seconds"] = time.monotonic() - self._started
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the test clock."""
+        """Start the test clock."""
         self._started = time.monotonic()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the test clock."""
+        """Read the test clock."""
         self.seconds["inference/seconds"] = time.monotonic() - self._started
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of a validation outside training."""
+        """Start the clock of a validation outside training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._started, self._patches = time.monotonic(), 0
 
@@ -331,102 +356,20 @@ class Stopwatch(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Counts patches of a validation outside training."""
+        """Count patches of a validation outside training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._patches += len(batch["patch_id"]) * trainer.world_size
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the clock of a validation outside training."""
+        """Read the clock of a validation outside training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.seconds["inference/seconds"] = time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds so far, for a checkpoint."""
+        """Return the seconds so far, for a checkpoint."""
         self._read_training()
         return {"seconds": dict(self.seconds)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+        """Resume from a checkpoint."""
         self.seconds = {str(key): float(value) for key, value in state_dict["seconds"].items()}
-
-
-@dataclass
-class PanelRow:
-    """One test patch of the panel."""
-
-    patch: str
-    image: npt.NDArray[np.uint8]
-    """(H, W, 3) red, green, blue, 0..255."""
-    truth: npt.NDArray[np.uint8]
-    """(H, W) class indices."""
-    prediction: npt.NDArray[np.uint8]
-    """(H, W) class indices."""
-
-
-@dataclass
-class PanelCollector(Callback):
-    """Keeps evenly spaced test patches with their predictions, for a figure.
-
-    Args:
-        count: How many patches; 0 keeps none.
-        total: How many patches the test set has.
-        rgb: Positions of red, green and blue among the image's bands; None shows one band in grey.
-    """
-
-    count: int
-    total: int
-    rgb: tuple[int, int, int] | None = (0, 1, 2)
-    rows: list[PanelRow] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        spaced = np.linspace(0, max(0, self.total - 1), min(self.count, self.total))
-        self._wanted = set(spaced.round().astype(int).tolist())
-        self._seen = 0
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets an earlier test."""
-        self.rows.clear()
-        self._seen = 0
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Mapping[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the wanted patches of a batch."""
-        for position, patch in enumerate(batch["patch_id"]):
-            if self._seen + position in self._wanted:
-                image = _picture(batch, position, self.rgb)
-                truth, prediction = (
-                    each[position].to(torch.uint8).cpu().numpy()
-                    for each in (batch["label"], outputs)
-                )
-                self.rows.append(PanelRow(patch, image, truth, prediction))
-        self._seen += len(batch["patch_id"])
-
-
-def _picture(
-    batch: Mapping[str, Any], position: int, rgb: tuple[int, int, int] | None
-) -> npt.NDArray[np.uint8]:
-    """A patch as (H, W, 3) uint8: its aerial image, or where there is none its satellite series."""
-    image = batch.get("image")
-    if image is not None:
-        bands = list(rgb or (0, 0, 0))
-        picture = image[position, bands].float().cpu().numpy()
-    else:
-        picture = _series_picture(batch, position)
-    return np.asarray(np.moveaxis(picture * 255, 0, -1).clip(0, 255), dtype=np.uint8)
-
-
-def _series_picture(batch: Mapping[str, Any], position: int) -> npt.NDArray[np.float32]:
-    """The footprint's median over time in true colour, stretched, at the label's size."""
-    series = batch["series"][position].float()
-    real = series[~batch["padding"][position]]
-    median = footprint(real[:, list(TRUE_COLOUR)]).median(dim=0).values
-    stretched = median / torch.quantile(median, 0.98).clamp_min(1e-6)
-    resized = torch.nn.functional.interpolate(stretched[None], size=batch["label"].shape[-2:])
-    return np.asarray(resized[0].cpu().numpy(), dtype=np.float32)

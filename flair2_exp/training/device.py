@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from flair2_exp.config.training import TrainerConfig
 from flair2_exp.errors import DeviceError, nearest
 
 
-def require_device(accelerator: str, devices: int, precision: str) -> None:
+def require_device(trainer: TrainerConfig) -> None:
     """Refuse what this machine lacks, before anything is read.
-
-    Args:
-        accelerator: `auto`, `cpu`, `gpu`, `cuda` or `mps`.
-        devices: How many; -1 for all.
-        precision: Lightning's name, as `bf16-mixed`.
 
     Raises:
         DeviceError: No such device, too few of them, or a precision that they do not compute in.
     """
     import torch
 
+    accelerator, devices, precision = trainer.accelerator, trainer.devices, trainer.precision
     gpus = torch.cuda.device_count()
     apple = torch.backends.mps.is_available()
     if accelerator == "cuda" or (accelerator == "gpu" and not apple):
@@ -30,8 +27,6 @@ def require_device(accelerator: str, devices: int, precision: str) -> None:
         raise DeviceError(
             "trainer.accelerator=mps: this machine has no Apple GPU. Run with trainer=cpu."
         )
-    if devices == 0:
-        raise DeviceError("trainer.devices=0: expected a number from 1 up, or -1 for all devices.")
     on_gpu = accelerator != "cpu" and (gpus > 0 or apple)
     if devices == -1 and not on_gpu:
         raise DeviceError(
@@ -67,8 +62,8 @@ def require_strategy(strategy: str) -> None:
     """
     from lightning.pytorch.strategies import StrategyRegistry
 
-    known = ["auto", *StrategyRegistry.available_strategies()]
-    if strategy not in known:
+    strategies = ["auto", *StrategyRegistry.available_strategies()]
+    if strategy not in strategies:
         raise DeviceError(
-            f"trainer.strategy={strategy}: no such strategy; {nearest(strategy, known)}"
+            f"trainer.strategy={strategy}: no such strategy; {nearest(strategy, strategies)}"
         )

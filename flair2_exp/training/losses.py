@@ -4,95 +4,137 @@ All are weighted means over pixels: divided by the sum of the targets' class wei
 weighted cross-entropy and the baseline do (flair2 §2). Pixels whose class weighs nothing are left
 out of every term; a batch of such pixels alone (a patch wholly of "other") costs 0 instead of
 PyTorch's NaN.
+
+`loss._target_` names a class of this module, or another that derives from `PixelLoss`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from flair2_exp.config.training import LossConfig
+from flair2_exp.registry import locate
 
 PLOWED_LAND = "plowed land"
 _IGNORED = -100
 """Stands in a target for the classes that weigh nothing: their pixels are left out."""
 
 
-def class_weights(
-    names: Sequence[str], weights: Mapping[str, float], *, without: Sequence[str] = ()
-) -> list[float]:
-    """The weight of each class: 1 unless named in `weights`, 0 for those in `without`."""
-    return [0.0 if name in without else float(weights.get(name, 1.0)) for name in names]
+def build_loss(options: LossConfig, names: Sequence[str], head: str) -> PixelLoss:
+    """Build the loss of a head.
+
+    Args:
+        options: Of the loss.
+        names: Of all classes, in the order of their indices.
+        head: `aerial` or `satellite`.
+
+    Raises:
+        ConfigError: `loss._target_` is not a loss.
+    """
+    kind = locate(options._target_, PixelLoss, "loss._target_")
+    return kind(class_weights(options, names, head), options)
+
+
+def class_weights(options: LossConfig, names: Sequence[str], head: str) -> list[float]:
+    """Return the weight of each class: 1 unless named in the options."""
+    weights = dict(options.class_weights)
+    if head == "satellite" and options.satellite_class_weights == "reference":
+        weights[PLOWED_LAND] = 0.0
+    return [float(weights.get(name, 1.0)) for name in names]
 
 
 class PixelLoss(nn.Module):
-    """Cross-entropy or focal loss, class-weighted, with optional label smoothing and soft Dice.
-
-    The focal factor (1 - p)^gamma is Lin et al. (2017), equation 4, on the softmax probability of
-    the target. Dice is that of segmentation_models_pytorch, over the classes that weigh anything,
-    added with weight 1.
+    """What every loss is: its `forward` takes logits and targets and returns a scalar.
 
     Args:
         weights: Weight of each class, C numbers from 0 up.
-        label_smoothing: Share of the target spread over all classes, 0..1.
-        gamma: Focusing exponent; 0 is cross-entropy.
-        dice: Whether the Dice loss is added.
+        options: Of the loss; a class ignores those that it has no use for.
     """
 
-    def __init__(
-        self,
-        weights: Sequence[float],
-        *,
-        label_smoothing: float = 0.0,
-        gamma: float = 0.0,
-        dice: bool = False,
-    ) -> None:
+    def __init__(self, weights: Sequence[float], options: LossConfig) -> None:
         super().__init__()
         # Not persistent: the weights are an option of the run, not something that it learns.
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self.weights: Tensor
-        self.label_smoothing = label_smoothing
-        self.gamma = gamma
-        self.dice = _dice(weights) if dice else None
+        self.options = options
+
+
+class CrossEntropy(PixelLoss):
+    """Cross-entropy, with `label_smoothing`."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss, a scalar in float32 (in float64 where the logits are).
+        """Return the loss, a scalar in float32 (in float64 where the logits are).
 
         Args:
             logits: (B, C, H, W), any floating type.
             target: (B, H, W) int64, 0..C-1.
         """
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = _at_least_float32(logits)
         weights = self.weights.to(logits.dtype)  # a run in bf16-true or 64-true converts buffers
-        weight = weights[target]
-        # Weighing its cross-entropy by 0 is not enough: smoothing spreads over the other classes.
-        counted = target.masked_fill(weight == 0, _IGNORED)
-        # One row a pixel: PyTorch's two-dimensional kernel has no deterministic form on GPUs.
+        # One row per pixel: PyTorch's two-dimensional kernel has no deterministic form on GPUs.
         pixels = logits.movedim(1, -1).flatten(0, -2)
-        costs = functional.cross_entropy(
+        total = self._total(pixels, target.flatten(), weights)
+        return total / weights[target].sum().clamp_min(torch.finfo(total.dtype).tiny)
+
+    def _total(self, pixels: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+        """Return the summed costs of pixels (N, C) whose classes are truth (N,)."""
+        return self._costs(pixels, truth, weights, "sum")
+
+    def _costs(self, pixels: Tensor, truth: Tensor, weights: Tensor, reduction: str) -> Tensor:
+        return functional.cross_entropy(
             pixels,
-            counted.flatten(),
+            _counted(truth, weights),
             weights,
             ignore_index=_IGNORED,
-            reduction="none" if self.gamma else "sum",
-            label_smoothing=self.label_smoothing,
+            reduction=reduction,
+            label_smoothing=self.options.label_smoothing,
         )
-        if self.gamma:
-            costs = (costs * self._focus(pixels, target.flatten())).sum()
-        loss = costs / weight.sum().clamp_min(torch.finfo(costs.dtype).tiny)
-        return loss if self.dice is None else loss + self.dice(logits, counted)
 
-    def _focus(self, pixels: Tensor, truth: Tensor) -> Tensor:
-        """(1 - p)^gamma of each pixel, p the probability of its class."""
+
+class Focal(CrossEntropy):
+    """Cross-entropy of each pixel times (1 - p)^`gamma`, p the softmax probability of its class.
+
+    Lin et al. (2017), equation 4.
+    """
+
+    def _total(self, pixels: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
         probability = pixels.softmax(dim=1).gather(1, truth[:, None]).squeeze(1)
         # A power below 1 has no slope at 0: a pixel beyond doubt would make the gradient NaN.
-        return (1 - probability).clamp_min(torch.finfo(pixels.dtype).eps) ** self.gamma
+        doubt = (1 - probability).clamp_min(torch.finfo(pixels.dtype).eps)
+        return (self._costs(pixels, truth, weights, "none") * doubt**self.options.gamma).sum()
 
 
-def _dice(weights: Sequence[float]) -> nn.Module:
-    from segmentation_models_pytorch.losses import DiceLoss
+class DiceCrossEntropy(CrossEntropy):
+    """Cross-entropy plus soft Dice over the batch, of the classes that weigh anything.
 
-    counted = [index for index, weight in enumerate(weights) if weight > 0]
-    dice: nn.Module = DiceLoss(mode="multiclass", classes=counted, ignore_index=_IGNORED)
-    return dice
+    Dice is that of segmentation_models_pytorch.
+    """
+
+    def __init__(self, weights: Sequence[float], options: LossConfig) -> None:
+        super().__init__(weights, options)
+        from segmentation_models_pytorch.losses import DiceLoss
+
+        counted = [index for index, weight in enumerate(weights) if weight > 0]
+        self.dice = DiceLoss(mode="multiclass", classes=counted, ignore_index=_IGNORED)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the sum of both, as `CrossEntropy.forward`."""
+        loss: Tensor = super().forward(logits, target)
+        counted = _counted(target, self.weights)
+        return loss + self.dice(_at_least_float32(logits), counted)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _counted(target: Tensor, weights: Tensor) -> Tensor:
+    """Leave pixels of classes that weigh nothing out of a target.
+
+    Weighing their cross-entropy by 0 is not enough: smoothing spreads over the other classes.
+    """
+    return target.masked_fill(weights[target] == 0, _IGNORED)

@@ -1,4 +1,4 @@
-"""Reporting a score while training, and stopping when whoever collects it says so."""
+"""Reporting a score while training, and stopping where whoever collects it says so."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Reporter(Protocol):
     """Whoever compares this training with others, as a trial of a search."""
 
     def report(self, value: float, step: int) -> bool:
-        """Take the score of a step; says whether the training should stop.
+        """Take the score of a step; return whether the training should stop.
 
         What this raises ends the training as an error, in every process.
         """
@@ -40,16 +40,16 @@ class Reporter(Protocol):
 
 
 class Pruning(Callback):
-    """Reports a metric after each epoch's validation and stops the training when told to.
+    """Reports a metric after each epoch's validation and stops the training where its reporter says so.
 
-    The first process of a distributed training reports, and tells the others.
+    The first process of a distributed training reports, and passes the answer to the others.
 
     Args:
         reporter: Takes the reports; None in all processes but the first.
-        metric: What is reported; a score that is no finite number is not.
+        metric: What is reported; a score that is not finite is left out.
 
     Attributes:
-        stopped_epoch: The epoch (from 0) in which training was told to stop; None if it was not.
+        stopped_epoch: The epoch (from 0) in which training was stopped; None if it was not.
     """
 
     def __init__(self, reporter: Reporter | None, metric: str) -> None:
@@ -57,7 +57,7 @@ class Pruning(Callback):
         self.stopped_epoch: int | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports, and stops every process or none.
+        """Report, and stop every process or none.
 
         Raises:
             UnknownObjectiveError: Validation does not measure the metric.
@@ -65,10 +65,10 @@ class Pruning(Callback):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         if self._metric not in trainer.callback_metrics:
-            known = ", ".join(sorted(n for n in trainer.callback_metrics if n.startswith("val/")))
+            measured = sorted(n for n in trainer.callback_metrics if n.startswith("val/"))
             raise UnknownObjectiveError(
                 f"objective={self._metric} was never logged: it is not among the values that "
-                f"validation gives, {known}."
+                f"validation gives, {', '.join(measured)}."
             )
         value, epoch = float(trainer.callback_metrics[self._metric]), trainer.current_epoch
         stop, failure = trainer.strategy.broadcast(self._report(trainer, value, epoch))
@@ -80,10 +80,10 @@ class Pruning(Callback):
             trainer.should_stop = True
 
     def _report(self, trainer: Trainer, value: float, epoch: int) -> tuple[bool, Exception | None]:
-        """The reporter's answer, or its exception: the other processes wait for either."""
+        """Return the reporter's answer, or its exception: the other processes wait for either."""
         if not trainer.is_global_zero or self._reporter is None or not math.isfinite(value):
             return False, None
         try:
             return self._reporter.report(value, epoch), None
-        except Exception as error:
+        except Exception as error:  # of whatever kind: raised again in every process
             return False, error

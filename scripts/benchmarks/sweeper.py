@@ -70,7 +70,8 @@ def _run(
     from hydra.types import HydraContext
     from omegaconf import OmegaConf
 
-    from flair2_exp.optuna_sweeper.search import Search, read_options
+    from flair2_exp.optuna_sweeper.config import OptunaStudyConf
+    from flair2_exp.optuna_sweeper.search import Search
 
     moments: list[tuple[float, float]] = []
 
@@ -101,7 +102,7 @@ def _run(
                 hydra_context=context, task_function=task, config=config
             )
         Search(
-            options=read_options({k: v for k, v in options.items() if not k.startswith("_")}),
+            options=OptunaStudyConf(**options),
             config=config,
             launcher=used,
             config_loader=loader,

@@ -187,7 +187,7 @@ def test_nothing_heavy_is_imported_before_an_experiment(arguments: list[str]) ->
     program = (
         "import sys\n"
         f"sys.argv = ['flair2-exp', *{arguments!r}]\n"
-        "from flair2_exp.__main__ import main\n"
+        "from flair2_exp.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'lightning', 'mlflow', 'numpy', 'rasterio', 'optuna', 'pandas'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))\n"

@@ -4,31 +4,35 @@ from pathlib import Path
 
 import pytest
 
-from flair2_exp.cli.preflight import preflight
-from flair2_exp.cli.words import understood, words
-from flair2_exp.config import schema
+from flair2_exp.cli.main import main
+from flair2_exp.cli.words import parse
+from flair2_exp.config.groups import config_folder
 from flair2_exp.errors import ConfigError, UsageError
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "flags", "overrides"),
     [
-        ("seed=1", "seed=1"),
-        ("seed=1 -m model=unet,utt", "--multirun seed=1 model=unet,utt"),
-        ("sweep=factors seed=1", "--multirun sweep=factors seed=1"),
-        ("--multi sweep=factors", "--multirun sweep=factors"),
-        ("sweep=factors -c job", "--cfg=job sweep=factors"),
-        ("--info=config sweep=factors", "--info=config sweep=factors"),
-        ("tune=utt", "--multirun hydra/sweeper=optuna_study tune=utt"),
-        ("tune=utt hydra/sweeper=own", "--multirun tune=utt hydra/sweeper=own"),
-        ("tune=utt -c hydra -p x", "--cfg=hydra --package=x hydra/sweeper=optuna_study tune=utt"),
-        ("-sc query=bash", "--shell-completion query=bash"),
+        ("seed=1", {}, "seed=1"),
+        ("seed=1 -m model=unet,utt", {"multirun": True}, "seed=1 model=unet,utt"),
+        ("seed=1 hydra.mode=MULTIRUN", {"multirun": True}, "seed=1 hydra.mode=MULTIRUN"),
+        ("sweep=factors seed=1", {"multirun": True}, "sweep=factors seed=1"),
+        ("--multi sweep=factors", {"multirun": True}, "sweep=factors"),
+        ("sweep=factors -c job", {"cfg": "job"}, "sweep=factors"),
+        ("--info=config sweep=factors", {"info": "config"}, "sweep=factors"),
+        ("tune=utt", {"multirun": True}, "hydra/sweeper=optuna_study tune=utt"),
+        ("tune=utt hydra/sweeper=own", {"multirun": True}, "tune=utt hydra/sweeper=own"),
+        ("tune=utt -c hydra -p x", {"cfg": "hydra", "package": "x"},
+         "hydra/sweeper=optuna_study tune=utt"),
+        ("-sc query=bash", {"shell_completion": True}, "query=bash"),
     ],
-)
-def test_flags_stand_anywhere_and_a_sweep_implies_its_own(typed: str, meant: str) -> None:
-    asked = understood(typed.split())
-    assert words(asked) == meant.split()
-    assert understood(words(asked)) == asked
+)  # fmt: skip
+def test_flags_stand_anywhere_and_a_sweep_implies_its_own(
+    typed: str, flags: dict[str, object], overrides: str
+) -> None:
+    words = vars(parse(typed.split()))
+    assert words.pop("overrides") == overrides.split()
+    assert {name: value for name, value in words.items() if value} == flags
 
 
 def test_an_experiment_is_run_from_its_file(tmp_path: Path) -> None:
@@ -36,22 +40,25 @@ def test_an_experiment_is_run_from_its_file(tmp_path: Path) -> None:
     for file in files:
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    asked = understood(["--multirun", f"experiment={files[0]},{files[1]}", "seed=1"])
-    assert words(asked) == [
-        "--multirun", f"--config-dir={tmp_path}", "experiment=best,mine/own", "seed=1",
-    ]  # fmt: skip
+    flags = parse(["--multirun", f"experiment={files[0]},{files[1]}", "seed=1"])
+    assert flags.overrides == ["experiment=best,mine/own", "seed=1"]
+    assert (flags.multirun, flags.config_dir) == (True, str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["a b", "é", "it's", 'a"b', "a=b", "100%"])
 def test_an_experiment_file_may_lie_in_a_folder_of_any_name(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / name / "experiment" / "best.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("# @package _global_\ns2_preproc: {size: 30}\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"s2_preproc\.size=30"):
-        preflight(understood([f"experiment={name}/experiment/best.yaml"]))
+    with pytest.raises(SystemExit, match="1"):
+        main([f"experiment={name}/experiment/best.yaml"])
+    assert "s2_preproc.size=30" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -67,20 +74,20 @@ def test_an_experiment_file_that_hydra_cannot_find_is_refused(
     monkeypatch.chdir(tmp_path)
     Path("best.yaml").touch()
     with pytest.raises(ConfigError, match=message):
-        understood([f"experiment={file}"])
+        parse([f"experiment={file}"])
 
 
 def test_experiments_of_conf_may_be_named_by_their_files() -> None:
-    file = schema.config_folder() / "experiment" / "leaderboard" / "utt.yaml"
-    assert understood([f"experiment={file}"]).overrides == ["experiment=leaderboard/utt"]
+    file = config_folder() / "experiment" / "leaderboard" / "utt.yaml"
+    assert parse([f"experiment={file}"]).overrides == ["experiment=leaderboard/utt"]
 
 
 @pytest.mark.parametrize("typed", ["tune=utt sweep=factors", "tune=utt,unet"])
 def test_one_command_is_one_sweep_or_one_search(typed: str) -> None:
     with pytest.raises(ConfigError, match=r"one after the other|one search at a time"):
-        understood(typed.split())
+        parse(typed.split())
 
 
 def test_a_flag_that_hydra_lacks_is_a_misuse() -> None:
     with pytest.raises(UsageError, match="unrecognized arguments: --nonsense"):
-        understood(["--nonsense", "seed=1"])
+        parse(["--nonsense", "seed=1"])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flair2_exp.data.layout import Folders, locate
 from tests.data.trees import Tree, write_tree
 
 
@@ -27,8 +26,3 @@ def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 def own_tree(tmp_path: Path) -> Tree:
     """A tree to change."""
     return write_tree(tmp_path / "tree")
-
-
-@pytest.fixture
-def folders(shared_tree: Tree) -> Folders:
-    return locate(shared_tree.root)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from flair2_exp.config.data import AugConfig
 from flair2_exp.data.augment import Geometry, Sample, augment, change_photometry, draw_geometry
-from flair2_exp.data.options import AugmentationOptions
 
 PATCH, SUPER = 128, 40
 OPTICAL = (True, True, True, True, False)
@@ -63,7 +63,7 @@ def generator(seed: int) -> np.random.Generator:
 def test_a_landmark_moves_to_the_same_place_in_every_modality(
     geometry: Literal["flips", "d4"], seed: int
 ) -> None:
-    options = AugmentationOptions(geometry=geometry, probability=0.7)
+    options = AugConfig(geometry=geometry, probability=0.7)
     after = places(augment(painted(20.0, -35.0), generator(seed), options, OPTICAL))
     for name, place in after.items():
         # The series' pixels are 10 m wide.
@@ -72,7 +72,7 @@ def test_a_landmark_moves_to_the_same_place_in_every_modality(
 
 @given(seed=st.integers(0, 2**32))
 def test_a_landmark_is_enlarged_to_the_same_place_in_every_modality(seed: int) -> None:
-    options = AugmentationOptions(geometry="d4", zoom=0.25)
+    options = AugConfig(geometry="d4", zoom=0.25)
     before = painted(20.0, -30.0)
     drawn = draw_geometry(generator(seed), options)
     after = places(augment(before, generator(seed), options, OPTICAL))
@@ -84,12 +84,12 @@ def test_a_landmark_is_enlarged_to_the_same_place_in_every_modality(seed: int) -
 
 @given(seed=st.integers(0, 2**32))
 def test_without_satellite_the_series_and_its_target_stay_where_they_are(seed: int) -> None:
-    options = AugmentationOptions(geometry="d4", satellite=False, zoom=0.2)
+    options = AugConfig(geometry="d4", satellite=False, zoom=0.2)
     before = painted(20.0, -30.0)
     after = augment(before, generator(seed), options, OPTICAL)
     assert np.array_equal(after.frames, before.frames)  # type: ignore[arg-type]
     assert after.satellite_label is before.label
-    followed = augment(before, generator(seed), AugmentationOptions("d4", zoom=0.2), OPTICAL)
+    followed = augment(before, generator(seed), AugConfig(geometry="d4", zoom=0.2), OPTICAL)
     assert followed.satellite_label is None
     assert np.array_equal(followed.label, after.label)
     assert followed.image is not None
@@ -98,7 +98,7 @@ def test_without_satellite_the_series_and_its_target_stay_where_they_are(seed: i
 
 
 def test_without_satellite_the_landmark_of_the_image_leaves_that_of_the_series() -> None:
-    options = AugmentationOptions(geometry="flips", probability=1.0, satellite=False)
+    options = AugConfig(geometry="flips", probability=1.0, satellite=False)
     distances = []
     for seed in range(8):
         after = places(augment(painted(20.0, -35.0), generator(seed), options, OPTICAL))
@@ -130,7 +130,7 @@ def test_a_symmetry_is_flips_first_then_quarter_turns(
     assert np.array_equal(moved, np.rot90(flipped, turns, axes=(1, 2)))
 
 
-def drawn_symmetries(options: AugmentationOptions, count: int) -> NDArray[np.float64]:
+def drawn_symmetries(options: AugConfig, count: int) -> NDArray[np.float64]:
     array = np.arange(9, dtype=np.uint8).reshape(3, 3)
     all_of_them = symmetries(array)
     counts = np.zeros(8)
@@ -141,19 +141,19 @@ def drawn_symmetries(options: AugmentationOptions, count: int) -> NDArray[np.flo
 
 
 def test_d4_draws_the_eight_symmetries_uniformly() -> None:
-    counts = drawn_symmetries(AugmentationOptions(geometry="d4"), 4000)
+    counts = drawn_symmetries(AugConfig(geometry="d4"), 4000)
     # 500 each; five standard deviations of a binomial are 105.
     assert np.abs(counts - 500).max() < 105
 
 
 def test_flips_draws_each_step_with_its_probability() -> None:
-    drawn = [draw_geometry(generator(s), AugmentationOptions("flips")) for s in range(4000)]
+    drawn = [draw_geometry(generator(s), AugConfig(geometry="flips")) for s in range(4000)]
     assert sum(one.vertical for one in drawn) == pytest.approx(2000, abs=160)
     assert sum(one.horizontal for one in drawn) == pytest.approx(2000, abs=160)
     # Half are turned, by 0 to 3 quarters: an eighth by each of one, two and three.
     for turns in (1, 2, 3):
         assert sum(one.turns == turns for one in drawn) == pytest.approx(500, abs=105)
-    never = AugmentationOptions("flips", probability=0.0)
+    never = AugConfig(geometry="flips", probability=0.0)
     assert draw_geometry(generator(0), never) == Geometry()
 
 
@@ -175,7 +175,7 @@ def image(seed: int = 0) -> NDArray[np.uint8]:
 
 @given(seed=st.integers(0, 2**32))
 def test_photometry_changes_the_optical_bands_alike_and_never_the_elevation(seed: int) -> None:
-    options = AugmentationOptions(brightness=0.2, contrast=0.2, gamma=0.2)
+    options = AugConfig(brightness=0.2, contrast=0.2, gamma=0.2)
     before = np.stack([image()[0]] * 5)
     after = change_photometry(before, generator(seed), options, OPTICAL)
     assert after.dtype == np.uint8
@@ -188,7 +188,7 @@ def test_photometry_changes_the_optical_bands_alike_and_never_the_elevation(seed
 
 def test_brightness_scales_within_its_limits_and_the_input_is_left_alone() -> None:
     before = np.full((5, 4, 4), 100, dtype=np.uint8)
-    options = AugmentationOptions(brightness=0.3)
+    options = AugConfig(brightness=0.3)
     values = {
         int(change_photometry(before, generator(s), options, OPTICAL)[0, 0, 0]) for s in range(200)
     }
@@ -199,7 +199,7 @@ def test_brightness_scales_within_its_limits_and_the_input_is_left_alone() -> No
 
 def test_noise_has_its_spread() -> None:
     before = np.full((5, 64, 64), 128, dtype=np.uint8)
-    after = change_photometry(before, generator(1), AugmentationOptions(noise=0.05), OPTICAL)
+    after = change_photometry(before, generator(1), AugConfig(noise=0.05), OPTICAL)
     difference = after.astype(float) - before
     assert np.std(difference[:4]) == pytest.approx(255 * 0.05, rel=0.03)
     assert abs(difference[:4].mean()) < 0.5
@@ -209,8 +209,8 @@ def test_noise_has_its_spread() -> None:
 
 def test_no_photometry_gives_the_image_itself() -> None:
     one = image()
-    assert change_photometry(one, generator(0), AugmentationOptions("d4"), OPTICAL) is one
-    bright = AugmentationOptions(brightness=0.5)
+    assert change_photometry(one, generator(0), AugConfig(geometry="d4"), OPTICAL) is one
+    bright = AugConfig(brightness=0.5)
     assert change_photometry(one, generator(0), bright, (False,) * 5) is one
 
 
@@ -220,7 +220,7 @@ def test_dates_leave_together_with_their_frames_and_one_always_stays(seed: int, 
         (1, 10, 4, 4), np.uint16
     )
     before = Sample(label=np.zeros((4, 4), np.uint8), frames=frames, days=np.arange(count))
-    options = AugmentationOptions(drop_dates=0.8)
+    options = AugConfig(drop_dates=0.8)
     after = augment(before, generator(seed), options, OPTICAL)
     assert after.frames is not None
     assert after.days is not None
@@ -233,7 +233,7 @@ def test_dates_leave_at_their_rate() -> None:
     days = np.arange(50)
     frames = np.zeros((50, 10, 2, 2), np.uint16)
     sample = Sample(label=np.zeros((2, 2), np.uint8), frames=frames, days=days)
-    options = AugmentationOptions(drop_dates=0.3)
+    options = AugConfig(drop_dates=0.3)
     left = [len(augment(sample, generator(s), options, OPTICAL).days) for s in range(100)]  # type: ignore[arg-type]
     assert np.mean(left) == pytest.approx(35, abs=1.7)  # five standard errors
 
@@ -241,14 +241,12 @@ def test_dates_leave_at_their_rate() -> None:
 @pytest.mark.parametrize(
     ("options", "active"),
     [
-        (AugmentationOptions(), False),
-        (AugmentationOptions(satellite=False), False),
-        (AugmentationOptions("flips"), True),
-        (AugmentationOptions(noise=0.1), True),
-        (AugmentationOptions(drop_dates=0.1), True),
+        (AugConfig(), False),
+        (AugConfig(satellite=False), False),
+        (AugConfig(geometry="flips"), True),
+        (AugConfig(noise=0.1), True),
+        (AugConfig(drop_dates=0.1), True),
     ],
 )
-def test_options_know_whether_they_change_anything(
-    options: AugmentationOptions, active: bool
-) -> None:
+def test_options_know_whether_they_change_anything(options: AugConfig, active: bool) -> None:
     assert options.active is active

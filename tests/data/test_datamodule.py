@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
+import multiprocessing
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -18,24 +18,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 
-from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoader
-from flair2_exp.data.dataset import BatchKey, PatchDataset, TreeReader
-from flair2_exp.data.layout import Folders, Index, index, locate
-from flair2_exp.data.options import (
-    AugmentationOptions,
-    MetadataOptions,
-    SeriesOptions,
-    SplitOptions,
+from flair2_exp.config.data import (
+    AugConfig,
+    S2PreprocConfig,
 )
+from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoader
+from flair2_exp.data.dataset import BatchKey, PatchDataset
+from flair2_exp.data.layout import Index, index, locate
+from flair2_exp.data.readers import TreeReader
 from flair2_exp.errors import DamagedPatchError, DataError
-from tests.data.trees import Tree, write_raster
+from tests.data.trees import Tree, groups_of, write_raster
 
-SERIES = SeriesOptions(filter=True, monthly=True, size=16)
+SERIES = S2PreprocConfig(cloud_filter=True, monthly=True, size=16)
 
 
-def module(folders: Folders, **options: Any) -> FlairDataModule:
-    chosen: dict[str, Any] = {"series": SERIES, "batch_size": 2} | options
-    data = FlairDataModule(folders, **chosen)
+BOTH = frozenset({"aerial", "satellite"})
+ALL = BOTH | {"metadata"}
+
+
+def module(
+    tree: Tree,
+    reads: frozenset[str] = BOTH,
+    parts: tuple[str, ...] = ("train", "validation", "test"),
+    **options: Any,
+) -> FlairDataModule:
+    groups = groups_of(tree.root, **({"s2_preproc": SERIES, "batch_size": 2} | options))
+    data = FlairDataModule(groups, reads=reads, parts=parts)
     data.setup()
     return data
 
@@ -52,23 +60,20 @@ def at_epoch(loader: PatchLoader, epoch: int) -> list[dict[str, Any]]:
     return list(loader)
 
 
-def test_setup_tells_what_the_data_are(folders: Folders) -> None:
-    data = module(folders)
+def test_setup_tells_what_the_data_are(shared_tree: Tree) -> None:
+    data = module(shared_tree)
     assert data.patch_size == 32
-    assert data.channels == 5
     assert data.counts == {"train": 2, "validation": 2, "test": 1}
     assert len(data.fingerprint) == 64
     data.setup("fit")
-    assert module(folders, aerial=False).channels == 0
 
 
-def test_batches_do_not_depend_on_the_workers(folders: Folders) -> None:
+def test_batches_do_not_depend_on_the_workers(shared_tree: Tree) -> None:
     options = {
-        "augmentation": AugmentationOptions("d4", noise=0.05, drop_dates=0.3),
-        "metadata": MetadataOptions(),
+        "aug": AugConfig(geometry="d4", noise=0.05, drop_dates=0.3),
         "batch_size": 1,
     }
-    alone, shared = module(folders, **options), module(folders, workers=2, **options)
+    alone, shared = (module(shared_tree, ALL, workers=n, **options) for n in (0, 2))
     loaders = [data.train_dataloader() for data in (alone, shared)]
     for epoch in (0, 1, 5):
         ours, theirs = (at_epoch(loader, epoch) for loader in loaders)
@@ -80,19 +85,19 @@ def test_batches_do_not_depend_on_the_workers(folders: Folders) -> None:
         assert all(same(one[name], other[name]) for name in one)
 
 
-def test_evaluation_is_neither_shuffled_nor_augmented(folders: Folders) -> None:
-    data = module(folders, augmentation=AugmentationOptions("d4"), eval_batch_size=1)
+def test_evaluation_is_neither_shuffled_nor_augmented(shared_tree: Tree) -> None:
+    data = module(shared_tree, aug=AugConfig(geometry="d4"), eval_batch_size=1)
     first, later = (at_epoch(data.val_dataloader(), epoch) for epoch in (0, 3))
     assert [batch["patch_id"] for batch in first] == [["IMG_000001"], ["IMG_000002"]]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, later, strict=True))
 
 
-def test_elevation_keeps_its_values_wherever_its_band_is(folders: Folders) -> None:
+def test_elevation_keeps_its_values_wherever_its_band_is(shared_tree: Tree) -> None:
     bands = ("elevation", "red")
-    changes = AugmentationOptions(brightness=0.5, noise=0.1)
+    changes = AugConfig(brightness=0.5, noise=0.1)
     plain, changed = (
-        module(folders, bands=bands, augmentation=each).dataset("train").sample(0, 0).image
-        for each in (None, changes)
+        module(shared_tree, bands=bands, aug=each).dataset("train").sample(0, 0).image
+        for each in (AugConfig(), changes)
     )
     assert plain is not None
     assert changed is not None
@@ -120,7 +125,7 @@ class Recorder(LightningModule):
 
 
 def test_lightning_gives_each_epoch_its_order_also_after_a_resume(
-    folders: Folders, tmp_path: Path
+    shared_tree: Tree, tmp_path: Path
 ) -> None:
     def train(epochs: int, checkpoint: str | None) -> list[tuple[int, list[str], float]]:
         model = Recorder()
@@ -129,9 +134,9 @@ def test_lightning_gives_each_epoch_its_order_also_after_a_resume(
             accelerator="cpu", max_epochs=epochs, enable_model_summary=False,
             enable_checkpointing=False, limit_val_batches=0, **quiet,
         )  # fmt: skip
-        data = FlairDataModule(
-            folders, series=SERIES, batch_size=1, augmentation=AugmentationOptions("d4", noise=0.1)
-        )
+        augmentation = AugConfig(geometry="d4", noise=0.1)
+        groups = groups_of(shared_tree.root, s2_preproc=SERIES, batch_size=1, aug=augmentation)
+        data = FlairDataModule(groups, reads=BOTH)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
@@ -147,20 +152,20 @@ def test_lightning_gives_each_epoch_its_order_also_after_a_resume(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_epoch_goes_on_behind_its_batches_and_the_next_is_whole(
-    folders: Folders, workers: int
+    shared_tree: Tree, workers: int
 ) -> None:
     """Two epochs of two batches, left after the first batch."""
 
     def images(batches: Iterator[dict[str, Any]]) -> list[list[str]]:
         return [batch["patch_id"] for batch in batches]
 
-    whole = module(folders, batch_size=1).train_dataloader()
+    whole = module(shared_tree, batch_size=1).train_dataloader()
     expected = [images(iter(at_epoch(whole, epoch))) for epoch in (0, 1)]
     begun = iter(whole)
     next(begun)
     state = whole.state_dict()
     assert state == {"batches": 1}
-    resumed = module(folders, batch_size=1, workers=workers).train_dataloader()
+    resumed = module(shared_tree, batch_size=1, workers=workers).train_dataloader()
     resumed.load_state_dict(state)
     assert images(iter(at_epoch(resumed, 0))) == expected[0][1:]
     assert resumed.state_dict() == {"batches": 2}
@@ -169,9 +174,9 @@ def test_a_resumed_epoch_goes_on_behind_its_batches_and_the_next_is_whole(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_loader_leaves_the_random_numbers_of_dropout_alone(
-    folders: Folders, workers: int
+    shared_tree: Tree, workers: int
 ) -> None:
-    loader = module(folders, workers=workers).train_dataloader()
+    loader = module(shared_tree, workers=workers).train_dataloader()
     before = torch.get_rng_state()
     list(loader)
     assert torch.equal(torch.get_rng_state(), before)
@@ -232,15 +237,15 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("series", "factor"),
     [
-        (SeriesOptions(size=16), 10_000),
-        (SeriesOptions(size=16, scale="reference"), 65_535),
-        (SeriesOptions(size=16, monthly=True, scale="reference"), 1),
+        (S2PreprocConfig(size=16), 10_000),
+        (S2PreprocConfig(size=16, scale="reference"), 65_535),
+        (S2PreprocConfig(size=16, monthly=True, scale="reference"), 1),
     ],
 )
 def test_batches_are_scaled_after_the_transfer(
-    folders: Folders, series: SeriesOptions, factor: int
+    shared_tree: Tree, series: S2PreprocConfig, factor: int
 ) -> None:
-    data = module(folders, series=series)
+    data = module(shared_tree, s2_preproc=series)
     (batch,) = data.val_dataloader()
     scaled = data.on_after_batch_transfer(batch, 0)
     assert batch["image"].dtype == torch.uint8
@@ -285,10 +290,9 @@ def test_what_is_missing_stops_the_run_or_is_skipped_and_counted(
     own_tree: Tree, change: Any, message: str
 ) -> None:
     change(own_tree)
-    folders = locate(own_tree.root)
     with pytest.raises(DataError, match=f"1 of 2 train patches have {message}.*\n?.*IMG_000003"):
-        module(folders, metadata=MetadataOptions())
-    data = module(folders, metadata=MetadataOptions(), on_damaged="skip")
+        module(own_tree, ALL)
+    data = module(own_tree, ALL, on_damaged="skip")
     assert data.counts["train"] == 1
     assert data.skipped == {"train": 1, "validation": 0, "test": 0}
 
@@ -296,22 +300,21 @@ def test_what_is_missing_stops_the_run_or_is_skipped_and_counted(
 def test_what_a_run_does_not_read_it_does_not_miss(own_tree: Tree) -> None:
     drop_centroid(own_tree)
     break_metadata(own_tree)
-    folders = locate(own_tree.root)
-    assert module(folders, satellite=False).counts["train"] == 2
-    assert module(folders, parts=("validation", "test")).counts["test"] == 1
+    assert module(own_tree, frozenset({"aerial"})).counts["train"] == 2
+    assert module(own_tree, parts=("validation", "test")).counts["test"] == 1
 
 
 def test_images_of_another_data_set_are_refused(own_tree: Tree) -> None:
     write_raster(own_tree.image("IMG_000003"), np.ones((3, 32, 32)))
     with pytest.raises(DataError, match="3 bands of 32 x 32 pixels; FLAIR #2 has 5 square"):
-        module(locate(own_tree.root))
+        module(own_tree)
 
 
 def test_thousands_of_damaged_patches_are_passed_over_without_a_warning(own_tree: Tree) -> None:
     own_tree.image("IMG_000003").write_bytes(b"no image")
     write_raster(own_tree.image("IMG_000004"), np.ones((5, 32, 32)), crs=None, transform=None)
-    data = FlairDataModule(locate(own_tree.root), series=SERIES, on_damaged="skip")
-    data.index = index(data.folders)
+    data = FlairDataModule(groups_of(own_tree.root, on_damaged="skip"), reads=BOTH)
+    data.index = index(locate(data.groups.dataset))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as that of an image without a place
         assert data._header_size(np.array([2] * 2000 + [3])) == 32
@@ -327,9 +330,7 @@ def test_a_first_patch_of_another_form_is_skipped_and_not_taken_for_the_measure(
         for path in (own_tree.image("IMG_000004"), own_tree.mask("IMG_000004")):
             shutil.copy(path, path.with_name(path.name.replace("04", str(number))))
     write_raster(own_tree.image("IMG_000003"), np.ones(shape))
-    data = module(
-        locate(own_tree.root), satellite=False, on_damaged="skip", parts=("train", "test")
-    )
+    data = module(own_tree, frozenset({"aerial"}), ("train", "test"), on_damaged="skip")
     assert data.index.ids[data.split.train[0]] == "IMG_000003"
     assert data.patch_size == 32
     (batch,) = data.test_dataloader()
@@ -339,17 +340,18 @@ def test_a_first_patch_of_another_form_is_skipped_and_not_taken_for_the_measure(
 
 
 def test_an_empty_part_is_refused_unless_the_run_leaves_it_out(own_tree: Tree) -> None:
-    folders = locate(own_tree.root, aerial_test=own_tree.root / "flair_labels_train")
+    empty = str(own_tree.root / "flair_labels_train")
     with pytest.raises(DataError, match="split=official leaves no test patches"):
-        module(folders)
-    assert module(folders, parts=("train", "validation")).counts["test"] == 0
+        module(own_tree, aerial_test=empty)
+    data = module(own_tree, parts=("train", "validation"), aerial_test=empty)
+    assert data.counts["test"] == 0
 
 
 def test_a_year_outside_the_code_is_said(own_tree: Tree) -> None:
     content = own_tree.metadata.read_text().replace("2019-", "2017-")
     own_tree.metadata.write_text(content)
     with pytest.warns(UserWarning, match="2 train patches are of a year outside 2018 to 2021"):
-        data = module(locate(own_tree.root), metadata=MetadataOptions())
+        data = module(own_tree, ALL)
     (batch,) = data.train_dataloader()
     assert not batch["metadata"][:, 35:39].any()
 
@@ -359,7 +361,7 @@ def test_a_year_outside_the_code_is_said(own_tree: Tree) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damage_in_a_worker_stops_the_run_in_two_lines(own_tree: Tree, workers: int) -> None:
-    data = module(locate(own_tree.root), workers=workers)
+    data = module(own_tree, workers=workers)
     own_tree.image("IMG_000003").write_bytes(b"")
     with pytest.raises(DamagedPatchError) as stop:
         list(data.train_dataloader())
@@ -369,7 +371,7 @@ def test_damage_in_a_worker_stops_the_run_in_two_lines(own_tree: Tree, workers: 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damage_in_a_worker_is_skipped_counted_and_said(own_tree: Tree, workers: int) -> None:
-    data = module(locate(own_tree.root), workers=workers, on_damaged="skip", eval_batch_size=1)
+    data = module(own_tree, workers=workers, on_damaged="skip", eval_batch_size=1)
     for patch in ("IMG_000001", "IMG_000003"):
         own_tree.mask(patch).write_bytes(b"no mask")
     (batch,) = data.train_dataloader()
@@ -380,24 +382,6 @@ def test_damage_in_a_worker_is_skipped_counted_and_said(own_tree: Tree, workers:
         warnings.simplefilter("always")
         data.teardown("fit")
     assert "1 damaged validation patches were skipped" in {str(one.message) for one in said}
-
-
-# Fingerprint.
-
-
-def test_the_fingerprint_is_of_names_sizes_and_split(own_tree: Tree) -> None:
-    folders = locate(own_tree.root)
-    before = module(folders).fingerprint
-    image = own_tree.image("IMG_000001")
-    os.utime(image, (0, 0))
-    assert module(folders).fingerprint == before
-    assert module(folders, satellite=False).fingerprint != before
-    other = SplitOptions("reference", train_fraction=0.5, seed=1)
-    swapped = SplitOptions("reference", train_fraction=0.5, seed=3)
-    prints = {module(folders, split=split).fingerprint for split in (other, swapped)}
-    assert prints | {before} == {before, *prints}
-    image.write_bytes(image.read_bytes() + b" ")
-    assert module(folders).fingerprint != before
 
 
 # Memory.
@@ -425,33 +409,34 @@ def padded(small: Index, count: int) -> Index:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps")
 def test_a_worker_shares_the_index_and_does_not_grow_over_thousands_of_samples(
-    folders: Folders,
+    shared_tree: Tree,
 ) -> None:
-    small = index(folders)
+    groups = groups_of(shared_tree.root, s2_preproc=SERIES, aug=AugConfig(geometry="flips"))
+    small = index(locate(groups.dataset))
     large = padded(small, 600_000)  # 60 MB
     held: dict[str, list[int]] = {}
     for name, listed in (("small", small), ("large", large)):
-        reader = TreeReader(listed, patch_size=32, series=SERIES)
-        data = PatchDataset(
-            reader, listed, np.arange(500) % 5, augmentation=AugmentationOptions("flips")
-        )
+        reader = TreeReader(listed, groups, BOTH, 32)
+        data = PatchDataset(reader, listed, np.arange(500) % 5, groups, training=True)
         sampler = BatchSampler(500, 20, shuffle=True)
         gc.collect()
+        others = set(multiprocessing.active_children())
         loader = PatchLoader(
             data, batch_size=None, sampler=sampler, num_workers=1, persistent_workers=True,
             multiprocessing_context="fork", collate_fn=lambda batch: batch,
         )  # fmt: skip
-        held[name] = [worker_memory(loader, epoch) for epoch in range(5 if name == "small" else 1)]
+        epochs = range(5 if name == "small" else 1)
+        held[name] = [worker_memory(loader, epoch, others) for epoch in epochs]
     assert sum(getattr(large, n).nbytes for n in ("ids", "metadata")) > 40e6
     assert held["large"][0] < held["small"][0] + 15e6
     assert held["small"][-1] < held["small"][0] + 5e6
 
 
-def worker_memory(loader: PatchLoader, epoch: int) -> int:
+def worker_memory(loader: PatchLoader, epoch: int, others: set[Any]) -> int:
     """What the only worker holds for itself after an epoch."""
     assert sum(len(batch["patch_id"]) for batch in at_epoch_iterator(loader, epoch)) == 500
-    assert loader._iterator is not None
-    (worker,) = loader._iterator._workers  # type: ignore[attr-defined]
+    (worker,) = set(multiprocessing.active_children()) - others
+    assert worker.pid is not None
     return private_bytes(worker.pid)
 
 

@@ -14,35 +14,43 @@ import rasterio.shutil
 import torch
 from numpy.typing import NDArray
 
+from flair2_exp.config.data import AugConfig, S2PreprocConfig
 from flair2_exp.data.dataset import (
     COVERED,
     DAMAGED,
     BatchKey,
     Failure,
     PatchDataset,
-    TreeReader,
-    open_series,
     pad_series,
-    read_dates,
 )
 from flair2_exp.data.layout import index, locate
-from flair2_exp.data.options import AugmentationOptions, SeriesOptions
+from flair2_exp.data.readers import TreeReader, open_series, read_dates
 from flair2_exp.errors import DamagedPatchError
-from tests.data.trees import PRODUCTS, Tree, write_raster
+from tests.data.trees import PRODUCTS, Tree, groups_of, write_raster
 
 PATCH = "IMG_000003"
 AREA = "D006_2020/Z2_UF"
-MONTHLY = SeriesOptions(filter=True, monthly=True)
 
 
-def reader(tree: Tree, **options: Any) -> TreeReader:
-    chosen: dict[str, Any] = {"patch_size": 32, "series": SeriesOptions(size=16)} | options
-    return TreeReader(index(locate(tree.root), cache=False), **chosen)
+SMALL = S2PreprocConfig(size=16)
+FILTERED = S2PreprocConfig(cloud_filter=True, size=16)
+BOTH = frozenset({"aerial", "satellite"})
 
 
-def dataset(tree: Tree, **options: Any) -> PatchDataset:
+def reader(tree: Tree, reads: frozenset[str] = BOTH, **options: Any) -> TreeReader:
+    groups = groups_of(tree.root, **({"s2_preproc": SMALL} | options))
+    return TreeReader(index(locate(groups.dataset), cache=False), groups, reads, 32)
+
+
+def dataset(
+    tree: Tree, augmentation: AugConfig | None = None, seed: int = 1, **options: Any
+) -> PatchDataset:
+    """A tree's patches, as in training where an augmentation is given."""
     read = reader(tree)
-    return PatchDataset(read, read.index, np.arange(len(read.index)), **options)
+    groups = groups_of(tree.root, aug=augmentation or AugConfig())
+    training = augmentation is not None
+    patches = np.arange(len(read.index))
+    return PatchDataset(read, read.index, patches, groups, seed=seed, training=training, **options)
 
 
 def batch(data: PatchDataset, *positions: int, epoch: int = 0) -> dict[str, Any]:
@@ -78,17 +86,17 @@ def test_a_modality_that_nothing_needs_is_not_read(own_tree: Tree) -> None:
     own_tree.image(PATCH).write_bytes(b"")
     for name in ("data.npy", "masks.npy", "products.txt"):
         own_tree.series(AREA, name).write_bytes(b"")
-    sample = reader(own_tree, aerial=False, series=None).read(2)
+    sample = reader(own_tree, frozenset()).read(2)
     assert sample.image is None
     assert sample.frames is None
 
 
 def test_probabilities_are_read_only_by_the_filter(own_tree: Tree) -> None:
     own_tree.series(AREA, "masks.npy").unlink()
-    monthly = SeriesOptions(monthly=True, size=16)
-    assert reader(own_tree, series=monthly).read(2).frames is not None
+    monthly = S2PreprocConfig(monthly=True, size=16)
+    assert reader(own_tree, s2_preproc=monthly).read(2).frames is not None
     with pytest.raises(DamagedPatchError, match=r"masks\.npy"):
-        reader(own_tree, series=SeriesOptions(filter=True, size=16)).read(2)
+        reader(own_tree, s2_preproc=FILTERED).read(2)
 
 
 @pytest.mark.parametrize(("order", "later"), [([0, 1, 2], 0), ([3, 2, 1, 0], 1_000_000)])
@@ -138,12 +146,13 @@ def test_series_of_unequal_lengths_are_padded_at_the_end() -> None:
 
 
 def test_augmentation_depends_on_seed_epoch_and_patch_alone(shared_tree: Tree) -> None:
-    options = AugmentationOptions("d4", noise=0.1, drop_dates=0.4)
+    options = AugConfig(geometry="d4", noise=0.1, drop_dates=0.4)
     data = dataset(shared_tree, augmentation=options)
     together = batch(data, 0, 1, 2, 3, 4)["image"]
     alone = torch.cat([batch(data, position)["image"] for position in range(5)])
     assert torch.equal(together, alone)
-    other_split = PatchDataset(data.reader, data.index, np.array([3]), augmentation=options)
+    groups = groups_of(shared_tree.root, aug=options)
+    other_split = PatchDataset(data.reader, data.index, np.array([3]), groups, training=True)
     assert torch.equal(batch(other_split, 0)["image"][0], together[3])
     assert not torch.equal(batch(data, 0, epoch=1)["image"][0], together[0])
     other_seed = dataset(shared_tree, augmentation=options, seed=2)
@@ -151,9 +160,11 @@ def test_augmentation_depends_on_seed_epoch_and_patch_alone(shared_tree: Tree) -
 
 
 def test_the_satellite_target_is_apart_only_where_the_geometry_leaves_it(shared_tree: Tree) -> None:
-    follow = dataset(shared_tree, augmentation=AugmentationOptions("flips", 1.0))
+    follow = dataset(shared_tree, augmentation=AugConfig(geometry="flips", probability=1.0))
     assert "satellite_label" not in batch(follow, 0)
-    stay = dataset(shared_tree, augmentation=AugmentationOptions("flips", 1.0, satellite=False))
+    stay = dataset(
+        shared_tree, augmentation=AugConfig(geometry="flips", probability=1.0, satellite=False)
+    )
     plain = dataset(shared_tree)
     made = batch(stay, 0, 1, 2)
     assert torch.equal(made["satellite_label"], batch(plain, 0, 1, 2)["label"])
@@ -166,8 +177,8 @@ def test_a_clearest_acquisition_that_stands_in_is_counted(own_tree: Tree) -> Non
     np.save(path, np.full((4, 2, 48, 48), 99, dtype=np.uint8))
     clear = own_tree.series("D004_2021/Z1_NN", "masks.npy")
     np.save(clear, np.zeros((4, 2, 48, 48), dtype=np.uint8))
-    read = reader(own_tree, series=SeriesOptions(filter=True, size=16))
-    data = PatchDataset(read, read.index, np.arange(4))
+    read = reader(own_tree, s2_preproc=FILTERED)
+    data = PatchDataset(read, read.index, np.arange(4), groups_of(own_tree.root))
     batch(data, 0, 1, 2, 3)
     assert (data.flags == COVERED).tolist() == [False, False, True, True]
 
@@ -303,9 +314,9 @@ DAMAGES: list[Damage] = [
 def damaged(
     tree: Tree, on_damaged: Literal["stop", "skip"], *, replace: bool = False
 ) -> PatchDataset:
-    read = reader(tree, series=SeriesOptions(filter=True, size=16))
-    everything = np.arange(len(read.index))
-    return PatchDataset(read, read.index, everything, on_damaged=on_damaged, replace=replace)
+    read = reader(tree, s2_preproc=FILTERED)
+    groups = groups_of(tree.root, on_damaged=on_damaged)
+    return PatchDataset(read, read.index, np.arange(len(read.index)), groups, training=replace)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flair2_exp.config.data import DatasetConfig
 from flair2_exp.data import layout
 from flair2_exp.data.check.tree import check_tree
-from flair2_exp.data.layout import Folders, Index, index, locate
+from flair2_exp.data.layout import Folders, Index, State, index, locate
 from flair2_exp.errors import DataError
 from tests.data.trees import AREAS, Tree
 
@@ -31,6 +32,11 @@ TOY = {
 }
 
 
+def located(root: Path | None = None, **parts: Path) -> Folders:
+    places = {name: str(path) for name, path in parts.items()}
+    return locate(DatasetConfig(root=None if root is None else str(root), **places))
+
+
 def found(folders: Folders) -> Index:
     """The index, and that every file it names is there."""
     listed = index(folders, cache=False)
@@ -43,7 +49,7 @@ def found(folders: Folders) -> Index:
 
 
 def test_the_released_tree_is_found_from_its_root(shared_tree: Tree) -> None:
-    listed = found(locate(shared_tree.root))
+    listed = found(located(shared_tree.root))
     assert listed.ids.tolist() == IDS
     assert listed.area_names.tolist() == list(AREAS)
     assert listed.test.tolist() == [False] * 4 + [True]
@@ -65,7 +71,7 @@ def test_the_toy_set_is_found_from_its_folder_or_the_one_above(
     for name in os.listdir(own_tree.root):
         place = toy.parent if beside and name.endswith(".json") else toy
         (own_tree.root / name).rename(place / TOY.get(name, name))
-    listed = found(locate(toy if inside else toy.parent))
+    listed = found(located(toy if inside else toy.parent))
     assert listed.ids.tolist() == IDS
     assert (listed.centroids > 0).all()
     assert (listed.metadata["year"] > 0).all()
@@ -74,17 +80,17 @@ def test_the_toy_set_is_found_from_its_folder_or_the_one_above(
 def test_each_folder_can_be_given_by_itself(own_tree: Tree, tmp_path: Path) -> None:
     names = {part: own_tree.root / names[0] for part, names in layout.FOLDER_NAMES.items()}
     moved = {part: path.rename(tmp_path / part) for part, path in names.items()}
-    assert found(locate(**moved)).ids.tolist() == IDS
-    only_train = locate(aerial_train=moved["aerial_train"])
+    assert found(located(**moved)).ids.tolist() == IDS
+    only_train = located(aerial_train=moved["aerial_train"])
     assert index(only_train, cache=False).ids.tolist() == IDS[:4]
 
 
 def test_a_given_folder_replaces_the_one_under_the_root(own_tree: Tree, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere"
     shutil.copytree(own_tree.root / "flair_labels_train", other)
-    folders = locate(own_tree.root, labels_train=other)
-    assert folders.labels_train == other
-    assert folders.labels_test == own_tree.root / "flair_2_labels_test"
+    folders = located(own_tree.root, labels_train=other)
+    assert folders["labels_train"] == other
+    assert folders["labels_test"] == own_tree.root / "flair_2_labels_test"
 
 
 def test_roots_that_are_no_data_set_are_refused_in_two_lines(tmp_path: Path) -> None:
@@ -92,25 +98,25 @@ def test_roots_that_are_no_data_set_are_refused_in_two_lines(tmp_path: Path) -> 
     for path in (empty, other / "loveda", other / "isprs", labels / "flair_labels_train"):
         path.mkdir(parents=True)
     cases = {
-        tmp_path / "missing": r"missing is no folder.*\n.*flair_aerial_train",
+        tmp_path / "missing": r"missing is not a folder.*\n.*flair_aerial_train",
         empty: r"is empty.*\nUnpack FLAIR #2",
         other: r"holds no FLAIR #2 tree but isprs, loveda; expected flair_aerial_train",
         labels: r"no aerial images in",
     }
     for root, message in cases.items():
         with pytest.raises(DataError, match=message) as refusal:
-            locate(root)
+            located(root)
         assert str(refusal.value).count("\n") == 1
     with pytest.raises(DataError, match="no data set is given"):
-        locate()
-    with pytest.raises(DataError, match=r"dataset\.labels_test=.*missing is no folder"):
-        locate(labels, labels_test=tmp_path / "missing")
+        located()
+    with pytest.raises(DataError, match=r"dataset\.labels_test=.*missing is not a folder"):
+        located(labels, labels_test=tmp_path / "missing")
 
 
 def test_a_tree_without_patches_is_refused(tmp_path: Path) -> None:
     (tmp_path / "flair_aerial_train" / "D004_2021").mkdir(parents=True)
     with pytest.raises(DataError, match=r"no IMG_\*\.tif under .*flair_aerial_train"):
-        index(locate(tmp_path))
+        index(located(tmp_path))
 
 
 def test_strange_names_are_no_patches(own_tree: Tree) -> None:
@@ -118,19 +124,19 @@ def test_strange_names_are_no_patches(own_tree: Tree) -> None:
     for name in ("IMG_000009.tif.aux.xml", "._IMG_000001.tif", "IMG_x.tif", "MSK_000001.tif"):
         shutil.copy(image, image.with_name(name))
     (own_tree.root / "flair_aerial_train" / "__MACOSX" / "Z1_NN" / "img").mkdir(parents=True)
-    assert index(locate(own_tree.root)).ids.tolist() == IDS
+    assert index(located(own_tree.root)).ids.tolist() == IDS
 
 
 def test_files_that_are_no_json_are_refused(own_tree: Tree) -> None:
     own_tree.centroids.write_text('{"IMG_000001.tif": [1, ')
     with pytest.raises(DataError, match=r"flair-2_centroids_sp_to_patch\.json cannot be read"):
-        index(locate(own_tree.root))
+        index(located(own_tree.root))
     own_tree.centroids.write_text("[" * 100_000)
     with pytest.raises(DataError, match="cannot be read as JSON: maximum recursion"):
-        index(locate(own_tree.root))
+        index(located(own_tree.root))
     own_tree.centroids.write_text("[1, 2]")
     with pytest.raises(DataError, match="holds no JSON object"):
-        index(locate(own_tree.root))
+        index(located(own_tree.root))
 
 
 def test_absent_and_malformed_entries_are_marked(own_tree: Tree) -> None:
@@ -142,7 +148,7 @@ def test_absent_and_malformed_entries_are_marked(own_tree: Tree) -> None:
     metadata["IMG_000002"]["time"] = "noon"
     own_tree.metadata.write_text(json.dumps(metadata))
     own_tree.mask("IMG_000003").unlink()
-    listed = index(locate(own_tree.root))
+    listed = index(located(own_tree.root))
     assert (listed.centroids < 0).any(axis=1).tolist() == [True] * 4 + [False]
     assert (listed.metadata["year"] == 0).tolist() == [False, True, False, False, False]
     assert listed.labelled.tolist() == [True, True, False, True, True]
@@ -157,7 +163,7 @@ def test_a_centroid_that_the_checker_calls_malformed_is_unknown(
     content = json.loads(own_tree.centroids.read_text())
     content |= {"IMG_000001.tif": value, "IMG_000002.tif": [28.0, 20]}
     own_tree.centroids.write_text(json.dumps(content))
-    folders = locate(own_tree.root)
+    folders = located(own_tree.root)
     assert index(folders).centroids[:2].tolist() == [[-1, -1], [28, 20]]
     assert [finding.kind for finding in check_tree(folders)] == ["malformed-centroid"]
 
@@ -178,7 +184,7 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[Folders]:
     seen: list[Folders] = []
     build = layout._build
 
-    def counted(folders: Folders, listed: dict[str, tuple[int, ...]]) -> Index:
+    def counted(folders: Folders, listed: dict[str, State]) -> Index:
         seen.append(folders)
         return build(folders, listed)
 
@@ -190,7 +196,7 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[Folders]:
 def test_the_index_is_listed_once_and_then_the_same(
     own_tree: Tree, listings: list[Folders]
 ) -> None:
-    folders = locate(own_tree.root)
+    folders = located(own_tree.root)
     first, second = index(folders), index(folders)
     assert len(listings) == 1
     for name in layout._ARRAYS:
@@ -252,7 +258,7 @@ def copy_a_centroid_with_its_time(tree: Tree) -> None:
 def test_a_changed_tree_is_never_read_from_the_cache(
     own_tree: Tree, listings: list[Folders], change: object
 ) -> None:
-    folders = locate(own_tree.root)
+    folders = located(own_tree.root)
     index(folders)
     assert callable(change)
     change(own_tree)
@@ -266,9 +272,9 @@ def test_a_changed_tree_is_never_read_from_the_cache(
 def test_an_index_of_a_tree_that_just_changed_is_not_kept(
     own_tree: Tree, listings: list[Folders], cache_home: Path
 ) -> None:
-    index(locate(own_tree.root))
+    index(located(own_tree.root))
     assert not list(cache_home.rglob("*.npz"))
-    index(locate(own_tree.root))
+    index(located(own_tree.root))
     assert len(listings) == 2
 
 
@@ -276,7 +282,7 @@ def test_an_index_of_a_tree_that_just_changed_is_not_kept(
 def test_a_broken_cache_is_made_anew_and_an_unwritable_one_does_no_harm(
     own_tree: Tree, cache_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = locate(own_tree.root)
+    folders = located(own_tree.root)
     expected = index(folders).ids.tolist()
     (file,) = cache_home.rglob("*.npz")
     whole = file.read_bytes()
@@ -292,5 +298,5 @@ def test_two_trees_do_not_share_a_cached_index(own_tree: Tree, tmp_path: Path) -
     other = tmp_path / "other"
     shutil.copytree(own_tree.root, other)
     (other / own_tree.image("IMG_000001").relative_to(own_tree.root)).unlink()
-    assert len(index(locate(own_tree.root))) == 5
-    assert len(index(locate(other))) == 4
+    assert len(index(located(own_tree.root))) == 5
+    assert len(index(located(other))) == 4

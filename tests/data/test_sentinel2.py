@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from flair2_exp.config.data import S2PreprocConfig
 from flair2_exp.data import sentinel2
-from flair2_exp.data.options import SeriesOptions
 from tests.golden_vectors import golden
 
 
@@ -25,8 +25,8 @@ def dates(*days: str) -> sentinel2.Dates:
     return sentinel2.acquisition_dates([product(day) for day in days])
 
 
-def reference(**options: bool) -> SeriesOptions:
-    baseline = SeriesOptions(cover="sum", scale="reference", days="reference")
+def reference(**options: bool) -> S2PreprocConfig:
+    baseline = S2PreprocConfig(cover="sum", scale="reference", days="reference")
     return dataclasses.replace(baseline, **options)  # type: ignore[arg-type]
 
 
@@ -65,7 +65,7 @@ def test_filter_keeps_the_acquisitions_that_the_baseline_keeps(area: dict[str, A
 
 @pytest.mark.parametrize(("name", "keeps"), [("raw", False), ("cloudfree", True)])
 def test_series_agree_with_the_baseline(area: dict[str, Any], name: str, keeps: bool) -> None:
-    frames, days = prepared(area, filter=keeps)
+    frames, days = prepared(area, cloud_filter=keeps)
     assert days.tolist() == area[f"{name}_dates"].tolist()
     means = frames.mean(axis=(2, 3), dtype=np.float64)
     np.testing.assert_allclose(means, area[f"{name}_out_mean"], rtol=1e-6)
@@ -75,7 +75,7 @@ def test_series_agree_with_the_baseline(area: dict[str, Any], name: str, keeps: 
 def test_monthly_means_agree_with_the_baseline(
     area: dict[str, Any], name: str, keeps: bool
 ) -> None:
-    frames, days = prepared(area, filter=keeps, monthly=True)
+    frames, days = prepared(area, cloud_filter=keeps, monthly=True)
     assert days.tolist() == area[f"{name}_dates"].tolist()
     np.testing.assert_allclose(frames, area[f"{name}_out"], rtol=1e-6)
     assert frames.dtype == np.float32
@@ -118,7 +118,7 @@ def test_a_pixel_counts_from_the_threshold_on_and_half_covered_is_too_much() -> 
 def test_scale_of_the_baseline_changes_with_monthly_means(
     monthly: bool, scale: Literal["reference", "reflectance"], expected: float
 ) -> None:
-    assert sentinel2.divisor(SeriesOptions(monthly=monthly, scale=scale)) == expected
+    assert sentinel2.divisor(S2PreprocConfig(monthly=monthly, scale=scale)) == expected
 
 
 def test_leap_years_count_their_own_days_or_are_read_as_common_years() -> None:
@@ -163,7 +163,7 @@ def test_monthly_cloudfree_agrees_with_plain_loops(
     masks[:, :, random.random((6, 6)) < random.random()] = 0
     days = np.datetime64("2021-01-01") + random.integers(0, 365, count)
     expected = mean_by_hand(data[:, :, 1:5, 2:6], masks[:, :, 1:5, 2:6], days, cover)
-    options = SeriesOptions(filter=True, monthly=True, size=4, cover=cover)
+    options = S2PreprocConfig(cloud_filter=True, monthly=True, cover=cover)
     window = (slice(1, 5), slice(2, 6))
     series = sentinel2.preprocess(data, masks, days, window, options)
     assert series.covered == (not expected)
@@ -177,10 +177,10 @@ def test_products_in_any_order_give_the_series_by_date() -> None:
     days = dates("20210612", "20210103", "20210930", "20210104")
     data = np.arange(4, dtype=np.uint16)[:, None, None, None] * np.ones((1, 10, 8, 8), np.uint16)
     window = (slice(0, 8), slice(0, 8))
-    series = sentinel2.preprocess(data, None, days, window, SeriesOptions(size=8))
+    series = sentinel2.preprocess(data, None, days, window, S2PreprocConfig())
     assert series.frames[:, 0, 0, 0].tolist() == [1, 3, 0, 2]
     assert series.days.tolist() == [132, 131, -28, -138]
-    monthly = sentinel2.preprocess(data, None, days, window, SeriesOptions(size=8, monthly=True))
+    monthly = sentinel2.preprocess(data, None, days, window, S2PreprocConfig(monthly=True))
     assert monthly.frames[:, 0, 0, 0].tolist() == [2, 0, 2]
     assert monthly.days.tolist() == [120, -31, -123]
 
@@ -191,9 +191,9 @@ def test_two_products_of_one_day_are_two_acquisitions_in_the_files_order() -> No
         (1, 10, 4, 4), np.uint16
     )
     window = (slice(0, 4), slice(0, 4))
-    series = sentinel2.preprocess(data, None, days, window, SeriesOptions(size=4))
+    series = sentinel2.preprocess(data, None, days, window, S2PreprocConfig())
     assert series.frames[:, 0, 0, 0].tolist() == [1, 5, 8]
-    monthly = sentinel2.preprocess(data, None, days, window, SeriesOptions(size=4, monthly=True))
+    monthly = sentinel2.preprocess(data, None, days, window, S2PreprocConfig(monthly=True))
     assert monthly.frames[:, 0, 0, 0].tolist() == [1, 6.5]
 
 
@@ -203,16 +203,16 @@ def test_a_series_over_two_years_is_sorted_by_date_and_its_means_by_month() -> N
         (1, 10, 4, 4), np.uint16
     )
     window = (slice(0, 4), slice(0, 4))
-    series = sentinel2.preprocess(data, None, days, window, SeriesOptions(size=4))
+    series = sentinel2.preprocess(data, None, days, window, S2PreprocConfig())
     assert series.frames[:, 0, 0, 0].tolist() == [2, 3, 8]
-    monthly = sentinel2.preprocess(data, None, days, window, SeriesOptions(size=4, monthly=True))
+    monthly = sentinel2.preprocess(data, None, days, window, S2PreprocConfig(monthly=True))
     assert monthly.frames[:, 0, 0, 0].tolist() == [3, 5]
 
 
 def test_a_single_acquisition_is_a_series_and_its_own_mean() -> None:
     data = np.full((1, 10, 4, 4), 1234, dtype=np.uint16)
     masks = np.zeros((1, 2, 4, 4), dtype=np.uint8)
-    options = SeriesOptions(filter=True, monthly=True, size=4)
+    options = S2PreprocConfig(cloud_filter=True, monthly=True)
     window = (slice(0, 4), slice(0, 4))
     series = sentinel2.preprocess(data, masks, dates("20200229"), window, options)
     assert series.frames.shape == (1, 10, 4, 4)
@@ -227,11 +227,11 @@ def test_a_wholly_covered_series_keeps_its_clearest_acquisitions_or_is_refused()
     masks[1:, 1, :3] = 99
     days = dates("20210101", "20210201", "20210301")
     window = (slice(0, 4), slice(0, 4))
-    options = SeriesOptions(filter=True, size=4)
+    options = S2PreprocConfig(cloud_filter=True)
     series = sentinel2.preprocess(data, masks, days, window, options)
     assert series.covered
     assert series.frames[:, 0, 0, 0].tolist() == [1, 2]
-    strict = SeriesOptions(filter=True, size=4, on_empty="error")
+    strict = S2PreprocConfig(cloud_filter=True, on_empty="error")
     with pytest.raises(ValueError, match=r"at least 75% of each of the 3 .*=clearest"):
         sentinel2.preprocess(data, masks, days, window, strict)
 

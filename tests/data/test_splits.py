@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flair2_exp.config.data import SplitConfig
 from flair2_exp.data import splits
 from flair2_exp.data.layout import Folders, Index
 from flair2_exp.data.metadata import RECORD
-from flair2_exp.data.options import SplitOptions
-from flair2_exp.errors import DataError
+from flair2_exp.errors import ConfigError, DataError
 
 
 def made(train: list[str], test: list[str], patches: int = 2) -> Index:
@@ -52,7 +52,7 @@ def test_the_official_numbers_are_those_of_the_paper() -> None:
 
 def test_official_goes_by_the_number_of_the_domain_and_the_test_tree() -> None:
     index = made(TRAIN, TEST)
-    divided = splits.split(index, SplitOptions("official"))
+    divided = splits.split(index, SplitConfig(name="official"))
     assert domains_of(index, divided.train) == ["D006_2020", "D055_2018", "D091_2021"]
     assert domains_of(index, divided.validation) == ["D004_2021", "D014_2020"]
     assert domains_of(index, divided.test) == TEST
@@ -65,12 +65,12 @@ def test_official_goes_by_the_number_of_the_domain_and_the_test_tree() -> None:
 )
 def test_official_refuses_a_domain_without_a_place(domain: str, reason: str) -> None:
     with pytest.raises(DataError, match=f"domain {domain} {reason}.*\n.*split=reference"):
-        splits.split(made([*TRAIN, domain], TEST), SplitOptions("official"))
+        splits.split(made([*TRAIN, domain], TEST), SplitConfig(name="official"))
 
 
 def test_reference_shuffles_the_sorted_domains_and_takes_four_fifths() -> None:
     index = made(TRAIN, TEST)
-    divided = splits.split(index, SplitOptions("reference", seed=7))
+    divided = splits.split(index, SplitConfig(name="reference", seed=7))
     shuffled = sorted(TRAIN)
     random.Random(7).shuffle(shuffled)
     assert domains_of(index, divided.train) == sorted(shuffled[:4])
@@ -83,15 +83,15 @@ def test_reference_puts_every_patch_into_exactly_one_part(
     seed: int, fraction: float, count: int
 ) -> None:
     index = made([f"D{number:03}_2021" for number in range(1, count + 1)], TEST)
-    options = SplitOptions("reference", train_fraction=fraction, seed=seed)
+    options = SplitConfig(name="reference", train_fraction=fraction, seed=seed)
     parts = splits.split(index, options).parts()
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(index)))
     assert not set(domains_of(index, parts["train"])) & set(domains_of(index, parts["validation"]))
 
 
-def write(path: Path, text: str) -> SplitOptions:
+def write(path: Path, text: str) -> SplitConfig:
     path.write_text(text)
-    return SplitOptions("file", file=str(path))
+    return SplitConfig(name="file", file=str(path))
 
 
 def test_a_file_names_domains_areas_and_patches(tmp_path: Path) -> None:
@@ -127,19 +127,19 @@ def test_a_file_that_is_not_as_it_should_be_is_refused(
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"split\.file=.*none\.yaml cannot be read"):
-        splits.split(made(TRAIN, TEST), SplitOptions("file", file=str(tmp_path / "none.yaml")))
-    with pytest.raises(DataError, match=r"split=file needs split\.file"):
-        splits.split(made(TRAIN, TEST), SplitOptions("file"))
+        splits.split(made(TRAIN, TEST), SplitConfig(name="file", file=str(tmp_path / "none.yaml")))
+    with pytest.raises(ConfigError, match=r"split=file needs split\.file"):
+        SplitConfig(name="file")
 
 
 @pytest.mark.parametrize(
     ("train", "test", "options", "part", "fix"),
     [
-        (["D004_2021"], TEST, SplitOptions("official"), "train", "Use split=reference"),
-        (["D006_2021"], TEST, SplitOptions("official"), "validation", "Use split=reference"),
-        (TRAIN, [], SplitOptions("official"), "test", "test=false"),
-        (["D006_2021"], TEST, SplitOptions("reference"), "train", "split.train_fraction"),
-        (TRAIN, TEST, SplitOptions("file", file="s.yaml"), "train", "`train:` in split.file"),
+        (["D004_2021"], TEST, SplitConfig(name="official"), "train", "Use split=reference"),
+        (["D006_2021"], TEST, SplitConfig(name="official"), "validation", "Use split=reference"),
+        (TRAIN, [], SplitConfig(name="official"), "test", "test=false"),
+        (["D006_2021"], TEST, SplitConfig(name="reference"), "train", "split.train_fraction"),
+        (TRAIN, TEST, SplitConfig(name="file", file="s.yaml"), "train", "`train:` in split.file"),
     ],
 )
 def test_a_part_without_patches_is_refused_with_the_fix(
@@ -147,7 +147,7 @@ def test_a_part_without_patches_is_refused_with_the_fix(
     monkeypatch: pytest.MonkeyPatch,
     train: list[str],
     test: list[str],
-    options: SplitOptions,
+    options: SplitConfig,
     part: str,
     fix: str,
 ) -> None:

@@ -18,45 +18,56 @@ import numpy as np
 import pytest
 import torch
 
-from flair2_exp.data import layout, preparation
+from flair2_exp.config.data import AugConfig, DatasetConfig, S2PreprocConfig
+from flair2_exp.data import preparation
 from flair2_exp.data.datamodule import FlairDataModule
-from flair2_exp.data.dataset import TreeReader
 from flair2_exp.data.layout import Index, index, locate
-from flair2_exp.data.options import AugmentationOptions, MetadataOptions, SeriesOptions
 from flair2_exp.data.preparation import Prepared, prepare
-from flair2_exp.data.store import StoreReader
+from flair2_exp.data.readers import StoreReader, TreeReader
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
 from flair2_exp.files import replacing
-from tests.data.trees import TEST_AREA, Tree, write_raster
+from tests.data.trees import TEST_AREA, Tree, groups_of, write_raster
 
-SERIES = SeriesOptions(filter=True, monthly=True, size=16)
+SERIES = S2PreprocConfig(cloud_filter=True, monthly=True, size=16)
 AREA = "D006_2020/Z2_UF"
 
 
 def prepared(
-    tree: Tree, path: Path, series: SeriesOptions | None = SERIES, **options: Any
+    tree: Tree, path: Path, series: S2PreprocConfig | None = SERIES, **options: Any
 ) -> Prepared:
-    listed = index(locate(tree.root), cache=False)
-    return prepare(listed, path, patch_size=32, series=series, **({"shard": 2} | options))
+    return prepare(listed(tree), path, patch_size=32, series=series, **({"shard": 2} | options))
 
 
-def opened(tree: Tree, path: Path, series: SeriesOptions | None = SERIES) -> StoreReader:
-    listed = index(locate(tree.root), cache=False)
-    return StoreReader(path, listed, patch_size=32, series=series)
+def listed(tree: Tree) -> Index:
+    return index(locate(DatasetConfig(root=str(tree.root))), cache=False)
+
+
+def reads(series: S2PreprocConfig | None) -> frozenset[str]:
+    return frozenset({"aerial"} if series is None else {"aerial", "satellite"})
+
+
+def opened(tree: Tree, path: Path, series: S2PreprocConfig | None = SERIES) -> StoreReader:
+    groups = groups_of(tree.root, store=str(path), s2_preproc=series or S2PreprocConfig())
+    return StoreReader(listed(tree), groups, reads(series), 32)
+
+
+def from_files(tree: Tree, series: S2PreprocConfig = SERIES) -> TreeReader:
+    groups = groups_of(tree.root, s2_preproc=series)
+    return TreeReader(listed(tree), groups, reads(series), 32)
 
 
 @pytest.mark.parametrize(
     "series",
     [
         SERIES,
-        SeriesOptions(size=16),
-        SeriesOptions(filter=True, size=24, cover="sum", days="reference"),
-        SeriesOptions(monthly=True),
+        S2PreprocConfig(size=16),
+        S2PreprocConfig(cloud_filter=True, size=24, cover="sum", days="reference"),
+        S2PreprocConfig(monthly=True),
         None,
     ],
 )
 def test_batches_from_a_store_are_bit_equal_to_those_from_the_files(
-    shared_tree: Tree, tmp_path: Path, series: SeriesOptions | None
+    shared_tree: Tree, tmp_path: Path, series: S2PreprocConfig | None
 ) -> None:
     report = prepared(shared_tree, tmp_path / "store", series)
     assert (report.patches, report.written, report.damaged) == (5, 5, 0)
@@ -67,14 +78,16 @@ def test_batches_from_a_store_are_bit_equal_to_those_from_the_files(
         options: dict[str, Any] = {
             "bands": bands,
             "classes": classes,
-            "satellite": series is not None,
-            "series": series,
-            "metadata": MetadataOptions(),
-            "augmentation": AugmentationOptions("flips", noise=0.1, zoom=0.1, drop_dates=0.2),
+            "s2_preproc": series or S2PreprocConfig(),
+            "aug": AugConfig(geometry="flips", noise=0.1, zoom=0.1, drop_dates=0.2),
         }
-        folders = locate(shared_tree.root)
-        direct = FlairDataModule(folders, **options)
-        stored = FlairDataModule(folders, store=tmp_path / "store", **options)
+        direct, stored = (
+            FlairDataModule(
+                groups_of(shared_tree.root, store=store, **options),
+                reads=reads(series) | {"metadata"},
+            )
+            for store in (None, str(tmp_path / "store"))
+        )
         for data in (direct, stored):
             data.setup()
         for part in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -88,7 +101,7 @@ def test_batches_from_a_store_are_bit_equal_to_those_from_the_files(
                     else:
                         assert value == other[name]
         assert direct.covered == stored.covered
-        if series is not None and series.filter:
+        if series is not None and series.cloud_filter:
             assert any(stored.covered.values())
 
 
@@ -98,33 +111,17 @@ def test_a_store_with_series_serves_a_run_without_and_no_other_series(
     path = tmp_path / "store"
     prepared(shared_tree, path)
     assert opened(shared_tree, path, None).read(0).frames is None
-    other = SeriesOptions(filter=True, monthly=True, size=24, threshold=50)
+    other = S2PreprocConfig(cloud_filter=True, monthly=True, size=24, threshold=50)
     wrong = r"s2_preproc\.size is 16, not 24, s2_preproc\.threshold is 60, not 50"
     with pytest.raises(DataError, match=rf"other settings: {wrong}\.\nPrepare another"):
         opened(shared_tree, path, other)
     with pytest.raises(DataError, match=f"store of other settings: {wrong}"):
         prepared(shared_tree, path, other)
-    scaled = SeriesOptions(filter=True, monthly=True, size=16, scale="reference")
+    scaled = S2PreprocConfig(cloud_filter=True, monthly=True, size=16, scale="reference")
     assert opened(shared_tree, path, scaled).read(0).frames is not None
     prepared(shared_tree, tmp_path / "aerial", None)
     with pytest.raises(DataError, match="satellite is False, not True"):
         opened(shared_tree, tmp_path / "aerial")
-
-
-@pytest.mark.parametrize("satellite", [True, False])
-def test_a_store_gives_a_run_the_fingerprint_of_its_files_without_looking_them_up_again(
-    shared_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, satellite: bool
-) -> None:
-    prepared(shared_tree, tmp_path)
-    folders = locate(shared_tree.root)
-    options: dict[str, Any] = {"series": SERIES, "satellite": satellite}
-    direct = FlairDataModule(folders, **options)
-    stored = FlairDataModule(folders, store=tmp_path, **options)
-    for data in (direct, stored):
-        data.setup()
-    expected = direct.fingerprint
-    monkeypatch.setattr(layout, "file_states", None)
-    assert stored.fingerprint == expected
 
 
 def test_several_processes_write_the_same_store(shared_tree: Tree, tmp_path: Path) -> None:
@@ -143,7 +140,7 @@ def test_several_processes_write_the_same_store(shared_tree: Tree, tmp_path: Pat
 def test_the_arrays_are_plain_numpy_files(shared_tree: Tree, tmp_path: Path) -> None:
     prepared(shared_tree, tmp_path, shard=128)
     folder = tmp_path / "shards" / "00000"
-    sample = TreeReader(index(locate(shared_tree.root)), patch_size=32, series=SERIES).read(0)
+    sample = from_files(shared_tree).read(0)
     images = np.load(folder / "images.npy", allow_pickle=False)
     assert images.shape == (5, 5, 32, 32)
     assert np.array_equal(images[0], sample.image)  # type: ignore[arg-type]
@@ -326,10 +323,8 @@ def test_a_stale_store_is_refused_with_the_difference_and_renewed_where_it_is(
     assert str(refusal.value).count("\n") == 1
     report = prepared(own_tree, path)
     assert (report.patches, report.written) == (patches, written)
-    listed = index(locate(own_tree.root), cache=False)
-    direct = TreeReader(listed, patch_size=32, series=SERIES)
-    stored = opened(own_tree, path)
-    for patch in range(len(listed)):
+    direct, stored = from_files(own_tree), opened(own_tree, path)
+    for patch in range(patches):
         one, other = direct.read(patch), stored.read(patch)
         assert np.array_equal(one.image, other.image)  # type: ignore[arg-type]
         assert np.array_equal(one.frames, other.frames)  # type: ignore[arg-type]
@@ -362,10 +357,10 @@ def test_a_store_that_lost_bytes_is_refused(shared_tree: Tree, tmp_path: Path, n
 
 
 def test_what_is_no_store_is_refused(shared_tree: Tree, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no prepared store.*\nPrepare one with"):
+    with pytest.raises(DataError, match=r"is not a prepared store.*\nPrepare one with"):
         opened(shared_tree, tmp_path / "missing")
-    (tmp_path / "store.json").write_text('{"format": 1, "settings": []}')
-    with pytest.raises(DataError, match="is no prepared store"):
+    (tmp_path / "store.json").write_text('{"format": 2, "settings": []}')
+    with pytest.raises(DataError, match="is not a prepared store"):
         opened(shared_tree, tmp_path)
     other = tmp_path / "other"
     other.mkdir()
@@ -454,12 +449,12 @@ def test_a_patch_that_lacks_a_file_is_not_stored_and_stops_only_a_run_that_needs
     assert (report.patches, report.damaged, report.incomplete) == (5, 0, 1)
     with pytest.raises(DamagedPatchError, match="was damaged or lacked a file when it"):
         opened(own_tree, tmp_path / "store").read(4)
-    options: dict[str, Any] = {"series": SERIES, "store": tmp_path / "store"}
-    some = FlairDataModule(locate(own_tree.root), parts=("train", "validation"), **options)
+    groups = groups_of(own_tree.root, store=str(tmp_path / "store"), s2_preproc=SERIES)
+    some = FlairDataModule(groups, reads=reads(SERIES), parts=("train", "validation"))
     some.setup()
     assert len(list(some.train_dataloader())) == 1
     with pytest.raises(DataError, match=r"1 of 1 test patches have no .*IMG_000005"):
-        FlairDataModule(locate(own_tree.root), **options).setup()
+        FlairDataModule(groups, reads=reads(SERIES)).setup()
     shutil.rmtree(own_tree.root)
     whole.rename(own_tree.root)
     with pytest.raises(DataError, match=r"1 of 5 .* IMG_000005: its (centroid|.*absent → \d+)"):
@@ -475,13 +470,9 @@ def test_patches_are_found_behind_shards_of_unequal_series(own_tree: Tree, tmp_p
         np.save(path, np.load(path)[:2])
     products = own_tree.series("D004_2021/Z1_NN", "products.txt")
     products.write_text("\n".join(products.read_text().splitlines()[:2]))
-    raw = SeriesOptions(size=16)
+    raw = S2PreprocConfig(size=16)
     prepared(own_tree, tmp_path / "store", raw, shard=3)
-    listed: Index = index(locate(own_tree.root), cache=False)
-    direct, stored = (
-        TreeReader(listed, patch_size=32, series=raw),
-        opened(own_tree, tmp_path / "store", raw),
-    )
+    direct, stored = from_files(own_tree, raw), opened(own_tree, tmp_path / "store", raw)
     for patch in range(5):
         one, other = direct.read(patch), stored.read(patch)
         assert np.array_equal(one.frames, other.frames)  # type: ignore[arg-type]

@@ -11,6 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flair2_exp.config.data import DataConfig, DataGroups, DatasetConfig
+from flair2_exp.config.fields import hints
+
 AREAS: Final = {
     "D004_2021/Z1_NN": ("IMG_000001", "IMG_000002"),
     "D006_2020/Z2_UF": ("IMG_000003", "IMG_000004"),
@@ -26,6 +29,19 @@ PRODUCTS: Final = (
     "S2A_MSIL2A_20210612T104429_N0211_R008_T32UMD_20210612T134409",
     "S2B_MSIL2A_20210930T103029_N0211_R108_T32UMD_20210930T141541",
 )
+
+
+def groups_of(root: Path, **options: Any) -> DataGroups:
+    """The groups of a tree.
+
+    Args:
+        root: The tree's.
+        options: Those of `data` and `dataset` by their names; other groups whole.
+    """
+    of_data = {name: options.pop(name) for name in hints(DataConfig) if name in options}
+    whole = {name: options.pop(name) for name in hints(DataGroups) if name in options}
+    dataset = DatasetConfig(root=str(root), **options)
+    return DataGroups(data=DataConfig(**{"workers": 0} | of_data), dataset=dataset, **whole)
 
 
 @dataclass(frozen=True)

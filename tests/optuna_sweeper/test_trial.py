@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flair2_exp.optuna_sweeper import SweepError
+from flair2_exp.optuna_sweeper.process import Process
 from flair2_exp.optuna_sweeper.storage import open_storage
 from flair2_exp.optuna_sweeper.trial import (
     VARIABLE,
@@ -21,7 +22,7 @@ from flair2_exp.optuna_sweeper.trial import (
     current_trial,
     pruner_text,
 )
-from flair2_exp.optuna_sweeper.worker import WORKER, identity
+from flair2_exp.optuna_sweeper.worker import WORKER
 
 THRESHOLD = pruner_text({"_target_": "optuna.pruners.ThresholdPruner", "upper": 5.0}, [])
 
@@ -33,7 +34,7 @@ def ticket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ticket:
     study = optuna.create_study(study_name="s", storage=open_storage(name))
     trial = study.ask()
     trial.suggest_float("lr", 0, 1)
-    trial.set_user_attr(WORKER, identity())
+    trial.set_user_attr(WORKER, Process.this().plain())
     ticket = Ticket(name, "s", trial.number, THRESHOLD)
     monkeypatch.setenv(VARIABLE, ticket.encode())
     return ticket
@@ -87,7 +88,7 @@ def test_reports_reach_the_study_and_the_answer_stays(ticket: Ticket) -> None:
     ]
     assert trial.should_prune()
     assert frozen(ticket).intermediate_values == {0: 1.0, 1: 2.0, 2: 9.0}
-    assert frozen(ticket).user_attrs == {WORKER: identity(), "pruned_at": 2}
+    assert frozen(ticket).user_attrs == {WORKER: Process.this().plain(), "pruned_at": 2}
 
 
 def test_a_trial_that_was_closed_elsewhere_is_told_so_and_is_not_pruned(ticket: Ticket) -> None:
@@ -119,7 +120,7 @@ def test_a_storage_that_went_away_costs_the_report_alone(
 @pytest.mark.parametrize("text", ["nonsense", "storage=a&study=b&number=x&pruner=c"])
 def test_a_broken_ticket_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(VARIABLE, text)
-    with pytest.raises(SweepError, match=f"{VARIABLE}=.* is no trial"):
+    with pytest.raises(SweepError, match=f"{VARIABLE}=.* is not a trial"):
         current_trial()
 
 

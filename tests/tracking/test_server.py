@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.tracking import TrackedRun, local_uri, open_store
+from flair2_exp.tracking import Run, local_uri, open_store
 from tests.tracking.conftest import http_answer
 
 
@@ -101,12 +101,12 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
 def test_a_run_on_a_server_survives_its_silence_and_its_errors(
     wire: Wire, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flair2_exp.tracking.run._FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("flair2_exp.tracking.outbox._FIRST_PAUSE", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     store = open_store(f"http://me:hunter2@127.0.0.1:{wire.port}", timeout=5)
     experiment = store.ensure_experiment("over the wire")
     pending = tmp_path / "pending"
-    run = TrackedRun.start(store, experiment, name="a run", pending=pending)
+    run = Run.start(store, experiment, name="a run", pending=pending)
     run.log_params({"model": {"name": "utt"}})
     run.log_text("before", "texts/before.txt")
 

@@ -80,7 +80,7 @@ def survey(folders: Folders, *, series: bool) -> tuple[list[Finding], list[Area]
             findings.append(_missing_part("aerial", test))
         else:
             areas += _areas(parts, test, series, findings)
-    aerial = folders.aerial_train or folders.aerial_test
+    aerial = folders.get("aerial_train") or folders.get("aerial_test")
     if aerial is not None and not any(area.images for area in areas):
         message = "no IMG_000001.tif in any D004_2021/Z1_NN/img below it"
         findings.append(Finding(aerial, "aerial", "empty-part", message))

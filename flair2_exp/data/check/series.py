@@ -7,14 +7,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from flair2_exp.data.arrays import Header, open_array, read_header
+from flair2_exp.data.arrays import DATA_TYPES, MASK_TYPES, Header, open_array, read_header
 from flair2_exp.data.check.findings import Finding, file_problem, some
 from flair2_exp.data.sentinel2 import acquisition_dates
 from flair2_exp.nomenclature import SATELLITE_BANDS
-
-DATA_TYPES: Final = ("<u2",)
-MASK_TYPES: Final = ("|u1", "<u2")
-"""Array types that `dataset.open_series` reads."""
 
 CHANNELS: Final = ("snow", "cloud")
 

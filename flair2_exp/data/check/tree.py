@@ -1,9 +1,10 @@
 """Check a data set: every file that the tree names, all damage in one go.
 
-    from flair2_exp.data.check.tree import check_tree, require_sound
+    from flair2_exp.config.data import DatasetConfig
+    from flair2_exp.data.check.tree import check_tree
     from flair2_exp.data.layout import locate
 
-    for finding in check_tree(locate("data/flair2"), workers=2):
+    for finding in check_tree(locate(DatasetConfig(root="data/flair2")), workers=2):
         print(finding.severity, finding.kind, finding.path, finding.message)
 
 `check_tree` reads everything; with `headers_only` (and before a run, through `require_sound`) it
@@ -26,15 +27,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from flair2_exp.config.data import DataGroups
 from flair2_exp.data.check.findings import Finding
 from flair2_exp.data.check.names import Area, survey
 from flair2_exp.data.check.rasters import PatchSizes, Sizes, check_patch, check_sizes
 from flair2_exp.data.check.series import SeriesShape, check_series
 from flair2_exp.data.check.tables import check_centroid, check_metadata, read_table
-from flair2_exp.data.layout import Folders
+from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
-
-__all__ = ["Finding", "check_headers", "check_tree", "require_sound"]
 
 SUPER_PATCH: Final = 40
 """Pixels on a side of the satellite crop, unless told otherwise."""
@@ -98,86 +98,63 @@ def check_tree(
     return sorted(findings, key=lambda finding: (finding.severity, finding))
 
 
-_passed: dict[tuple[Folders, int, bool, bool], list[Finding]] = {}
+_passed: dict[tuple[object, ...], list[Finding]] = {}
 """Warnings of the data sets that this process found sound by their headers."""
 
 
-def check_headers(
-    folders: Folders,
-    *,
-    super_patch: int = SUPER_PATCH,
-    series: bool = True,
-    metadata: bool = True,
-    workers: int = 1,
-) -> list[Finding]:
-    """Check a data set by its headers, once in a process as long as nothing is wrong.
+def require_sound(groups: DataGroups, reads: frozenset[str]) -> list[Finding]:
+    """Check by its headers, before a run, what the run reads of a data set.
 
-    The jobs of a sweep in one process share a data set, and 77,762 headers take minutes on a
-    network's disk. What is damaged between two jobs is found where it is read.
+    Once in a process as long as nothing is wrong: the jobs of a sweep in one process share a data
+    set, and 77,762 headers take minutes on a network's disk. What is damaged between two jobs is
+    found where it is read.
 
     Args:
-        folders: Where its parts are.
-        super_patch: Pixels on a side of the satellite crop.
-        series: Whether the run reads satellite series.
-        metadata: Whether the run reads the aerial metadata.
-        workers: Processes; 1 checks in this one.
+        groups: The data set, the size of the satellite crop, and how many processes may check.
+        reads: What the network reads, of `aerial`, `satellite` and `metadata`.
 
     Returns:
-        The findings, as of `check_tree`.
-    """
-    asked = folders, super_patch, series, metadata
-    if asked in _passed:
-        return list(_passed[asked])
-    findings = check_tree(
-        folders,
-        headers_only=True,
-        workers=workers,
-        super_patch=super_patch,
-        series=series,
-        metadata=metadata,
-    )
-    if not any(finding.severity == "error" for finding in findings):
-        _passed[asked] = list(findings)
-    return findings
-
-
-def require_sound(
-    folders: Folders,
-    *,
-    super_patch: int = SUPER_PATCH,
-    series: bool = True,
-    metadata: bool = True,
-    workers: int = 1,
-) -> list[Finding]:
-    """Check a data set before a run, as `check_headers` does.
-
-    Returns:
-        The warnings.
+        The findings, errors first; with `dataset.on_damaged=stop` these are warnings only.
 
     Raises:
-        DataError: Anything is wrong; names the first few files and how many there are.
+        DataError: Anything is wrong, and `dataset.on_damaged` is `stop`. The message names the
+            first few files and how many there are.
     """
-    findings = check_headers(
-        folders, super_patch=super_patch, series=series, metadata=metadata, workers=workers
+    folders, size = locate(groups.dataset), groups.s2_preproc.size
+    wanted = *folders.items(), size, reads
+    if wanted not in _passed:
+        findings = check_tree(
+            folders,
+            headers_only=True,
+            workers=max(1, groups.data.workers),
+            super_patch=size,
+            series="satellite" in reads,
+            metadata="metadata" in reads,
+        )
+        errors = [finding for finding in findings if finding.severity == "error"]
+        if errors and groups.dataset.on_damaged == "stop":
+            raise DataError(_summary(errors, size))
+        if errors:
+            return findings
+        _passed[wanted] = findings
+    return list(_passed[wanted])
+
+
+def _summary(errors: Sequence[Finding], super_patch: int) -> str:
+    """Return what is wrong in two lines."""
+    shown = "; ".join(f"{error.path} ({error.subject}: {error.message})" for error in errors[:3])
+    more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
+    kinds = Counter(error.kind for error in errors)
+    if set(kinds) == {"centroid-near-border"}:  # no damage where less is asked for
+        return (
+            f"s2_preproc.size={super_patch} leaves the areas' series: {shown}{more}.\n"
+            "Choose a smaller s2_preproc.size, or correct the centroids."
+        )
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
+    return (
+        f"damaged data set: {shown}{more}.\n{counts}; `python scripts/check.py ROOT "
+        f"--super-patch {super_patch}` lists all. Download the damaged files again."
     )
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        shown = "; ".join(
-            f"{error.path} ({error.subject}: {error.message})" for error in errors[:3]
-        )
-        more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
-        kinds = Counter(error.kind for error in errors)
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
-        if set(kinds) == {"centroid-near-border"}:  # no damage where less is asked for
-            raise DataError(
-                f"s2_preproc.size={super_patch} leaves the areas' series: {shown}{more}.\n"
-                "Choose a smaller s2_preproc.size, or mend the centroids."
-            )
-        raise DataError(
-            f"damaged data set: {shown}{more}.\n{counts}; `python scripts/check.py ROOT "
-            f"--super-patch {super_patch}` lists all. Download the damaged files again."
-        )
-    return findings
 
 
 def _checked(
@@ -235,7 +212,7 @@ def _centroids(
     shapes: dict[tuple[str, bool], SeriesShape | None],
     super_patch: int,
 ) -> Iterator[Finding]:
-    path = folders.centroids
+    path = folders.get("centroids")
     if path is None:
         yield _missing_table("centroids")
         return
@@ -253,7 +230,7 @@ def _centroids(
 
 
 def _metadata(folders: Folders, areas: Sequence[Area]) -> list[Finding]:
-    path = folders.aerial_metadata
+    path = folders.get("aerial_metadata")
     if path is None:
         return [_missing_table("aerial_metadata")]
     findings, table = read_table(path, "aerial_metadata")

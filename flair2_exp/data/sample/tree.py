@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp.errors import ConfigError, DataError
+from flair2_exp import values
+from flair2_exp.config.data import SampleConfig
+from flair2_exp.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,50 +68,6 @@ _VALIDATION: Final = (4, 14, 29, 31, 58, 66, 67, 77)
 _TEST: Final = (15, 22, 26, 36, 61, 64, 68, 69, 71, 84)
 
 
-@dataclass(frozen=True)
-class SampleOptions:
-    """What a sample data set is made from.
-
-    Attributes:
-        seed: Of everything random; ≥ 0.
-        patch_size: Pixels, 32..1024; a patch always covers 102.4 m.
-        domains: 6..40; a quarter validates, a quarter tests (at most 8 and 10), the rest trains.
-        areas_per_domain: 1..20.
-        patches_per_area: 1..100, in a square grid.
-        super_patch: Satellite pixels, 16..112: the largest crop that fits around each patch.
-
-    Raises:
-        ConfigError: One is out of its bounds.
-    """
-
-    seed: int = 0
-    patch_size: int = 128
-    domains: int = 8
-    areas_per_domain: int = 4
-    patches_per_area: int = 4
-    super_patch: int = 64
-
-    def __post_init__(self) -> None:
-        for name, (minimum, maximum) in _BOUNDS.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ConfigError(f"sample data set: {name}={value!r} is not a whole number")
-            if not minimum <= value <= maximum:
-                raise ConfigError(
-                    f"sample data set: {name}={value} is outside {minimum}..{maximum}"
-                )
-
-
-_BOUNDS: Final = {
-    "seed": (0, 2**63 - 1),
-    "patch_size": (32, 1024),
-    "domains": (6, len(_PLACES)),
-    "areas_per_domain": (1, 20),
-    "patches_per_area": (1, 100),
-    "super_patch": (16, 112),
-}
-
-
 def sample_domains(count: int) -> tuple[list[int], list[int], list[int]]:
     """The domain numbers that train, validate and test in a sample of `count` domains (6..40)."""
     validation = _VALIDATION[: count // 4]
@@ -119,7 +77,7 @@ def sample_domains(count: int) -> tuple[list[int], list[int], list[int]]:
     return train, list(validation), list(test)
 
 
-def generate_sample(root: str | os.PathLike[str], options: SampleOptions) -> Path:
+def generate_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path:
     """Write a sample data set as the new folder `root`.
 
     The tree appears under its name all at once: it is made in a hidden folder beside it and then
@@ -139,10 +97,7 @@ def generate_sample(root: str | os.PathLike[str], options: SampleOptions) -> Pat
     if target == Path.cwd():  # the renamed folder would be another than the shell stands in
         raise DataError(f"{target} is the working folder; name one to make in it, as ./sample")
     try:
-        if target.is_symlink() and not target.exists():
-            raise DataError(f"{target} is a link to nothing; remove it or choose another folder")
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise DataError(_occupied(target, options))
+        _require_empty(target, options)
         place = target.resolve()  # a link to an empty folder stays a link
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
@@ -161,31 +116,49 @@ def generate_sample(root: str | os.PathLike[str], options: SampleOptions) -> Pat
     return target
 
 
-def ensure_sample(root: str | os.PathLike[str], options: SampleOptions) -> Path:
-    """The sample data set of these options at `root`: made if missing, untouched if there.
-
-    Args:
-        root: The folder.
-        options: What it is made from.
-
-    Returns:
-        The folder.
+def ensure_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path:
+    """Return the sample data set of these options at `root`: made if missing, untouched if there.
 
     Raises:
         DataError: The folder holds something else, or cannot be written.
     """
     target = Path(os.path.abspath(root))
-    if _read_manifest(target) == _manifest(options):
+    if _is_made(target, options):
         return target
     return generate_sample(target, options)
 
 
-def _manifest(options: SampleOptions) -> dict[str, Any]:
+def is_made(root: str | os.PathLike[str], options: SampleConfig) -> bool:
+    """Return whether the sample data set of these options is at `root`.
+
+    Raises:
+        DataError: The folder holds something else.
+    """
+    target = Path(os.path.abspath(root))
+    if not _is_made(target, options):
+        _require_empty(target, options)
+        return False
+    return True
+
+
+def _require_empty(target: Path, options: SampleConfig) -> None:
+    """Refuse a place that holds something."""
+    if target.is_symlink() and not target.exists():
+        raise DataError(f"{target} is a link to nothing; remove it or choose another folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(_occupied(target, options))
+
+
+def _manifest(options: SampleConfig) -> dict[str, Any]:
     return {
-        "generator": "flair2_exp.data.sample.tree",
+        "generator": "flair2_exp.data.sample",
         "version": VERSION,
         "options": dataclasses.asdict(options),
     }
+
+
+def _is_made(target: Path, options: SampleConfig) -> bool:
+    return _read_manifest(target) == _manifest(options)
 
 
 def _read_manifest(root: Path) -> dict[str, Any] | None:
@@ -197,7 +170,7 @@ def _read_manifest(root: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _occupied(target: Path, options: SampleOptions) -> str:
+def _occupied(target: Path, options: SampleConfig) -> str:
     """What a folder holds instead of the sample asked for."""
     if not target.is_dir():
         return f"{target} is a file; the sample data set needs a folder of its own"
@@ -213,28 +186,26 @@ def _occupied(target: Path, options: SampleOptions) -> str:
             f"this is version {VERSION}; {fix}"
         )
     there = found.get("options")
-    there = there if isinstance(there, dict) else {}
+    changes = values.differences(there if isinstance(there, dict) else {}, wanted["options"])
     differences = ", ".join(
-        f"{name}={there.get(name)} instead of {value}"
-        for name, value in wanted["options"].items()
-        if there.get(name) != value
+        f"{name}={old} instead of {new}" for name, (old, new) in changes.items()
     )
     return f"{target} holds a sample data set with {differences}; {fix}"
 
 
-def _publish(partial: Path, target: Path, options: SampleOptions) -> None:
+def _publish(partial: Path, target: Path, options: SampleConfig) -> None:
     """Give a finished tree its name, unless another process has just put the same one there."""
     try:
         partial.rename(target)
     except OSError:
-        if _read_manifest(target) == _manifest(options):
+        if _is_made(target, options):
             return
         if target.exists():
             raise DataError(_occupied(target, options)) from None
         raise
 
 
-def _write_tree(root: Path, options: SampleOptions) -> None:
+def _write_tree(root: Path, options: SampleConfig) -> None:
     """All files of a sample data set."""
     train, validation, test = sample_domains(options.domains)
     centroids: dict[str, list[int]] = {}
@@ -286,7 +257,7 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _areas(numbers: list[int], options: SampleOptions) -> Iterator[_Area]:
+def _areas(numbers: list[int], options: SampleConfig) -> Iterator[_Area]:
     """The areas of some domains, one after the other."""
     from flair2_exp.data.sample.landscape import THEMES, Landscape
     from flair2_exp.data.sample.rendering import plan_flight
@@ -327,7 +298,7 @@ def _areas(numbers: list[int], options: SampleOptions) -> Iterator[_Area]:
 
 
 def _arrange(
-    rng: np.random.Generator, options: SampleOptions
+    rng: np.random.Generator, options: SampleConfig
 ) -> tuple[tuple[int, int], list[tuple[int, int]]]:
     """Shape of an area's satellite array, and the patches' centres in it.
 

@@ -21,13 +21,14 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flair2_exp.config.data import DatasetConfig, S2PreprocConfig
+from flair2_exp.data.check import tree as check
 from flair2_exp.data.check.findings import Finding
 from flair2_exp.data.check.tiff import TruncatedError, read_header
 from flair2_exp.data.check.tree import check_tree, require_sound
-from flair2_exp.data.check.tree import tree as check
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
-from tests.data.trees import AREAS, PRODUCTS, TEST_AREA, Tree, write_raster, write_tree
+from tests.data.trees import AREAS, PRODUCTS, TEST_AREA, Tree, groups_of, write_raster, write_tree
 
 ROOT = Path(__file__).parents[3]
 AREA = "D004_2021/Z1_NN"
@@ -48,8 +49,12 @@ def tree(pristine: Path, tmp_path: Path) -> Tree:
     return Tree(Path(shutil.copytree(pristine, tmp_path / "tree")))
 
 
+def located(root: str | Path) -> Folders:
+    return locate(DatasetConfig(root=str(root)))
+
+
 def found(tree: Tree, *, headers_only: bool = False, severity: str = "error") -> list[Expected]:
-    findings = check_tree(locate(tree.root), headers_only=headers_only)
+    findings = check_tree(located(tree.root), headers_only=headers_only)
     return sorted((f.kind, f.path, f.subject) for f in findings if f.severity == severity)
 
 
@@ -698,7 +703,7 @@ def test_a_malformed_metadata_field_is_found(tree: Tree, field: str, value: obje
 @pytest.mark.parametrize("field", BAD_FIELDS)
 def test_a_missing_metadata_field_is_found_and_named(tree: Tree, field: str) -> None:
     edit_json(tree.metadata, lambda content: content[PATCH].pop(field))
-    (finding,) = check_tree(locate(tree.root), headers_only=True)
+    (finding,) = check_tree(located(tree.root), headers_only=True)
     assert finding.kind == "malformed-metadata"
     assert field in finding.message
 
@@ -708,7 +713,7 @@ def test_every_damage_is_told_in_one_go(tree: Tree) -> None:
     tree.mask(PATCH).unlink()
     edit_array(tree.series(TEST_AREA, "masks.npy"), lambda array: array[:, :1])
     truncate(tree.metadata)
-    kinds = [finding.kind for finding in check_tree(locate(tree.root))]
+    kinds = [finding.kind for finding in check_tree(located(tree.root))]
     assert sorted(kinds) == ["bad-json", "missing-mask", "truncated-raster", "wrong-channels"]
 
 
@@ -717,7 +722,7 @@ def test_every_damage_is_told_in_one_go(tree: Tree) -> None:
 
 @pytest.mark.parametrize("headers_only", [True, False])
 def test_a_sound_tree_yields_nothing(tree: Tree, headers_only: bool) -> None:
-    assert check_tree(locate(tree.root), headers_only=headers_only) == []
+    assert check_tree(located(tree.root), headers_only=headers_only) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -725,7 +730,7 @@ def test_processes_find_what_one_finds(tree: Tree, workers: int) -> None:
     truncate(tree.image("IMG_000003"))
     seen: list[tuple[int, int]] = []
     findings = check_tree(
-        locate(tree.root), workers=workers, report=lambda done, total: seen.append((done, total))
+        located(tree.root), workers=workers, report=lambda done, total: seen.append((done, total))
     )
     assert [finding.path for finding in findings] == [tree.image("IMG_000003")]
     assert seen[-1] == (5, 5)
@@ -733,23 +738,23 @@ def test_processes_find_what_one_finds(tree: Tree, workers: int) -> None:
 
 
 def test_the_real_patches_are_sound() -> None:
-    place = os.environ.get("FLAIR2_REAL_DIR", str(ROOT.parent / "shared" / "flair2_real"))
-    if not Path(place).is_dir():
-        pytest.skip(f"no real patches in {place}; FLAIR2_REAL_DIR says where they are")
-    assert check_tree(locate(place)) == []
+    place = os.environ.get("FLAIR2_REAL_DIR")
+    if not place:
+        pytest.skip("FLAIR2_REAL_DIR names no folder of real patches")
+    assert check_tree(located(place)) == []
 
 
 def test_unsorted_products_and_blank_lines_are_sound(tree: Tree) -> None:
     text = "\n\n".join(reversed(PRODUCTS)) + "\n\n"
     tree.series(AREA, "products.txt").write_text(text)
-    assert check_tree(locate(tree.root)) == []
+    assert check_tree(located(tree.root)) == []
 
 
 def test_a_crop_that_touches_the_border_is_sound(tree: Tree) -> None:
     corners = {"IMG_000001.tif": [20, 28], "IMG_000002.tif": [28.0, 20]}
     edit_json(tree.centroids, lambda content: content.update(corners))
-    assert check_tree(locate(tree.root)) == []
-    kinds = {finding.kind for finding in check_tree(locate(tree.root), super_patch=48)}
+    assert check_tree(located(tree.root)) == []
+    kinds = {finding.kind for finding in check_tree(located(tree.root), super_patch=48)}
     assert kinds == {"centroid-near-border"}
 
 
@@ -758,26 +763,26 @@ def test_hidden_files_and_linked_folders_are_no_damage(tree: Tree, tmp_path: Pat
     area = tree.folder("aerial", AREA)
     area.rename(tmp_path / "elsewhere")
     area.symlink_to(tmp_path / "elsewhere")
-    assert check_tree(locate(tree.root)) == []
+    assert check_tree(located(tree.root)) == []
 
 
 def test_what_does_not_matter_is_not_asked_for(tree: Tree) -> None:
     shutil.rmtree(tree.root / "flair_sen_train")
     truncate(tree.centroids)
     tree.metadata.unlink()
-    assert check_tree(locate(tree.root), series=False, metadata=False) == []
+    assert check_tree(located(tree.root), series=False, metadata=False) == []
 
 
 def test_a_tree_of_training_data_alone_is_sound(tree: Tree) -> None:
     for folder in tree.root.glob("flair_2_*"):
         shutil.rmtree(folder)
-    assert check_tree(locate(tree.root)) == []
+    assert check_tree(located(tree.root)) == []
 
 
 def test_a_tree_without_a_patch_is_no_sound_tree(tmp_path: Path) -> None:
     (tmp_path / "aerial").mkdir()
     (tmp_path / "labels").mkdir()
-    folders = Folders(aerial_train=tmp_path / "aerial", labels_train=tmp_path / "labels")
+    folders = Folders({f"{name}_train": tmp_path / name for name in ("aerial", "labels")})
     findings = check_tree(folders, series=False)
     assert [(finding.kind, finding.path) for finding in findings] == [
         ("empty-part", tmp_path / "aerial")
@@ -785,7 +790,7 @@ def test_a_tree_without_a_patch_is_no_sound_tree(tmp_path: Path) -> None:
 
 
 def test_a_tree_of_another_patch_size_is_as_sound(tmp_path: Path) -> None:
-    assert check_tree(locate(write_tree(tmp_path, size=64, super_area=60).root)) == []
+    assert check_tree(located(write_tree(tmp_path, size=64, super_area=60).root)) == []
 
 
 # --- damage of any kind -----------------------------------------------------------------------
@@ -806,7 +811,7 @@ def test_a_file_cut_anywhere_is_found(pristine: Path, data: st.DataObject) -> No
     lost_line = content[:keep].count(b"\n") < len(PRODUCTS) - 1 or keep == 0
     try:
         path.write_bytes(content[:keep])
-        paths = {finding.path for finding in check_tree(locate(pristine), headers_only=True)}
+        paths = {finding.path for finding in check_tree(located(pristine), headers_only=True)}
     finally:
         path.write_bytes(content)
     if path.suffix != ".txt" or lost_line:
@@ -827,7 +832,7 @@ def test_flipped_bytes_never_end_a_check(pristine: Path, data: st.DataObject) ->
         path.write_bytes(bytes(damaged))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            findings = check_tree(locate(pristine))
+            findings = check_tree(located(pristine))
     finally:
         path.write_bytes(content)
     for finding in findings:
@@ -912,7 +917,7 @@ def test_a_raster_of_absurd_size_is_never_decoded(
         raise OSError("not now")
 
     monkeypatch.setattr(rasterio, "open", refuse)
-    findings = check_tree(locate(tree.root))
+    findings = check_tree(located(tree.root))
     assert ("shape-mismatch", path) in {(finding.kind, finding.path) for finding in findings}
     assert len(opened) == 9
     assert path.name not in opened
@@ -920,11 +925,18 @@ def test_a_raster_of_absurd_size_is_never_decoded(
 
 # --- before a run -----------------------------------------------------------------------------
 
+ALL = frozenset({"aerial", "satellite", "metadata"})
+
+
+def sound(tree: Tree, reads: frozenset[str] = ALL, size: int = 40, **options: str) -> list[Finding]:
+    groups = groups_of(tree.root, s2_preproc=S2PreprocConfig(size=size), **options)
+    return require_sound(groups, reads)
+
 
 def test_a_sound_tree_may_run_and_its_warnings_are_handed_on(tree: Tree) -> None:
-    assert require_sound(locate(tree.root)) == []
+    assert sound(tree) == []
     shutil.rmtree(tree.root / "flair_2_labels_test")
-    assert [warning.kind for warning in require_sound(locate(tree.root))] == ["labels-withheld"]
+    assert [warning.kind for warning in sound(tree)] == ["labels-withheld"]
 
 
 def test_a_tree_that_passed_is_not_checked_again_and_a_damaged_one_is(
@@ -939,15 +951,14 @@ def test_a_tree_that_passed_is_not_checked_again_and_a_damaged_one_is(
     monkeypatch.setattr(check, "check_tree", counted)
     whole = tree.image(PATCH).read_bytes()
     truncate(tree.image(PATCH))
-    folders = locate(tree.root)
     for _ in range(2):
         with pytest.raises(DataError):
-            require_sound(folders)
+            sound(tree)
     tree.image(PATCH).write_bytes(whole)
-    assert require_sound(folders) == require_sound(folders) == check.check_headers(folders) == []
+    assert sound(tree) == sound(tree) == sound(tree, on_damaged="skip") == []
     assert len(seen) == 3
-    require_sound(folders, super_patch=32)
-    require_sound(folders, series=False)
+    sound(tree, size=32)
+    sound(tree, ALL - {"satellite"})
     assert len(seen) == 5
 
 
@@ -957,24 +968,25 @@ def test_a_damaged_tree_may_not_run(tree: Tree) -> None:
             for patch in patches:
                 truncate(tree.image(patch))
     with pytest.raises(DataError) as told:
-        require_sound(locate(tree.root))
+        sound(tree)
     message = str(told.value)
     assert all(str(tree.image(f"IMG_00000{number}")) in message for number in (1, 2, 3))
     assert str(tree.image("IMG_000004")) not in message
     assert "and 1 more" in message
     assert "4 truncated-raster" in message
     assert message.count("\n") == 1
+    assert [finding.kind for finding in sound(tree, on_damaged="skip")] == ["truncated-raster"] * 4
 
 
 def test_a_crop_too_large_for_the_data_is_told_as_such(tree: Tree) -> None:
     with pytest.raises(DataError) as told:
-        require_sound(locate(tree.root), super_patch=56)
+        sound(tree, size=56)
     message = str(told.value)
     assert message.startswith("s2_preproc.size=56 leaves the areas' series: ")
     assert "Choose a smaller s2_preproc.size" in message
     truncate(tree.image(PATCH))
     with pytest.raises(DataError, match=r"damaged data set.*\n.*check\.py ROOT --super-patch 56`"):
-        require_sound(locate(tree.root), super_patch=56)
+        sound(tree, size=56)
 
 
 # --- the command line -------------------------------------------------------------------------

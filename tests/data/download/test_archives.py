@@ -22,7 +22,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from flair2_exp.data.download.archives.archives import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flair2_exp.config.data import DatasetConfig
+from flair2_exp.data.download import transfer, unpack
+from flair2_exp.data.download.archives import (
     ARCHIVES,
     Archive,
     Outcome,
@@ -30,11 +35,7 @@ from flair2_exp.data.download.archives.archives import (
     placement,
     select,
 )
-from flair2_exp.data.download.archives.transfer import Patience, fetch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from flair2_exp.data.download import transfer, unpack
+from flair2_exp.data.download.transfer import Patience, fetch
 from flair2_exp.data.layout import locate
 from flair2_exp.errors import ConfigError, DataError
 from tests.data.trees import write_tree
@@ -1096,12 +1097,11 @@ def test_a_release_fetched_whole_is_found_by_the_layout(
         )
     served(server, contents)
     download(tmp_path / "to", archives, base_url=server.url, patience=QUICK)
-    here, there = locate(tmp_path / "to"), locate(tmp_path / "made")
-    for part, path in dataclasses.asdict(there).items():
-        found = getattr(here, part)
-        assert found is not None
-        assert found.name == path.name
-        assert contents_of(found) == contents_of(path)
+    here, there = (locate(DatasetConfig(root=str(tmp_path / folder))) for folder in ("to", "made"))
+    assert here.keys() == there.keys()
+    for part, path in there.items():
+        assert here[part].name == path.name
+        assert contents_of(here[part]) == contents_of(path)
 
 
 def test_parts_are_chosen_by_name() -> None:

@@ -1,0 +1,85 @@
+"""What data a run is scored on, as one short text: of its split and of the files that it reads.
+
+    fingerprint(groups, frozenset({"aerial", "satellite"}))
+
+It is of content alone: which patches are in which part, what the two JSON files say of them, and of
+each file a digest (`sources`). Neither places nor times count, so a copy of a tree has the original
+one's fingerprint. Importing this takes NumPy and the standard library: commands that train nothing
+ask for it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from flair2_exp.config.data import DataGroups
+from flair2_exp.data import layout, sources, splits, store
+from flair2_exp.data.layout import Index
+from flair2_exp.data.sample import tree
+from flair2_exp.data.splits import Positions, Split
+
+
+def fingerprint(groups: DataGroups, reads: frozenset[str]) -> str:
+    """Return the fingerprint of the data that some groups of the config name.
+
+    With a prepared store it is that of the files the store was prepared from.
+
+    Args:
+        groups: The data set and its split, above all.
+        reads: What the experiment reads, of `aerial`, `satellite` and `metadata`; masks always.
+
+    Returns:
+        64 hexadecimal digits; empty where the data are a sample that is not made yet. Runs may have
+        been scored on a sample that was removed since. It is made again from its options alone, so
+        whoever gets no fingerprint compares `dataset.sample`, or makes the sample first.
+
+    Raises:
+        DataError: The data set or the store is missing, or does not go with the split.
+    """
+    dataset = groups.dataset
+    is_sample = dataset.sample is not None and dataset.root is not None
+    if is_sample and not tree.is_made(dataset.root, dataset.sample):
+        return ""
+    index = layout.index(layout.locate(dataset))
+    return of_split(index, splits.split(index, groups.split), groups, reads)
+
+
+def of_split(index: Index, split: Split, groups: DataGroups, reads: frozenset[str]) -> str:
+    """Return the fingerprint of a data set that is listed and divided already.
+
+    Raises:
+        DataError: The store is missing or of another data set.
+    """
+    digest = hashlib.sha256()
+    parts = split.parts()
+    patches = np.concatenate(list(parts.values()))
+    if groups.dataset.store is None:
+        files = sources.digests(index, patches, reads)
+    else:
+        stored = store.read_table(Path(groups.dataset.store).expanduser(), index)
+        files = np.where(sources.is_read(reads)[:, None], stored["digests"][patches], 0)
+    start = 0
+    for part, positions in parts.items():
+        end = start + len(positions)
+        contents = (*_names(index, positions), *_entries(index, positions, reads))
+        for content in (part.encode(), *contents, files[start:end].tobytes()):
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
+        start = end
+    return digest.hexdigest()
+
+
+def _names(index: Index, patches: Positions) -> Iterator[bytes]:
+    """Yield the names of patches and of their areas."""
+    for names in (index.ids[patches], index.area_names[index.area[patches]]):
+        yield "\n".join(names.tolist()).encode()
+
+
+def _entries(index: Index, patches: Positions, reads: frozenset[str]) -> Iterator[bytes]:
+    """Yield what the JSON files that are read say of patches."""
+    yield index.centroids[patches].tobytes() if "satellite" in reads else b""
+    yield index.metadata[patches].tobytes() if "metadata" in reads else b""

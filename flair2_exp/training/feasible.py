@@ -1,0 +1,54 @@
+"""Checks of a config that need torch and its companions, and no data: for before a sweep."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from flair2_exp.config.training import LossConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
+from flair2_exp.models.registry import NetworkSpec, SegmentationModel, build_network
+from flair2_exp.nomenclature import classes
+from flair2_exp.training.device import require_strategy
+from flair2_exp.training.losses import build_loss
+from flair2_exp.training.optimizers import build_optimizer
+from flair2_exp.training.schedules import build_schedule
+
+
+def require_feasible(
+    spec: NetworkSpec,
+    optimizer: OptimizerConfig,
+    scheduler: SchedulerConfig,
+    loss: LossConfig,
+    trainer: TrainerConfig,
+) -> None:
+    """Refuse what could not be trained: network, optimizer, schedule, loss and strategy.
+
+    No weights are read or downloaded, and whether this machine has the device is not asked: the
+    jobs may run on another.
+
+    Raises:
+        ConfigError: Something does not exist or does not take its options.
+        ModelError: The network cannot be built.
+        DeviceError: Lightning has no such strategy.
+    """
+    require_strategy(trainer.strategy)
+    network = _without_memory(spec)
+    names = [each.name for each in classes(spec.classes)]
+    build_loss(loss, names, network.main_head)
+    # Of the parameters' shapes, on the processor: some optimizers look at the device.
+    parameters = [
+        nn.Parameter(torch.zeros(()).expand(each.shape))
+        for each in network.parameters()
+        if each.requires_grad
+    ]
+    build_schedule(build_optimizer(parameters, optimizer), scheduler, trainer.max_epochs)
+
+
+def _without_memory(spec: NetworkSpec) -> SegmentationModel:
+    """Build a network on the meta device; where it looks at values while it is built, for real."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return build_network(spec, pretrained=False)
+        except Exception:  # of whatever kind: the network itself then says what is wrong, if it is
+            return build_network(spec, pretrained=False)

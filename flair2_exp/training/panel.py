@@ -1,0 +1,98 @@
+"""The panel of test patches: what is kept of them while a run is tested, for a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from flair2_exp.models.heads import footprint
+
+TRUE_COLOUR: Final = (2, 1, 0)
+"""B4, B3, B2 among the satellite bands."""
+
+
+@dataclass
+class PanelRow:
+    """One test patch of the panel."""
+
+    patch: str
+    image: npt.NDArray[np.uint8]
+    """(H, W, 3) red, green, blue, 0..255."""
+    truth: npt.NDArray[np.uint8]
+    """(H, W) class indices."""
+    prediction: npt.NDArray[np.uint8]
+    """(H, W) class indices."""
+
+
+@dataclass
+class PanelCollector(Callback):
+    """Keeps evenly spaced test patches with their predictions, for a figure.
+
+    Args:
+        count: How many patches; 0 keeps none.
+        total: How many patches the test set has.
+        rgb: Positions of red, green and blue among the image's bands; None shows one band in grey.
+    """
+
+    count: int
+    total: int
+    rgb: tuple[int, int, int] | None = (0, 1, 2)
+    rows: list[PanelRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        spaced = np.linspace(0, max(0, self.total - 1), min(self.count, self.total))
+        self._wanted = set(spaced.round().astype(int).tolist())
+        self._seen = 0
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier test."""
+        self.rows.clear()
+        self._seen = 0
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Mapping[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the wanted patches of a batch."""
+        for position, patch in enumerate(batch["patch_id"]):
+            if self._seen + position in self._wanted:
+                image = _picture(batch, position, self.rgb or (0, 0, 0))
+                truth, prediction = (
+                    each[position].to(torch.uint8).cpu().numpy()
+                    for each in (batch["label"], outputs)
+                )
+                self.rows.append(PanelRow(patch, image, truth, prediction))
+        self._seen += len(batch["patch_id"])
+
+
+def _picture(
+    batch: Mapping[str, Any], position: int, bands: tuple[int, int, int]
+) -> npt.NDArray[np.uint8]:
+    """Draw a patch, (H, W, 3) uint8: its aerial image, or where there is none its series."""
+    image = batch.get("image")
+    if image is not None:
+        picture = image[position, list(bands)].float().cpu().numpy()
+    else:
+        picture = _series_picture(batch, position)
+    return np.asarray(np.moveaxis(picture * 255, 0, -1).clip(0, 255), dtype=np.uint8)
+
+
+def _series_picture(batch: Mapping[str, Any], position: int) -> npt.NDArray[np.float32]:
+    """Draw the footprint's median over time in true colour, stretched, at the label's size."""
+    series = batch["series"][position].float()
+    real = series[~batch["padding"][position]]
+    median = footprint(real[:, list(TRUE_COLOUR)]).median(dim=0).values
+    stretched = median / torch.quantile(median, 0.98).clamp_min(1e-6)
+    resized = torch.nn.functional.interpolate(stretched[None], size=batch["label"].shape[-2:])
+    return np.asarray(resized[0].cpu().numpy(), dtype=np.float32)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from flair2_exp.config.experiment import Config
+from flair2_exp.config.fields import (
+    Group,
+    build,
+    composable,
+    hints,
+    is_group,
+    option,
+    options,
+    plain,
+)
+from flair2_exp.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner(Group):
+    node: ClassVar[str] = "inner"
+
+    widths: tuple[int, ...] = option((1, 2), 1, 9)
+    words: tuple[Literal["a", "b"], ...] = ("a",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer(Group):
+    node: ClassVar[str] = "outer"
+
+    name: str = option("", chosen=True)
+    size: float | None = option(None, 0.5, 2.0)
+    kind: Literal["one", "two"] = "one"
+    weights: Mapping[str, float] = option({"other": 0.0})
+    speed: int = option(3, decides=False)
+    inner: Inner | None = None
+
+
+GIVEN = st.fixed_dictionaries(
+    {"name": st.text(max_size=4)},
+    optional={
+        "size": st.none() | st.floats(0.5, 2.0),
+        "kind": st.sampled_from(["one", "two"]),
+        "weights": st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False), max_size=3),
+        "inner": st.none() | st.fixed_dictionaries(
+            {}, optional={"widths": st.lists(st.integers(1, 9)), "words": st.just(["b", "a"])}
+        ),
+    },
+)  # fmt: skip
+
+
+@given(GIVEN)
+def test_plain_values_and_groups_are_two_forms_of_one_thing(values: dict[str, Any]) -> None:
+    made = build(Outer, values)
+    assert build(Outer, plain(made)) == made
+    assert all(plain(made)[name] == values[name] for name in values.keys() - {"inner"})
+
+
+@given(GIVEN)
+def test_what_composes_is_what_is_built(values: dict[str, Any]) -> None:
+    values.pop("inner", None)  # a node that is null takes no values in OmegaConf
+    config = OmegaConf.merge(OmegaConf.structured(composable(Outer)), {"name": values["name"]})
+    for name, value in values.items():
+        config[name] = value
+    expected = plain(build(Outer, values))
+    assert OmegaConf.to_container(config) == expected
+
+
+def test_what_a_groups_files_give_is_missing_without_them() -> None:
+    assert OmegaConf.missing_keys(OmegaConf.structured(composable(Outer))) == {"name"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": 3.0}, "outer.size=3.0: expected 0.5 to 2."),
+        ({"size": float("nan")}, "outer.size=nan: expected 0.5 to 2."),
+        ({"kind": "three"}, "outer.kind=three: expected one of one, two."),
+        ({"knid": "one"}, "outer.knid: no such option; did you mean kind?"),
+        ({"inner": {"widths": [1, 0]}}, "inner.widths=0: expected 1 to 9."),
+        ({"inner": {"words": ["a", "c"]}}, "inner.words=c: expected one of a, b."),
+        ({"inner": {"widht": []}}, "outer.inner.widht: no such option; did you mean widths?"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_name(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(Outer, values, "outer.")
+    assert str(caught.value) == message
+
+
+def test_options_are_listed_with_whether_they_decide() -> None:
+    listed = dict(options(Outer))
+    assert listed == {
+        "name": True, "size": True, "kind": True, "weights": True, "speed": False,
+        "inner.widths": True, "inner.words": True,
+    }  # fmt: skip
+
+
+def test_every_option_of_the_config_has_a_meaning_or_a_name_that_says_it() -> None:
+    """A group's class names its node, so that messages name the option as it is typed."""
+    for item in fields(Config):
+        hint = hints(Config)[item.name]
+        if is_group(hint):
+            assert hint.node == item.name
+            assert hint.__doc__
