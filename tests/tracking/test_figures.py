@@ -98,8 +98,8 @@ def test_the_panel_shows_image_truth_prediction_and_errors_in_their_colours() ->
         *(grey, building, water, wrong),
         *(grey, other, building, unscored),
     ]
-    for seen, wanted in zip(centres(figure), expected, strict=True):
-        assert np.allclose(seen, wanted, atol=2)
+    for colour, target in zip(centres(figure), expected, strict=True):
+        assert np.allclose(colour, target, atol=2)
     words = texts(figure)
     assert {"image", "truth", "prediction", "errors"} <= set(words)
     assert {"building", "water", "other", "errors: wrong class"} <= set(words)

@@ -35,7 +35,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Outage:
     return Outage(monkeypatch)
 
 
-def test_an_outage_is_told_once_and_all_is_sent_afterwards(
+def test_an_outage_is_reported_once_and_all_is_sent_afterwards(
     start: Start,
     outage: Outage,
     tmp_path: Path,
@@ -98,7 +98,7 @@ def test_what_an_outage_left_is_sent_when_the_run_is_resumed(
     assert artifact(run, "late.txt") == "late"
 
 
-def test_what_mlflow_finds_wrong_is_told_and_holds_nothing_up(
+def test_what_mlflow_calls_invalid_is_reported_and_blocks_nothing(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     call = Store.call

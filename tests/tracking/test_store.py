@@ -135,9 +135,9 @@ def test_runs_are_found_by_tags_also_with_quotes(
     start(tags={Tag.ROW: "it's", Tag.SEED: 1}).finish()
     later = start(tags={Tag.ROW: "it's", Tag.SEED: 2})
     later.finish()
-    wanted = {Tag.ROW: "it's", Tag.SEED: "2"}
+    tags = {Tag.ROW: "it's", Tag.SEED: "2"}
     experiment = store.ensure_experiment(request.node.nodeid)
-    assert store.find_run(experiment, wanted) == later.run_id
+    assert store.find_run(experiment, tags) == later.run_id
     assert store.find_run(experiment, {Tag.ROW: "none"}) is None
 
 
