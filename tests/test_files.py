@@ -57,7 +57,7 @@ def test_a_process_killed_while_writing_leaves_the_file_as_it_was(tmp_path: Path
     process = subprocess.run([sys.executable, "-c", program, str(path)])
     assert process.returncode == -9
     assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.glob("*.png")] == ["a.png"]  # leftovers have no such suffix
+    assert [each.name for each in tmp_path.glob("*.png")] == ["a.png"]  # no leftovers
 
 
 def _write_often(path: Path, letter: str) -> None:

@@ -112,7 +112,7 @@ def _open_local(database: Path, timeout: float) -> Store:
 def _make_database(database: Path, timeout: float) -> None:
     """Let MLflow make its tables in a file beside, and move that into place when it is whole.
 
-    They come of dozens of migrations, which are not one transaction: a process that is killed in one
+    They come of dozens of migrations, which are not one transaction: a process killed in one
     would leave a database that none after it can open.
     """
     fresh = database.with_name(f"{database.name}.making")
