@@ -105,7 +105,7 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # this module says what happens
         self.options = options
-        self._config = config
+        self.config = config
         self.launcher = launcher
         self._loader = config_loader
         self.space = read_space(options.params, arguments, config_loader)
@@ -152,7 +152,7 @@ class Search:
             name: dimension.choices[0] if dimension.choices else dimension.low
             for name, dimension in self.space.dimensions.items()
         }
-        self._loader.load_sweep_config(self._config, self.space.overrides(values))
+        self._loader.load_sweep_config(self.config, self.space.overrides(values))
 
     def _plan(self) -> Plan:
         fixed = {
@@ -187,7 +187,7 @@ class Search:
             self._handle, self._total, watch, may_create=not self._samplers.is_grid
         )
         self._results.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self._config, self._results / "multirun.yaml")
+        OmegaConf.save(self.config, self._results / "multirun.yaml")
         self._prepare_ticket_key()
         finished = ledger.finished(self._handle.trials())
         where = storage.redact(self._storage_name)
@@ -196,7 +196,7 @@ class Search:
 
     def _spelled(self, key: str) -> str:
         """Return what to type for an option: the application's own, where one stands for it."""
-        written = OmegaConf.to_container(self._config.hydra, resolve=False)
+        written = OmegaConf.to_container(self.config.hydra, resolve=False)
         options = written.get("sweeper") if isinstance(written, dict) else None
         reference = _INTERPOLATION.fullmatch(str((options or {}).get(key)))
         return reference[1] if reference else f"hydra.sweeper.{key}"
@@ -207,8 +207,8 @@ class Search:
         A job then sets it with an override that starts with `hydra.`, which launchers leave out
         when they print a job's overrides; one that adds it would start with `++`.
         """
-        with flag_override(self._config.hydra, ["struct", "readonly"], [False, False]):
-            self._config.hydra.overrides.hydra.append(f"++{_TICKET_KEY}=''")
+        with flag_override(self.config.hydra, ["struct", "readonly"], [False, False]):
+            self.config.hydra.overrides.hydra.append(f"++{_TICKET_KEY}=''")
 
     @cached_property
     def _beside(self) -> str:
@@ -339,7 +339,7 @@ class Search:
         A launcher counts its jobs from the first one; another worker may have taken the numbers
         between, and two jobs would write into one folder.
         """
-        node = OmegaConf.to_container(self._config.hydra.sweep, resolve=False)
+        node = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
         subdir = str(node["subdir"]) if isinstance(node, dict) else "${hydra.job.num}"
         text = self._beside + re.sub(r"\$\{hydra[.:]job\.num\}", str(number), subdir)
         return f"hydra.sweep.subdir={QuotedString(text, Quote.single).with_quotes()}"

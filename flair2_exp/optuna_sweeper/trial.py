@@ -37,7 +37,7 @@ VARIABLE: Final = "OPTUNA_STUDY_TRIAL"
 PRUNED_AT: Final = "pruned_at"
 """Trial attribute: the step at which the job was told to stop."""
 FACTS: Final = "facts"
-"""Trial attribute: what the job's process found of the study's facts, such as its data."""
+"""Trial attribute: the facts that its job knows, such as its data."""
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +58,8 @@ class UnknownObjective(Exception):
 class TrialClosed(Exception):
     """The study does not wait for this job any more: another worker took it for dead.
 
-    Its parameters may be tried again elsewhere, in the same folder: so this job shall leave things
-    as they are. It is no pruning.
+    Its parameters may be tried again elsewhere, in the same folder, so this job must leave things
+    as they are. It was not pruned.
 
     Attributes:
         disowned: Says so to code that knows nothing of this package.

@@ -323,7 +323,7 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        wanted = interruption.asked or interrupt_of(error)
+        wanted = interruption.exception or interrupt_of(error)
         if wanted is error:
             raise
         raise wanted from error

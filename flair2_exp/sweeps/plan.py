@@ -188,7 +188,7 @@ class Planner:
     def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
         self._master = master
         self._loader = loader
-        self._folder = Path(master.hydra.sweep.dir)
+        self._folder = Path(master.hydra.sweep.dir).absolute()
         self._fingerprints: dict[tuple[object, ...], str] = {}
 
     def plan(self, jobs: Sequence[tuple[str, ...]]) -> Plan:
@@ -229,7 +229,8 @@ class Planner:
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
         name = f"job {number} ({' '.join(overrides)})"
-        root, subfolder = Path(str(config.hydra.sweep.dir)), str(config.hydra.sweep.subdir)
+        root = Path(str(config.hydra.sweep.dir)).absolute()
+        subfolder = str(config.hydra.sweep.subdir)
         if root != self._folder:
             raise ConfigError(
                 f"{name} would run in {root}, outside of its sweep's folder {self._folder}: "
