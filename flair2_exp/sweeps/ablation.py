@@ -280,7 +280,7 @@ class Sweep:
         if not (self.options.report and any(j.state == DONE and j.config.test for j in jobs)):
             return
         from flair2_exp.report.folders import read_folder
-        from flair2_exp.report.page import headline, markdown
+        from flair2_exp.report.page import headline, summary
         from flair2_exp.report.results import ReportOptions
         from flair2_exp.report.runs import RunSet
         from flair2_exp.report.write import report_runs
@@ -292,14 +292,14 @@ class Sweep:
             options=ReportOptions(
                 title=self.options.name,
                 baseline=self.baseline,
-                factors=tuple(self.factors) if self.factors else None,
+                factors=None if self.factors is None else tuple(self.factors),
             ),
             expected=[(job.row, job.seed) for job in jobs],
         )
         for path in report.paths:
             parent.log_artifact(path, REPORT)
         parent.log_metrics(headline(report))
-        parent.describe(markdown(report))
+        parent.describe(summary(report))
 
 
 def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list[Job]]:
