@@ -1,17 +1,18 @@
-"""One process a folder: two starts of one command in the same second must not both work in it.
+"""One process per folder: two starts of one command in the same second must not both work in it.
 
-The lock is the kernel's (`flock`), so that it ends with its process however that ends: no lock file
-is ever stale. Nothing heavy is imported.
+The locks are the kernel's (`flock`), so that they end with their process however that ends: no lock
+file is ever stale. Nothing heavy is imported.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -24,99 +25,64 @@ FILE: Final = ".lock"
 _UNSUPPORTED: Final = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 """What file systems without locks answer: some network and some FUSE ones."""
 
-_held: Final[set[IO[str]]] = set()
+_lock_files: Final[set[IO[str]]] = set()
 
 
-def _forget() -> None:
+def _close_lock_files() -> None:
     """Close the locks' files in a fork; the parent's lock stays.
 
     Else a data worker that outlives its killed parent, as they do for some seconds, would keep the
     folder from the parent's restart.
     """
-    for file in _held:
+    for file in _lock_files:
         file.close()
-    _held.clear()
+    _lock_files.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_close_lock_files)
 
 
 @contextmanager
-def locked(folder: Path, fix: str = "") -> Iterator[bool]:
-    """Hold a folder for this process alone; not re-entrant.
+def file_lock(path: Path, *, shared: bool = False, blocking: bool = True) -> Iterator[bool]:
+    """Hold a lock on a file within this context; not re-entrant.
 
     Args:
-        folder: Made where it is missing. Its `.lock` names the holder, and stays behind.
-        fix: What to do instead of waiting, as `choose another folder with hydra.run.dir=FOLDER`.
+        path: An exclusive lock makes the file and its folder, a shared one needs them. The file
+            stays behind.
+        shared: Others may hold the lock as well, as long as all of them share it.
+        blocking: Wait until the lock is free.
 
     Yields:
-        Whether it is held indeed: False where the file system knows no locks.
+        Whether the lock is held: False where the file system has no locks.
 
     Raises:
-        ConfigError: Another process (or another place in this one) holds it, or it cannot be
-            written.
+        BlockingIOError: The lock is not free, and `blocking` is False.
+        OSError: The file cannot be opened.
     """
+    file, supported = _acquire(path, shared, blocking)
+    _lock_files.add(file)
     try:
-        file, held = _take(folder)
-    except BlockingIOError:
-        alternative = f", or {fix}" if fix else ""
-        raise ConfigError(
-            f"{folder} is in use by {_holder(folder)}.\nWait for it or end it{alternative}."
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to {folder}: {error.strerror}.\n"
-            "Choose another place with paths.root=FOLDER, or hydra.run.dir=FOLDER."
-        ) from error
-    _held.add(file)
-    try:
-        yield held
+        yield supported
     finally:
-        _held.discard(file)
+        _lock_files.discard(file)
         file.close()
 
 
-def wait_until_free(folder: Path) -> None:
-    """Wait until no process holds a folder; at once where the file system knows no locks."""
-    import fcntl
-
-    with suppress(FileNotFoundError, NotADirectoryError), (folder / FILE).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: waiting for %s.", folder, _holder(folder))
-            fcntl.flock(file, fcntl.LOCK_SH)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-
-
-def _take(folder: Path) -> tuple[IO[str], bool]:
-    """The open file, and whether it is locked: with a warning where there are no locks."""
-    import fcntl
-
+def _acquire(path: Path, shared: bool, blocking: bool) -> tuple[IO[str], bool]:
+    """Return the open file, and whether it is locked."""
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / FILE).open("a+")
+        if not shared:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("r" if shared else "a")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.flock(file, operation | (0 if blocking else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return file, False
             file.close()
             raise
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                file.close()
-                raise
-            log.warning(
-                "%s: no locks on this file system (%s); do not start this command twice at once.",
-                folder,
-                error.strerror,
-            )
-            return file, False
-        if _is_still(file, folder / FILE):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+        if _is_still(file, path):
             return file, True
         file.close()  # the holder before removed its folder between our opening and locking
 
@@ -128,8 +94,57 @@ def _is_still(file: IO[str], path: Path) -> bool:
         return False
 
 
+@contextmanager
+def locked(folder: Path, fix: str = "") -> Iterator[bool]:
+    """Hold a folder for this process alone; not re-entrant.
+
+    Args:
+        folder: Made where it is missing. Its `.lock` names the holder, and stays behind.
+        fix: What to do instead of waiting, as `choose another folder with hydra.run.dir=FOLDER`.
+
+    Yields:
+        Whether the folder is held: False, after a warning, where the file system has no locks.
+
+    Raises:
+        ConfigError: Another process (or another place in this one) holds the folder, or it cannot
+            be written.
+    """
+    with ExitStack() as stack:
+        try:
+            supported = stack.enter_context(file_lock(folder / FILE, blocking=False))
+            if supported:
+                (folder / FILE).write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        except BlockingIOError:
+            alternative = f", or {fix}" if fix else ""
+            raise ConfigError(
+                f"{folder} is in use by {_holder(folder)}.\nWait for it or end it{alternative}."
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to {folder}: {error.strerror}.\n"
+                "Choose another place with paths.root=FOLDER, or hydra.run.dir=FOLDER."
+            ) from error
+        if not supported:
+            log.warning(
+                "%s: no locks on this file system; do not start this command twice at once.", folder
+            )
+        yield supported
+
+
+def wait_until_free(folder: Path) -> None:
+    """Wait until no process holds a folder; at once where the file system has no locks."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        try:
+            with file_lock(folder / FILE, shared=True, blocking=False):
+                return
+        except BlockingIOError:
+            log.info("%s: waiting for %s.", folder, _holder(folder))
+        with file_lock(folder / FILE, shared=True):
+            return
+
+
 def _holder(folder: Path) -> str:
-    """`process 12 on host`, as the holder wrote it."""
+    """Return `process 12 on host`, as the holder wrote it."""
     try:
         return (folder / FILE).read_text().strip() or "another process"
     except OSError:

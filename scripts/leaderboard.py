@@ -13,20 +13,24 @@ import sys
 from pathlib import Path
 
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.report import Collected, read_folders, read_mlflow, report_runs
-from flair2_exp.report.render import FORMATS, check_formats
+from flair2_exp.report.folders import read_folders
+from flair2_exp.report.results import ReportOptions
+from flair2_exp.report.runs import RunSet
 from flair2_exp.report.statistics import RESAMPLES
+from flair2_exp.report.store import read_mlflow
+from flair2_exp.report.write import FORMATS, check_formats, report_runs
 from flair2_exp.tracking.store import local_uri
+from flair2_exp.tracking.tags import Tag
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line."""
     root = Path(os.environ.get("FLAIR2_EXP_ROOT", "."))
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = made.add_argument_group("runs (one of these)")
-    source.add_argument("--sweep", help="runs of this sweep (MLflow tag flair2.sweep)")
+    source.add_argument("--sweep", help=f"runs of this sweep (MLflow tag {Tag.SWEEP})")
     source.add_argument(
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="runs with this MLflow tag"
     )
@@ -63,17 +67,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def collect(options: argparse.Namespace) -> Collected:
-    """The runs that the command line names."""
+def read_runs(options: argparse.Namespace) -> RunSet:
+    """Return the runs that the command line names."""
     if options.folders:
         if options.sweep or options.tag or options.runs:
-            raise ConfigError("--folders goes without --sweep, --tag and --runs")
+            raise ConfigError("--folders goes without --sweep, --tag and --runs: name one.")
         return read_folders(options.folders)
     tags = {}
     for tag in options.tag:
         key, equals, value = tag.partition("=")
         if not equals:
-            raise ConfigError(f"--tag {tag} is not KEY=VALUE")
+            raise ConfigError(f"--tag {tag} is not KEY=VALUE.")
         tags[key] = value
     ids = [each for each in options.runs.split(",") if each]
     return read_mlflow(options.tracking_uri, sweep=options.sweep, tags=tags, run_ids=ids)
@@ -84,21 +88,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         formats = check_formats(each for each in options.format.split(",") if each)
-        found = collect(options)
-        report = report_runs(
-            found.runs,
-            options.out,
-            formats,
-            absent=found.absent,
-            baseline=options.baseline,
-            factors=None
-            if options.factors is None
-            else [key for key in options.factors.split(",") if key],
+        factors = options.factors
+        if factors is not None:
+            factors = tuple(key for key in factors.split(",") if key)
+        wanted = ReportOptions(
             title=options.title or options.sweep or "Leaderboard",
+            baseline=options.baseline,
+            factors=factors,
             pairs=options.pairs,
             unit=options.unit,
             resamples=options.resamples,
         )
+        report = report_runs(read_runs(options), options.out, formats, wanted)
     except FlairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import ConfigError
-from flair2_exp.locking import FILE, locked, wait_until_free
+from flair2_exp.locking import FILE, file_lock, locked, wait_until_free
 
 HOLDER = """
 import os, sys, time
@@ -44,17 +44,17 @@ def holder(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def heard(process: subprocess.Popen[str]) -> list[str]:
+def answer(process: subprocess.Popen[str]) -> list[str]:
     assert process.stdout is not None
     return process.stdout.readline().split()
 
 
-def test_a_second_process_is_told_who_holds_the_folder_and_what_to_do(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_holds_the_folder_and_what_to_do(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "sweep"
     with holder(folder) as process:
-        assert heard(process)[0] == "held"
-        told = f"in use by process {process.pid} on {socket.gethostname()}"
-        with pytest.raises(ConfigError, match=told) as refused, locked(folder, "take a walk"):
+        assert answer(process)[0] == "held"
+        words = f"in use by process {process.pid} on {socket.gethostname()}"
+        with pytest.raises(ConfigError, match=words) as refused, locked(folder, "take a walk"):
             pass
         assert str(refused.value).splitlines()[1] == "Wait for it or end it, or take a walk."
 
@@ -65,7 +65,7 @@ def test_waiting_for_a_folder_ends_with_its_holder(
     caplog.set_level(logging.INFO)
     wait_until_free(tmp_path / "nowhere")
     with holder(tmp_path) as process:
-        heard(process)
+        answer(process)
         killing = threading.Timer(0.5, process.kill)
         killing.start()
         wait_until_free(tmp_path)
@@ -78,17 +78,17 @@ def test_waiting_for_a_folder_ends_with_its_holder(
 
 def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
-        heard(process)
+        answer(process)
         process.kill()
         process.wait()
-        with locked(tmp_path) as held:
-            assert held is True
+        with locked(tmp_path) as exclusive:
+            assert exclusive is True
             assert f"process {os.getpid()} " in (tmp_path / FILE).read_text()
 
 
 def test_a_child_that_outlives_the_killed_holder_keeps_no_lock(tmp_path: Path) -> None:
     with holder(tmp_path, "with a child") as process:
-        child = int(heard(process)[1])
+        child = int(answer(process)[1])
         try:
             time.sleep(0.2)  # for the child to get past the fork
             process.kill()
@@ -136,19 +136,39 @@ def test_a_lock_on_a_removed_file_does_not_count(
     assert len(files) == 3
 
 
-def test_without_locks_the_work_goes_on_with_a_warning(
+def test_without_locks_the_work_continues_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unsupported(file: object, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with caplog.at_level(logging.WARNING), locked(tmp_path), locked(tmp_path) as held:
-        assert held is False
+    with caplog.at_level(logging.WARNING), locked(tmp_path), locked(tmp_path) as exclusive:
+        assert exclusive is False
     assert "no locks on this file system" in caplog.text
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write to .*file"), locked(tmp_path / "file"):
+        pass
+
+
+def test_a_shared_lock_admits_others_that_share_and_nobody_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lock"
+    with pytest.raises(FileNotFoundError), file_lock(path, shared=True):
+        pass
+    with file_lock(path) as supported:
+        assert supported is True
+        with pytest.raises(BlockingIOError), file_lock(path, shared=True, blocking=False):
+            pass
+    with file_lock(path, shared=True), file_lock(path, shared=True, blocking=False):  # noqa: SIM117
+        with pytest.raises(BlockingIOError), file_lock(path, blocking=False):
+            pass
+
+
+def test_an_error_within_the_context_is_not_taken_for_the_locks(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="mine"), locked(tmp_path):
+        raise BlockingIOError("mine")
+    with locked(tmp_path):
         pass

@@ -9,18 +9,29 @@ hyperband, none). Nothing here imports Optuna.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from .errors import SweepError
+
 NAME: Final = "optuna_study"
 
 
 @dataclass
 class OptunaStudyConf:
-    """One search: what is varied, what is sought, where the study is kept, when to stop."""
+    """One search: what is varied, what is sought, where the study is kept, when to stop.
+
+    The one declaration of the sweeper's options. It checks itself when it is made.
+
+    Raises:
+        SweepError: A value that no search can run with.
+    """
 
     defaults: list[Any] = field(
         default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "median"}, "_self_"]
@@ -41,7 +52,7 @@ class OptunaStudyConf:
     first: list[Any] = field(default_factory=list)
     """Parameter values tried before any other, each a mapping by override key."""
     n_trials: int | None = None
-    """Complete and pruned trials of the study in all; null: the whole grid, or 20."""
+    """Complete and pruned trials of the study in total; null: the whole grid, or 20."""
     n_jobs: int = 1
     """Jobs handed to the launcher at once; more than 1 needs a parallel launcher."""
     objective: Any = None
@@ -63,17 +74,74 @@ class OptunaStudyConf:
     poll: float = 0.5
     """Seconds between two looks at the study while other workers finish it."""
     on_change: str = "refuse"
-    """`refuse` a study of another search space or direction, or open a `new_study`."""
-    may_change: list[str] = field(default_factory=list)
-    """Patterns of override keys that may differ between two commands on one study."""
+    """`refuse` a study of another search (space, direction, facts), or open a `new_study`."""
+    may_change: Any = field(default_factory=list)
+    """Patterns of the override keys that may differ between two commands on one study; or the
+    dotted path of a function `(key) -> bool`."""
     on_start: str | None = None
-    """Dotted path of a function `(config)`, called by every worker before it opens the study; what
-    it raises ends the command."""
+    """Dotted path of a function `(config) -> mapping | None`, called by every worker before it
+    opens the study; what it raises ends the command. What it returns are facts, plain values by
+    name, such as which data are read. The study keeps them, and a command that has another value
+    is refused, as one with another space is; a fact that is not returned is not compared."""
     on_create: str | None = None
     """Dotted path of a function `(config) -> mapping`, called by the one worker that makes the
     study, before any trial; what it returns (plain values) becomes the study's attributes."""
     on_finish: str | None = None
     """Dotted path of a function `(result, config)`, called by every worker at the end."""
+
+    def __post_init__(self) -> None:
+        for key in ("n_trials", "max_failures", "n_jobs"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise _wrong(key, getattr(self, key), "at least 1")
+        for key in ("storage_timeout", "heartbeat_grace", "poll"):
+            if not getattr(self, key) > 0:
+                raise _wrong(key, getattr(self, key), "more than 0 seconds")
+        if self.on_change not in ("refuse", "new_study"):
+            raise _wrong("on_change", self.on_change, "refuse or new_study")
+        if not isinstance(self.may_change, str | list):
+            raise _wrong("may_change", self.may_change, "a list of patterns, or a function's path")
+        for params in self.first:
+            if not isinstance(params, Mapping):
+                raise _wrong("first", params, "mappings, such as [{lr: 0.1}]")
+        objectives, directions = self.objectives, self.directions
+        for name, pattern in itertools.product(objectives, self.forbidden_objectives):
+            if fnmatch.fnmatch(name, pattern):
+                raise SweepError(
+                    f"objective {name} is refused ({pattern}): a search that picks by the test "
+                    "score has seen the test data, and its result means nothing. Use a validation "
+                    "metric."
+                )
+        if objectives and len(directions) != len(objectives):
+            raise SweepError(
+                f"hydra.sweeper.direction={self.direction}: {len(directions)} directions for "
+                f"{len(objectives)} objectives; expected one for each."
+            )
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The objectives' names; empty where the job returns its value without a name."""
+        return () if self.objective is None else _names("objective", self.objective)
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """`minimize` or `maximize` of each objective."""
+        directions = _names("direction", self.direction)
+        for direction in directions:
+            if direction not in ("minimize", "maximize"):
+                raise _wrong("direction", direction, "minimize or maximize")
+        one_for_all = isinstance(self.direction, str)
+        return directions * max(1, len(self.objectives)) if one_for_all else directions
+
+
+def _names(key: str, value: object) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+        raise _wrong(key, value, "a name or a list of names")
+    return tuple(names)
+
+
+def _wrong(key: str, value: object, expected: str) -> SweepError:
+    return SweepError(f"hydra.sweeper.{key}={value}: expected {expected}.")
 
 
 _SAMPLERS: Final[dict[str, dict[str, Any]]] = {

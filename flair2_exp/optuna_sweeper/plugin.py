@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from .config import store_configs
+from .config import OptunaStudyConf, store_configs
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OptunaStudySweeper(Sweeper):
-    """Runs the trials of an Optuna study through Hydra's launchers.
+    """A sweeper that runs the trials of an Optuna study through Hydra's launchers.
 
     Args:
         options: The fields of `OptunaStudyConf`, as Hydra hands them over.
@@ -50,12 +50,12 @@ class OptunaStudySweeper(Sweeper):
         Raises:
             SweepError: The search cannot be run as configured, or too many of its trials failed.
         """
-        from .search import Search, read_options
+        from .search import Search
 
         if self.config is None or self.launcher is None or self.hydra_context is None:
             raise RuntimeError("setup() comes before sweep()")
         return Search(
-            options=read_options({key: _plain(value) for key, value in self.options.items()}),
+            options=OptunaStudyConf(**{k: _plain(value) for k, value in self.options.items()}),
             config=self.config,
             launcher=self.launcher,
             config_loader=self.hydra_context.config_loader,
@@ -63,7 +63,7 @@ class OptunaStudySweeper(Sweeper):
         ).run()
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -1,4 +1,4 @@
-"""What a search leaves behind: its result and a table of its trials."""
+"""What a search came to, and what it leaves behind: its result and a table of its trials."""
 
 from __future__ import annotations
 
@@ -8,19 +8,59 @@ import fcntl
 import io
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from omegaconf import OmegaConf
 
-from .study import FAILURE, LOST, RETRY_OF, WITHDRAWN
+from .ledger import FAILURE, LOST, WITHDRAWN
+from .study import RETRY_OF
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from .space import Space
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search came to, for `on_finish`.
+
+    Attributes:
+        study_name: The study's name.
+        storage: The storage's name, as `open_storage` takes it.
+        trials: All trials of the study, by number.
+        objective: The objectives' names.
+        direction: `minimize` or `maximize` of each objective.
+        folder: Where results go: the sweep's folder, or the one of a study opened beside another.
+        space: Turns a trial's parameters into its overrides, and knows the config groups.
+        leader: Whether this worker should do what is to be done once: it ended the last trial, or
+            found the study complete, and no other process is doing it.
+    """
+
+    study_name: str
+    storage: str
+    trials: Sequence[FrozenTrial]
+    objective: tuple[str, ...]
+    direction: tuple[str, ...]
+    folder: Path
+    space: Space
+    leader: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What to call the objectives, also where they have no names."""
+        return self.objective or tuple(f"value_{i}" for i in range(len(self.direction)))
+
+    @property
+    def best(self) -> list[FrozenTrial]:
+        """The best trial, or the Pareto front."""
+        return best_trials(self.trials, self.direction)
+
 
 def best_trials(trials: Iterable[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """The complete trials that no other one beats in all objectives (one objective: the best).
+    """Return the complete trials that no other beats in all objectives (of one: the best).
 
     Args:
         trials: Trials of a study.
@@ -64,12 +104,12 @@ def write_results(
         content["solutions"] = [
             {"params": t.params, "values": list(t.values), "trial": t.number} for t in best
         ]
-    _replace(folder / "optimization_results.yaml", yaml.safe_dump(content, sort_keys=False))
+    _replace(folder / "optimization_results.yaml", OmegaConf.to_yaml(content))
     write_table(folder / "trials.csv", trials, len(directions))
 
 
 def write_table(path: Path, trials: Sequence[FrozenTrial], objectives: int) -> None:
-    """Write one line a trial: state, values, times, parameters, and why it failed."""
+    """Write one line per trial: state, values, times, parameters, and why it failed."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     values = ["value"] if objectives == 1 else [f"value_{i}" for i in range(objectives)]
     head = ["number", "state", *values, "steps", "start", "seconds", RETRY_OF, FAILURE]
@@ -87,7 +127,7 @@ def write_table(path: Path, trials: Sequence[FrozenTrial], objectives: int) -> N
 
 
 def state_name(trial: FrozenTrial) -> str:
-    """A trial's state in lower case; `lost` and `withdrawn` are kinds of failed trials."""
+    """Return a trial's state in lower case; `lost` and `withdrawn` are kinds of failed trials."""
     name = trial.state.name.lower()
     marks = [mark for mark in (LOST, WITHDRAWN) if mark in trial.user_attrs]
     return marks[0] if marks and name == "fail" else name
@@ -99,7 +139,7 @@ def _seconds(trial: FrozenTrial) -> float | str:
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[bool]:
-    """Whether no other process is within this context for the folder; free again when one dies.
+    """Yield whether no other process is in this context for the folder; a killed one leaves it.
 
     Args:
         folder: Any folder; it gets the file `.finishing`.

@@ -24,7 +24,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlencode
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     import optuna
 
 VARIABLE: Final = "OPTUNA_STUDY_TRIAL"
+PRUNED_AT: Final = "pruned_at"
+"""Trial attribute: the step at which the job was told to stop."""
+FACTS: Final = "facts"
+"""Trial attribute: the facts that its job knows, such as its data."""
 log = logging.getLogger(__name__)
 
 
@@ -54,8 +58,8 @@ class UnknownObjective(Exception):
 class TrialClosed(Exception):
     """The study does not wait for this job any more: another worker took it for dead.
 
-    Its parameters may be tried again elsewhere, in the same folder: so this job shall leave things
-    as they are. It is no pruning.
+    Its parameters may be tried again elsewhere, in the same folder, so this job must leave things
+    as they are. It was not pruned.
 
     Attributes:
         disowned: Says so to code that knows nothing of this package.
@@ -75,34 +79,27 @@ class Ticket:
     """The pruner's config and the allowed prefixes, as JSON."""
 
     def encode(self) -> str:
-        """One line of letters, digits and `%&=+-._`, which needs no escape in any shell or YAML."""
-        return urlencode(
-            {
-                "storage": self.storage,
-                "study": self.study,
-                "number": self.number,
-                "pruner": self.pruner,
-            }
-        )
+        """Return one line of letters, digits and `%&=+-._`: no shell or YAML needs an escape."""
+        return urlencode(asdict(self))
 
     @classmethod
     def decode(cls, text: str) -> Ticket:
-        """The ticket of that text.
+        """Return the ticket of that text.
 
         Raises:
-            SweepError: It is none.
+            SweepError: It is not a ticket.
         """
         fields = {key: values[0] for key, values in parse_qs(text).items()}
         try:
             return cls(fields["storage"], fields["study"], int(fields["number"]), fields["pruner"])
         except (KeyError, ValueError):
             raise SweepError(
-                f"{VARIABLE}={text!r} is no trial of a sweep; unset it to run outside of one."
+                f"{VARIABLE}={text!r} is not a trial of a search; unset it to run outside of one."
             ) from None
 
 
 def pruner_text(config: Mapping[str, Any], allowed: list[str]) -> str:
-    """The pruner as a ticket carries it."""
+    """Return the pruner as a ticket carries it."""
     return json.dumps({"config": dict(config), "allowed": allowed}, sort_keys=True)
 
 
@@ -123,7 +120,7 @@ class RunningTrial:
 
     @property
     def params(self) -> dict[str, Any]:
-        """Parameter values by override key; options that are no numbers as an override's text."""
+        """Parameter values by override key; options that are not numbers as an override's text."""
         return dict(self._trial.params)
 
     @property
@@ -165,12 +162,42 @@ class RunningTrial:
             log.warning("Trial %d could not report step %d: %s", self.number, step, error)
         return self._stopped
 
+    def fact_changes(self, facts: Mapping[str, Any]) -> list[str]:
+        """Keep facts of this trial, such as which data it reads, and compare them with the study's.
+
+        The study's are those that `on_start` returned, where it knew them, and those of the trials
+        that have not failed. Of two jobs that start at once with other facts one sees it at least.
+
+        Args:
+            facts: Plain values by name; only those that the others have as well are compared.
+
+        Returns:
+            What differs, a phrase each, such as `data was 3f…, now 77…`.
+
+        Raises:
+            TrialClosed: Another worker took this one for dead and closed the trial.
+        """
+        from optuna.trial import TrialState
+
+        from .storage import already_finished
+        from .study import SWEEP, fact_changes
+
+        try:
+            self._trial.set_user_attr(FACTS, dict(facts))
+        except already_finished():
+            raise self._closed() from None
+        open_states = [state for state in TrialState if state != TrialState.FAIL]
+        trials = self._trial.study.get_trials(deepcopy=False, states=open_states)
+        others = [self.study_attributes[SWEEP]["facts"]]
+        others += [trial.user_attrs[FACTS] for trial in trials if FACTS in trial.user_attrs]
+        return next(filter(None, (fact_changes(other, facts) for other in others)), [])
+
     def should_prune(self) -> bool:
-        """Whether a report has been answered with stop."""
+        """Return whether a report has been answered with stop."""
         return self._stopped
 
     def prune(self, step: int) -> None:
-        """End as pruned, whatever the job returns: it had been told to stop when its process died.
+        """End as pruned, whatever the job returns: it was to stop when its process died.
 
         Args:
             step: The last one it came to.
@@ -191,17 +218,15 @@ class RunningTrial:
         )
 
     def _stop(self, step: int) -> None:
-        from .study import PRUNED_AT
-
         self._trial.set_user_attr(PRUNED_AT, step)
         self._stopped = True
 
 
 def current_trial() -> RunningTrial | None:
-    """The trial that this process runs; null outside of a search.
+    """Return the trial that this process runs; None outside of a search.
 
     The same object for every call in one job. A process that shares the job's environment (another
-    rank of distributed training) gets the trial too: let one of them report, and tell the others.
+    rank of distributed training) gets the trial too: let one of them report, and inform the others.
 
     Raises:
         SweepError: The storage does not answer, or does not know the trial.
@@ -215,26 +240,27 @@ def _trial(text: str, _: int) -> RunningTrial:
     import optuna
 
     from .components import build_pruner
+    from .process import Process
     from .storage import already_finished, open_storage, redact
-    from .worker import JOB, WORKER, identity
+    from .worker import JOB, WORKER
 
-    ticket = Ticket.decode(text)
+    ticket, this = Ticket.decode(text), Process.this().plain()
     pruner = json.loads(ticket.pruner)
     storage = open_storage(ticket.storage)
     try:
-        study = optuna.Study(
-            ticket.study,
-            storage,
+        study = optuna.load_study(
+            study_name=ticket.study,
+            storage=storage,
             sampler=optuna.samplers.RandomSampler(),  # never asked: the values are drawn already
             pruner=build_pruner(pruner["config"], pruner["allowed"]),
         )
         study_id = storage.get_study_id_from_name(ticket.study)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, ticket.number)
-        if storage.get_trial_user_attrs(trial_id).get(WORKER) != identity():
-            with contextlib.suppress(already_finished()):  # reporting tells
-                storage.set_trial_user_attr(trial_id, JOB, identity())
     except KeyError:
         raise SweepError(
             f"storage {redact(ticket.storage)} has no trial {ticket.study}/{ticket.number}."
         ) from None
+    if storage.get_trial_user_attrs(trial_id).get(WORKER) != this:
+        with contextlib.suppress(already_finished()):  # reporting tells
+            storage.set_trial_user_attr(trial_id, JOB, this)
     return RunningTrial(ticket, optuna.Trial(study, trial_id))

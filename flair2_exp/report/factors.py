@@ -11,9 +11,9 @@ Two intervals, for two questions:
 - *areas and seeds* (`statistics.estimate` on the contrast): does the effect hold on other areas and
   with other seeds? This is the one to quote; the rows share the test areas, which a fit to the
   runs' scores cannot know.
-- *seeds alone* (statsmodels' ordinary least squares on the runs' mIoU, spread pooled over cells):
-  is the effect on these very test areas more than the seeds' luck? With one seed a cell, three-way
-  and higher interactions serve as the error, as is usual for unreplicated factorials.
+- *seeds alone* (ordinary least squares on the runs' mIoU, spread pooled over cells): is the effect
+  on these very test areas more than the seeds' luck? With one seed per cell, three-way and higher
+  interactions serve as the error, as is usual for unreplicated factorials.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy import stats
 
 from flair2_exp.errors import ConfigError
-from flair2_exp.report.statistics import Floats
+from flair2_exp.report.results import Contrast
+from flair2_exp.report.statistics import LEVEL, Floats
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Factor:
     high: str = "true"
 
 
-KNOWN: Final[tuple[Factor, ...]] = (
+PUBLISHED: Final[tuple[Factor, ...]] = (
     Factor("cloud filter", "s2_preproc.cloud_filter"),
     Factor("monthly averages", "s2_preproc.monthly"),
     Factor("augmentation", "aug.geometry", "none", "flips"),
@@ -66,7 +68,7 @@ class Design:
     codes: Floats
 
     def effects(self) -> list[tuple[str, Floats]]:
-        """Main effects, then two-way interactions: name and contrast over the cells (2^k,)."""
+        """Return main effects, then two-way interactions: name, contrast over the cells (2^k,)."""
         half = len(self.rows) / 2
         mains = [(factor.name, self.codes[:, at] / half) for at, factor in enumerate(self.factors)]
         return mains + [
@@ -79,29 +81,30 @@ class Design:
 def find_factors(
     settings: Sequence[Mapping[str, str]], keys: Sequence[str] = ()
 ) -> tuple[Factor, ...]:
-    """The factors of a set of rows.
+    """Return the factors of a set of rows.
 
     Args:
         settings: For each row its flat config.
-        keys: Config keys to analyse; without them the `KNOWN` factors that vary.
+        keys: Config keys to analyse; without them those of the `PUBLISHED` factors that vary. Such
+            a factor has its name only with its own levels: a network against another is not
+            "satellite".
 
     Raises:
         ConfigError: A key that does not take two values over the rows.
     """
-    known = {factor.key: factor for factor in KNOWN}
+    published = {factor.key: factor for factor in PUBLISHED}
     chosen = []
-    for key in keys or known:
+    for key in keys or published:
         values = list(dict.fromkeys(row.get(key, "") for row in settings))
         if not keys and len(values) < 2:
             continue
         if len(values) != 2 or "" in values:
-            told = ", ".join(value or "nothing" for value in values)
-            raise ConfigError(f"factor {key} must take two values over the rows, not {told}")
-        factor = known.get(key)
-        if factor is None or set(values) != {factor.low, factor.high}:
-            low, high = values if values != ["true", "false"] else ["false", "true"]
-            factor = Factor(factor.name if factor else key, key, low, high)
-        chosen.append(factor)
+            listed = ", ".join(value or "nothing" for value in values)
+            raise ConfigError(f"factor {key} must take two values over the rows, not {listed}")
+        low, high = values if values != ["true", "false"] else ["false", "true"]
+        factor = published.get(key)
+        fits = factor is not None and {factor.low, factor.high} == {low, high}
+        chosen.append(factor if factor and fits else Factor(key, key, low, high))
     if not chosen:
         raise ConfigError("no factor varies over the rows: name the keys (--factors key,key)")
     return tuple(chosen)
@@ -126,14 +129,14 @@ def full_design(
         if cell in cells:
             raise ConfigError(
                 f"rows {names[cells[cell]]} and {names[at]} are the same cell "
-                f"({_describe(cell, factors)}): they differ in something that is no factor"
+                f"({_describe(cell, factors)}): they differ in something that is not a factor"
             )
         cells[cell] = at
     wanted = list(itertools.product((-1, 1), repeat=len(factors)))
     missing = [cell for cell in wanted if cell not in cells]
     if missing:
-        told = "; ".join(_describe(cell, factors) for cell in missing)
-        raise ConfigError(f"no full factorial, cells without a finished run: {told}")
+        listed = "; ".join(_describe(cell, factors) for cell in missing)
+        raise ConfigError(f"not a full factorial, cells without a finished run: {listed}")
     return Design(tuple(factors), tuple(cells[cell] for cell in wanted), np.array(wanted, float))
 
 
@@ -144,27 +147,8 @@ def _describe(cell: Sequence[int], factors: Sequence[Factor]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class SeedFit:
-    """Least squares on the runs' scores: effects with intervals over seeds alone.
-
-    Attributes:
-        value: (E,) effects, in the order of `Design.effects`.
-        low: (E,) lower ends; NaN where no run is left to judge the error by.
-        high: (E,) upper ends.
-        p: (E,) two-sided.
-        freedom: Residual degrees of freedom.
-    """
-
-    value: Floats
-    low: Floats
-    high: Floats
-    p: Floats
-    freedom: int
-
-
-def fit_seeds(design: Design, scores: Sequence[Sequence[float]], level: float = 0.95) -> SeedFit:
-    """Fit the runs' scores by the factors.
+def fit_seeds(design: Design, scores: Sequence[Sequence[float]]) -> tuple[list[Contrast], int]:
+    """Fit the runs' scores by the factors: effects with intervals over seeds alone.
 
     All interactions are fitted where a cell has several runs; otherwise those of three and more
     factors are left to the residual.
@@ -172,23 +156,28 @@ def fit_seeds(design: Design, scores: Sequence[Sequence[float]], level: float = 
     Args:
         design: The cells.
         scores: For each *row* (not cell) its runs' mIoU.
-        level: Coverage of the intervals.
-    """
-    from statsmodels.regression.linear_model import OLS
 
+    Returns:
+        The effects in the order of `Design.effects`, without intervals where no run is left to
+        judge the error by; and the residual degrees of freedom.
+    """
     count = len(design.factors)
     repeated = any(len(scores[row]) > 1 for row in design.rows)
     orders = range(count + 1) if repeated else range(min(count, 2) + 1)
     terms = [term for order in orders for term in itertools.combinations(range(count), order)]
     columns = np.stack([design.codes[:, list(term)].prod(axis=1) for term in terms], axis=1)
-    cells = [cell for cell, row in enumerate(design.rows) for _ in scores[row]]
+    columns = columns[[cell for cell, row in enumerate(design.rows) for _ in scores[row]]]
     observed = np.array([score for row in design.rows for score in scores[row]])
     shown = slice(1, 1 + count + count * (count - 1) // 2)  # behind the mean; pairs follow mains
+    solution = np.linalg.lstsq(columns, observed, rcond=None)[0]
+    residual = observed - columns @ solution
     freedom = len(observed) - len(terms)
-    if freedom <= 0:
-        solution = np.linalg.lstsq(columns[cells], observed, rcond=None)[0]
-        nothing = np.full_like(solution[shown], np.nan)
-        return SeedFit(2 * solution[shown], nothing, nothing, nothing, 0)
-    fit = OLS(observed, columns[cells]).fit()
-    low, high = (2 * fit.conf_int(alpha=1 - level)[shown]).T
-    return SeedFit(2 * fit.params[shown], low, high, fit.pvalues[shown], freedom)
+    variance = residual @ residual / freedom if freedom else np.nan
+    # Levels are coded -1 and +1: an effect is twice its coefficient.
+    effect = 2 * solution[shown]
+    error = 2 * np.sqrt(variance * np.diag(np.linalg.inv(columns.T @ columns)))[shown]
+    margin = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+    with np.errstate(divide="ignore", invalid="ignore"):  # runs that repeat to the last digit
+        p = 2 * stats.t.sf(np.abs(effect) / error, freedom)
+    columns = np.stack([effect, error, effect - margin, effect + margin, p], axis=1)
+    return [Contrast.of(each) for each in columns], freedom

@@ -8,7 +8,7 @@ matplotlib `Figure` and touches no global state.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from flair2_exp.nomenclature import classes
 from flair2_exp.report import words
-from flair2_exp.report.leaderboard import FEW_ROWS, Difference, Report, Row, Score
+from flair2_exp.report.results import FEW_ROWS, Contrast, Report, Row, Score
+from flair2_exp.report.runs import Curve
 from flair2_exp.report.statistics import Floats, Integers
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def style() -> Iterator[None]:
 
 
 def figures(report: Report) -> dict[str, Figure]:
-    """All figures that the report has content for, by file name."""
+    """Return all figures that the report has content for, by file name."""
     drawn: dict[str, Callable[[Report], Figure | None]] = {
         "forest": forest,
         "iou_by_class": iou_by_class,
@@ -68,18 +69,20 @@ def figures(report: Report) -> dict[str, Figure]:
     return there
 
 
-def _new(width: float, height: float, **layout: float) -> Figure:
+def _new(
+    width: float, height: float, *, hspace: float | None = None, wspace: float | None = None
+) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(**layout)  # type: ignore[union-attr]
-    return figure
+    layout = ConstrainedLayoutEngine(hspace=hspace, wspace=wspace)
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def _foot(figure: Figure, report: Report, *parts: str) -> None:
-    """A line below all panels; it says where scores are of synthetic data."""
-    said = [*parts, *(["synthetic sample data"] if report.synthetic else [])]
-    figure.supxlabel("; ".join(said), fontsize=7.5, color="#444444")
+    """Write a line below all panels; it says where scores are of synthetic data."""
+    text = "; ".join([*parts, *(["synthetic sample data"] if report.synthetic else [])])
+    figure.supxlabel(text, fontsize=7.5, color="#444444")
 
 
 def _interval(axes: Axes, score: Score, y: float, colour: str, marker: str, size: float) -> None:
@@ -91,7 +94,7 @@ def _interval(axes: Axes, score: Score, y: float, colour: str, marker: str, size
 
 
 def forest(report: Report) -> Figure:
-    """Each row's mIoU with its interval and runs, and its difference to the baseline."""
+    """Draw each row's mIoU with its interval and runs, and its difference to the baseline."""
     rows = report.rows
     figure = _new(WIDTH, 1.3 + 0.42 * len(rows), wspace=0.03)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.0, 1.0])
@@ -117,9 +120,9 @@ def forest(report: Report) -> Figure:
         axes.locator_params(axis="x", nbins=5)  # small differences have long labels
         axes.grid(axis="x", color="#dddddd", lw=0.6)
         axes.set_axisbelow(True)
-    areas = words.plural(report.areas, f"test {report.unit}")
-    known = any(row.miou.low is not None for row in rows)
-    foot = [f"{areas}; p Holm-corrected" if known else f"{areas}: no interval can be given"]
+    areas = words.plural(report.areas, f"test {report.options.unit}")
+    intervals = any(row.miou.low is not None for row in rows)
+    foot = [f"{areas}; p Holm-corrected" if intervals else f"{areas}: no interval can be given"]
     foot += ["◇ published mean"] if any(row.published for row in rows) else []
     foot += ["* seeds missing or failed"] if any(row.absent for row in rows) else []
     _foot(figure, report, *foot)
@@ -130,13 +133,11 @@ def _difference(axes: Axes, row: Row, at: int) -> None:
     if row.against_baseline is None:
         axes.text(0.0, at, " baseline", va="center", fontsize=8, color="#444444")
         return
-    difference = row.against_baseline
-    _interval(axes, difference.miou, at, COLOURS[1], "s", 5.5)
-    p = "" if difference.p_holm is None else f", {words.p_equals(difference.p_holm)}"
-    label = f"{words.signed(difference.miou.value)}{p}"
+    score = row.against_baseline.miou
+    _interval(axes, score, at, COLOURS[1], "s", 5.5)
     axes.annotate(
-        label,
-        (difference.miou.value or 0.0, at),
+        _label(score, ", "),
+        (score.value or 0.0, at),
         (0, 5),
         textcoords="offset points",
         ha="center",
@@ -145,11 +146,16 @@ def _difference(axes: Axes, row: Row, at: int) -> None:
     )
 
 
+def _label(score: Contrast, between: str) -> str:
+    p = "" if score.p_holm is None else f"{between}{words.p_equals(score.p_holm)}"
+    return f"{words.signed(score.value)}{p}"
+
+
 def iou_by_class(report: Report) -> Figure:
-    """IoU of each scored class by row: dots with intervals, or a heat map of many rows."""
+    """Draw IoU of each scored class by row: dots with intervals, or a heat map of many rows."""
     if len(report.rows) > FEW_ROWS:
         return _heat_map(report)
-    names = report.class_names[: report.scored]
+    names = report.scored
     figure = _new(WIDTH, 1.1 + len(names) * (0.18 + 0.1 * len(report.rows)))
     axes = figure.subplots()
     step = 0.8 / len(report.rows)
@@ -176,7 +182,7 @@ def iou_by_class(report: Report) -> Figure:
 
 
 def _tenths(scores: Sequence[Score]) -> tuple[float, float]:
-    """The tenths of 0..1 between which all intervals lie."""
+    """Return the tenths of 0..1 between which all intervals lie."""
     ends = [end for one in scores for end in (one.value, one.low, one.high) if end is not None]
     if not ends:
         return 0.0, 1.0
@@ -184,7 +190,7 @@ def _tenths(scores: Sequence[Score]) -> tuple[float, float]:
 
 
 def _heat_map(report: Report) -> Figure:
-    names = report.class_names[: report.scored]
+    names = report.scored
     values = np.array(
         [[np.nan if s.value is None else s.value for s in row.classes] for row in report.rows]
     )
@@ -204,7 +210,7 @@ def _heat_map(report: Report) -> Figure:
 
 
 def _swatches(axes: Axes, names: Sequence[str], count: int, *, vertical: bool) -> None:
-    """A square of each class's colour between its name and the axis."""
+    """Draw a square of each class's colour between its name and the axis."""
     from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
     colours = {one.name: one.colour for one in classes(13 if count == 13 else 19)}
@@ -223,7 +229,7 @@ def _swatches(axes: Axes, names: Sequence[str], count: int, *, vertical: bool) -
 
 
 def confusion(report: Report) -> Figure:
-    """Row-normalised confusion of the baseline and of the best other row, and their difference."""
+    """Draw the confusion of the baseline and of the best other row, and their difference."""
     base = report.row(report.baseline)
     others = sorted(
         (row for row in report.rows if row.name != base.name),
@@ -246,11 +252,9 @@ def confusion(report: Report) -> Figure:
 
 
 def _share(counts: Integers) -> Floats:
-    """Of each true class's pixels the share predicted as each class; NaN without such pixels."""
+    """Return of each true class's pixels the share predicted as each; NaN without such pixels."""
     total = counts.sum(axis=1, keepdims=True).astype(np.float64)
-    out = np.full(counts.shape, np.nan)
-    share: Floats = np.divide(counts, total, out=out, where=total > 0)
-    return share
+    return counts / np.where(total > 0, total, np.nan)
 
 
 def _matrix(
@@ -300,41 +304,41 @@ def _explain(axes: Axes, compared: bool) -> None:
 
 
 def learning_curves(report: Report) -> Figure | None:
-    """Validation mIoU (or loss) over the epochs: mean and range over seeds, a panel a row."""
+    """Draw validation mIoU (or loss) over the epochs: mean and range over seeds, by row."""
     for name, label in (("val/miou", "validation mIoU"), ("val/loss", "validation loss")):
-        rows = [row for row in report.rows if row.curves.get(name)]
-        if rows:
-            return _curves(report, rows, name, label)
+        curves = {row.name: row.curves(name) for row in report.rows if row.curves(name)}
+        if curves:
+            return _curves(report, curves, label)
     return None
 
 
-def _curves(report: Report, rows: Sequence[Row], name: str, label: str) -> Figure:
+def _curves(report: Report, curves: Mapping[str, Sequence[Curve]], label: str) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
-    columns = min(3, len(rows))
-    lines = -(-len(rows) // columns)
+    columns = min(3, len(curves))
+    lines = -(-len(curves) // columns)
     figure = _new(WIDTH, 0.5 + 1.9 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    means = [_mean_curve(row.curves[name]) for row in rows]
-    for at, (axes, row) in enumerate(zip(grid, rows, strict=False)):
+    means = [_mean_curve(each) for each in curves.values()]
+    for at, (axes, (name, of_seeds)) in enumerate(zip(grid, curves.items(), strict=False)):
         for epochs, mean, _, _ in means:
             axes.plot(epochs, mean, color="#cccccc", lw=0.8, zorder=1)
         colour = COLOURS[at % len(COLOURS)]
         epochs, mean, low, high = means[at]
-        for curve in row.curves[name]:
+        for curve in of_seeds:
             axes.plot(*np.array(curve).T, color=colour, lw=0.6, alpha=0.6, zorder=2)
         axes.fill_between(epochs, low, high, color=colour, alpha=0.25, lw=0, zorder=2)
         axes.plot(epochs, mean, color=colour, lw=1.8, zorder=3)
-        told = words.plural(len(row.curves[name]), "seed")
-        axes.text(0.97, 0.05, told, transform=axes.transAxes, ha="right", fontsize=7.5)
+        seeds = words.plural(len(of_seeds), "seed")
+        axes.text(0.97, 0.05, seeds, transform=axes.transAxes, ha="right", fontsize=7.5)
         # Long names get small letters rather than run into the next panel.
-        axes.set_title(row.name, loc="left", fontsize=min(8.5, 780 / (columns * len(row.name))))
+        axes.set_title(name, loc="left", fontsize=min(8.5, 780 / (columns * len(name))))
         axes.grid(color="#e5e5e5", lw=0.6)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        if at >= len(rows) - columns:
+        if at >= len(curves) - columns:
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("epoch")
-    for axes in grid[len(rows) :]:
+    for axes in grid[len(curves) :]:
         axes.axis("off")
     figure.supylabel(label, fontsize=9)
     _foot(figure, report, "bold: mean over seeds while all train, band: their range, grey: others")
@@ -342,9 +346,12 @@ def _curves(report: Report, rows: Sequence[Row], name: str, label: str) -> Figur
 
 
 def _mean_curve(
-    curves: Sequence[Sequence[tuple[float, float]]],
+    curves: Sequence[Curve],
 ) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Epochs that all seeds reached, with mean, lowest and highest: none stops within the mean."""
+    """Return the epochs that all seeds reached, so that none stops within the mean.
+
+    With mean, lowest and highest value of each.
+    """
     courses = [dict(curve) for curve in curves]
     epochs = sorted(set.intersection(*(set(course) for course in courses)))
     values = [[course[epoch] for course in courses] for epoch in epochs]
@@ -353,29 +360,23 @@ def _mean_curve(
 
 
 def effects(report: Report) -> Figure | None:
-    """Main effects and two-way interactions with their intervals."""
-    if report.factorial is None or not report.factorial.effects:
+    """Draw main effects and two-way interactions with their intervals."""
+    if not report.effects:
         return None
-    found = report.factorial.effects
-    figure = _new(WIDTH, 1.1 + 0.3 * len(found))
+    figure = _new(WIDTH, 1.1 + 0.3 * len(report.effects))
     axes = figure.subplots()
-    for at, effect in enumerate(found):
+    for at, effect in enumerate(report.effects):
         main = "×" not in effect.row
         colour, marker = (COLOURS[0], "o") if main else (COLOURS[1], "D")
         _interval(axes, effect.miou, at, colour, marker, 6 if main else 5)
-        axes.text(1.01, at, _effect_label(effect), transform=axes.get_yaxis_transform(),
+        axes.text(1.01, at, _label(effect.miou, "  "), transform=axes.get_yaxis_transform(),
                   va="center", fontsize=7.5)  # fmt: skip
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(found)), [effect.row for effect in found])
-    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_yticks(range(len(report.effects)), [effect.row for effect in report.effects])
+    axes.set_ylim(len(report.effects) - 0.5, -0.5)
     axes.grid(axis="x", color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel("effect on mIoU, 95 % interval over areas and seeds")
     axes.set_title("● main effects   ◆ interactions (half the difference of effects)", loc="left")
     _foot(figure, report)
     return figure
-
-
-def _effect_label(effect: Difference) -> str:
-    p = "" if effect.p_holm is None else f"  {words.p_equals(effect.p_holm)}"
-    return f"{words.signed(effect.miou.value)}{p}"

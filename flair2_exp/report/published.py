@@ -7,9 +7,11 @@ what a reproduction should reach.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from flair2_exp.report.runs import ScoredRun
+from flair2_exp.tracking.tags import Tag
 
 DATASET: Final[str] = "flair2"
 TEST_PATCHES: Final[int] = 16_050
@@ -53,22 +55,15 @@ _TABLE: Final[tuple[tuple[dict[str, str], Published], ...]] = (
 )
 
 
-def is_published_test(dataset: str, patches: int, other_pixels: str) -> bool:
-    """Whether scores on this test set may stand beside the published ones.
+def published_row(run: ScoredRun) -> Published | None:
+    """Return the published row of a run's settings; None where it may not stand beside one.
 
-    Args:
-        dataset: Name of the data set.
-        patches: Number of test patches scored.
-        other_pixels: `metric.other_pixels`.
+    It may where the whole real test set was scored as the published code does.
     """
-    return (dataset, patches, other_pixels) == (DATASET, TEST_PATCHES, OTHER_PIXELS)
-
-
-def published(settings: Mapping[str, str]) -> Published | None:
-    """The published row of these settings (flat config, values as text), None where none is."""
-    if settings.get("model.encoder") != "resnet34":
+    test_set = (run.tag(Tag.DATASET), run.counts.patches, run.settings.get("metric.other_pixels"))
+    if test_set != (DATASET, TEST_PATCHES, OTHER_PIXELS):
         return None
-    for wanted, row in _TABLE:
-        if all(settings.get(key) == value for key, value in wanted.items()):
-            return row
-    return None
+    if run.settings.get("model.encoder") != "resnet34":
+        return None
+    rows = (row for options, row in _TABLE if options.items() <= run.settings.items())
+    return next(rows, None)

@@ -56,6 +56,9 @@ from flair2_exp.score import iou_from_sums, known_mean, mean_iou
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+LEVEL: Final[float] = 0.95
+"""Coverage of all intervals."""
+
 RESAMPLES: Final[int] = 10_000
 """Resamples of a report: a p of 0.05 is then known to ± 0.004 (two standard errors)."""
 
@@ -97,7 +100,7 @@ def row_counts(name: str, confusions: Sequence[Integers], scored: int = SCORED) 
 
     Args:
         name: The row.
-        confusions: One array a seed, each (A, C, C): pixel counts by area, truth and prediction.
+        confusions: One array per seed, each (A, C, C): pixel counts by area, truth and prediction.
         scored: The score is over the first so many classes.
     """
     stack = np.stack([np.asarray(one, dtype=np.float64) for one in confusions])
@@ -149,14 +152,14 @@ class Estimate:
     seeds_known: NDArray[np.bool_]
 
     def part(self, contrasts: slice) -> Estimate:
-        """The estimates of some of the contrasts."""
+        """Return the estimates of some of the contrasts."""
         return Estimate(*(getattr(self, each.name)[contrasts] for each in dataclasses.fields(self)))
 
 
 def pair_contrasts(
     rows: int, baseline: int = 0, *, against_all: bool = True
 ) -> tuple[list[tuple[int, int]], Floats]:
-    """Pairs (one, other) of rows and their contrasts (pairs, rows) "one minus other".
+    """Return pairs (one, other) of rows and their contrasts (pairs, rows) "one minus other".
 
     Args:
         rows: Number of rows.
@@ -176,7 +179,7 @@ def pair_contrasts(
 
 
 def scores(rows: Sequence[RowCounts]) -> list[Floats]:
-    """Each run's mIoU and IoU by class on all areas: for each row an array (S, 1 + C)."""
+    """Return each run's mIoU and IoU by class on all areas: for each row an array (S, 1 + C)."""
     return [_scores(row.hits.sum(axis=1), row.marks.sum(axis=1)) for row in rows]
 
 
@@ -186,7 +189,6 @@ def estimate(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    level: float = 0.95,
     pooled: bool = False,
 ) -> Estimate:
     """Estimate contrasts of rows with intervals and p; see the module's text for the method.
@@ -196,10 +198,9 @@ def estimate(
         contrasts: (M, K): a row of the identity is a level, (-1, 1) a difference.
         resamples: R, the number of draws.
         seed: Of the draws; the same seed gives the same figures.
-        level: Coverage of the intervals, in (0, 1).
         pooled: Take one spread over seeds for all rows, as a factorial's least squares does. Where
-            each row has as many seeds and weighs as much, the error is the same; it is known from
-            more runs, which matters with two or three seeds a row.
+            each row has as many seeds and weighs as much, the error is the same; it comes from more
+            runs, which matters with two or three seeds per row.
 
     Raises:
         ValueError: the rows have different areas.
@@ -214,9 +215,9 @@ def estimate(
     area_variance = _contrast_variance(contrasts, _area_covariance(rows, whole))[0]
     seed_variance = _combine(contrasts**2, spreads)
     error = np.sqrt(area_variance + seed_variance)
-    exceed, quantile = _studentised(
-        rows, contrasts, value, error, spreads, resamples, seed, level, pooled
-    )
+    draws = _seed_draws(rows, resamples, seed, pooled)
+    drawn = _studentised(rows, contrasts, value, spreads, draws, seed)
+    exceed, quantile = _tail(drawn, np.abs(value) / np.where(error > 0, error, np.nan))
     same = (value == 0) & (error == 0)
     margin = np.where(same, 0.0, np.where(np.isfinite(quantile), quantile, np.nan) * error)
     known = np.isfinite(margin) & np.isfinite(value)
@@ -234,7 +235,7 @@ def estimate(
 
 
 def holm(p: Floats) -> Floats:
-    """Holm's step-down correction (1979); NaN (not tested) stays NaN and does not count.
+    """Return p corrected by Holm's step-down (1979); NaN (not tested) stays and does not count.
 
     Args:
         p: Any shape: the whole array is one family.
@@ -260,7 +261,7 @@ def draw_areas(areas: int, resamples: int, seed: int, rows_at_once: int) -> Iter
 
 
 def resampled_means(rows: Sequence[RowCounts], weights: Floats) -> Floats:
-    """Each row's scores, averaged over its seeds, on resampled areas.
+    """Return each row's scores, averaged over its seeds, on resampled areas.
 
     Args:
         rows: K rows.
@@ -277,7 +278,7 @@ def resampled_means(rows: Sequence[RowCounts], weights: Floats) -> Floats:
 
 
 def _weigh(weights: Floats, counts: Floats) -> Floats:
-    """Sums (r, S, C) of counts (S, A, C) over weighted areas (r, A), by one matrix product."""
+    """Sum counts (S, A, C) over weighted areas (r, A) by one matrix product: (r, S, C)."""
     seeds, areas, classes = counts.shape
     flat = counts.transpose(1, 0, 2).reshape(areas, seeds * classes)
     return (weights @ flat).reshape(len(weights), seeds, classes)
@@ -290,13 +291,13 @@ def _ratio(numerator: Floats, denominator: Floats, empty: float) -> Floats:
 
 
 def _scores(hits: Floats, marks: Floats) -> Floats:
-    """MIoU and IoU by class (..., 1 + C) of summed counts (..., C)."""
+    """Return mIoU and IoU by class (..., 1 + C) of summed counts (..., C)."""
     iou = iou_from_sums(hits, marks, 0.0)
     return np.concatenate([mean_iou(iou, iou.shape[-1])[..., None], iou], axis=-1)
 
 
 def _over_seeds(rows: Sequence[RowCounts], pooled: bool) -> tuple[Floats, Floats]:
-    """Mean over seeds and squared standard error of that mean, both (K, 1 + C)."""
+    """Return mean over seeds and squared standard error of that mean, both (K, 1 + C)."""
     of_rows = scores(rows)
     means = np.stack([known_mean(of_seeds, 0) for of_seeds in of_rows])
     counts = np.stack([np.isfinite(of_seeds).sum(axis=0) for of_seeds in of_rows]).astype(float)
@@ -310,7 +311,7 @@ def _over_seeds(rows: Sequence[RowCounts], pooled: bool) -> tuple[Floats, Floats
 
 
 def _combine(contrasts: Floats, values: Floats) -> Floats:
-    """Contrasts (M, K) of values (..., K, 1 + C), where a row of weight 0 may be NaN."""
+    """Apply contrasts (M, K) to values (..., K, 1 + C); a row of weight 0 may be NaN."""
     present = np.isfinite(values)
     combined: Floats = contrasts @ np.where(present, values, 0.0)
     lacking = (contrasts != 0).astype(np.float64) @ (~present).astype(np.float64) > 0
@@ -318,7 +319,7 @@ def _combine(contrasts: Floats, values: Floats) -> Floats:
 
 
 def _area_covariance(rows: Sequence[RowCounts], weights: Floats) -> Floats:
-    """Linearised covariance of the rows' scores over areas, (r, 1 + C, K, K).
+    """Return the linearised covariance of the rows' scores over areas, (r, 1 + C, K, K).
 
     With IoU = T / (M - T), the derivative by one area's counts t, m is
     ((1 + IoU) t - IoU m) / (M - T); the derivatives of all areas sum to 0 by themselves.
@@ -341,7 +342,10 @@ def _area_covariance(rows: Sequence[RowCounts], weights: Floats) -> Floats:
 
 
 def _slopes(row: RowCounts, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Derivatives of IoU by hits and by marks (sign turned), (r, S, C); classes there (r, S, 1)."""
+    """Return derivatives of IoU by hits and by marks (sign turned), both (r, S, C).
+
+    Third, how many classes are there, (r, S, 1).
+    """
     total = _weigh(weights, row.hits)
     union = _weigh(weights, row.marks) - total
     inverse = _ratio(np.ones_like(union), union, 0.0)
@@ -351,7 +355,7 @@ def _slopes(row: RowCounts, weights: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _contrast_variance(contrasts: Floats, covariance: Floats) -> Floats:
-    """Variance of contrasts (M, K) from a covariance (r, 1 + C, K, K): (r, M, 1 + C)."""
+    """Return variances (r, M, 1 + C) of contrasts (M, K), given covariances (r, 1 + C, K, K)."""
     product = contrasts @ covariance
     variance = np.einsum("rcmk,mk->rmc", product, contrasts)
     return np.where(variance <= _ZERO, 0.0, variance)  # NaN (a single area) stays
@@ -360,7 +364,7 @@ def _contrast_variance(contrasts: Floats, covariance: Floats) -> Floats:
 def _seed_draws(
     rows: Sequence[RowCounts], resamples: int, seed: int, pooled: bool
 ) -> tuple[Floats, Floats]:
-    """For each resample and row: the seeds' error and squared spread seen, both (R, K).
+    """Return for each resample and row the seeds' error and squared spread seen, both (R, K).
 
     In units of the row's own standard error over seeds: a true spread is drawn from what the
     row's S seeds tell of it, then S seeds are drawn from that: their mean's error, their spread.
@@ -382,20 +386,26 @@ def _studentised(
     rows: Sequence[RowCounts],
     contrasts: Floats,
     value: Floats,
-    error: Floats,
     spreads: Floats,
-    resamples: int,
+    draws: tuple[Floats, Floats],
     seed: int,
-    level: float,
-    pooled: bool,
-) -> tuple[Floats, Floats]:
-    """P and the quantile of |t*|, both (M, 1 + C)."""
+) -> NDArray[np.float32]:
+    """Return |t*| of each resample, (R, M, 1 + C).
+
+    Args:
+        rows: K rows.
+        contrasts: (M, K).
+        value: (M, 1 + C) estimates on all areas.
+        spreads: (K, 1 + C) squared standard errors over seeds.
+        draws: The seeds' part, from `_seed_draws`.
+        seed: Of the draws of areas.
+    """
+    luck, spread = draws
     areas, classes = rows[0].areas, rows[0].hits.shape[2]
-    luck, spread = _seed_draws(rows, resamples, seed, pooled)
-    drawn = np.empty((resamples, *value.shape), dtype=np.float32)
+    drawn = np.empty((len(luck), *value.shape), dtype=np.float32)
     chunk = max(1, _CHUNK_VALUES // (areas * len(rows) * (1 + classes)))
     start = 0
-    for weights in draw_areas(areas, resamples, seed, chunk):
+    for weights in draw_areas(areas, len(luck), seed, chunk):
         part = slice(start, start + len(weights))
         means = resampled_means(rows, weights) + luck[part, :, None] * np.sqrt(spreads)
         variance = _contrast_variance(contrasts, _area_covariance(rows, weights))
@@ -408,15 +418,18 @@ def _studentised(
             where=variance > 0,
         )
         start += len(weights)
-    return _tail(drawn, np.abs(value) / np.where(error > 0, error, np.nan), level)
+    return drawn
 
 
-def _tail(drawn: NDArray[np.float32], observed: Floats, level: float) -> tuple[Floats, Floats]:
-    """P of the observed |t|, quantile of the drawn ones; draws without the class are left out."""
+def _tail(drawn: NDArray[np.float32], observed: Floats) -> tuple[Floats, Floats]:
+    """Return p of the observed |t| and the quantile of the drawn ones, both (M, 1 + C).
+
+    Draws without the class are left out.
+    """
     absent = np.isnan(drawn)
     count = (~absent).sum(axis=0)
     exceed = (1 + (drawn >= observed).sum(axis=0)) / (1 + count)
     ordered = np.sort(drawn, axis=0)  # NaN last
-    rank = np.clip(np.ceil(level * (count + 1)).astype(int), 1, np.maximum(count, 1)) - 1
+    rank = np.clip(np.ceil(LEVEL * (count + 1)).astype(int), 1, np.maximum(count, 1)) - 1
     quantile = np.take_along_axis(ordered, rank[None], axis=0)[0].astype(np.float64)
     return exceed, quantile

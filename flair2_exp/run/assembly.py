@@ -87,33 +87,21 @@ def build_data(config: Config) -> FlairDataModule:
 
     dataset = config.dataset
     if dataset.sample is not None and dataset.root is not None:
-        from flair2_exp.data.sample import ensure_sample
+        from flair2_exp.data.sample.tree import ensure_sample
 
         ensure_sample(dataset.root, dataset.sample)
     data = FlairDataModule(
         config.data_groups, reads=config.reads, seed=config.seed, parts=config.parts
     )
     if dataset.check == "headers" and dataset.store is None:
-        _check_headers(config, data)
+        from flair2_exp.data.check.tree import require_sound
+
+        findings = require_sound(config.data_groups, config.reads)
+        for finding in [each for each in findings if each.severity == "error"][:5]:
+            log.warning("%s: %s", finding.path, finding.message)
     data.setup()
     require_patch_size(config, data.patch_size)
     return data
-
-
-def _check_headers(config: Config, data: FlairDataModule) -> None:
-    """Read every file's header before a run of days fails on one of them.
-
-    Raises:
-        DataError: Files are damaged or missing, and `dataset.on_damaged` is `stop`.
-    """
-    from flair2_exp.data.check.tree import check_headers, require_sound
-
-    stop = config.dataset.on_damaged == "stop"
-    findings = (require_sound if stop else check_headers)(
-        data.folders, config.data_groups, config.reads
-    )
-    for finding in [each for each in findings if each.severity == "error"][:5]:
-        log.warning("%s: %s", finding.path, finding.message)
 
 
 def describe_data(config: Config, data: FlairDataModule) -> dict[str, Any]:

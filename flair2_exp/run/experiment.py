@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING
 from flair2_exp import locking
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
-from flair2_exp.config.tracking import TrackingConfig
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError, nearest
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, RUNNING, TRAINED, RunRecord
 from flair2_exp.signals import (
-    KILLED,
     Interruption,
     interrupt_of,
     signals_as_exceptions,
@@ -171,50 +169,35 @@ class _Life:
             TrackingError: The store does not take it, or another process is writing this run.
         """
         from flair2_exp.tracking.provenance import collect
-        from flair2_exp.tracking.run import NullRun
+        from flair2_exp.tracking.run import open_run
 
-        config, origin = self.config, None
-        run: Run = NullRun()
-        if prepared.store is not None:
-            origin = collect(overrides)
-            tags = {
+        tracking = self.config.tracking
+        origin = collect(overrides) if prepared.store is not None else None
+        parent = self.membership.parent_run_id
+        run = open_run(
+            prepared.store,
+            tracking.experiment,
+            tracking.run_name or f"{self.config.name} seed={self.config.seed}",
+            self.folder.unsent,
+            tags={
                 **record.tags,
-                **origin.tags(),
+                **(origin.tags() if origin is not None else {}),
                 **self.membership.tags,
-                **config.tracking.tags,
-            }
-            run = self._tracked(prepared.store, record, tags)
+                **tracking.tags,
+                **({Tag.PARENT: parent} if parent else {}),
+            },
+            run_id=record.run_id,
+            lookup=(Tag.FOLDER, Tag.IDENTITY),
+            take_over=self.exclusive,
+        )
         record.status = TRAINED if record.training else RUNNING
         record.run_id, record.error = run.run_id, ""
         if first_process():
-            write_text(self.folder.config, resolved_yaml(config))
+            write_text(self.folder.config, resolved_yaml(self.config))
         _write(record, self.folder)
         if origin is not None:
             run.log_files(origin.files())
         return run
-
-    def _tracked(self, store: Store, record: RunRecord, tags: Mapping[str, object]) -> Run:
-        from flair2_exp.tracking.run import TrackedRun
-
-        tracking: TrackingConfig = self.config.tracking
-        experiment = store.ensure_experiment(tracking.experiment)
-        store.close_dead_runs()
-        # A process that was killed between making the run and noting it in the folder left one.
-        left = {str(name): record.tags[name] for name in (Tag.FOLDER, Tag.IDENTITY)}
-        run_id = record.run_id or store.find_run(experiment, left, status=KILLED)
-        pending = self.folder.unsent
-        if run_id:
-            return TrackedRun.resume(
-                store, run_id, pending=pending, tags=tags, take_over=self.exclusive
-            )
-        return TrackedRun.start(
-            store,
-            experiment,
-            name=tracking.run_name or f"{self.config.name} seed={self.config.seed}",
-            pending=pending,
-            tags=tags,
-            parent_run_id=self.membership.parent_run_id,
-        )
 
     def _train_and_test(self, prepared: Prepared, run: Run, record: RunRecord) -> dict[str, float]:
         """Fit, then test the best checkpoint; return all numbers of `metrics.json`."""
@@ -340,7 +323,7 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        wanted = interruption.asked or interrupt_of(error)
+        wanted = interruption.exception or interrupt_of(error)
         if wanted is error:
             raise
         raise wanted from error

@@ -279,24 +279,27 @@ class Sweep:
         """Turn the finished runs into an answer: files in the sweep's folder and on the parent."""
         if not (self.options.report and any(j.state == DONE and j.config.test for j in jobs)):
             return
-        from flair2_exp.report.collect import read_folders
-        from flair2_exp.report.render import headline, page, report_runs
+        from flair2_exp.report.folders import read_folder
+        from flair2_exp.report.page import headline, summary
+        from flair2_exp.report.results import ReportOptions
+        from flair2_exp.report.runs import RunSet
+        from flair2_exp.report.write import report_runs
 
-        folders = [job.folder.path for job in jobs if job.folder.config.is_file()]
-        collected = read_folders(folders)
+        begun = [read_folder(job.folder) for job in jobs if job.folder.config.is_file()]
         report = report_runs(
-            collected.runs,
+            RunSet.of([*begun, *absent_runs(failed)]),  # the sweep has the last word on failures
             self.folder / REPORT,
-            absent=[*collected.absent, *absent_runs(failed)],  # the sweep has the last word
+            options=ReportOptions(
+                title=self.options.name,
+                baseline=self.baseline,
+                factors=None if self.factors is None else tuple(self.factors),
+            ),
             expected=[(job.row, job.seed) for job in jobs],
-            baseline=self.baseline,
-            factors=self.factors,
-            title=self.options.name,
         )
         for path in report.paths:
             parent.log_artifact(path, REPORT)
         parent.log_metrics(headline(report))
-        parent.describe(page(report))
+        parent.describe(summary(report))
 
 
 def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list[Job]]:

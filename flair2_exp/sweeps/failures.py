@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hydra.types import TaskFunction
     from omegaconf import DictConfig
 
-    from flair2_exp.report.collect import AbsentRun
+    from flair2_exp.report.runs import AbsentRun
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _error_files(job: Job) -> tuple[Path, Path]:
 
 
 def _write_error(job: Job, error: object) -> Path:
-    from flair2_exp.tracking.provenance import scrub
+    from flair2_exp.tracking.scrub import scrub
 
     text = getattr(error, _TRACEBACK, f"{error}\n")
     if isinstance(error, BaseException) and _TRACEBACK not in vars(error):
@@ -132,7 +132,7 @@ def failure_table(failed: Sequence[tuple[Job, Failure | None]]) -> str:
 
 def absent_runs(failed: Sequence[tuple[Job, Failure | None]]) -> list[AbsentRun]:
     """Return the jobs that failed, as the report shows them; others are read from their folders."""
-    from flair2_exp.report.collect import AbsentRun
+    from flair2_exp.report.runs import AbsentRun
 
     states = [(job, "failed", failure.reason) for job, failure in failed if failure]
     states += [

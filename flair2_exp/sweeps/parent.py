@@ -28,33 +28,27 @@ def open_parent(name: str, folder: Path, config: Config, *, take_over: bool = Fa
         config: Of one of its jobs, for the store.
         take_over: The caller holds the folder.
     """
-    from flair2_exp.tracking.run import NullRun, TrackedRun
+    from flair2_exp.tracking.run import open_run
 
-    store = open_store(config)
-    if store is None:
-        return NullRun()
-    experiment = store.ensure_experiment(config.tracking.experiment)
-    store.close_dead_runs()
     notes = _notes(folder)
     key = notes.get("key") or uuid.uuid4().hex
-    tags = {
-        Tag.SWEEP: name,
-        Tag.KIND: "sweep",
-        Tag.FOLDER: str(folder),
-        Tag.SWEEP_KEY: key,
-    }
-    pending = RunFolder(folder).unsent
-    run_id = notes.get("parent_run_id")
-    if not run_id:
+    store = open_store(config)
+    if store is not None and not notes.get("parent_run_id"):
         # The key is on the disk before the run is made: a process that is killed before it has
         # noted the run's id finds the run by it, and no sweep gets two parents.
         _note(folder, name=name, key=key)
-        run_id = store.find_run(experiment, {Tag.SWEEP_KEY: key}) if "key" in notes else None
-    if run_id:
-        run = TrackedRun.resume(store, run_id, pending=pending, tags=tags, take_over=take_over)
-    else:
-        run = TrackedRun.start(store, experiment, name=name, pending=pending, tags=tags)
-    _note(folder, name=name, key=key, parent_run_id=run.run_id)
+    run = open_run(
+        store,
+        config.tracking.experiment,
+        name,
+        RunFolder(folder).unsent,
+        tags={Tag.SWEEP: name, Tag.KIND: "sweep", Tag.FOLDER: str(folder), Tag.SWEEP_KEY: key},
+        run_id=notes.get("parent_run_id"),
+        lookup=(Tag.SWEEP_KEY,) if "key" in notes else (),
+        take_over=take_over,
+    )
+    if store is not None:
+        _note(folder, name=name, key=key, parent_run_id=run.run_id)
     return run
 
 

@@ -24,6 +24,7 @@ from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
 from flair2_exp.config.identity import UNKNOWN_DATA, deciding
 from flair2_exp.errors import ConfigError, DataError, FlairError
+from flair2_exp.report.rows import tell_apart
 from flair2_exp.run import assembly
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED as RUN_FAILED
@@ -187,7 +188,7 @@ class Planner:
     def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
         self._master = master
         self._loader = loader
-        self._folder = Path(master.hydra.sweep.dir)
+        self._folder = Path(master.hydra.sweep.dir).absolute()
         self._fingerprints: dict[tuple[object, ...], str] = {}
 
     def plan(self, jobs: Sequence[tuple[str, ...]]) -> Plan:
@@ -228,7 +229,8 @@ class Planner:
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
         name = f"job {number} ({' '.join(overrides)})"
-        root, subfolder = Path(str(config.hydra.sweep.dir)), str(config.hydra.sweep.subdir)
+        root = Path(str(config.hydra.sweep.dir)).absolute()
+        subfolder = str(config.hydra.sweep.subdir)
         if root != self._folder:
             raise ConfigError(
                 f"{name} would run in {root}, outside of its sweep's folder {self._folder}: "
@@ -263,21 +265,20 @@ class Planner:
 
     def _named_apart(self, jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
         """Return the jobs, renamed by what they sweep where several rows would have one name."""
-        places = {(job.row, job.seed) for job in jobs}
-        if len(places) == len(jobs):
-            return list(jobs), []
         lines = [dict(_key_and_value(line) for line in job.overrides) for job in jobs]
-        keys = [key for key in lines[0] if len({str(line.get(key)) for line in lines}) > 1]
-        apart = [key for key in keys if key != "seed"]
-        if not apart:
+        if len({(job.row, job.seed) for job in jobs}) == len(jobs):
             return list(jobs), []
-        words = {key: _words(key, {line[key] for line in lines}) for key in apart}
+        options = [{key: line[key] for key in line if key != "seed"} for line in lines]
+        apart = tell_apart(options, [job.seed for job in jobs])
+        keys = [key for key in options[0] if any(key in each for each in apart)]
+        if not keys:
+            return list(jobs), []
+        words = {key: _words(key, {line[key] for line in lines}) for key in keys}
         renamed = []
         for job, line in zip(jobs, lines, strict=True):
-            name = "_".join(words[key][line[key]] for key in apart)
+            name = "_".join(words[key][line[key]] for key in keys)
             renamed.append(self._job(job.number, (*job.overrides, f"name='{name}'")))
-        note = f"The rows are named by what sets them apart: {', '.join(apart)}."
-        return renamed, [note]
+        return renamed, [f"The rows are named by what sets them apart: {', '.join(keys)}."]
 
 
 def _words(key: str, values: set[str]) -> dict[str, str]:

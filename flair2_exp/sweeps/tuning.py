@@ -1,36 +1,38 @@
-"""What a search leaves besides its study: one MLflow parent, experiment files, figures, a check.
+"""The part of a search that knows of FLAIR: what the sweeper of conf/tune/ calls.
 
-`on_create` and `on_finish` are called by the sweeper that conf/tune/ configures. The best trial
-becomes an experiment file, which composes to that trial's very config, and beside it the default's,
-so that the two can be trained over several seeds and compared. The test split is looked at then,
-for the first time.
+Before the first trial a search is checked, and told which data it is made on. All trials stand
+under one MLflow run. At the end the best trial becomes an experiment file, and beside it the
+default, so that the two can be trained over several seeds and compared: the test split is looked at
+then, for the first time.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from flair2_exp.config import schema
-from flair2_exp.errors import ConfigError, FlairError, TrackingError
-from flair2_exp.files import write_text
-from flair2_exp.run.assembly import open_store, require_files
+from flair2_exp.config.compose import typed
+from flair2_exp.config.experiment import Config
+from flair2_exp.config.fields import plain
+from flair2_exp.config.groups import config_folder
+from flair2_exp.config.identity import contents, decides
+from flair2_exp.errors import ConfigError, DataError, TrackingError
+from flair2_exp.run import assembly
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import place_of
 from flair2_exp.sweeps.plan import distributes
+from flair2_exp.tracking.tags import Tag
+from flair2_exp.values import flatten, render
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from flair2_exp.optuna_sweeper.search import SearchResult
+    from flair2_exp.optuna_sweeper.results import SearchResult
+    from flair2_exp.optuna_sweeper.trial import RunningTrial
     from flair2_exp.tracking.run import Run
 
 log = logging.getLogger(__name__)
@@ -38,45 +40,112 @@ log = logging.getLogger(__name__)
 PARENT: Final = "mlflow_parent"
 """Study attribute: the id of the MLflow run that all trials stand under."""
 FIGURES: Final = "figures"
-REPEATS: Final = "repeat_best"
 
-# Not part of what was found: the search itself, where results go, and what every run says anew.
-_LEFT_OUT: Final = ("tune", "sweep", "tracking", "paths", "objective", "test", "name", "quirk")
-# Groups whose files set other nodes than their own, which the values therefore hold.
-_PATCHES: Final = ("experiment", "preset", "sweep", "tune", "quirk", "tracking", "paths")
+_COPYING: Final = ("spawn", "fork", "notebook")
+"""Strategies whose processes are copies of the job's, not the command line run again."""
+_FILES: Final = ("model.weights", "model.encoder_weights", "checkpoint")
+"""Options that name files of weights."""
 
 
 # --- before the search --------------------------------------------------------------------------
 
-# Strategies whose processes are copies of the job's, not the command line run again.
-_COPYING: Final = ("spawn", "fork", "notebook")
 
+def on_start(config: DictConfig) -> dict[str, str]:
+    """Refuse what no search could run with, and say on what the search is made.
 
-def on_start(config: DictConfig) -> None:
-    """Refuse what no search could run with; called by every worker.
+    Called by every worker, before it opens the study.
 
     Args:
         config: The command's config, with Hydra's part.
+
+    Returns:
+        Facts that must be equal for all commands on one study: which data and weights they read
+        (`facts_of`). Where the jobs run on other machines, the places and settings that lead to
+        them; each job then checks the files themselves (`require_study_data`).
 
     Raises:
         FlairError: A value out of bounds or in conflict with another; data or weights that are not
             there; several seeds; or trials on several devices whose processes would join the study
             as workers of their own.
     """
-    options = _typed(config)
-    trainer = options.trainer
+    options = typed(config)
     _refuse_seeds(config.hydra)
-    if distributes(config.hydra.launcher):
-        return
-    require_files(options)
-    if any(word in trainer.strategy for word in _COPYING) or not _several_devices(trainer):
-        return
-    raise ConfigError(
-        f"trainer.devices={trainer.devices}: in a search Lightning's further processes would run "
-        "the command again, and join the study as workers of their own.\n"
-        "Give trainer.devices=1 and start the command once a device (CUDA_VISIBLE_DEVICES=0, 1, "
-        "...): they share the study. Or hydra/launcher=submitit_slurm."
-    )
+    if distributes(config.hydra.launcher):  # the files may not be visible from here
+        named = {name: flatten(plain(options))[name] for name in _FILES}
+        return {"place": _joined(place_of(options) | named)}
+    _refuse_devices(options)
+    assembly.require_files(options)
+    assembly.require_feasible(options)
+    dataset = options.dataset
+    if dataset.sample is not None and dataset.root is not None:
+        # Made now rather than by the first trial, so that the study knows its data from the start.
+        from flair2_exp.data.sample.tree import ensure_sample
+
+        ensure_sample(dataset.root, dataset.sample)
+    return facts_of(options, assembly.data_fingerprint(options))
+
+
+def facts_of(config: Config, fingerprint: str) -> dict[str, str]:
+    """Return on what an experiment is made, for comparison with others of its study.
+
+    Args:
+        config: The experiment's.
+        fingerprint: Of its data. It is that of the inputs that are read, so only those of
+            experiments that read the same are compared.
+    """
+    data = f"data ({', '.join(sorted(config.reads))})"
+    return {data: fingerprint[:16], "weights": _joined(contents(config))}
+
+
+def _joined(values: Mapping[str, object]) -> str:
+    named = (f"{name}={render(value)}" for name, value in values.items() if value is not None)
+    return ", ".join(named) or "none"
+
+
+def require_study_data(trial: RunningTrial, config: Config, fingerprint: str) -> None:
+    """Refuse to train a trial on other data or from other weights than its study.
+
+    Each job asks once its data are known: files may have changed since the search began, and those
+    of another machine were not seen before. What is searched over may differ between trials.
+
+    Args:
+        trial: The job's.
+        config: The trial's.
+        fingerprint: Of the data that the job reads.
+
+    Raises:
+        DataError: They are others than the study's, or than those of another of its trials.
+    """
+    facts = facts_of(config, fingerprint)
+    if trial.params.keys() & set(_FILES):
+        del facts["weights"]
+    if any(name.partition(".")[0] in ("dataset", "split") for name in trial.params):
+        facts = {name: value for name, value in facts.items() if name == "weights"}
+    changes = trial.fact_changes(facts)
+    if changes:
+        raise DataError(
+            f"study {trial.study_name} was made on something else: {'; '.join(changes)}.\n"
+            "Set it back, or start another search with tune.name=NAME."
+        )
+
+
+def may_change(key: str) -> bool:
+    """Return whether an override may differ between two commands on one study.
+
+    It may where no result depends on it: files may lie elsewhere on another machine, since the
+    study's facts say which they are.
+
+    Args:
+        key: An option's dotted name, or a group's name.
+    """
+    if key in _groups():  # the files of the others, as `compat`, set options that decide
+        return key in ("tracking", "paths")
+    return not decides(key)
+
+
+@functools.cache
+def _groups() -> frozenset[str]:
+    return frozenset(path.name for path in config_folder().iterdir())
 
 
 def _refuse_seeds(hydra: DictConfig) -> None:
@@ -91,12 +160,26 @@ def _refuse_seeds(hydra: DictConfig) -> None:
         )
 
 
-def _several_devices(trainer: schema.TrainerConfig) -> bool:
-    if trainer.num_nodes > 1 or trainer.devices != -1:
-        return trainer.num_nodes > 1 or trainer.devices > 1
+def _refuse_devices(config: Config) -> None:
+    """Refuse several devices for each trial: Lightning starts the command again for each."""
+    trainer = config.trainer
+    copying = any(word in trainer.strategy for word in _COPYING)
+    if copying or (trainer.num_nodes == 1 and _devices(trainer.devices) <= 1):
+        return
+    raise ConfigError(
+        f"trainer.devices={trainer.devices}: in a search Lightning's further processes would run "
+        "the command again, and join the study as workers of their own.\n"
+        "Give trainer.devices=1 and start the command once per device (CUDA_VISIBLE_DEVICES=0, 1, "
+        "...): they share the study. Or hydra/launcher=submitit_slurm."
+    )
+
+
+def _devices(number: int) -> int:
+    if number != -1:
+        return number
     import torch
 
-    return torch.cuda.device_count() > 1
+    return torch.cuda.device_count()
 
 
 # --- the parent run -----------------------------------------------------------------------------
@@ -112,86 +195,74 @@ def on_create(config: DictConfig) -> dict[str, Any]:
         Attributes for the study: the run's id, for the trials of all workers.
 
     Raises:
-        FlairError: No trial could run with this config, or the MLflow store does not answer.
+        FlairError: The MLflow store does not answer.
     """
-    from flair2_exp.tracking.process import HOST_TAG, PID_TAG, PROCESS_TAG
-    from flair2_exp.tracking.run import TrackedRun
+    from flair2_exp.tracking.run import open_run
 
-    options = _typed(config)
-    store = open_store(options)
-    if store is None:
+    options = typed(config)
+    if not options.tracking.enabled:
         return {}
-    run = TrackedRun.start(
-        store,
-        store.ensure_experiment(options.tracking.experiment),
-        name=options.sweep.name,
-        pending=Path(config.hydra.sweep.dir) / "unsent",
+    folder = RunFolder(Path(config.hydra.sweep.dir))
+    run = open_run(
+        assembly.open_store(options),
+        options.tracking.experiment,
+        options.sweep.name,
+        folder.unsent,
         tags={
-            "flair2.kind": "study",
-            "flair2.study": options.tune.name,
-            "flair2.sweep": options.sweep.name,
-            "flair2.folder": str(Path(config.hydra.sweep.dir).absolute()),
+            Tag.KIND: "study",
+            Tag.STUDY: options.tune.name,
+            Tag.SWEEP: options.sweep.name,
+            Tag.FOLDER: folder.path.absolute(),
         },
     )
-
-    def disown(client: Any) -> None:
-        # It belongs to all workers: that this one ends, or dies, does not end it.
-        for name in (HOST_TAG, PID_TAG, PROCESS_TAG):
-            client.delete_tag(run.run_id, name)
-
-    store.call("making the study's run", disown)
-    # Nobody ends it but `on_finish`, which goes on with it; a search that never comes there
-    # (too many failures, Ctrl-C) shall not leave it RUNNING for ever.
-    run.finish()
+    run.release()  # to all workers: `on_finish` of one of them resumes it
     return {PARENT: run.run_id}
 
 
-def _typed(config: DictConfig) -> schema.Config:
-    """The config of the command, without Hydra's part."""
-    own = copy.deepcopy(config)
-    del own._content["hydra"]  # type: ignore[union-attr]
-    return schema.typed(own)
-
-
-def _parent(result: SearchResult, options: schema.Config) -> Run:
-    """The study's MLflow run, or what stands in for it."""
+def _parent(result: SearchResult, config: Config) -> Run:
+    """Return the study's MLflow run, or what stands in for it."""
     from flair2_exp.optuna_sweeper.storage import open_storage
-    from flair2_exp.tracking.run import NullRun, TrackedRun
+    from flair2_exp.tracking.run import Run, open_run
 
     storage = open_storage(result.storage)
     study_id = storage.get_study_id_from_name(result.study_name)
     run_id = storage.get_study_user_attrs(study_id).get(PARENT)
-    store = open_store(options)
-    if store is None or not run_id:
-        return NullRun()
+    if not run_id:
+        return Run()
+    store, pending = assembly.open_store(config), RunFolder(result.folder).unsent
+    tracking = config.tracking
     try:
-        return TrackedRun.resume(store, str(run_id), pending=result.folder / "unsent")
+        return open_run(
+            store, tracking.experiment, config.sweep.name, pending, tags={}, run_id=str(run_id)
+        )
     except TrackingError as error:
         log.warning("the study's MLflow run gets no results: %s", error)
-        return NullRun()
+        return Run()
 
 
 # --- the end ------------------------------------------------------------------------------------
 
 
 def on_finish(result: SearchResult, config: DictConfig) -> None:
-    """Write what was found, once the study is complete; one worker does.
+    """Write down the best, once the study is complete; one worker does.
 
     Args:
         result: What the search came to.
         config: The command's config, with Hydra's part.
     """
+    from flair2_exp.sweeps.study_best import repeat, write_experiments
+
     if not result.leader:
         log.info("The worker that ended the last trial writes experiment files and figures.")
     if not result.leader or not result.best:
         return
-    options = _typed(config)
+    options = typed(config)
     with _parent(result, options) as parent:
         files = write_experiments(result)
         log.info("Run the best: python -m flair2_exp experiment=%s", files[0])
         _record(result, files, parent)
         if options.tune.repeat_best:
-            _repeat(result, options, list(config.hydra.overrides.task), parent)
+            repeat(result, options, list(config.hydra.overrides.task), parent)
 
 
 def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
@@ -200,28 +271,32 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
     from flair2_exp.sweeps.study_figures import write_figures
 
     states = [state_name(trial) for trial in result.trials]
-    parent.log_metrics({f"trials/{state}": states.count(state) for state in sorted(set(states))})
     best = result.best[0]
-    names = result.objective or tuple(f"value_{i}" for i in range(len(best.values)))
     parent.log_metrics(
-        {f"best/{name}": value for name, value in zip(names, best.values, strict=True)}
+        {f"trials/{state}": states.count(state) for state in sorted(set(states))}
+        | {f"best/{name}": each for name, each in zip(result.names, best.values, strict=True)}
     )
-    tags = {"flair2.best_trial": best.number, "flair2.study": result.study_name}
-    parent.set_tags({**tags, "flair2.folder": result.folder.absolute()})
+    parent.set_tags(
+        {
+            Tag.BEST_TRIAL: best.number,
+            Tag.STUDY: result.study_name,
+            Tag.FOLDER: result.folder.absolute(),
+        }
+    )
     parent.log_artifact(result.folder / "trials.csv")
     for path in files:
         parent.log_artifact(path, "experiment")
     for path in write_figures(result, result.folder / FIGURES):
         parent.log_artifact(path, FIGURES)
-    parent.describe(summary(result, names))
+    parent.describe(summary(result))
 
 
-def summary(result: SearchResult, names: Sequence[str]) -> str:
-    """The study in Markdown: its best trials with their parameters."""
+def summary(result: SearchResult) -> str:
+    """Return the study in Markdown: its best trials with their parameters."""
     swept = list(result.space.dimensions)
     lines = [f"Study {result.study_name}: {len(result.trials)} trials", ""]
-    lines += [f"| trial | {' | '.join([*names, *swept])} |"]
-    lines += ["|" + "---|" * (1 + len(names) + len(swept))]
+    lines += [f"| trial | {' | '.join([*result.names, *swept])} |"]
+    lines += ["|" + "---|" * (1 + len(result.names) + len(swept))]
     for trial in result.best[:10]:
         cells = [f"{value:.6g}" for value in trial.values]
         cells += [_cell(trial.params.get(name)) for name in swept]
@@ -231,159 +306,3 @@ def summary(result: SearchResult, names: Sequence[str]) -> str:
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-# --- experiment files ---------------------------------------------------------------------------
-
-
-def write_experiments(result: SearchResult) -> list[Path]:
-    """Write the best trial, or each of the Pareto front, and the default as experiment files.
-
-    Args:
-        result: What the search came to.
-
-    Returns:
-        The files `experiment/best.yaml` (several objectives: `best_1.yaml`, ...; best in the first
-        objective first) and `experiment/default.yaml` in the sweep's folder.
-    """
-    folder, best = result.folder / "experiment", result.best
-    for stale in folder.glob("best_[0-9]*.yaml"):  # of a front that had more trials
-        stale.unlink()
-    files = []
-    for place, trial in enumerate(best, start=1):
-        path = folder / ("best.yaml" if len(result.direction) == 1 else f"best_{place}.yaml")
-        values = ", ".join(f"{value:.6g}" for value in trial.values)
-        told = ", ".join(result.objective)
-        comment = f"Trial {trial.number} of the study {result.study_name}: {told} {values}"
-        name = f"{result.study_name}_trial_{trial.number}"
-        files.append(write_experiment(path, name, _overrides(result, trial), comment))
-    comment = f"What the study {result.study_name} started from."
-    path, name = folder / "default.yaml", f"{result.study_name}_default"
-    files.append(write_experiment(path, name, list(result.space.fixed.values()), comment))
-    return files
-
-
-def _overrides(result: SearchResult, trial: FrozenTrial) -> list[str]:
-    return result.space.overrides(trial.params)
-
-
-def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: str) -> Path:
-    """Write an experiment file that composes to the config of these overrides.
-
-    Group files come first, then every value that they do not give: presets that the overrides name
-    are in the values, since a preset would win over an experiment.
-
-    Args:
-        path: The file, in a folder called `experiment`.
-        name: The experiment's name.
-        overrides: As on the command line.
-        comment: A line for the file's head.
-
-    Returns:
-        The path.
-    """
-    import yaml
-
-    wanted, choices = _composed(overrides)
-    _, defaults = _composed([])
-    changed = {
-        group: option
-        for group, option in choices.items()
-        if option != defaults.get(group) and group not in _PATCHES and not group.startswith("hydra")
-    }
-    given, _ = _composed([f"{group}={option}" for group, option in changed.items()])
-    values = _difference(given, wanted)
-    content: dict[str, Any] = {}
-    if changed:
-        content["defaults"] = [{f"override /{group}": each} for group, each in changed.items()]
-    content |= {"name": name, **values}
-    head = f"# @package _global_\n# python -m flair2_exp experiment={path}\n# {comment}\n\n"
-    write_text(path, head + yaml.safe_dump(content, sort_keys=False))
-    return path
-
-
-def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The unresolved config of overrides as plain values, and its groups' choices."""
-    whole = compose("config", list(overrides), return_hydra_config=True)
-    choices = {str(group): str(each) for group, each in whole.hydra.runtime.choices.items()}
-    del whole._content["hydra"]  # type: ignore[union-attr]
-    plain: Any = OmegaConf.to_container(whole, resolve=False)
-    return {key: plain[key] for key in plain if key not in _LEFT_OUT}, choices
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are not as before, nested as they stand; lists are whole values."""
-    found: dict[str, Any] = {}
-    for key, value in now.items():
-        if isinstance(value, Mapping) and isinstance(before.get(key), Mapping):
-            inner = _difference(before[key], value)
-            if inner:
-                found[key] = inner
-        elif key not in before or before[key] != value:
-            found[key] = value
-    return found
-
-
-# --- the best against the default ---------------------------------------------------------------
-
-
-def _repeat(
-    result: SearchResult, options: schema.Config, overrides: Sequence[str], parent: Run
-) -> None:
-    """Train the best and the default over seeds, as a sweep with the leaderboard's report.
-
-    It is a command of its own: finished runs are kept when it is given again.
-    """
-    folder = (result.folder / REPEATS).absolute()
-    command = repeat_command(result, options, overrides, folder)
-    log.info("%s over seeds: %s", " and ".join(repeated(result)), " ".join(command[1:]))
-    # The entry point sets the variable for itself: to have Hydra hand exceptions on.
-    environment = {key: each for key, each in os.environ.items() if key != "HYDRA_FULL_ERROR"}
-    done = subprocess.run(command, check=False, env=environment)
-    for path in sorted((folder / "report").glob("*")):
-        if path.is_file():
-            parent.log_artifact(path, REPEATS)
-    if done.returncode:
-        raise RepeatError(
-            f"training the best and the default again ended with status {done.returncode}; the "
-            "study is complete, and the same command tries that again."
-        )
-
-
-def repeated(result: SearchResult) -> list[str]:
-    """The experiment files to compare: the default, and the best in the first objective.
-
-    Where the default is the best itself, as it may be after a short search, it stands alone.
-    """
-    default, _ = _composed(list(result.space.fixed.values()))
-    best, _ = _composed(_overrides(result, result.best[0]))
-    if best == default:
-        return ["default"]
-    return ["default", "best" if len(result.direction) == 1 else "best_1"]
-
-
-class RepeatError(FlairError):
-    """The comparison after a search failed; the search did not."""
-
-
-def repeat_command(
-    result: SearchResult, options: schema.Config, overrides: Sequence[str], folder: Path
-) -> list[str]:
-    """The command that trains what `repeated` names over seeds.
-
-    Args:
-        result: What the search came to.
-        options: The command's config.
-        overrides: The command's overrides; those of tracking and paths are handed on.
-        folder: Where the comparison goes.
-    """
-    files = [result.folder.absolute() / "experiment" / f"{n}.yaml" for n in repeated(result)]
-    seeds = ",".join(str(options.seed + each) for each in range(options.tune.repeat_best))
-    places = [each for each in overrides if each.startswith(("tracking", "paths"))]
-    return [
-        sys.executable, "-m", "flair2_exp", "--multirun",
-        f"experiment={','.join(map(str, files))}", f"seed={seeds}", *places,
-        f"sweep.name={options.sweep.name}_{REPEATS}",
-        f"sweep.baseline={result.study_name}_default",
-        f"hydra.sweep.dir='{folder}'",
-    ]  # fmt: skip

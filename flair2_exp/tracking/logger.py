@@ -1,4 +1,4 @@
-"""What Lightning logs, to the MLflow run and to `history.csv` in the run's folder.
+"""What Lightning logs, to the MLflow run and to a table on the disk.
 
 This module imports Lightning (and with it torch): import it where a trainer is made.
 """
@@ -23,30 +23,29 @@ _EPOCH: Final = "_epoch"
 
 
 class RunLogger(Logger):
-    """Lightning's metrics, to a run and to a table with one row an epoch.
+    """Lightning's metrics, to a run and to a table with one row per epoch.
 
     Metrics of an epoch are stored at the epoch's number, counted from 0; those whose name ends in
     `_step` (Lightning adds that where a metric is logged both ways), and those that come without
     an epoch (the learning rate of Lightning's monitor), at the optimizer's step. `_epoch` behind a
     name is left out.
 
-    Hyper-parameters are not taken: the run has the whole config. Nor is the run ended: only the
+    Hyper-parameters are not stored: the run has the whole config. Nor is the run ended: only the
     experiment knows how it ended.
     """
 
-    def __init__(self, run: Run, folder: str | Path, name: str = "") -> None:
-        """Log to a run and a folder.
+    def __init__(self, run: Run, history: str | Path, name: str = "") -> None:
+        """Log to a run and to a file.
 
         Args:
-            run: The run, or a `NullRun`.
-            folder: The run's folder, for `history.csv`.
+            run: The run.
+            history: The CSV table (`History`).
             name: The experiment's name, should Lightning ask.
         """
         super().__init__()
         self._run = run
-        self._folder = Path(folder)
         self._name = name
-        self.history = History(self._folder / "history.csv")
+        self.history = History(history)
 
     @property
     def name(self) -> str:
@@ -60,30 +59,24 @@ class RunLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run's folder."""
-        return str(self._folder)
+        """The folder of the table."""
+        return str(self.history.path.parent)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Take metrics of a step or of an epoch, as Lightning sends them."""
+        """Store metrics of a step or of an epoch, as Lightning sends them."""
         values = dict(metrics)
-        number = values.pop("epoch", None)
-        by_step = {
-            name: value for name, value in values.items() if number is None or name.endswith(_STEP)
-        }
+        epoch = values.pop("epoch", None)
+        by_step = {n: v for n, v in values.items() if epoch is None or n.endswith(_STEP)}
+        by_epoch = {n.removesuffix(_EPOCH): v for n, v in values.items() if n not in by_step}
         if by_step:
             self._run.log_metrics(by_step, step or 0)
-        by_epoch = {
-            name.removesuffix(_EPOCH): value
-            for name, value in values.items()
-            if name not in by_step
-        }
-        if by_epoch and number is not None:
-            self._run.log_metrics(by_epoch, int(number))
-            self.history.add(int(number), by_epoch)
+        if by_epoch and epoch is not None:
+            self._run.log_metrics(by_epoch, int(epoch))
+            self.history.add(int(epoch), by_epoch)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: object) -> None:
-        """Take nothing: the run has the whole config."""
+        """Ignore hyper-parameters: the run has the whole config."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -92,12 +85,12 @@ class RunLogger(Logger):
 
 
 class History:
-    """A CSV table with one row an epoch: `epoch`, then train/…, then val/…, then the rest.
+    """A CSV table with one row per epoch: `epoch`, then train/…, then val/…, then the rest.
 
     Values of an epoch are gathered until a `train/` metric comes, which Lightning sends last;
     a validation or test outside training therefore makes no row. The file is replaced as a whole,
-    so it is never torn. A training that goes on from an earlier epoch replaces the rows from
-    there on.
+    so it is never torn. A training that resumes from an earlier epoch replaces the rows from there
+    on.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -107,9 +100,9 @@ class History:
         self._first = True
 
     def _read(self) -> dict[int, dict[str, float]]:
-        if not self.path.is_file():
-            return {}
         rows: dict[int, dict[str, float]] = {}
+        if not self.path.is_file():
+            return rows
         with self.path.open(newline="") as file:
             for row in csv.DictReader(file):
                 try:
@@ -120,10 +113,10 @@ class History:
         return rows
 
     def add(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Take metrics of an epoch; write its row once training metrics are among them."""
-        kept = {name: value for name, value in metrics.items() if not name.startswith("test/")}
-        self._waiting.setdefault(epoch, {}).update(kept)
-        if not any(name.startswith("train/") for name in kept):
+        """Add metrics of an epoch; write its row once training metrics are among them."""
+        own = {n: float(v) for n, v in metrics.items() if not n.startswith("test/")}
+        self._waiting.setdefault(epoch, {}).update(own)
+        if not any(name.startswith("train/") for name in own):
             return
         if self._first:  # what a longer training left behind, before it was set back to here
             self._rows = {number: row for number, row in self._rows.items() if number < epoch}
@@ -138,10 +131,7 @@ class History:
             key=lambda name: (order.get(name.partition("/")[0], 2), name),
         )
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["epoch", *names])
-        for epoch in sorted(self._rows):
-            row = self._rows[epoch]
-            cells = (repr(float(row[name])) if name in row else "" for name in names)
-            writer.writerow([epoch, *cells])
+        writer = csv.DictWriter(text, ["epoch", *names], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"epoch": epoch, **self._rows[epoch]} for epoch in sorted(self._rows))
         write_text(self.path, text.getvalue())

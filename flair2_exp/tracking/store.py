@@ -1,8 +1,8 @@
-"""The place that MLflow runs are kept: a local sqlite database, or a server.
+"""Where MLflow runs are kept: in a local sqlite database, or on a server.
 
-MLflow is spoken to through its client with an explicit address, never through its global state,
-so that neither `MLFLOW_RUN_ID` nor another library's tracking can divert a run. It is imported
-when a store is opened, not before.
+MLflow is used through its client with an explicit address, never through its global state, so that
+neither `MLFLOW_RUN_ID` nor another library's tracking can divert a run. It is imported when a store
+is opened, not before.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.locking import file_lock
 from flair2_exp.signals import KILLED
-from flair2_exp.tracking.process import HOST_TAG, WriterProcess
-from flair2_exp.tracking.provenance import scrub
+from flair2_exp.tracking.process import WriterProcess
+from flair2_exp.tracking.scrub import scrub
+from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -31,22 +33,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ENDED_TAG: Final = "flair2.ended"
-
 _DATABASE: Final = "mlflow.db"
-_KIND: Final = {"mlflow.experimentKind": "custom_model_development"}
+_KIND: Final = {str(Tag.EXPERIMENT_KIND): "custom_model_development"}
 """Makes MLflow's pages show a model's training rather than the tracing of a language model."""
 _BUSY_SECONDS: Final = 20.0
 """As long as MLflow's own connections wait for a lock of the database."""
 
 
 def local_uri(folder: str | Path) -> str:
-    """The address of the sqlite store in a folder: `sqlite:////absolute/folder/mlflow.db`."""
+    """Return the address of the sqlite store in a folder: `sqlite:////absolute/folder/mlflow.db`."""
     return f"sqlite:///{Path(folder).absolute() / _DATABASE}"
 
 
 def open_store(uri: str, *, timeout: float = 8.0) -> Store:
-    """Open a store, make a local one if it is new, and be sure that it takes runs.
+    """Open a store, make a local one if it is new, and make sure that it takes runs.
 
     Safe when several processes open the same new store at once.
 
@@ -69,8 +69,7 @@ def open_store(uri: str, *, timeout: float = 8.0) -> Store:
             f"tracking.uri={scrub(uri)} is neither a sqlite database nor a server"
             f" (MLflow keeps no runs in plain folders any more).\nGive an address like {fix}."
         )
-    path = _database_path(uri)
-    return _open_local(path, timeout)
+    return _open_local(_database_path(uri), timeout)
 
 
 def _database_path(uri: str) -> Path:
@@ -94,7 +93,7 @@ def _open_local(database: Path, timeout: float) -> Store:
                 _make_database(database, timeout)
             if not os.access(database, os.W_OK):
                 raise PermissionError(13, "Permission denied")
-            # Before MLflow, which tries for minutes to open what is no database.
+            # Before MLflow, which tries for minutes to open what is not a database.
             with contextlib.closing(sqlite3.connect(database, timeout=_BUSY_SECONDS)) as connection:
                 # Readers (the UI) and a writer do not wait for each other; kept in the file.
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -113,7 +112,7 @@ def _open_local(database: Path, timeout: float) -> Store:
 def _make_database(database: Path, timeout: float) -> None:
     """Let MLflow make its tables in a file beside, and move that into place when it is whole.
 
-    They come of dozens of migrations, which are no transaction: a process that is killed in one
+    They come of dozens of migrations, which are not one transaction: a process killed in one
     would leave a database that none after it can open.
     """
     fresh = database.with_name(f"{database.name}.making")
@@ -129,43 +128,39 @@ def _check_server(uri: str, timeout: float) -> None:
 
     In a thread of its own, since looking up a host's name knows no time limit.
     """
-    answers: list[tuple[int, bool] | str] = []
+    answers: list[str] = []
     thread = threading.Thread(
-        target=lambda: answers.append(_ask_server(uri, timeout)), daemon=True, name="mlflow-check"
+        target=lambda: answers.append(_server_fault(uri, timeout)), daemon=True, name="mlflow-check"
     )
     thread.start()
     thread.join(timeout)
-    answer = answers[0] if answers else f"no answer within {timeout:g} s"
-    if isinstance(answer, tuple):
-        status, is_mlflow = answer
-        if is_mlflow or status in (401, 403):  # who may do what is told when the run is made
-            return
-        answer = f"status {status}, " + ("an error" if status >= 500 else "not an MLflow server's")
-    raise TrackingError(
-        f"the MLflow server {scrub(uri)} does not answer as expected: {answer}.\nStart it (mlflow "
-        "server), mend tracking.uri=…, or keep runs locally (tracking=local) or not (tracking=off)."
-    )
+    fault = answers[0] if answers else f"no answer within {timeout:g} s"
+    if fault:
+        raise TrackingError(
+            f"the MLflow server {scrub(uri)} does not answer as expected: {fault}.\nStart it "
+            "(mlflow server), correct tracking.uri=…, or keep runs locally (tracking=local) or not "
+            "at all (tracking=off)."
+        )
 
 
-def _ask_server(uri: str, timeout: float) -> tuple[int, bool] | str:
-    """The status of the answer and whether it is MLflow's, or in words why there is none."""
+def _server_fault(uri: str, timeout: float) -> str:
+    """Return in words what is wrong with a server's answer; "" where it is an MLflow server's."""
     import requests
 
-    headers = {}
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
-    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    environment = os.environ
+    token = environment.get("MLFLOW_TRACKING_TOKEN")
+    user = environment.get("MLFLOW_TRACKING_USERNAME")
+    password = environment.get("MLFLOW_TRACKING_PASSWORD")
+    insecure = environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
     try:
         response = requests.get(
             f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
             params={"max_results": "1"},
-            headers=headers,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
             auth=(user, password) if user and password else None,
             timeout=timeout,
-            verify=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure,
+            verify=environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure,
+            cert=environment.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
         )
     except requests.exceptions.Timeout:
         return f"no answer within {timeout:g} s"
@@ -176,12 +171,14 @@ def _ask_server(uri: str, timeout: float) -> tuple[int, bool] | str:
         if "refused" in text:
             return "connection refused"
         return "no such host" if "resolve" in text else "the connection breaks"
-    except (requests.exceptions.RequestException, ValueError) as error:
-        return f"{type(error).__name__}"
-    try:
-        return response.status_code, response.ok and isinstance(response.json(), dict)
-    except ValueError:
-        return response.status_code, False
+    except (OSError, ValueError) as error:  # all of requests' errors, and an unreadable certificate
+        return _reason(error)
+    status = response.status_code
+    if status in (401, 403):  # what the user may do shows when the run is made
+        return ""
+    if response.ok and "json" in response.headers.get("Content-Type", ""):
+        return ""
+    return f"status {status}, " + ("an error" if status >= 500 else "not an MLflow server's")
 
 
 @contextmanager
@@ -190,12 +187,12 @@ def _patience(timeout: float, retries: int) -> Iterator[None]:
 
     It reads these variables at each request; what the user has set stays.
     """
-    wanted = {
+    limits = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, math.ceil(timeout))),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     }
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    added = {name: value for name, value in limits.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
@@ -206,7 +203,7 @@ def _patience(timeout: float, retries: int) -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep MLflow from telling at length what is told here in one line."""
+    """Keep MLflow from reporting at length what is reported here in one line."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -218,8 +215,8 @@ def _silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def reason_of(error: BaseException) -> str:
-    """The first line of an error, scrubbed and at most 300 characters."""
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, scrubbed and at most 300 characters."""
     lines = [line.strip() for line in scrub(str(error)).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
 
@@ -247,33 +244,24 @@ class Store:
         """Whether runs go to a database on this machine."""
         return self.folder is not None
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One process at a time; for a server, which locks for itself, nothing.
+    def locked(self) -> AbstractContextManager[object]:
+        """Admit one process at a time; a server needs no lock of ours.
 
         Raises:
             OSError: The lock's file cannot be made.
         """
-        if self.folder is None:
-            yield
-            return
-        import fcntl
-
-        with (self.folder / ".mlflow.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # given up when the file is closed
-            yield
+        return nullcontext() if self.folder is None else file_lock(self.folder / ".mlflow.lock")
 
     def call(self, what: str, action: Callable[[MlflowClient], T], *, retries: int = 1) -> T:
         """Do something with MLflow's client, in bounded time and with errors in one line.
 
         Args:
-            what: What is done, for the error.
-            action: Gets the client.
+            what: What is being done, for the error.
+            action: Called with the client.
             retries: How often MLflow's client may repeat a request to a server.
 
         Raises:
-            TrackingError: Whatever went wrong; artifact stores (S3 and others) have errors of
-                their own kinds, so every exception counts.
+            TrackingError: Whatever went wrong.
         """
         try:
             # Usage statistics over the network are not for an experiment to send.
@@ -284,16 +272,16 @@ class Store:
                 if self._client is None:
                     self._client = MlflowClient(tracking_uri=self.uri)
                 return action(self._client)
-        except Exception as error:
+        except Exception as error:  # databases and artifact stores have errors of their own kinds
             raise TrackingError(
-                f"MLflow ({self}) failed at {what}: {reason_of(error)}.\nMend the store (is the "
-                "disk full, are the credentials right?) or run with tracking=off."
+                f"MLflow ({self}) failed at {what}: {_reason(error)}.\nCheck that the store can be "
+                "written (free space, credentials), or run with tracking=off."
             ) from error
 
     def ensure_experiment(self, name: str) -> str:
-        """The id of the experiment of that name, made if it is new, also by several at once.
+        """Return the id of the experiment of that name; make it if it is new.
 
-        A deleted experiment of that name is taken back.
+        Several processes may do so at once. A deleted experiment of that name is restored.
 
         Raises:
             TrackingError: The store does not take it.
@@ -324,7 +312,7 @@ class Store:
     def find_run(
         self, experiment_id: str, tags: Mapping[str, str], *, status: str | None = None
     ) -> str | None:
-        """The id of the newest run that has all these tags, and this status; None if there is none.
+        """Return the id of the newest run with all these tags, and this status; None without one.
 
         Raises:
             TrackingError: The store does not answer.
@@ -332,11 +320,13 @@ class Store:
         conditions = [f"tags.`{name}` = {_quoted(tags[name])}" for name in tags]
         if status is not None:
             conditions.append(f"attributes.status = {_quoted(status)}")
-        condition = " and ".join(conditions)
         runs = self.call(
             "looking for a run",
             lambda client: client.search_runs(
-                [experiment_id], condition, max_results=1, order_by=["attributes.start_time DESC"]
+                [experiment_id],
+                " and ".join(conditions),
+                max_results=1,
+                order_by=["attributes.start_time DESC"],
             ),
         )
         return runs[0].info.run_id if runs else None
@@ -344,7 +334,7 @@ class Store:
     def close_dead_runs(self) -> list[str]:
         """Set runs to KILLED that a process of this machine left RUNNING when it was killed.
 
-        Such a run ends when it last wrote a metric, and says so in the tag `flair2.ended`. Runs
+        The end of such a run is the time of its last metric; the tag `flair2.ended` says why. Runs
         of other machines, of other containers and of living processes are left alone.
 
         Returns:
@@ -356,19 +346,19 @@ class Store:
         return self.call("closing the runs of killed processes", self._close_dead_runs)
 
     def _close_dead_runs(self, client: MlflowClient) -> list[str]:
-        host = WriterProcess.this().host
-        condition = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = {_quoted(host)}"
+        host = WriterProcess.this().process.host
+        condition = f"attributes.status = 'RUNNING' and tags.`{Tag.HOST}` = {_quoted(host)}"
+        experiments = [each.experiment_id for each in client.search_experiments()]
         closed: list[str] = []
-        for experiment in client.search_experiments():
-            for run in client.search_runs([experiment.experiment_id], condition):
-                writer = WriterProcess.from_tags(run.data.tags)
-                if writer is None or not writer.has_ended(shared_store=not self.is_local):
-                    continue
-                run_id = run.info.run_id
-                note = f"process {writer.pid} was killed and left the run open"
-                client.set_tag(run_id, ENDED_TAG, note)
-                end_run(client, run_id, KILLED, _last_sign(client, run))
-                closed.append(run_id)
+        for run in client.search_runs(experiments, condition):
+            writer = WriterProcess.from_tags(run.data.tags)
+            if writer is None or not writer.has_ended(shared_store=not self.is_local):
+                continue
+            run_id = run.info.run_id
+            note = f"process {writer.process.pid} was killed and left the run open"
+            client.set_tag(run_id, Tag.ENDED, note)
+            end_run(client, run_id, KILLED, _last_sign(client, run))
+            closed.append(run_id)
         return closed
 
 
@@ -380,7 +370,7 @@ def end_run(client: MlflowClient, run_id: str, status: str, end_time: int) -> No
 
 
 def _last_sign(client: MlflowClient, run: MlflowRun) -> int:
-    """When a run last wrote, in milliseconds: its start, or a metric's last value."""
+    """Return when a run last wrote, in milliseconds: its start, or a metric's last value."""
     times: list[int] = [run.info.start_time]
     for name in sorted(run.data.metrics)[:3]:  # all metrics of an epoch are written together
         times += [metric.timestamp for metric in client.get_metric_history(run.info.run_id, name)]
@@ -388,7 +378,10 @@ def _last_sign(client: MlflowClient, run: MlflowRun) -> int:
 
 
 def _quoted(text: str) -> str:
-    """A string for MLflow's filters, which know no escapes: one kind of quote or the other."""
+    """Quote a string for MLflow's filters, which have no escapes: in single or double quotes."""
     if "'" in text and '"' in text:
-        raise TrackingError(f"a tag to search for may not hold both kinds of quotes: {text}")
+        raise TrackingError(
+            f"MLflow cannot search for {text}: expected one kind of quotes in it, not both.\n"
+            "Rename the folder or the tag."
+        )
     return f'"{text}"' if "'" in text else f"'{text}'"

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flair2_exp.tracking.provenance import scrub
+from flair2_exp.tracking.scrub import scrub
 
 
 def summary(
     *,
     facts: Mapping[str, object],
     scores: Mapping[str, float] | None = None,
-    command: str = "",
     folder: str = "",
     note: str = "",
 ) -> str:
-    """A short Markdown page.
+    """Return a short Markdown page.
 
     Args:
         facts: What the run is, by a short name each: model, data, preprocessing, seed, …
-        scores: What came out, by metric; left out where there are none yet.
-        command: The command that makes the run again.
+        scores: What was measured, by metric; omit them while there are none.
         folder: The run's folder.
         note: A sentence beside the scores, such as that the data are synthetic.
 
     Returns:
         Markdown: scores and note on top, since MLflow folds away all but the first lines; then a
-        table of the facts, the command and the folder.
+        table of the facts and the folder.
     """
     top = [f"**{name} {_number(value)}**" for name, value in (scores or {}).items()]
     lines = [" · ".join([*top, *([note] if note else [])]), ""] if top or note else []
     lines += ["| | |", "| --- | --- |"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
-    if command:
-        lines += ["", "```", scrub(command), "```"]
     if folder:
         lines += ["", f"Folder: `{folder}`"]
     return "\n".join(lines) + "\n"
@@ -44,5 +40,5 @@ def _cell(value: object) -> str:
 
 
 def _number(value: float) -> str:
-    """Shares with four decimals; larger numbers with as many digits as mean something."""
+    """Return shares with four decimals, larger numbers with as many digits as mean something."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"

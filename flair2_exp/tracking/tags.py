@@ -32,7 +32,7 @@ class Tag(StrEnum):
     """`sweep` or `study`, on the parent of many runs; absent on a run."""
     SWEEP = "flair2.sweep"
     SWEEP_KEY = "flair2.sweep_key"
-    """Of a sweep's parent: by it the parent is found again."""
+    """Of a sweep's parent, which is looked up by it."""
     STUDY = "flair2.study"
     TRIAL = "flair2.trial"
 
@@ -44,14 +44,24 @@ class Tag(StrEnum):
     ENDED = "flair2.ended"
     """Why a run was closed by another process than its own."""
     CHANGED_PARAMS = "flair2.changed_params"
+    """Parameters that a resumed run has other values of; MLflow keeps the first ones."""
 
     # Where it comes from.
     VERSION = "flair2.version"
     DIRTY = "flair2.dirty"
+    """Whether the checkout differs from its commit."""
     HOST = "flair2.host"
     PID = "flair2.pid"
     PROCESS = "flair2.process"
+    """These three name the process that writes the run (`process.WriterProcess`)."""
 
     # MLflow's own.
     PARENT = "mlflow.parentRunId"
     DESCRIPTION = "mlflow.note.content"
+    USER = "mlflow.user"
+    SOURCE_NAME = "mlflow.source.name"
+    SOURCE_TYPE = "mlflow.source.type"
+    COMMIT = "mlflow.source.git.commit"
+    BRANCH = "mlflow.source.git.branch"
+    EXPERIMENT_KIND = "mlflow.experimentKind"
+    """Of an experiment."""

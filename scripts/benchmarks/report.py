@@ -1,9 +1,9 @@
 """What a report costs: `python scripts/benchmark.py report [--rounds N] [--resamples N]`.
 
-Counts of FLAIR #2's size (16,050 test patches; with some 83 an area, as in the whole data set, 193
-areas) for the published table's five rows with five seeds each. Measured is what happens to counts
-that are in memory: summing patches to areas, levels, all pairs of rows, per-class scores,
-intervals, p. Reading the files is shown beside.
+Counts of FLAIR #2's size (16,050 test patches; with some 83 per area, as in the whole data set,
+193 areas) for the published table's five rows with five seeds each. Measured is what happens to
+counts that are in memory: summing patches to areas, levels, all pairs of rows, per-class scores,
+intervals, p. Reading the files is measured beside.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ import numpy as np
 
 from benchmarks.harness import Figure, report, take_turns, this_machine
 from flair2_exp.nomenclature import CLASSES_13
-from flair2_exp.report.collect import Counts, Run, read_counts
+from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.leaderboard import build_report
+from flair2_exp.report.results import ReportOptions
+from flair2_exp.report.runs import RunSet, ScoredRun
 from flair2_exp.report.statistics import RESAMPLES, Integers, sum_by_area
+from flair2_exp.run.record import RunRecord
+from flair2_exp.tracking.tags import Tag
 
 ROWS: Final = 5
 SEEDS: Final = 5
@@ -31,7 +35,7 @@ BOUND: Final = 10.0
 
 
 def main(options: Sequence[str] = ()) -> int:
-    """Measure and print; returns 1 where the bound is missed."""
+    """Measure and print; return 1 where the bound is missed."""
     parser = argparse.ArgumentParser(prog="benchmark.py report")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each figure (5)")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help=f"({RESAMPLES})")
@@ -61,7 +65,7 @@ def main(options: Sequence[str] = ()) -> int:
 
 
 def _counted(patches: int) -> tuple[np.ndarray, list[Integers]]:
-    """The area of each patch, and counts (patches, 13, 13) of each run."""
+    """Return the area of each patch, and counts (patches, 13, 13) of each run."""
     generator = np.random.default_rng(0)
     names = np.array([f"D{at // 19:03}_2021/Z{at % 19 + 1}_NN" for at in range(AREAS)])
     areas = names[np.arange(patches) * AREAS // patches]
@@ -78,8 +82,9 @@ def _statistics(areas: np.ndarray, counted: Sequence[Integers], resamples: int) 
         names, summed = sum_by_area(areas, confusion)
         classes = tuple(each.name for each in CLASSES_13)
         counts = Counts(tuple(map(str, names)), summed, classes, len(areas), "the same")
-        runs.append(Run(row=f"row {at // SEEDS}", seed=at % SEEDS, counts=counts, setting={}))
-    build_report(runs, resamples=resamples)
+        tags = {str(Tag.ROW): f"row {at // SEEDS}", str(Tag.SEED): str(at % SEEDS)}
+        runs.append(ScoredRun(RunRecord(tags), counts))
+    build_report(RunSet(tuple(runs)), ReportOptions(resamples=resamples))
 
 
 def _write(folder: Path, areas: np.ndarray, confusion: Integers) -> Path:

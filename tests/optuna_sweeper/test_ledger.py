@@ -19,9 +19,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from flair2_exp.optuna_sweeper import storage as storages
-from flair2_exp.optuna_sweeper import study, worker
-from flair2_exp.optuna_sweeper.study import Ledger, Plan, StudyHandle, open_study
-from flair2_exp.optuna_sweeper.worker import BEAT, JOB, WORKER, Heart, Watch, identity
+from flair2_exp.optuna_sweeper import study
+from flair2_exp.optuna_sweeper.compat import queued_params
+from flair2_exp.optuna_sweeper.ledger import Ledger, finished
+from flair2_exp.optuna_sweeper.process import Process
+from flair2_exp.optuna_sweeper.study import Opening, Plan, StudyHandle
+from flair2_exp.optuna_sweeper.worker import BEAT, JOB, WORKER, Heart, Watch
+from tests.optuna_sweeper.toy import ELSEWHERE
 
 PLAN = Plan(directions=("minimize",))
 
@@ -33,21 +37,25 @@ def connect(name: str) -> BaseStorage:
 
 
 def join(name: str, total: int, queue: Any = (), **options: Any) -> Ledger:
-    handle = open_study(connect(name), name, "shared", PLAN, queue)
+    handle = Opening(PLAN, queue).open(connect(name), "shared")
     return Ledger(handle, total, Watch(grace=60), **options)
 
 
-def finish(ledger: Ledger, trial_id: int, state: TrialState = TrialState.COMPLETE) -> None:
+def finish(ledger: Ledger, number: int, state: TrialState = TrialState.COMPLETE) -> None:
+    close(ledger, number, state)
+    ledger.done(number)
+
+
+def close(ledger: Ledger, number: int, state: TrialState = TrialState.COMPLETE) -> None:
     values = [1.0] if state == TrialState.COMPLETE else None
-    ledger.handle.storage.set_trial_state_values(trial_id, state, values)
-    ledger.done(trial_id)
+    ledger.handle.storage.set_trial_state_values(ledger.handle.trial_id(number), state, values)
 
 
 def dead_worker() -> dict[str, Any]:
     """The identity of a process of this machine that has ended."""
     process = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
     process.wait()
-    return {**identity(), "pid": process.pid, "start": "1"}
+    return {**Process.this().plain(), "pid": process.pid, "start": "1"}
 
 
 def run_as(ledger: Ledger, who: dict[str, Any], **params: Any) -> FrozenTrial:
@@ -81,7 +89,7 @@ def test_in_any_order_of_events_no_more_than_the_total_finish(
     total: int, events: list[tuple[int, str]]
 ) -> None:
     storage = JournalStorage(_Memory())
-    handle = open_study(storage, "memory", "shared", PLAN)
+    handle = Opening(PLAN).open(storage, "shared")
     workers = [Ledger(handle, total, Watch(60)) for _ in range(3)]
     running: list[list[int]] = [[], [], []]
     for who, what in events:
@@ -94,14 +102,14 @@ def test_in_any_order_of_events_no_more_than_the_total_finish(
             finish(workers[who], running[who].pop(0), state)
         trials = handle.trials()
         busy = sum(map(len, running))
-        assert workers[0].finished(trials) + busy <= total
+        assert finished(trials) + busy <= total
     # Whoever is left brings it to the total.
     for ids in running:
-        for trial_id in ids:
-            finish(workers[0], trial_id)
+        for number in ids:
+            finish(workers[0], number)
     while (last := workers[0].claim()) is not None:
         finish(workers[0], last)
-    assert workers[0].finished(handle.trials()) == total
+    assert finished(handle.trials()) == total
 
 
 class _Memory:
@@ -127,11 +135,11 @@ def test_workers_that_race_start_exactly_the_total(name: str) -> None:
         barrier.wait()
         misses = 0
         while misses < 5:
-            trial_id = ledger.claim()
-            if trial_id is None:
+            number = ledger.claim()
+            if number is None:
                 misses += 1
             else:
-                claimed.append(trial_id)
+                claimed.append(number)
 
     threads = [threading.Thread(target=work, args=(ledger,)) for ledger in ledgers]
     for thread in threads:
@@ -140,7 +148,7 @@ def test_workers_that_race_start_exactly_the_total(name: str) -> None:
         thread.join()
     assert len(claimed) == len(set(claimed)) == 6
     running = [t for t in ledgers[0].handle.trials() if t.state == TrialState.RUNNING]
-    assert sorted(t._trial_id for t in running) == sorted(claimed)
+    assert [t.number for t in running] == sorted(claimed)
 
 
 def test_a_waiting_trial_is_taken_by_one_worker(name: str) -> None:
@@ -151,8 +159,8 @@ def test_a_waiting_trial_is_taken_by_one_worker(name: str) -> None:
 
     def work(ledger: Ledger) -> None:
         barrier.wait()
-        while (trial_id := ledger.claim()) is not None:
-            claimed.append(trial_id)
+        while (number := ledger.claim()) is not None:
+            claimed.append(number)
 
     threads = [threading.Thread(target=work, args=(ledger,)) for ledger in ledgers]
     for thread in threads:
@@ -192,11 +200,11 @@ def test_a_dead_workers_trial_is_tried_once_more_and_not_twice(name: str) -> Non
     closed, retry = ledger.handle.trials()
     assert closed.state == TrialState.FAIL
     assert "lost" in closed.user_attrs
-    assert ledger.claim() == retry._trial_id
-    assert retry.system_attrs["fixed_params"] == {"x": 0.25}
+    assert ledger.claim() == retry.number
+    assert queued_params(retry) == {"x": 0.25}
     assert ledger.new_failures(ledger.handle.trials()) == []  # it has had one of two chances
-    ledger.done(retry._trial_id)
-    ledger.handle.storage.set_trial_user_attr(retry._trial_id, WORKER, dead_worker())
+    ledger.done(retry.number)
+    ledger.handle.mark(retry.number, {WORKER: dead_worker()})
     assert ledger.close_dead() == [retry.number]
     failures = ledger.new_failures(ledger.handle.trials())
     assert [t.number for t in failures] == [retry.number]
@@ -208,7 +216,7 @@ def test_two_workers_that_find_the_same_dead_one_retry_it_once(tmp_path: Path) -
     ledgers = [join(name, 5), join(name, 5)]
     lost = run_as(ledgers[0], dead_worker(), x=0.5)
     for ledger in ledgers:  # both queued it before either closed it
-        study._enqueue(ledger.handle, {"x": 0.5}, {study.RETRY_OF: lost.number})
+        ledger.handle.queue({"x": 0.5}, {study.RETRY_OF: lost.number})
     for ledger in ledgers:
         ledger.close_dead()
     claims = [ledgers[1].claim(), ledgers[0].claim()]
@@ -223,28 +231,28 @@ def test_two_workers_that_find_the_same_dead_one_retry_it_once(tmp_path: Path) -
 
 def test_a_live_worker_is_left_alone(tmp_path: Path) -> None:
     ledger = join(str(tmp_path / "journal"), 5)
-    run_as(ledger, identity(), x=0.5)
+    run_as(ledger, Process.this().plain(), x=0.5)
     assert ledger.close_dead() == []
 
 
 def test_a_reused_process_id_is_not_the_worker(tmp_path: Path) -> None:
     ledger = join(str(tmp_path / "journal"), 5)
-    run_as(ledger, {**identity(), "pid": os.getpid(), "start": "1"}, x=0.5)
+    run_as(ledger, {**Process.this().plain(), "pid": os.getpid(), "start": "1"}, x=0.5)
     assert ledger.close_dead() == [0]
 
 
 def test_a_job_that_outlives_its_killed_worker_is_left_to_end(tmp_path: Path) -> None:
     """As joblib's processes do; a second one would work in the same folder."""
     ledger = join(str(tmp_path / "journal"), 5)
-    trial = run_as(ledger, {**identity(), "start": "1"}, x=0.5)
-    module = worker.__name__
-    code = f"import json, {module} as w; print(json.dumps(w.identity()), flush=True); input()"
+    trial = run_as(ledger, {**Process.this().plain(), "start": "1"}, x=0.5)
+    of_this = f"from {Process.__module__} import Process; process = Process.this().plain()"
+    code = f"import json; {of_this}; print(json.dumps(process), flush=True); input()"
     job = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert job.stdout is not None
     note = json.loads(job.stdout.readline())
-    ledger.handle.storage.set_trial_user_attr(trial._trial_id, JOB, note)
+    ledger.handle.mark(trial.number, {JOB: note})
     assert ledger.close_dead() == []
     job.kill()
     job.communicate()
@@ -253,24 +261,24 @@ def test_a_job_that_outlives_its_killed_worker_is_left_to_end(tmp_path: Path) ->
 
 def test_a_worker_elsewhere_is_dead_when_its_beats_stop(tmp_path: Path) -> None:
     ledger = join(str(tmp_path / "journal"), 5)
-    trial = run_as(ledger, {"machine": "elsewhere", "pid": 1, "start": "1"}, x=0.5)
-    storage, now = ledger.handle.storage, [0.0]
+    trial = run_as(ledger, ELSEWHERE, x=0.5)
+    now = [0.0]
     watch = Watch(grace=60, clock=lambda: now[0])
     deaths = []
     for second in range(0, 200, 10):
         now[0] = float(second)
         if second <= 100:
-            storage.set_trial_user_attr(trial._trial_id, BEAT, second)
-        if watch.is_dead(storage.get_trial(trial._trial_id)):
+            ledger.handle.mark(trial.number, {BEAT: second})
+        if watch.is_dead(ledger.handle.trial(trial.number)):
             deaths.append(second)
     assert min(deaths) == 170  # more than 60 s after the last beat
 
 
 def test_a_heart_beats_while_the_jobs_run(tmp_path: Path) -> None:
     ledger = join(str(tmp_path / "journal"), 5)
-    trial_id = ledger.claim()
-    assert trial_id is not None
-    storage = ledger.handle.storage
+    number = ledger.claim()
+    assert number is not None
+    storage, trial_id = ledger.handle.storage, ledger.handle.trial_id(number)
     done = threading.Event()
     with Heart(storage, grace=0.04) as heart:
         heart.trial_ids = (trial_id, 999)  # of an unknown trial nobody hears
@@ -283,7 +291,7 @@ def test_a_heart_beats_while_the_jobs_run(tmp_path: Path) -> None:
 
 def half_made(name: str, maker: dict[str, Any] | None, queue: Any = ()) -> StudyHandle:
     """A study that somebody began to make."""
-    handle, _ = study._create_or_load(connect(name), "shared", PLAN)
+    handle, _ = study.create_or_load(connect(name), "shared", PLAN.directions)
     if maker is not None:
         handle.storage.set_study_user_attr(handle.study_id, study.MAKER, maker)
     study.fill(handle, queue)
@@ -294,18 +302,17 @@ def test_a_study_whose_maker_died_before_it_was_ready_is_made_anew(name: str) ->
     queue = [{"x": 0}, {"x": 1}, {"x": 2}]
     half_made(name, dead_worker(), queue[:1])
     ledger = join(name, 3, queue, may_create=False)
-    fixed = [t.system_attrs["fixed_params"] for t in ledger.handle.trials()]
-    assert fixed == queue
+    assert [queued_params(trial) for trial in ledger.handle.trials()] == queue
 
 
-@pytest.mark.parametrize("maker", [None, {"machine": "elsewhere", "pid": 1, "start": "1"}])
+@pytest.mark.parametrize("maker", [None, ELSEWHERE])
 def test_a_maker_of_whom_nothing_is_known_gets_its_time(
     maker: dict[str, Any] | None, tmp_path: Path
 ) -> None:
     name = str(tmp_path / "journal")
     half_made(name, maker)
     began = time.monotonic()
-    open_study(connect(name), name, "shared", PLAN, grace=0.3)
+    Opening(PLAN, grace=0.3).open(connect(name), "shared")
     assert time.monotonic() - began >= 0.3
 
 
@@ -327,8 +334,7 @@ def test_workers_wait_for_a_maker_that_lives_and_there_is_one_parent(name: str) 
 
     def work(storage: BaseStorage, on_create: Any) -> None:
         # No time at all for makers of whom nothing is known: this one is known to live.
-        options: dict[str, Any] = {"on_create": on_create, "grace": 0.0}
-        handles.append(open_study(storage, name, "shared", PLAN, **options))
+        handles.append(Opening(PLAN, on_create=on_create, grace=0.0).open(storage, "shared"))
 
     threads = [threading.Thread(target=work, args=(connect(name), slowly))]
     threads[0].start()
@@ -356,12 +362,12 @@ def test_a_study_that_could_not_be_made_is_not_left_behind(name: str) -> None:
 
     def wait(storage: BaseStorage) -> None:
         begun.wait(30)
-        others.append(open_study(storage, name, "shared", PLAN, [{"x": 1}]))
+        others.append(Opening(PLAN, [{"x": 1}]).open(storage, "shared"))
 
     other = threading.Thread(target=wait, args=(connect(name),))
     other.start()
     with pytest.raises(ValueError, match="does not answer"):
-        open_study(connect(name), name, "shared", PLAN, [{"x": 1}], on_create=failing)
+        Opening(PLAN, [{"x": 1}], on_create=failing).open(connect(name), "shared")
     other.join()
     assert [t.state for t in others[0].trials()] == [TrialState.WAITING]
 
@@ -369,34 +375,33 @@ def test_a_study_that_could_not_be_made_is_not_left_behind(name: str) -> None:
 def test_a_retry_is_withdrawn_where_the_first_attempt_ends_after_all(name: str) -> None:
     """A worker elsewhere fell silent, its trial was queued again, and then it was done."""
     ledger = join(name, 5)
-    silent = run_as(ledger, {"machine": "elsewhere", "pid": 1, "start": "1"}, x=0.5)
+    silent = run_as(ledger, ELSEWHERE, x=0.5)
     real = Ledger.fail
 
-    def late(self: Ledger, trial_id: int, *arguments: Any, **options: Any) -> bool:
-        storage = self.handle.storage
-        if trial_id == silent._trial_id and not storage.get_trial(trial_id).state.is_finished():
-            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
-        return real(self, trial_id, *arguments, **options)
+    def late(self: Ledger, number: int, *arguments: Any, **options: Any) -> bool:
+        if number == silent.number and not self.handle.trial(number).state.is_finished():
+            close(self, number)
+        return real(self, number, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ledger, "fail", late)
-        ledger.give_up(silent._trial_id, "its process died")
+        ledger.give_up(silent.number, "its process died")
     fresh = ledger.claim()
     first, retry, new = ledger.handle.trials()
     assert first.state == TrialState.COMPLETE
     assert "withdrawn" in retry.user_attrs
-    assert fresh == new._trial_id
+    assert fresh == new.number
 
 
 def test_the_last_to_close_a_trial_is_known_without_clocks(tmp_path: Path) -> None:
     name = str(tmp_path / "journal")
     ledgers = [join(name, 2), join(name, 2)]
-    ledgers[1]._identity = {"machine": "elsewhere", "pid": 1, "start": "1"}
+    ledgers[1]._identity = ELSEWHERE
     claims = [ledger.claim() for ledger in ledgers]
-    for ledger, trial_id in zip(reversed(ledgers), reversed(claims), strict=True):
-        assert trial_id is not None
-        ledger.ending(trial_id)
-        finish(ledger, trial_id)
+    for ledger, number in zip(reversed(ledgers), reversed(claims), strict=True):
+        assert number is not None
+        ledger.ending(number)
+        finish(ledger, number)
     assert [ledger.ended_last(ledger.handle.trials()) for ledger in ledgers] == [True, False]
 
 

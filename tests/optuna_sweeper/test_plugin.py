@@ -180,7 +180,7 @@ def test_a_job_in_another_process_reports_and_is_pruned(
     with sweep:
         import os
 
-        from tests.sweeps.optuna_sweeper.toy import states, trials_of
+        from tests.optuna_sweeper.toy import states, trials_of
 
         trials = trials_of(str(Path(tmpdir).parent / "study.journal"), "a_module")
     assert states(trials) == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED"]

@@ -17,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flair2_exp.optuna_sweeper import SweepError, search
-from flair2_exp.optuna_sweeper.search import read_values
+from flair2_exp.optuna_sweeper.outcome import read_values
+from flair2_exp.optuna_sweeper.process import Process
+from flair2_exp.optuna_sweeper.results import SearchResult
 from flair2_exp.optuna_sweeper.storage import open_storage
 from flair2_exp.optuna_sweeper.trial import TrialPruned, UnknownObjective, current_trial
-from flair2_exp.optuna_sweeper.worker import identity
-from tests.sweeps.optuna_sweeper.toy import (
+from tests.optuna_sweeper.toy import (
+    ELSEWHERE,
     GRID,
     Launcher,
     make_search,
@@ -275,8 +277,8 @@ def test_several_objectives_keep_the_front(tmp_path: Path) -> None:
     ("change", "arguments", "difference"),
     [
         ({}, ["x=interval(0,2)"], r"x was interval\(0.0,1.0\), now interval\(0.0,2.0\)"),
-        ({}, ["x=interval(0,1)", "y=1,2"], r"y was not swept, now choice\(1,2\)"),
-        ({}, ["x=interval(0,1)", "epochs=5"], "new override epochs=5"),
+        ({}, ["x=interval(0,1)", "y=1,2"], r"y was not given, now choice\(1,2\)"),
+        ({}, ["x=interval(0,1)", "epochs=5"], "epochs was not given, now 5"),
         ({"direction": "maximize"}, ["x=interval(0,1)"], "direction was minimize, now maximize"),
         ({"objective": "loss"}, ["x=interval(0,1)"], "objective was none, now loss"),
     ],
@@ -295,11 +297,63 @@ def test_another_search_is_refused_or_opened_anew(
     assert len(trials_of(str(tmp_path / "optuna.journal"), "toy-2")) == 4
 
 
-def test_an_override_that_may_change_does_not_matter(tmp_path: Path) -> None:
-    options = {"may_change": ["tracking.*", "n_trials"]}
+facts: dict[str, Any] = {}
+
+
+def state_facts(config: Any) -> dict[str, Any]:
+    return dict(facts)
+
+
+def search_with(folder: Path, n_trials: int, **now: Any) -> list[optuna.trial.FrozenTrial]:
+    """Search where `on_start` returns these facts."""
+    facts.clear()
+    facts.update(now)
+    hook = f"{__name__}.state_facts"
+    return run_search(folder, parabola, "x=interval(0,1)", n_trials=n_trials, on_start=hook)
+
+
+def test_a_study_keeps_the_facts_that_it_was_made_on(tmp_path: Path) -> None:
+    """Such as the data: its best across two of them would mean nothing."""
+    search_with(tmp_path, 2, data="first", machine=1)
+    trials = search_with(tmp_path, 3, data="first")
+    with pytest.raises(SweepError, match="toy is another search: data was first, now second"):
+        search_with(tmp_path, 4, data="second")
+    assert trials_of(str(tmp_path / "optuna.journal"), "toy") == trials
+    assert len(search_with(tmp_path, 4, other="unknown before")) == 4
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "fix"),
+    [
+        ({}, "another hydra.sweeper.study_name, or hydra.sweeper.on_change=new_study"),
+        (
+            {"study_name": "${tune.name}", "on_change": "${tune.on_change}"},
+            "another tune.name, or tune.on_change=new_study",
+        ),
+    ],
+)
+def test_the_refusal_says_what_to_type_in_the_applications_own_words(
+    tmp_path: Path, sweeper: dict[str, str], fix: str
+) -> None:
+    run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=1)
+    search = make_search(tmp_path, parabola, "x=interval(0,2)", n_trials=2)
+    search.config.hydra.sweeper = sweeper
+    with pytest.raises(SweepError, match=fix):
+        search.run()
+
+
+def may_change(key: str) -> bool:
+    return key != "epochs"
+
+
+@pytest.mark.parametrize("allowed", [["tracking.*", "n_trials"], f"{__name__}.may_change"])
+def test_an_override_that_may_change_does_not_matter(tmp_path: Path, allowed: Any) -> None:
+    options = {"may_change": allowed}
     run_search(tmp_path, parabola, "x=interval(0,1)", "tracking.uri=a", n_trials=2, **options)
     arguments = ["x=interval(0,1)", "tracking.uri=b", "n_trials=3"]
     assert len(run_search(tmp_path, parabola, *arguments, n_trials=3, **options)) == 3
+    with pytest.raises(SweepError, match="epochs was not given, now 5"):
+        run_search(tmp_path, parabola, *arguments, "epochs=5", n_trials=4, **options)
 
 
 def test_a_grid_evaluates_each_point_once(tmp_path: Path) -> None:
@@ -336,7 +390,7 @@ def test_given_points_come_first(tmp_path: Path) -> None:
     assert [t.params["model"] for t in trials[:2]] == ["unet", r"b\ c"]
     with pytest.raises(SweepError, match="x=3 is none of interval"):
         make_search(tmp_path, parabola, *arguments, first=[{"x": 3}])
-    with pytest.raises(SweepError, match="z is not swept; swept: x, model"):
+    with pytest.raises(SweepError, match="z is not swept; expected one of x, model"):
         make_search(tmp_path, parabola, *arguments, first=[{"z": 3}])
 
 
@@ -381,14 +435,14 @@ def test_a_study_opened_beside_another_leaves_its_results_alone(tmp_path: Path) 
     assert [result.folder for result in finished] == [tmp_path / "toy-2"]
 
 
-finished: list[search.SearchResult] = []
+finished: list[SearchResult] = []
 
 
-def note(result: search.SearchResult, config: Any) -> None:
+def note(result: SearchResult, config: Any) -> None:
     finished.append(result)
 
 
-def finish_inside(result: search.SearchResult, config: Any) -> None:
+def finish_inside(result: SearchResult, config: Any) -> None:
     """While one leads, the same command is started again and finds the study complete."""
     finished.append(result)
     options: dict[str, Any] = {"on_finish": f"{__name__}.note", "n_trials": 2}
@@ -423,8 +477,7 @@ def test_a_worker_that_got_no_trial_does_not_lead(tmp_path: Path) -> None:
     thread.start()
     assert started.wait(30)
     with pytest.MonkeyPatch.context() as patch:
-        elsewhere = {"machine": "elsewhere", "pid": 1, "start": "1"}
-        patch.setattr("flair2_exp.optuna_sweeper.study.identity", lambda: elsewhere)
+        patch.setattr(Process, "this", lambda: Process.of_plain(ELSEWHERE))
         second.run()
     thread.join()
     assert sorted(result.leader for result in finished) == [False, True]
@@ -479,7 +532,7 @@ def test_parallel_jobs_of_two_workers_never_share_a_folder(tmp_path: Path) -> No
 
 
 created: list[str] = []
-finished: list[search.SearchResult] = []
+finished: list[SearchResult] = []
 
 
 def create(config: Any) -> dict[str, str]:
@@ -487,7 +540,7 @@ def create(config: Any) -> dict[str, str]:
     return {"parent": f"run{len(created)}"}
 
 
-def finish(result: search.SearchResult, config: Any) -> None:
+def finish(result: SearchResult, config: Any) -> None:
     finished.append(result)
 
 
@@ -551,7 +604,7 @@ def test_of_a_dead_trial_it_is_said_what_becomes_of_it(
         study_name="toy", storage=open_storage(str(tmp_path / "optuna.journal"))
     )
     (done,) = opened.trials
-    dead = {"worker": {**identity(), "start": "1"}, "tries": tries}
+    dead = {"worker": {**Process.this().plain(), "start": "1"}, "tries": tries}
     running = optuna.create_trial(
         state=optuna.trial.TrialState.RUNNING,
         params=done.params,
@@ -682,7 +735,7 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"sampler": {"_target_": "optuna.samplers.TPESample"}}, r"did you mean .*TPESampler\?"),
-        ({"sampler": {"_target_": "os.system"}}, "to use it, add its package to allowed_targets"),
+        ({"sampler": {"_target_": "os.system"}}, "to use it, add its package to hydra.sweeper.allowed_targets"),
         ({"sampler": {"_target_": "optuna.samplers.TPESampler", "sed": 1}}, "unexpected keyword"),
         ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, "not of optuna.samplers"),
         ({"sampler": {}}, "names no class"),
@@ -695,6 +748,7 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
         ({"poll": 0}, "more than 0 seconds"),
         ({"objective": [1]}, "expected a name"),
         ({"first": [1]}, "expected mappings"),
+        ({"may_change": 1}, "expected a list of patterns"),
     ],
 )
 def test_bad_options_are_told_in_two_lines(
@@ -713,7 +767,7 @@ def test_a_sampler_of_ones_own_needs_its_package_allowed(tmp_path: Path) -> None
     options = {"sampler": {"_target_": f"{__name__}.OwnSampler"}, "n_trials": 2}
     with pytest.raises(SweepError, match="allowed_targets"):
         make_search(tmp_path, parabola, "x=interval(0,1)", **options)
-    options["allowed_targets"] = ["tests.sweeps"]
+    options["allowed_targets"] = ["tests.optuna_sweeper"]
     assert len(run_search(tmp_path, parabola, "x=interval(0,1)", **options)) == 2
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
@@ -16,7 +17,7 @@ from optuna.distributions import (
 
 from flair2_exp.optuna_sweeper import SweepError
 from flair2_exp.optuna_sweeper.space import Dimension, read_space
-from tests.sweeps.optuna_sweeper.toy import Loader
+from tests.optuna_sweeper.toy import Loader
 
 
 def dimension(sweep: str) -> Dimension:
@@ -52,7 +53,9 @@ def parsed(text: str) -> Any:
     ],
 )
 def test_a_sweep_becomes_its_distribution(sweep: str, expected: object) -> None:
-    assert dimension(sweep).distribution() == expected
+    trial = optuna.create_study().ask()
+    dimension(sweep).suggest(trial)
+    assert trial.distributions == {"key": expected}
 
 
 @given(st.integers(-50, 50), st.integers(1, 60), st.integers(1, 9), st.booleans())

@@ -10,10 +10,14 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from flair2_exp.optuna_sweeper import SweepError
+from flair2_exp.optuna_sweeper.process import Process
 from flair2_exp.optuna_sweeper.storage import open_storage
+from flair2_exp.optuna_sweeper.study import SWEEP, Plan
 from flair2_exp.optuna_sweeper.trial import (
+    FACTS,
     VARIABLE,
     RunningTrial,
     Ticket,
@@ -21,7 +25,7 @@ from flair2_exp.optuna_sweeper.trial import (
     current_trial,
     pruner_text,
 )
-from flair2_exp.optuna_sweeper.worker import WORKER, identity
+from flair2_exp.optuna_sweeper.worker import WORKER
 
 THRESHOLD = pruner_text({"_target_": "optuna.pruners.ThresholdPruner", "upper": 5.0}, [])
 
@@ -33,7 +37,7 @@ def ticket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ticket:
     study = optuna.create_study(study_name="s", storage=open_storage(name))
     trial = study.ask()
     trial.suggest_float("lr", 0, 1)
-    trial.set_user_attr(WORKER, identity())
+    trial.set_user_attr(WORKER, Process.this().plain())
     ticket = Ticket(name, "s", trial.number, THRESHOLD)
     monkeypatch.setenv(VARIABLE, ticket.encode())
     return ticket
@@ -87,18 +91,35 @@ def test_reports_reach_the_study_and_the_answer_stays(ticket: Ticket) -> None:
     ]
     assert trial.should_prune()
     assert frozen(ticket).intermediate_values == {0: 1.0, 1: 2.0, 2: 9.0}
-    assert frozen(ticket).user_attrs == {WORKER: identity(), "pruned_at": 2}
+    assert frozen(ticket).user_attrs == {WORKER: Process.this().plain(), "pruned_at": 2}
 
 
 def test_a_trial_that_was_closed_elsewhere_is_told_so_and_is_not_pruned(ticket: Ticket) -> None:
     trial = trial_of_this_job()
     study = optuna.load_study(study_name="s", storage=open_storage(ticket.storage))
-    study.tell(0, state=optuna.trial.TrialState.FAIL)
+    study.tell(0, state=TrialState.FAIL)
     with pytest.raises(TrialClosed, match="trial 0 was closed by another worker"):
         trial.report(1.0, 0)
     with pytest.raises(TrialClosed):
         trial.prune(0)
     assert not trial.should_prune()
+
+
+def test_a_jobs_facts_are_those_of_its_study_and_of_the_other_trials(ticket: Ticket) -> None:
+    """A job sees what the command that made the study did not, as on another machine."""
+    study = optuna.load_study(study_name="s", storage=open_storage(ticket.storage))
+    plan = Plan(directions=("minimize",), facts={"weights": "none", "place": "/data"})
+    study.set_user_attr(SWEEP, plan.plain())
+    trial = trial_of_this_job()
+    assert trial.fact_changes({"weights": "none", "data": "first"}) == []
+    assert trial.fact_changes({"weights": "a.pt"}) == ["weights was none, now a.pt"]
+    for number, state in enumerate(["FAIL", "RUNNING"], start=1):
+        other = {FACTS: {"data": f"of trial {number}"}}
+        study.add_trial(optuna.create_trial(state=TrialState[state], user_attrs=other))
+    assert trial.fact_changes({"data": "first"}) == ["data was of trial 2, now first"]
+    study.tell(0, state=TrialState.FAIL)
+    with pytest.raises(TrialClosed):
+        trial.fact_changes({})
 
 
 def test_a_storage_that_went_away_costs_the_report_alone(
@@ -119,7 +140,7 @@ def test_a_storage_that_went_away_costs_the_report_alone(
 @pytest.mark.parametrize("text", ["nonsense", "storage=a&study=b&number=x&pruner=c"])
 def test_a_broken_ticket_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(VARIABLE, text)
-    with pytest.raises(SweepError, match=f"{VARIABLE}=.* is no trial"):
+    with pytest.raises(SweepError, match=f"{VARIABLE}=.* is not a trial"):
         current_trial()
 
 

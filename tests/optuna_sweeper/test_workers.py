@@ -19,7 +19,7 @@ import pytest
 
 from flair2_exp.optuna_sweeper import SweepError, storage
 from flair2_exp.optuna_sweeper.study import RETRY_OF
-from tests.sweeps.optuna_sweeper.toy import APP, states, trials_of
+from tests.optuna_sweeper.toy import APP, states, trials_of
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct-horse"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
 from flair2_exp.optuna_sweeper.config import OptunaStudyConf
-from flair2_exp.optuna_sweeper.search import Search, read_options
+from flair2_exp.optuna_sweeper.process import Process
+from flair2_exp.optuna_sweeper.search import Search
 from flair2_exp.optuna_sweeper.storage import open_storage
 from flair2_exp.optuna_sweeper.trial import VARIABLE
 
 Task = Callable[[dict[str, Any]], Any]
+
+ELSEWHERE = replace(Process.this(), host="elsewhere").plain()
+"""A process of another machine, of which nothing is known here."""
 
 RANDOM = {"_target_": "optuna.samplers.RandomSampler", "seed": 3}
 GRID = {"_target_": "optuna.samplers.GridSampler"}
@@ -82,12 +87,13 @@ def make_search(
     groups: dict[str, list[str]] | None = None,
     **options: Any,
 ) -> Search:
-    defaults = OmegaConf.to_container(OmegaConf.structured(OptunaStudyConf))
-    assert isinstance(defaults, dict)
-    for key in ("defaults", "_target_", "_recursive_"):
-        defaults.pop(key)
     # Beats and looks at the study as fast as a test can wait for.
-    quick = {"sampler": RANDOM, "pruner": NO_PRUNER, "poll": 0.02, "study_name": "toy"}
+    quick: dict[str, Any] = {
+        "sampler": RANDOM,
+        "pruner": NO_PRUNER,
+        "poll": 0.02,
+        "study_name": "toy",
+    }
     config = OmegaConf.create(
         {
             "hydra": {
@@ -98,7 +104,7 @@ def make_search(
         }
     )
     return Search(
-        options=read_options({**defaults, **quick, **options}),
+        options=OptunaStudyConf(**{**quick, **options}),
         config=config,
         launcher=launcher or Launcher(task),  # type: ignore[arg-type]
         config_loader=Loader(groups),  # type: ignore[arg-type]
@@ -107,7 +113,7 @@ def make_search(
 
 
 def run_search(folder: Path, task: Task, *arguments: str, **options: Any) -> list[FrozenTrial]:
-    """Run a search to its end; the study's trials."""
+    """Run a search to its end, and return the study's trials."""
     make_search(folder, task, *arguments, **options).run()
     name = options.get("storage") or str(folder / "optuna.journal")
     return trials_of(name, options.get("study_name", "toy"))

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from flair2_exp.nomenclature import CLASSES_13
-from flair2_exp.report.collect import Run, read_folder
+from flair2_exp.report.folders import read_folder
+from flair2_exp.report.runs import ScoredRun
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import RunRecord
+from flair2_exp.tracking.tags import Tag
 
 NAMES = np.array([one.name for one in CLASSES_13])
 SHARES = np.array([5, 6, 9, 3, 4, 8, 20, 6, 4, 18, 13, 3, 1]) / 100
 PIXELS = 128 * 128
+HOSTILE = "<b>a|b</b> $x_1$ [red](http://evil) *"
+"""A row's name that Markdown, HTML and matplotlib would each take for more than text."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -62,20 +71,18 @@ def make_folder(
     arrays: Arrays | None = None,
     *,
     epochs: int = 8,
-    dataset: str = "sample",
-    split: str = "official",
-    other_pixels: str = "drop",
+    status: str = "FINISHED",
+    error: str = "",
+    tags: Mapping[str, str] | None = None,
     **settings: object,
-) -> Path:
-    """A run folder as an experiment leaves it; `settings` are dotted keys with `__` for the dot."""
-    folder = root / row / f"seed={seed}"
-    folder.mkdir(parents=True)
-    config: dict[str, dict[str, object] | object] = {
+) -> RunFolder:
+    """A run's folder as an experiment leaves it; `settings` have `__` for a dot."""
+    folder = RunFolder(root / row / f"seed={seed}")
+    folder.path.mkdir(parents=True)
+    config: dict[str, Any] = {
         "name": row,
         "seed": seed,
-        "dataset": {"name": dataset},
-        "split": {"name": split},
-        "metric": {"other_pixels": other_pixels},
+        "metric": {"other_pixels": "drop"},
         "model": {"name": "unet", "encoder": "resnet34"},
         "s2_preproc": {"cloud_filter": False, "monthly": False},
         "aug": {"geometry": "none"},
@@ -83,31 +90,61 @@ def make_folder(
     }
     for key, value in settings.items():
         group, name = key.split("__")
-        config[group][name] = value  # type: ignore[index]
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    metrics = {
+        config[group][name] = value
+    folder.config.write_text(yaml.safe_dump(config))
+    own = {
+        Tag.ROW: row,
+        Tag.SEED: str(seed),
+        Tag.DATASET: "sample",
+        Tag.SPLIT: "official",
+        Tag.METRIC: "13 classes, other pixels drop",
+        Tag.READS: "aerial",
+    }
+    named = {str(name): value for name, value in {**own, **(tags or {})}.items()}
+    RunRecord(tags=named, status=status, error=error).write(folder)
+    scores = {
         "train/seconds": 60.0 + seed,
         "inference/seconds": 2.5,
         "model/parameters": 24_444_381,
     }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    folder.metrics.write_text(json.dumps(scores))
     generator = np.random.default_rng(seed)
     lines = ["epoch,train/loss,val/loss,val/miou"]
     for epoch in range(epochs + seed):
         miou = 0.5 * (1 - np.exp(-epoch / 3)) + 0.02 * generator.standard_normal()
         lines.append(f"{epoch},{1 / (epoch + 1):.4f},,{miou:.4f}")
-    (folder / "history.csv").write_text("\n".join(lines) + "\n")
-    np.savez_compressed(
-        folder / "confusion_per_patch.npz", **(arrays or make_arrays(row=len(row), seed=seed))
-    )
+    folder.history.write_text("\n".join(lines) + "\n")
+    np.savez_compressed(folder.confusion, **(arrays or make_arrays(row=len(row), seed=seed)))  # type: ignore[arg-type]
     return folder
 
 
-def make_runs(root: Path, skills: dict[str, float], seeds: int = 3, **options: float) -> list[Run]:
+def read_run(folder: RunFolder) -> ScoredRun:
+    """The run in a folder, which must have a score."""
+    run = read_folder(folder)
+    assert isinstance(run, ScoredRun), run
+    return run
+
+
+def make_runs(
+    root: Path, skills: dict[str, float], seeds: int = 3, **options: Any
+) -> list[ScoredRun]:
     """Rows of the same world with the given skills, read back from folders."""
-    runs = []
-    for at, (name, skill) in enumerate(skills.items()):
-        for seed in range(1, seeds + 1):
-            arrays = make_arrays(skill, row=at, seed=seed, **options)  # type: ignore[arg-type]
-            runs.append(read_folder(make_folder(root, name, seed, arrays)))
-    return runs
+    return [
+        read_run(make_folder(root, name, seed, make_arrays(skill, row=at, seed=seed, **options)))
+        for at, (name, skill) in enumerate(skills.items())
+        for seed in range(1, seeds + 1)
+    ]
+
+
+def changed(
+    run: ScoredRun,
+    *,
+    tags: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> ScoredRun:
+    """A run with other tags and settings, and other fields of its own."""
+    named = {str(name): value for name, value in (tags or {}).items()}
+    record = dataclasses.replace(run.record, tags={**run.record.tags, **named})
+    flat = {**run.settings, **(settings or {})}
+    return dataclasses.replace(run, record=record, settings=flat, **fields)

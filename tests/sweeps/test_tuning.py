@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import re
 import signal
 import subprocess
 import sys
-from dataclasses import fields, replace
-from fnmatch import fnmatch
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from flair2_exp.config import schema
-from flair2_exp.errors import ConfigError
-from flair2_exp.optuna_sweeper.search import Search, SearchResult, read_options
-from flair2_exp.optuna_sweeper.space import read_space
-from flair2_exp.optuna_sweeper.storage import open_storage
-from flair2_exp.sweeps.study_figures import write_figures
-from flair2_exp.sweeps.tuning import on_start, repeated, write_experiment, write_experiments
-from tests.configs import SMALL_SAMPLE
-from tests.sweeps.test_ablation import client, runs, sweep
+from flair2_exp.config.compose import widths_around
+from flair2_exp.config.data import DatasetConfig
+from flair2_exp.config.groups import config_folder
+from flair2_exp.config.training import best_direction
+from flair2_exp.errors import ConfigError, DataError
+from flair2_exp.optuna_sweeper import SweepError
+from flair2_exp.optuna_sweeper.config import OptunaStudyConf
+from flair2_exp.optuna_sweeper.search import Search
+from flair2_exp.run import assembly
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.sweeps.tuning import facts_of, may_change, on_start, require_study_data
+from tests.configs import SMALL_SAMPLE, compose_config
+from tests.optuna_sweeper.toy import Launcher, states, trials_of
+from tests.sweeps.commands import client, command, runs
+from tests.sweeps.test_study_best import composed
 
 pytestmark = pytest.mark.timeout(900)  # a whole search, whose own limit is below
 
@@ -40,8 +43,8 @@ SEARCH = (
 
 # Sends the process a signal in the second epoch of trial 0, once.
 STOPPED_ONCE = """
-import os, pathlib, signal, sys
-from flair2_exp.__main__ import main
+import os, pathlib
+from flair2_exp.cli.main import main
 from flair2_exp.training.callbacks import EpochLines
 
 mark, ends = pathlib.Path({mark!r}), EpochLines.on_train_epoch_start
@@ -53,8 +56,7 @@ def dies(self, trainer, module):
     ends(self, trainer, module)
 
 EpochLines.on_train_epoch_start = dies
-sys.argv = {arguments!r}
-main()
+main({arguments!r})
 """
 
 
@@ -66,7 +68,7 @@ def table(root: Path, name: str = "tune_unet") -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("searched")
-    done = sweep(root, *SEARCH)
+    done = command(root, *SEARCH)
     assert done.returncode == 0, done.stderr[-2000:]
     return root
 
@@ -105,10 +107,10 @@ def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path)
     marked = {run.data.tags["flair2.trial"] for run in runs(searched, pruned="true")}
     assert marked == pruned
     for row in table(searched):
-        folder = searched / "multirun/tune_unet" / row["number"]
-        assert json.loads((folder / "run.json").read_text())["pruned"] == (row["number"] in pruned)
-        assert (folder / "checkpoints/best.ckpt").exists() == (row["number"] not in pruned)
-        assert "test/miou" not in json.loads((folder / "metrics.json").read_text())
+        folder = RunFolder(searched / "multirun/tune_unet" / row["number"])
+        assert json.loads(folder.record.read_text())["pruned"] == (row["number"] in pruned)
+        assert folder.best.exists() == (row["number"] not in pruned)
+        assert "test/miou" not in json.loads(folder.metrics.read_text())
 
 
 @pytest.mark.slow
@@ -118,21 +120,21 @@ def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path)
 def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
     number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
-    arguments = ["flair2-exp", *SEARCH, "tune.n_trials=1", f"paths.root={tmp_path}"]
+    arguments = [*SEARCH, "tune.n_trials=1", f"paths.root={tmp_path}"]
     program = STOPPED_ONCE.format(
         mark=str(tmp_path / "stopped"), number=int(number), arguments=arguments
     )
-    command = [sys.executable, "-c", program]
-    stopped = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    stopping = [sys.executable, "-c", program]
+    stopped = subprocess.run(stopping, capture_output=True, text=True, timeout=300)
     assert stopped.returncode == status, stopped.stderr[-2000:]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(stopping, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "going on from" in done.stdout + done.stderr
+    assert "resuming from" in done.stdout + done.stderr
     lost, retried = table(tmp_path)
     assert (lost["state"], retried["state"], retried["retry_of"]) == ("lost", "complete", "0")
     folder = tmp_path / "multirun/tune_unet"
     assert not (folder / "1").exists()
-    assert len((folder / "0/history.csv").read_text().splitlines()) == 3
+    assert len(RunFolder(folder / "0").history.read_text().splitlines()) == 3
     (run,) = [each for each in runs(tmp_path, study="unet") if "flair2.trial" in each.data.tags]
     assert run.info.status == "FINISHED"
 
@@ -141,10 +143,10 @@ def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
 def completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[str, str]], Path]:
     """The trials before, and the search after it was given a larger total and seeds to compare."""
     root = tmp_path_factory.mktemp("completed")
-    done = sweep(root, *SEARCH, "tune.n_trials=2")
+    done = command(root, *SEARCH, "tune.n_trials=2")
     assert done.returncode == 0, done.stderr[-2000:]
     before = [(row["number"], row["value"]) for row in table(root)]
-    done = sweep(root, *SEARCH, "tune.n_trials=3", "tune.repeat_best=2")
+    done = command(root, *SEARCH, "tune.n_trials=3", "tune.repeat_best=2")
     assert done.returncode == 0, done.stderr[-2000:]
     return before, root
 
@@ -180,15 +182,15 @@ def prepared(*overrides: str) -> Search:
     whole = compose("config", list(overrides), return_hydra_config=True)
     options: Any = OmegaConf.to_container(whole.hydra.sweeper, resolve=True)
     return Search(
-        options=read_options({k: v for k, v in options.items() if not k.startswith("_")}),
+        options=OptunaStudyConf(**options),
         config=whole,
-        launcher=None,  # type: ignore[arg-type]
+        launcher=Launcher(lambda _: {"val/miou": 0.5}),  # type: ignore[arg-type]
         config_loader=GlobalHydra.instance().config_loader(),
         arguments=[each for each in overrides if not each.startswith("hydra")],
     )
 
 
-TUNES = sorted(path.stem for path in (schema.config_folder() / "tune").glob("*.yaml"))
+TUNES = sorted(path.stem for path in (config_folder() / "tune").glob("*.yaml"))
 STARTS = [
     [],
     ["preset=tiny"],
@@ -201,26 +203,37 @@ STARTS = [
 @pytest.mark.parametrize("tune", TUNES)
 def test_the_first_trial_of_every_search_is_the_default(tune: str, start: list[str]) -> None:
     overrides = [f"tune={tune}", *start]
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         search = prepared(*overrides)
-        (first,) = search._queue
-        trial = search._space.overrides(first)
-    assert set(first) == set(search._space.dimensions)
+        (first,) = search.queue
+        trial = search.space.overrides(first)
+    assert set(first) == set(search.space.dimensions)
     assert composed(*trial) == {**composed(*overrides)}
 
 
 def test_workers_whose_files_lie_elsewhere_share_a_study() -> None:
-    """All places of the data may differ between machines, what the data are may not."""
-    names = {f"dataset.{field.name}" for field in fields(schema.DatasetConfig)}
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        patterns = prepared("tune=unet")._options.may_change
-    fixed = {n for n in names if not any(fnmatch(n, pattern) for pattern in patterns)}
-    assert fixed == {"dataset.name", "dataset.sample", "dataset.on_damaged"}
+    """All places of the data may differ between machines: their fingerprint may not."""
+    names = {f"dataset.{field.name}" for field in fields(DatasetConfig)}
+    assert {name for name in names if not may_change(name)} == {
+        "dataset.sample", "dataset.on_damaged"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "free", ["tune.n_trials", "tracking", "tracking.tags.mine", "paths.root", "dataset.sample.seed"]
+)
+def test_what_decides_no_result_may_change(free: str) -> None:
+    assert may_change(free)
+
+
+@pytest.mark.parametrize("bound", ["tune", "compat", "quirk", "preset", "dataset", "optimizer.lr"])
+def test_a_group_or_an_option_that_decides_may_not_change(bound: str) -> None:
+    assert not may_change(bound)
 
 
 def test_an_option_given_on_the_command_line_is_no_longer_searched() -> None:
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        space = prepared("tune=unet", "optimizer=adamw", "optimizer.lr=0.001")._space
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        space = prepared("tune=unet", "optimizer=adamw", "optimizer.lr=0.001").space
         values = {name: entry.points()[0] if entry.choices else entry.low
                   for name, entry in space.dimensions.items()}  # fmt: skip
         trial = space.overrides(values)
@@ -230,14 +243,98 @@ def test_an_option_given_on_the_command_line_is_no_longer_searched() -> None:
     assert composed(*trial)["optimizer"]["lr"] == 0.001
 
 
-def start(*overrides: str, searched: tuple[str, ...] = ()) -> None:
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        given = ["hydra/sweeper=optuna_study", "tune=unet", *overrides]
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Files that are there, and whose fingerprint a test sets."""
+    state = {"fingerprint": "first"}
+    monkeypatch.setattr(assembly, "require_files", lambda _: None)
+    monkeypatch.setattr(assembly, "require_feasible", lambda _: None)
+    monkeypatch.setattr(assembly, "data_fingerprint", lambda _: state["fingerprint"])
+    return state
+
+
+REAL = ("dataset=flair2", "dataset.root=/data", "tracking=off", "tune=unet")
+FACT = r"data \(aerial\) was first, now second"
+
+
+def start(*overrides: str, searched: tuple[str, ...] = ()) -> dict[str, str]:
+    """Check a command as its sweeper does."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        given = ["hydra/sweeper=optuna_study", *REAL, *overrides]
         config = compose("config", given, return_hydra_config=True)
         config.hydra.overrides.task.extend(searched)
-        on_start(config)
+        return on_start(config)
 
 
+def search_once(root: Path, *overrides: str) -> list[list[int]]:
+    """Search for one trial more than there is, in place of training; the jobs that it launched."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        search = prepared(*REAL, f"paths.root={root}", "hydra.sweeper.on_finish=null", *overrides)
+        search.run()
+        launcher: Any = search.launcher
+    return launcher.batches
+
+
+def test_a_search_over_other_data_is_refused_before_its_first_trial(
+    data: dict[str, str], tmp_path: Path
+) -> None:
+    """Whatever led to them: a place, a variable of the environment, files changed in place."""
+    assert search_once(tmp_path, "tune.n_trials=1") == [[0]]
+    assert search_once(tmp_path, "tune.n_trials=2", "dataset.root=/a/copy") == [[1]]
+    data["fingerprint"] = "second"
+    with pytest.raises(SweepError, match=FACT + r"\.\n.*tune.name.* tune.on_change=new_study"):
+        search_once(tmp_path, "tune.n_trials=3")
+    journal = str(tmp_path / "multirun/tune_unet/optuna.journal")
+    assert states(trials_of(journal, "unet")) == ["COMPLETE"] * 2
+    search_once(tmp_path, "tune.n_trials=1", "tune.on_change=new_study")
+    assert states(trials_of(journal, "unet-2")) == ["COMPLETE"]
+    assert search_once(tmp_path, "tune.n_trials=1", "tune.name=other") == [[0]]
+
+
+def test_weights_count_by_their_content(data: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"first")
+    options = [f"model.weights={path}", "tune.n_trials=1"]
+    search_once(tmp_path, *options)
+    path.write_bytes(b"second")
+    with pytest.raises(SweepError, match=r"weights was model.weights=sha256:\w+, now model"):
+        search_once(tmp_path, *options)
+
+
+def test_where_jobs_run_on_other_machines_the_place_of_the_data_must_be_equal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is read here, where the files may not be; each job checks them."""
+    monkeypatch.setattr("flair2_exp.sweeps.tuning.distributes", lambda _: True)
+    search_once(tmp_path, "tune.n_trials=1", "dataset.root=/scratch/a")
+    search_once(tmp_path, "tune.n_trials=2", "dataset.root=/scratch/a")
+    with pytest.raises(SweepError, match=r"dataset.root=/scratch/a.*, now .*root=/scratch/b"):
+        search_once(tmp_path, "tune.n_trials=3", "dataset.root=/scratch/b")
+
+
+class Trial:
+    """The trial of a job, in a study that was made on the first data."""
+
+    study_name = "unet"
+
+    def __init__(self, *swept: str) -> None:
+        self.params = dict.fromkeys(swept, 0)
+        self.facts = facts_of(compose_config(*REAL), "first")
+
+    def fact_changes(self, facts: dict[str, str]) -> list[str]:
+        return [name for name, value in facts.items() if value != self.facts[name]]
+
+
+def test_a_job_refuses_other_data_than_its_studys() -> None:
+    config = compose_config(*REAL)
+    require_study_data(Trial(), config, "first")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"study unet was made on .*\n.*tune.name=NAME"):
+        require_study_data(Trial(), config, "second")  # type: ignore[arg-type]
+    # Splits are searched over: each has its own patches.
+    require_study_data(Trial("split.seed"), config, "second")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("data")
 def test_a_group_may_be_searched_by_a_glob_and_seeds_may_not() -> None:
     start(searched=("model=glob(u*)",))
     with pytest.raises(ConfigError, match="over seeds finds the luckiest"):
@@ -249,13 +346,15 @@ def test_a_group_may_be_searched_by_a_glob_and_seeds_may_not() -> None:
     [["trainer=ddp", "trainer.devices=2"], ["trainer.devices=4"], ["trainer.num_nodes=2"]],
     ids=" ".join,
 )
+@pytest.mark.usefixtures("data")
 def test_trials_on_several_devices_are_refused(overrides: list[str]) -> None:
     """Lightning would start the command again, and the study had a worker more."""
-    with pytest.raises(ConfigError, match=r"join the study.*\n.*once a device") as caught:
+    with pytest.raises(ConfigError, match=r"join the study.*\n.*once per device") as caught:
         start(*overrides)
     assert len(str(caught.value).splitlines()) == 2
 
 
+@pytest.mark.usefixtures("data")
 def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
     start("trainer=gpu", "seed=2")
     start("trainer.devices=2", "trainer.strategy=ddp_spawn")
@@ -268,7 +367,7 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
     [
         (["objective=test/miou"], "has seen the test data"),
         (["objective=val/moiu"], "objective=val/moiu is never logged; did you mean val/miou"),
-        (["trainer.devices=2"], "once a device"),
+        (["trainer.devices=2"], "once per device"),
         (["sweep=factors"], "sweep=... and tune=... are two commands"),
         (["seed=1,2,3"], "over seeds finds the luckiest"),
         (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
@@ -280,7 +379,7 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
 def test_a_search_that_cannot_be_is_refused_in_two_lines(
     overrides: list[str], message: str, tmp_path: Path
 ) -> None:
-    done = sweep(tmp_path, "tune=unet", *overrides)
+    done = command(tmp_path, "tune=unet", *overrides)
     assert done.returncode == 1
     assert re.search(message, done.stderr), done.stderr
     assert len(done.stderr.splitlines()) <= 2
@@ -300,142 +399,12 @@ def test_a_search_whose_trials_fail_ends_and_leaves_no_run_open(
     overrides: list[str], message: str, tmp_path: Path
 ) -> None:
     """In the first trial, with what is wrong; the study's MLflow run is not RUNNING for ever."""
-    done = sweep(tmp_path, *SEARCH, *overrides)
+    done = command(tmp_path, *SEARCH, *overrides)
     assert done.returncode == 1
     assert re.search(message, done.stderr), done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("flair2-exp:")]) == 1
     assert len(table(tmp_path)) == 1
     assert [run.info.status for run in runs(tmp_path, kind="study")] == ["FINISHED"]
-
-
-def found(folder: Path, trials: int, **more: Any) -> SearchResult:
-    """A result over two objectives that all trials share the front of."""
-    name = str(folder / "optuna.journal")
-    folder.mkdir(exist_ok=True)
-    study = optuna.create_study(
-        study_name="s", storage=open_storage(name), directions=["maximize", "minimize"],
-        load_if_exists=True,
-    )  # fmt: skip
-    for number in range(trials):
-        study.add_trial(
-            optuna.create_trial(
-                values=[float(number), float(number)],
-                params={"seed": number},
-                distributions={"seed": optuna.distributions.IntDistribution(0, 9)},
-            )
-        )
-    values: dict[str, Any] = {
-        "study_name": "s", "storage": name, "trials": study.trials, "objective": ("a", "b"),
-        "direction": ("maximize", "minimize"), "folder": folder, "leader": True,
-        "space": read_space({"seed": "range(0,10)"}, [], None),
-    }  # fmt: skip
-    return SearchResult(**{**values, **more})
-
-
-def test_experiment_files_of_a_larger_front_are_removed(tmp_path: Path) -> None:
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        write_experiments(found(tmp_path, 3))
-        smaller = found(tmp_path, 0)
-        write_experiments(replace(smaller, trials=smaller.trials[:2]))
-    names = {path.name for path in (tmp_path / "experiment").iterdir()}
-    assert names == {"best_1.yaml", "best_2.yaml", "default.yaml"}
-
-
-@pytest.mark.parametrize(
-    ("direction", "files"), [("maximize", ["default", "best"]), ("minimize", ["default"])]
-)
-def test_a_default_that_is_the_best_is_not_compared_with_itself(
-    direction: str, files: list[str], tmp_path: Path
-) -> None:
-    """The lowest value is that of the trial with the default's seed, 1."""
-    study = found(tmp_path, 3)
-    trials = [
-        optuna.create_trial(value=t.values[0], params=t.params, distributions=t.distributions)
-        for t in study.trials[1:]
-    ]
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        assert repeated(replace(study, trials=trials, direction=(direction,))) == files
-
-
-def test_the_slice_figures_names_stand_side_by_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.figure import Figure
-
-    drawn: dict[str, Figure] = {}
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, path, **_: drawn.setdefault(Path(path).stem, self)
-    )
-    study = optuna.create_study(storage=open_storage(str(tmp_path / "optuna.journal")))
-    names = ("loss.label_smoothing", "optimizer.weight_decay", "utae.encoder_widths", "aug")
-    for value in range(3):
-        study.add_trial(
-            optuna.create_trial(
-                value=value,
-                params=dict.fromkeys(names, value / 10),
-                distributions=dict.fromkeys(names, optuna.distributions.FloatDistribution(0, 1)),
-            )
-        )
-    result = replace(
-        found(tmp_path, 0),
-        study_name=study.study_name,
-        objective=("loss",),
-        direction=("minimize",),
-    )
-    write_figures(result, tmp_path)
-    figure = drawn["slice"]
-    figure.canvas.draw()
-    shown = [axes.title for axes in figure.axes if axes.get_title()]
-    boxes = sorted((title.get_window_extent() for title in shown), key=lambda box: box.x0)
-    assert {title.get_text() for title in shown} == set(names)
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
-
-
-def test_the_page_answers_to_the_mouse_also_where_the_first_figure_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And an exception of whatever kind costs that figure alone."""
-    visualization = pytest.importorskip("optuna.visualization")
-    pytest.importorskip("plotly", reason="the extra `tune-figures`")
-
-    def broken(*_: Any, **__: Any) -> None:
-        raise TypeError("unsupported operand")
-
-    monkeypatch.setattr(visualization, "plot_pareto_front", broken)
-    *images, page = write_figures(found(tmp_path, 4), tmp_path / "figures")
-    text = page.read_text()
-    assert len(text) > 1_000_000  # plotly's program
-    assert "Plotly.newPlot" in text
-    assert "pareto_front.png" in {path.name for path in images}
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        found: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=False)
-    return {key: found[key] for key in found if key not in ("tune", "sweep", "name", "test")}
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["tune=unet", "preset=tiny", "optimizer.lr=0.01", "aug=d4"],
-        ["tune=utt", "compat=reference", "utae.heads=8", "s2_preproc=raw", "s2_preproc.size=16"],
-        ["experiment=leaderboard/utt", "dataset=flair2", "dataset.root=/data", "loss=focal"],
-        ["tune=accuracy_latency", "model=unet", "+loss.class_weights.water=2", "seed=7"],
-        [],
-    ],
-    ids=" ".join,
-)
-def test_an_experiment_file_composes_to_the_config_that_it_was_written_from(
-    overrides: list[str], tmp_path: Path
-) -> None:
-    path = tmp_path / "experiment" / "best.yaml"
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        write_experiment(path, "it", overrides, "A trial.")
-    again = composed(f"hydra.searchpath=[file://{tmp_path}]", "experiment=best")
-    wanted = composed(*overrides)
-    del again["objective"], wanted["objective"]
-    assert again == wanted
 
 
 @pytest.mark.parametrize(
@@ -448,7 +417,7 @@ def test_an_experiment_file_composes_to_the_config_that_it_was_written_from(
     ],
 )
 def test_scores_are_maximised_and_all_else_is_minimised(objective: Any, direction: Any) -> None:
-    assert schema.best_direction(objective) == direction
+    assert best_direction(objective) == direction
 
 
 @pytest.mark.parametrize(
@@ -459,4 +428,4 @@ def test_scores_are_maximised_and_all_else_is_minimised(objective: Any, directio
     ],
 )
 def test_widths_are_searched_about_those_of_the_config(widths: list[int], choices: str) -> None:
-    assert schema.widths_around(widths) == choices
+    assert widths_around(widths) == choices

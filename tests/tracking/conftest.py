@@ -7,10 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from flair2_exp.tracking import Store, TrackedRun, local_uri, open_store
+from flair2_exp.tracking import Run, Store, local_uri, open_run, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
 
 
 @pytest.fixture(scope="session")
@@ -25,21 +30,36 @@ def experiment(store: Store, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def start(store: Store, experiment: str, tmp_path: Path) -> Callable[..., TrackedRun]:
-    """Starts a run in the test's experiment."""
+def start(store: Store, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Run]:
+    """Starts a run in the test's experiment, or resumes one."""
 
-    def start(**options: object) -> TrackedRun:
-        wanted = {"name": "a run", "pending": tmp_path / "pending", **options}
-        return TrackedRun.start(store, experiment, **wanted)  # type: ignore[arg-type]
+    def start(name: str = "a run", **options: Any) -> Run:
+        options = {"pending": tmp_path / "pending", "tags": {}, **options}
+        return open_run(store, request.node.nodeid, name, **options)
 
     return start
+
+
+def read(run: Run) -> MlflowRun:
+    assert run.store is not None
+    return run.store.call("reading", lambda client: client.get_run(run.run_id))
+
+
+def curve(run: Run, name: str) -> list[tuple[int, float]]:
+    assert run.store is not None
+    history = run.store.call("reading", lambda c: c.get_metric_history(run.run_id, name))
+    return sorted((metric.step, metric.value) for metric in history)
+
+
+def artifact(run: Run, path: str) -> str:
+    return (Path(unquote(urlsplit(read(run).info.artifact_uri).path)) / path).read_text()
 
 
 @contextmanager
 def serving(answer: bytes | None) -> Iterator[str]:
     """A server on the loopback that gives every request one answer, or never any; its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    held: list[socket.socket] = []
+    connections: list[socket.socket] = []
 
     def serve() -> None:
         while True:
@@ -47,7 +67,7 @@ def serving(answer: bytes | None) -> Iterator[str]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            held.append(connection)
+            connections.append(connection)
             if answer is not None:
                 connection.recv(65536)
                 connection.sendall(answer)
@@ -59,7 +79,7 @@ def serving(answer: bytes | None) -> Iterator[str]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)  # else the waiting thread keeps it open
         listener.close()
-        for connection in held:
+        for connection in connections:
             connection.close()
 
 

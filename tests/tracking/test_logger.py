@@ -11,20 +11,19 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from flair2_exp.signals import status_of
-from flair2_exp.tracking import NullRun
+from flair2_exp.tracking import Run
 from flair2_exp.tracking.logger import History, RunLogger
 
 
-class Recorder(NullRun):
+class Recorder(Run):
     """Remembers what is logged."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.logged: list[tuple[str, int]] = []
         self.flushed = self.finished = 0
 
-    def log_metrics(
-        self, metrics: Mapping[str, float], step: int = 0, timestamp: int | None = None
-    ) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         self.logged += [(name, step) for name in metrics]
 
     def flush(self) -> None:
@@ -87,7 +86,7 @@ def test_a_training_is_logged_by_epoch_and_step_and_goes_on_without_doubles(
     tmp_path: Path,
 ) -> None:
     run = Recorder()
-    first = trainer(RunLogger(run, tmp_path, "flair2"), 2)
+    first = trainer(RunLogger(run, tmp_path / "history.csv", "flair2"), 2)
     first.fit(Tiny(), LOADER, LOADER)
     by_epoch = [(name, step) for name, step in run.logged if name in ("train/loss", "val/loss")]
     assert by_epoch == [("val/loss", 0), ("train/loss", 0), ("val/loss", 1), ("train/loss", 1)]
@@ -99,7 +98,7 @@ def test_a_training_is_logged_by_epoch_and_step_and_goes_on_without_doubles(
 
     checkpoint = tmp_path / "last.ckpt"
     first.save_checkpoint(checkpoint)
-    second = trainer(RunLogger(run, tmp_path), 4)
+    second = trainer(RunLogger(run, tmp_path / "history.csv"), 4)
     second.fit(Tiny(), LOADER, LOADER, ckpt_path=checkpoint, weights_only=True)
     second.test(second.lightning_module, LOADER, verbose=False)
     second.validate(second.lightning_module, LOADER, verbose=False)
@@ -112,14 +111,14 @@ def test_a_training_is_logged_by_epoch_and_step_and_goes_on_without_doubles(
 @pytest.mark.filterwarnings("ignore")
 def test_ctrl_c_during_lightnings_training_is_a_killed_run(tmp_path: Path) -> None:
     with pytest.raises(BaseException) as caught:  # noqa: PT011
-        trainer(RunLogger(NullRun(), tmp_path), 3).fit(Tiny(interrupt_at=1), LOADER)
+        trainer(RunLogger(Run(), tmp_path / "history.csv"), 3).fit(Tiny(interrupt_at=1), LOADER)
     assert status_of(caught.value) == "KILLED"
     assert [row["epoch"] for row in rows(tmp_path)] == ["0"]
 
 
 def test_metrics_without_an_epoch_stand_at_their_step(tmp_path: Path) -> None:
     run = Recorder()
-    logger = RunLogger(run, tmp_path)
+    logger = RunLogger(run, tmp_path / "history.csv")
     logger.log_metrics({"lr-SGD": 0.1}, 17)
     logger.log_hyperparams({"a": 1})
     assert run.logged == [("lr-SGD", 17)]

@@ -1,47 +1,30 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.optuna_sweeper.process import start_time
 from flair2_exp.signals import Terminated
-from flair2_exp.tracking import NullRun, Store, TrackedRun, local_uri, summary
-from flair2_exp.tracking.process import _start_time
+from flair2_exp.tracking import Run, Store, Tag, local_uri, open_run, summary
+from tests.tracking.conftest import artifact, curve, read
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run as MlflowRun
-
-Start = Callable[..., TrackedRun]
+Start = Callable[..., Run]
 
 
-def read(run: TrackedRun) -> MlflowRun:
-    return run.store.call("reading", lambda client: client.get_run(run.run_id))
-
-
-def curve(run: TrackedRun, name: str) -> list[tuple[int, float]]:
-    history = run.store.call("reading", lambda c: c.get_metric_history(run.run_id, name))
-    return sorted((metric.step, metric.value) for metric in history)
-
-
-def artifact(run: TrackedRun, path: str) -> str:
-    return (Path(unquote(urlsplit(read(run).info.artifact_uri).path)) / path).read_text()
-
-
-def test_everything_told_to_a_run_is_there(start: Start, store: Store, tmp_path: Path) -> None:
+def test_everything_logged_to_a_run_is_there(start: Start, store: Store, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"test/miou": 0.5}')
     parent = start(name="sweep")
-    with start(name="utt seed=1", tags={"flair2.seed": 1}, parent_run_id=parent.run_id) as run:
+    with start(name="utt seed=1", tags={Tag.SEED: 1, Tag.PARENT: parent.run_id}) as run:
         run.log_params({"model": {"name": "utt", "weights": None}, "seed": 1})
         run.log_metrics({"train/loss": 1.5, "test/iou/herbaceous vegetation": 0.25}, 3)
         run.log_artifact(tmp_path / "metrics.json", "results")
@@ -53,9 +36,9 @@ def test_everything_told_to_a_run_is_there(start: Start, store: Store, tmp_path:
     assert kept.info.run_name == "utt seed=1"
     assert kept.data.params == {"model.name": "utt", "model.weights": "null", "seed": "1"}
     assert kept.data.metrics == {"train/loss": 1.5, "test/iou/herbaceous vegetation": 0.25}
-    assert kept.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert kept.data.tags["flair2.seed"] == "1"
-    assert "**test/miou 0.5000**" in kept.data.tags["mlflow.note.content"]
+    assert kept.data.tags[Tag.PARENT] == parent.run_id
+    assert kept.data.tags[Tag.SEED] == "1"
+    assert "**test/miou 0.5000**" in kept.data.tags[Tag.DESCRIPTION]
     assert artifact(run, "results/metrics.json") == '{"test/miou": 0.5}'
     assert artifact(run, "config/config.yaml") == "seed: 1\n"
     assert json.loads(artifact(run, "provenance/git.json")) == {"commit": None}
@@ -133,12 +116,12 @@ def test_metrics_wait_and_are_sent_together(start: Start, monkeypatch: pytest.Mo
 
 def test_credentials_reach_neither_params_nor_tags_nor_texts(start: Start) -> None:
     address = "http://me:hunter2@host:5000"
-    with start(tags={"flair2.uri": address}) as run:
+    with start(tags={"uri": address}) as run:
         run.log_params({"tracking": {"uri": address, "password": "hunter2"}})
         run.log_text(f"uri: {address}\n", "config/config.yaml")
     kept = read(run).data
     assert kept.params == {"tracking.uri": "http://***@host:5000", "tracking.password": "***"}
-    assert kept.tags["flair2.uri"] == "http://***@host:5000"
+    assert kept.tags["uri"] == "http://***@host:5000"
     assert artifact(run, "config/config.yaml") == "uri: http://***@host:5000\n"
 
 
@@ -160,9 +143,9 @@ def test_an_exception_ends_the_run_and_goes_on(
     kept = read(run)
     assert kept.info.status == status
     assert kept.data.metrics == {"train/loss": 2.0}
-    assert kept.data.tags["flair2.error"].startswith(type(exception).__name__)
+    assert kept.data.tags[Tag.ERROR].startswith(type(exception).__name__)
     assert "raise exception" in artifact(run, "error/traceback.txt")
-    assert "pw@" not in artifact(run, "error/traceback.txt") + kept.data.tags["flair2.error"]
+    assert "pw@" not in artifact(run, "error/traceback.txt") + kept.data.tags[Tag.ERROR]
 
 
 def test_leaving_with_status_zero_is_no_error(start: Start) -> None:
@@ -171,7 +154,7 @@ def test_leaving_with_status_zero_is_no_error(start: Start) -> None:
         raise SystemExit(0)
     kept = read(run)
     assert kept.info.status == "FINISHED"
-    assert "flair2.error" not in kept.data.tags
+    assert Tag.ERROR not in kept.data.tags
 
 
 def test_a_second_finish_changes_nothing(start: Start) -> None:
@@ -190,9 +173,9 @@ def test_a_resumed_run_is_the_same_run_without_doubles(
         for epoch in range(3):
             first.log_metrics({"train/loss": 1.0 - epoch / 10, "nan": math.nan}, epoch)
         raise ValueError("torn")
-    again = TrackedRun.resume(store, first.run_id, pending=tmp_path / "p", tags={"try": 2})
+    again = start(run_id=first.run_id, tags={"try": 2})
     assert read(again).info.status == "RUNNING"
-    assert "flair2.error" not in read(again).data.tags
+    assert Tag.ERROR not in read(again).data.tags
     with again:
         again.log_params({"seed": 1, "lr": 0.2, "long": "x" * 6999 + "y", "new": True})
         for epoch in range(2, 5):  # the third epoch is trained again, with the same result
@@ -202,7 +185,7 @@ def test_a_resumed_run_is_the_same_run_without_doubles(
     assert kept.info.status == "FINISHED"
     assert kept.data.params["lr"] == "0.1"
     assert kept.data.params["new"] == "true"
-    assert kept.data.tags["flair2.changed_params"] == "lr, long"
+    assert kept.data.tags[Tag.CHANGED_PARAMS] == "lr, long"
     assert kept.data.tags["try"] == "2"
     changed = json.loads(artifact(again, "config/changed_params.json"))
     assert changed["lr"] == {"first": "0.1", "now": "0.2"}
@@ -215,18 +198,18 @@ def test_a_run_that_is_not_there_or_is_being_written_cannot_be_resumed(
     start: Start, store: Store, tmp_path: Path
 ) -> None:
     with pytest.raises(TrackingError, match="not found"):
-        TrackedRun.resume(store, "0" * 32, pending=tmp_path)
+        start(run_id="0" * 32)
     run = start()
     other = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
     )
-    tags = {**read(run).data.tags, "flair2.pid": str(other.pid)}
-    before, _, _ = tags["flair2.process"].rpartition("/")
-    run.set_tags({**tags, "flair2.process": f"{before}/{_start_time(other.pid)}"})
+    tags = {**read(run).data.tags, Tag.PID: str(other.pid)}
+    before, _, _ = tags[Tag.PROCESS].rpartition("/")
+    run.set_tags({**tags, Tag.PROCESS: f"{before}/{start_time(other.pid)}"})
     with pytest.raises(TrackingError, match=f"being written by process {other.pid}"):
-        TrackedRun.resume(store, run.run_id, pending=tmp_path)
+        start(run_id=run.run_id)
     other.communicate(b"")
-    TrackedRun.resume(store, run.run_id, pending=tmp_path).finish()
+    start(run_id=run.run_id).finish()
     assert read(run).info.status == "FINISHED"
 
 
@@ -234,147 +217,60 @@ def test_who_holds_the_folder_resumes_a_run_killed_on_another_machine(
     start: Start, store: Store, tmp_path: Path
 ) -> None:
     run = start()
-    run.set_tags({"flair2.host": "elsewhere", "flair2.pid": "7"})
+    run.set_tags({Tag.HOST: "elsewhere", Tag.PID: "7"})
     with pytest.raises(TrackingError, match="being written by process 7 on elsewhere"):
-        TrackedRun.resume(store, run.run_id, pending=tmp_path)
-    TrackedRun.resume(store, run.run_id, pending=tmp_path, take_over=True).finish()
+        start(run_id=run.run_id)
+    start(run_id=run.run_id, take_over=True).finish()
     assert read(run).info.status == "FINISHED"
-    assert read(run).data.tags["flair2.host"] != "elsewhere"
+    assert read(run).data.tags[Tag.HOST] != "elsewhere"
 
 
-class Outage:
-    """Makes a store refuse everything while it lasts."""
+def test_a_run_left_by_a_process_that_was_killed_before_noting_it_is_resumed(start: Start) -> None:
+    def opened(key: str) -> Run:
+        tags = {Tag.SWEEP_KEY: key, Tag.FOLDER: "http://me:pw@host", "try": 1}
+        return start(tags=tags, lookup=(Tag.SWEEP_KEY, Tag.FOLDER))
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lasts = False
-        self.calls = 0
-        call = Store.call
-
-        def failing(store: Store, what: str, action: object, **options: int) -> object:
-            self.calls += 1
-            if self.lasts:
-                raise TrackingError(f"MLflow failed at {what}: no route.\nMend it.")
-            return call(store, what, action, **options)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(Store, "call", failing)
-
-
-@pytest.fixture
-def outage(monkeypatch: pytest.MonkeyPatch) -> Outage:
-    return Outage(monkeypatch)
+    left = opened("a")
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    left.set_tags({Tag.PID: gone.pid})
+    assert opened("b").run_id != left.run_id
+    again = opened("a")
+    assert again.run_id == left.run_id
+    again.finish()
+    assert opened("a").run_id != left.run_id  # one that is finished is another run's
 
 
-def test_an_outage_is_told_once_and_all_is_sent_afterwards(
-    start: Start,
-    outage: Outage,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("flair2_exp.tracking.run._FIRST_PAUSE", 0.0)
-    run = start()
-    outage.lasts = True
-    file = tmp_path / "panel.png"
-    for epoch in range(3):
-        file.write_text(f"picture {epoch}")
-        run.log_metrics({"train/loss": 1.0 - epoch}, epoch)
-        run.flush()
-        run.log_artifact(file, f"figures/{epoch}")
-        run.log_text("text", f"texts/{epoch}.txt")
-        run.set_tags({"epoch": epoch})
-        file.unlink()
-    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
-    assert "no route" in caplog.text
-    outage.lasts = False
-    run.finish()
-    kept = read(run)
-    assert kept.info.status == "FINISHED"
-    assert kept.data.tags["epoch"] == "2"
-    assert curve(run, "train/loss") == [(0, 1.0), (1, 0.0), (2, -1.0)]
-    assert artifact(run, "figures/1/panel.png") == "picture 1"
-    assert artifact(run, "texts/2.txt") == "text"
-    assert not (tmp_path / "pending").exists()
+def test_a_released_run_is_closed_and_belongs_to_no_process(start: Start) -> None:
+    run = start(tags={Tag.STUDY: "s"})
+    run.release()
+    released = read(run)
+    assert released.info.status == "FINISHED"
+    assert {Tag.HOST, Tag.PID, Tag.PROCESS}.isdisjoint(released.data.tags)
+    assert released.data.tags[Tag.STUDY] == "s"
+    with start(run_id=run.run_id):
+        assert read(run).data.tags.keys() >= {Tag.HOST, Tag.PID, Tag.PROCESS}
 
 
-def test_during_an_outage_the_store_is_asked_rarely(start: Start, outage: Outage) -> None:
-    run = start()
-    outage.lasts, outage.calls = True, 0
-    for epoch in range(100):
-        run.log_metrics({"train/loss": 1.0}, epoch)
-        run.flush()
-    assert outage.calls == 1  # 15 s are left before the next time, then 30 s, then 60 s
-    outage.lasts = False
-    run.finish()
-    assert len(curve(run, "train/loss")) == 100
-
-
-def test_what_an_outage_left_is_sent_when_the_run_is_resumed(
-    start: Start, store: Store, outage: Outage, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = start()
-    outage.lasts = True
-    run.log_metrics({"test/miou": 0.5}, 9)
-    run.log_text("late", "late.txt")
-    run.finish()
-    assert "records are kept in" in caplog.text
-    with (tmp_path / "pending" / "records.jsonl").open("a") as file:
-        file.write('\n{"kind": "met')  # a process killed while it wrote
-    outage.lasts = False
-    assert read(run).info.status == "RUNNING"
-    TrackedRun.resume(store, run.run_id, pending=tmp_path / "pending").finish()
-    assert read(run).info.status == "FINISHED"
-    assert curve(run, "test/miou") == [(9, 0.5)]
-    assert artifact(run, "late.txt") == "late"
-
-
-def test_what_mlflow_finds_wrong_is_told_and_holds_nothing_up(
-    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    call = Store.call
-
-    def refusing(store: Store, what: str, action: object, **options: int) -> object:
-        def refused(client: object) -> None:
-            from mlflow.exceptions import MlflowException
-
-            raise MlflowException.invalid_parameter_value("not like this")
-
-        return call(store, what, refused if what == "storing tags" else action, **options)  # type: ignore[arg-type]
-
-    run = start()
-    monkeypatch.setattr(Store, "call", refusing)
-    run.set_tags({"a": 1})
-    run.log_metrics({"train/loss": 1.0}, 0)
-    run.finish()
-    assert "storing tags: not like this" in caplog.text
-    assert curve(run, "train/loss") == [(0, 1.0)]
-    assert not (tmp_path / "pending").exists()
+def test_without_a_store_a_run_keeps_nothing(tmp_path: Path) -> None:
+    with open_run(None, "flair2", "a run", tmp_path / "p", tags={}, run_id="0" * 32) as run:
+        run.log_metrics({"m": 1.0})
+    assert (run.run_id, run.store, os.listdir(tmp_path)) == ("", None, [])
 
 
 @pytest.mark.parametrize("path", ["../outside.txt", "/outside.txt", "a/../../x.txt", "."])
 def test_no_artifact_lies_outside_the_run(start: Start, path: str) -> None:
-    with start() as run, pytest.raises(ValueError, match="no path within"):
+    with start() as run, pytest.raises(ValueError, match="not a path within"):
         run.log_text("text", path)
-
-
-def test_a_full_disk_does_not_stop_the_training(
-    start: Start, outage: Outage, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "pending").write_text("no folder can be made here")
-    run = start()
-    outage.lasts = True
-    run.log_metrics({"train/loss": 1.0}, 0)
-    run.finish()
-    assert "cannot be kept" in caplog.text
 
 
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
 from flair2_exp.signals import signals_as_exceptions
-from flair2_exp.tracking import TrackedRun, open_store
-uri, experiment, folder = sys.argv[1:]
-store = open_store(uri)
-run = TrackedRun.start(store, experiment, name="child", pending=Path(folder))
+from flair2_exp.tracking import open_run, open_store
+uri, folder = sys.argv[1:]
+run = open_run(open_store(uri), "children", "child", Path(folder), tags={})
 with signals_as_exceptions(), run:
     run.log_metrics({"train/loss": 1.0}, 0)
     run.flush()
@@ -386,9 +282,9 @@ with signals_as_exceptions(), run:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_a_process_and_closes_its_run(
-    number: signal.Signals, store: Store, experiment: str, tmp_path: Path
+    number: signal.Signals, store: Store, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", CHILD, store.uri, experiment, str(tmp_path / "pending")]
+    command = [sys.executable, "-c", CHILD, store.uri, str(tmp_path / "pending")]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None
     run_id = child.stdout.readline().strip()
@@ -411,8 +307,8 @@ def test_a_signal_ends_a_process_and_closes_its_run(
 def test_tracking_turned_off_has_the_same_interface_and_imports_nothing() -> None:
     code = """
 import sys
-from flair2_exp.tracking import NullRun
-with NullRun() as run:
+from flair2_exp.tracking import Run
+with Run() as run:
     run.log_params({"a": {"b": 1}})
     run.log_metrics({"m": 1.0}, 1)
     run.log_artifact("/nowhere", "x")
@@ -420,6 +316,7 @@ with NullRun() as run:
     run.log_files({"a.json": {}})
     run.set_tags({"a": 1})
     run.describe("d")
+    run.release()
     run.flush()
 heavy = {"mlflow", "torch", "lightning", "matplotlib", "numpy", "requests", "pandas"}
 print(sorted(heavy & set(sys.modules)))
@@ -428,8 +325,6 @@ print(sorted(heavy & set(sys.modules)))
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "[]"
-    missing = set(dir(TrackedRun)) - set(dir(NullRun))
-    assert {name for name in missing if not name.startswith("_")} == {"start", "resume"}
 
 
 def test_storing_an_epoch_takes_milliseconds(start: Start) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import multiprocessing
 import os
 import sqlite3
@@ -13,16 +15,15 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.tracking import Store, TrackedRun, WriterProcess, local_uri, open_store
+from flair2_exp.tracking import Run, Store, Tag, WriterProcess, local_uri, open_run, open_store
 from tests.tracking.conftest import http_answer, serving
 
 
 def open_and_run(folder: str, number: int, barrier: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
     store = open_store(local_uri(folder))
-    experiment = store.ensure_experiment("one for all")
     pending = Path(folder) / f"pending-{number}"
-    with TrackedRun.start(store, experiment, name=f"run {number}", pending=pending) as run:
+    with open_run(store, "one for all", f"run {number}", pending, tags={}) as run:
         run.log_params({"number": number})
         for epoch in range(5):
             run.log_metrics({"train/loss": float(epoch)}, epoch)
@@ -90,7 +91,38 @@ def test_an_experiment_is_made_once_with_an_absolute_artifact_folder(store: Stor
     assert experiment.artifact_location == (store.folder / "artifacts" / "made_once").as_uri()
 
 
-def test_a_deleted_experiment_is_taken_back(store: Store) -> None:
+def test_a_file_system_without_locks_is_no_obstacle(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    assert open_store(store.uri).ensure_experiment("without locks")
+
+
+def test_the_check_of_a_server_shows_what_mlflow_would_show(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import requests
+
+    options: dict[str, object] = {}
+
+    def get(url: str, **given: object) -> None:
+        options.update(given)
+        raise requests.exceptions.Timeout
+
+    monkeypatch.setattr(requests, "get", get)
+    for name in ("TOKEN", "USERNAME", "PASSWORD", "SERVER_CERT_PATH", "CLIENT_CERT_PATH"):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", name.lower())
+    with pytest.raises(TrackingError, match="no answer within 2 s"):
+        open_store("https://host:1", timeout=2)
+    assert options["headers"] == {"Authorization": "Bearer token"}
+    assert options["auth"] == ("username", "password")
+    assert (options["verify"], options["cert"]) == ("server_cert_path", "client_cert_path")
+
+
+def test_a_deleted_experiment_is_restored(store: Store) -> None:
     first = store.ensure_experiment("deleted")
     store.call("deleting", lambda client: client.delete_experiment(first))
     assert store.ensure_experiment("deleted") == first
@@ -98,14 +130,15 @@ def test_a_deleted_experiment_is_taken_back(store: Store) -> None:
 
 
 def test_runs_are_found_by_tags_also_with_quotes(
-    store: Store, experiment: str, start: Callable[..., TrackedRun]
+    store: Store, start: Callable[..., Run], request: pytest.FixtureRequest
 ) -> None:
-    start(tags={"flair2.row": "it's", "flair2.seed": 1}).finish()
-    later = start(tags={"flair2.row": "it's", "flair2.seed": 2})
+    start(tags={Tag.ROW: "it's", Tag.SEED: 1}).finish()
+    later = start(tags={Tag.ROW: "it's", Tag.SEED: 2})
     later.finish()
-    wanted = {"flair2.row": "it's", "flair2.seed": "2"}
-    assert store.find_run(experiment, wanted) == later.run_id
-    assert store.find_run(experiment, {"flair2.row": "none"}) is None
+    tags = {Tag.ROW: "it's", Tag.SEED: "2"}
+    experiment = store.ensure_experiment(request.node.nodeid)
+    assert store.find_run(experiment, tags) == later.run_id
+    assert store.find_run(experiment, {Tag.ROW: "none"}) is None
 
 
 @pytest.mark.parametrize(
@@ -137,7 +170,7 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
         open_store(local_uri("/proc/flair2"))
 
 
-def test_a_file_that_is_no_database_is_refused_at_once_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused_at_once_and_left_alone(tmp_path: Path) -> None:
     content = b"this is a text, not a database" * 100
     (tmp_path / "mlflow.db").write_bytes(content)
     begin = time.monotonic()
@@ -147,7 +180,7 @@ def test_a_file_that_is_no_database_is_refused_at_once_and_left_alone(tmp_path: 
     assert (tmp_path / "mlflow.db").read_bytes() == content
 
 
-def test_a_database_of_another_mlflow_is_told_with_its_fix(tmp_path: Path, store: Store) -> None:
+def test_a_database_of_another_mlflow_is_refused_with_its_fix(tmp_path: Path, store: Store) -> None:
     assert store.folder is not None
     source = sqlite3.connect(store.folder / "mlflow.db")
     with sqlite3.connect(tmp_path / "mlflow.db") as copy:
@@ -216,23 +249,22 @@ def test_time_limits_are_only_set_during_a_call_and_yield_to_the_users(
 
 
 def test_only_runs_of_ended_processes_of_this_machine_are_closed(
-    store: Store, start: Callable[..., TrackedRun]
+    store: Store, start: Callable[..., Run]
 ) -> None:
     process = subprocess.Popen([sys.executable, "-c", "pass"])
-    gone = {**WriterProcess.this().tags(), "flair2.pid": str(process.pid)}
+    gone = {**WriterProcess.this().tags(), Tag.PID: str(process.pid)}
     process.wait()
     dead, elsewhere, mine, foreign = start(), start(), start(), start()
-    dead.log_metrics({"train/loss": 1.0}, 0, timestamp=4_000_000_000_000)
-    dead.flush()
+    store.call("x", lambda c: c.log_metric(dead.run_id, "loss", 1.0, timestamp=4_000_000_000_000))
     dead.set_tags(gone)
-    elsewhere.set_tags({**gone, "flair2.host": "another"})
-    store.call("x", lambda client: client.delete_tag(foreign.run_id, "flair2.process"))
+    elsewhere.set_tags({**gone, Tag.HOST: "another"})
+    store.call("x", lambda client: client.delete_tag(foreign.run_id, Tag.PROCESS))
     assert store.close_dead_runs() == [dead.run_id]
     assert store.close_dead_runs() == []
     closed = store.call("x", lambda client: client.get_run(dead.run_id))
     assert closed.info.status == "KILLED"
     assert closed.info.end_time == 4_000_000_000_000  # its last sign of life
-    assert f"process {process.pid} was killed" in closed.data.tags["flair2.ended"]
+    assert f"process {process.pid} was killed" in closed.data.tags[Tag.ENDED]
     for run in (elsewhere, mine, foreign):
         info = store.call("x", lambda client, run=run: client.get_run(run.run_id)).info
         assert info.status == "RUNNING"

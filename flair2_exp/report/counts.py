@@ -1,0 +1,96 @@
+"""The counts that a tested run leaves, read, checked and summed by area.
+
+A report never reads images again: all its scores come from these counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flair2_exp.errors import DataError
+from flair2_exp.report.statistics import Integers, sum_by_area
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Confusion counts of a run's test set.
+
+    Attributes:
+        areas: (A,) names, sorted.
+        confusion: (A, C, C) int64 pixels, rows truth, columns prediction.
+        classes: C names.
+        patches: Number of test patches.
+        test_set: Hash of the patches' names and of their true pixels of the scored classes: equal
+            for runs that were tested on the same patches with the same labels.
+    """
+
+    areas: tuple[str, ...]
+    confusion: Integers
+    classes: tuple[str, ...]
+    patches: int
+    test_set: str
+
+
+def read_counts(path: Path) -> Counts:
+    """Read the counts of each patch and sum them by area.
+
+    Args:
+        path: NumPy archive: `patch_ids` (N,), `areas` (N,), `confusion` (N, C, C), `classes` (C,).
+
+    Raises:
+        DataError: The file is missing, damaged, incomplete or inconsistent.
+    """
+    fix = "Test the run again (train=false)."
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names = ("patch_ids", "areas", "confusion", "classes")
+            patch_ids, areas, confusion, classes = (stored[name] for name in names)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. {fix}") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged ({error}). {fix}") from None
+    problem = _problem(patch_ids, areas, confusion, len(classes))
+    if problem:
+        raise DataError(f"{path} is inconsistent ({problem}). {fix}")
+    by_area, summed = sum_by_area(areas, confusion)
+    return Counts(
+        areas=tuple(map(str, by_area)),
+        confusion=summed,
+        classes=tuple(map(str, classes)),
+        patches=len(patch_ids),
+        test_set=_test_set(patch_ids, confusion),
+    )
+
+
+def _problem(
+    patch_ids: NDArray[Any], areas: NDArray[Any], confusion: NDArray[Any], classes: int
+) -> str:
+    """Return what contradicts itself in the counts; empty where nothing does."""
+    if confusion.shape != (len(patch_ids), classes, classes) or len(areas) != len(patch_ids):
+        return (
+            f"{len(patch_ids)} patches, {len(areas)} areas and {classes} classes, "
+            f"but counts of shape {confusion.shape}"
+        )
+    if not len(patch_ids):
+        return "no patch"
+    if not np.issubdtype(confusion.dtype, np.integer) or confusion.min() < 0:
+        return "counts must be whole numbers from 0 on"
+    if len(np.unique(patch_ids)) != len(patch_ids):
+        return "a patch is counted twice"
+    return ""
+
+
+def _test_set(patch_ids: NDArray[Any], confusion: NDArray[Any]) -> str:
+    """Hash names and true pixels; those of "other" (the last class) depend on the metric."""
+    order = np.argsort(patch_ids)
+    truth = confusion.sum(axis=2, dtype=np.int64)[order, :-1]
+    digest = hashlib.sha256("\n".join(map(str, patch_ids[order])).encode())
+    digest.update(np.ascontiguousarray(truth, dtype="<i8").tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,104 @@
+"""Runs for a report, from the folders that they left.
+
+What has no score (failed, still running, without counts, damaged) is not dropped: the report shows
+it with its reason.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+
+from flair2_exp.errors import ConfigError, DataError, FlairError
+from flair2_exp.report.counts import read_counts
+from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
+from flair2_exp.run.folder import RunFolder, run_folders
+from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.tracking.tags import Tag
+from flair2_exp.values import flatten, render
+
+
+def read_folders(folders: Iterable[Path]) -> RunSet:
+    """Read run folders, and all run folders below folders that are none themselves.
+
+    Raises:
+        ConfigError: There is no run folder in one of `folders`.
+    """
+    return RunSet.of(read_folder(each) for start in folders for each in _run_folders(start))
+
+
+def _run_folders(start: Path) -> Iterator[RunFolder]:
+    folder = None
+    for folder in run_folders(start):
+        yield folder
+    if folder is None:
+        name = RunFolder(start).config.name
+        raise ConfigError(
+            f"there is no run folder in {start}: expected one with a {name}.\n"
+            "Name the folder of a run, of a sweep, or multirun."
+        )
+
+
+def read_folder(folder: RunFolder) -> ScoredRun | AbsentRun:
+    """Read a run's record, config, history and counts, or why it has no score."""
+    record = None
+    try:
+        record = RunRecord.read(folder)
+        if record is None:
+            names = f"{folder.record.name} or {folder.metrics.name}"
+            raise DataError(f"{names} of {folder} is missing or damaged. Start the run again.")
+        if record.status != FINISHED:
+            return AbsentRun.of(record, str(folder))
+        return ScoredRun(
+            record=record,
+            counts=read_counts(folder.confusion),
+            settings=_read_settings(folder.config),
+            curves=_read_history(folder.history),
+            source=str(folder),
+        )
+    except FlairError as error:
+        row, seed = (record.row, record.seed) if record else _row_and_seed(folder)
+        state = "damaged" if folder.confusion.exists() else "unfinished"
+        return AbsentRun(row, seed, state, str(error))
+
+
+def _row_and_seed(folder: RunFolder) -> tuple[str, int]:
+    """Return the row and the seed of a run without a record, by its config as far as it goes."""
+    try:
+        settings = _read_settings(folder.config)
+    except DataError:
+        settings = {}
+    row = settings.get(f"tracking.tags.{Tag.ROW}") or settings.get("name") or folder.path.name
+    seed = settings.get("seed", "")
+    return row, int(seed) if seed.isdecimal() else -1
+
+
+def _read_settings(path: Path) -> dict[str, str]:
+    """Return a config, flat, values as text."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{path} does not hold a config.")
+    return {name: render(value) for name, value in flatten(config).items()}
+
+
+def _read_history(path: Path) -> dict[str, Curve]:
+    """Return the curves of a table whose column `epoch` counts from 0; blanks are left out."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for number, line in enumerate(csv.DictReader(file)):
+                epoch = float(line.get("epoch") or number) + 1
+                for name in CURVES:
+                    if line.get(name):
+                        curves.setdefault(name, []).append((epoch, float(line[name])))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}).") from None
+    return dict(curves)

@@ -1,0 +1,226 @@
+"""What a report says, as numbers: rows with scores and intervals, differences, effects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import numpy as np
+
+from flair2_exp.config.fields import Group, option
+from flair2_exp.report.published import Published, published_row
+from flair2_exp.report.runs import AbsentRun, Curve, ScoredRun
+from flair2_exp.report.statistics import RESAMPLES, Integers
+from flair2_exp.tracking.tags import Tag
+
+SIGNIFICANT: Final[float] = 0.05
+
+FEW_ROWS: Final[int] = 6
+"""Up to here all pairs are compared, and rows are drawn side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Group):
+    """How runs are reported."""
+
+    title: str = "Leaderboard"
+    baseline: str | None = None
+    """The row that others are compared with; null: the first, as where it has no finished run."""
+    factors: tuple[str, ...] | None = None
+    """Options of a full factorial; empty: the published ones that vary; null: no factorial."""
+    pairs: Literal["auto", "all", "baseline"] = "auto"
+    """Comparisons shown and corrected for: `all` pairs of rows, those with the `baseline` alone, or
+    `auto`: all with up to `FEW_ROWS` rows. A table of 16 rows has 120 pairs, and correcting for
+    them hides what the 15 with the baseline would show."""
+    unit: Literal["area", "domain"] = "area"
+    """What the bootstrap draws: domains are fewer, and more independent."""
+    resamples: int = option(RESAMPLES, 100)
+    """Of the bootstrap; with fewer a 95 % quantile is among the last few draws."""
+    seed: int = option(0, 0)
+    """Of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its standard error and 95 % interval; None where nothing can be said."""
+
+    value: float | None
+    error: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, numbers: Iterable[float]) -> Self:
+        """Return numbers in the order of the fields as a score: NaN is not known."""
+        return cls(*(float(each) if math.isfinite(each) else None for each in numbers))
+
+
+@dataclass(frozen=True)
+class Contrast(Score):
+    """A difference of scores, tested against 0."""
+
+    p: float | None
+    p_holm: float | None = None
+    """Holm-corrected: mIoU over the table's comparisons (of factors: over the effects), classes
+    over all comparisons × classes, a family of their own."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Row minus baseline (`row` − `other`), or a factor's effect (`other` empty)."""
+
+    row: str
+    other: str
+    miou: Contrast
+    classes: tuple[Contrast, ...]
+    seeds_known: bool
+    """False where a row that takes part has one seed: the interval is over areas alone."""
+    over_seeds: Contrast | None = None
+    """Of an effect: by the runs' scores alone, on these very areas (`factors.fit_seeds`)."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+        return f"{self.row} − {self.other}" if self.other else self.row
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the leaderboard.
+
+    Attributes:
+        runs: Its finished runs, by seed.
+        scores: mIoU of each.
+        absent: Its runs that have no score.
+        miou: Mean over the finished seeds.
+        classes: IoU of the scored classes, mean over seeds.
+        against_baseline: Difference to the baseline row; None for that row.
+    """
+
+    runs: tuple[ScoredRun, ...]
+    scores: tuple[float, ...]
+    absent: tuple[AbsentRun, ...]
+    miou: Score
+    classes: tuple[Score, ...]
+    against_baseline: Difference | None
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        return self.runs[0].row
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of its finished runs."""
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def best(self) -> float:
+        """The best run's mIoU."""
+        return max(self.scores)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the scores over seeds (n - 1); None with one."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else None
+
+    @property
+    def published(self) -> Published | None:
+        """The published row, where all runs are of its settings and of the real, whole test set."""
+        rows = {published_row(run) for run in self.runs}
+        return rows.pop() if len(rows) == 1 else None
+
+    @property
+    def confusion(self) -> Integers:
+        """(C, C) int64 pixels, summed over seeds and areas."""
+        total: Integers = sum(run.counts.confusion.sum(axis=0) for run in self.runs)
+        return total
+
+    def mean(self, metric: str) -> float | None:
+        """Return the mean of a metric over the runs that measured it."""
+        scores = [run.record.scores for run in self.runs]
+        values = [each[metric] for each in scores if metric in each]
+        return sum(values) / len(values) if values else None
+
+    def curves(self, metric: str) -> list[Curve]:
+        """Return the courses of a metric, one per seed that measured it."""
+        return [run.curves[metric] for run in self.runs if metric in run.curves]
+
+
+@dataclass(frozen=True)
+class Factorial:
+    """Effects of a full factorial, or why there are none."""
+
+    effects: tuple[Difference, ...] = ()
+    freedom: int = 0
+    """Residual degrees of freedom of the effects over seeds alone."""
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the outputs show.
+
+    Attributes:
+        options: How it was made.
+        rows: With finished runs, in the order given.
+        absent: All runs without a score, of rows without a finished run too.
+        differences: The pairs compared: row minus baseline, else later row minus earlier.
+        class_names: All C classes; the first ones count.
+        baseline: Name of the row that others are measured against.
+        areas: Number of units drawn by the bootstrap.
+        factorial: Where factors were asked for.
+        paths: Files written.
+    """
+
+    options: ReportOptions
+    rows: tuple[Row, ...]
+    absent: tuple[AbsentRun, ...]
+    differences: tuple[Difference, ...]
+    class_names: tuple[str, ...]
+    baseline: str
+    areas: int
+    factorial: Factorial | None
+    paths: tuple[Path, ...] = field(default=(), compare=False)
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The classes that count."""
+        return self.class_names[: len(self.rows[0].classes)]
+
+    @property
+    def patches(self) -> int:
+        """Test patches of a run."""
+        return self.rows[0].runs[0].counts.patches
+
+    @property
+    def effects(self) -> tuple[Difference, ...]:
+        """Of the factors; empty without a factorial."""
+        return self.factorial.effects if self.factorial else ()
+
+    @property
+    def setting(self) -> Mapping[str, str]:
+        """What the runs agree on: dataset, fingerprint, split, metric (empty: not recorded)."""
+        runs = [run for row in self.rows for run in row.runs]
+        tags = (Tag.DATASET, Tag.FINGERPRINT, Tag.SPLIT, Tag.METRIC)
+        return {
+            tag.name.lower(): next((run.tag(tag) for run in runs if run.tag(tag)), "")
+            for tag in tags
+        }
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the scores are of the synthetic sample data set."""
+        return self.setting["dataset"] == "sample"
+
+    @property
+    def best(self) -> Row:
+        """The row of the highest mean mIoU."""
+        return max(self.rows, key=lambda row: row.miou.value or 0.0)
+
+    def row(self, name: str) -> Row:
+        """Return the row of this name."""
+        return next(row for row in self.rows if row.name == name)

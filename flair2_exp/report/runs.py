@@ -1,0 +1,88 @@
+"""What a report is made of: finished runs with what they counted, and those without a score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flair2_exp.run.record import RunRecord
+
+if TYPE_CHECKING:
+    from flair2_exp.report.counts import Counts
+
+Curve = Sequence[tuple[float, float]]
+"""Epochs, counted from 1, and values of a metric."""
+
+CURVES = ("val/miou", "val/loss", "train/loss")
+"""Metrics whose course over the epochs is read."""
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A finished run.
+
+    Attributes:
+        record: Its tags and numbers.
+        counts: What it counted on the test set.
+        settings: The whole config, flat, values as text.
+        curves: The course of each of `CURVES` that was measured.
+        source: Folder or MLflow run, for messages.
+        apart: What tells it from other runs of its row's name, as `model.name=utt`; empty where the
+            name is enough.
+    """
+
+    record: RunRecord
+    counts: Counts
+    settings: Mapping[str, str] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    source: str = ""
+    apart: str = ""
+
+    @property
+    def row(self) -> str:
+        """The leaderboard row that it belongs to."""
+        return f"{self.record.row} ({self.apart})" if self.apart else self.record.row
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.record.seed
+
+    def tag(self, name: str) -> str:
+        """Return the value of a tag; empty where it was not recorded."""
+        return self.record.tags.get(name, "")
+
+
+@dataclass(frozen=True)
+class AbsentRun:
+    """A run that a row should have and that has no score; it may have left no record at all."""
+
+    row: str
+    seed: int
+    """-1 where it is not known."""
+    state: str
+    """`failed`, `missing`, `running`, `killed`, `unfinished`, `damaged`, ..."""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, record: RunRecord, source: str) -> AbsentRun:
+        """Return what a run that did not finish says of itself."""
+        return cls(record.row, record.seed, record.status.lower(), record.error or source)
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """The runs of a report, in the order in which they were read."""
+
+    runs: tuple[ScoredRun, ...]
+    absent: tuple[AbsentRun, ...] = ()
+
+    @classmethod
+    def of(cls, runs: Iterable[ScoredRun | AbsentRun]) -> RunSet:
+        """Return scored and absent runs as a set."""
+        every = list(runs)
+        return cls(
+            tuple(run for run in every if isinstance(run, ScoredRun)),
+            tuple(run for run in every if isinstance(run, AbsentRun)),
+        )

@@ -1,0 +1,172 @@
+"""Runs for a report, from an MLflow store or server."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sqlite3
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flair2_exp.errors import ConfigError, DataError, TrackingError
+from flair2_exp.report.counts import Counts, read_counts
+from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.tracking.store import Store, open_store
+from flair2_exp.tracking.tags import Tag
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+SECONDS = 8.0
+"""For an answer of the store."""
+
+
+def read_mlflow(
+    tracking_uri: str,
+    *,
+    sweep: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    run_ids: Sequence[str] = (),
+) -> RunSet:
+    """Read runs from an MLflow store or server, over all its experiments.
+
+    Args:
+        tracking_uri: As `sqlite:///mlflow.db` or `http://127.0.0.1:5000`.
+        sweep: Runs with the tag `flair2.sweep` of this value.
+        tags: Runs that have all these tags.
+        run_ids: These runs, by id.
+
+    Returns:
+        Runs, oldest first. Of several finished runs of one row, seed and identity the latest
+        counts; a run that did not finish and was done again is left out.
+
+    Raises:
+        ConfigError: Nothing was asked for or nothing is there.
+        TrackingError: The store does not answer or has no such run.
+    """
+    wanted = {**(tags or {}), **({str(Tag.SWEEP): sweep} if sweep else {})}
+    if not wanted and not run_ids:
+        raise ConfigError("name the runs of the report: a sweep, a tag or run ids.")
+    store = _open(tracking_uri)
+    runs = store.call("reading runs", lambda client: [client.get_run(each) for each in run_ids])
+    if wanted:
+        runs += store.call("looking for runs", lambda client: _search(client, wanted))
+    runs = [run for run in runs if Tag.ROW in run.data.tags]  # a sweep's parent has no row
+    if not runs:
+        described = [f"{key}={value}" for key, value in wanted.items()] + list(run_ids)
+        raise ConfigError(f"there is no run with {', '.join(described)} in {store}.")
+    attempts: dict[tuple[str, int, str], list[MlflowRun]] = {}
+    for run in runs:
+        record = _record(run)
+        attempts.setdefault((record.row, record.seed, record.identity), []).append(run)
+    return RunSet.of(_read_latest(each, store) for each in attempts.values())
+
+
+def _open(tracking_uri: str) -> Store:
+    """Return a store that exists: MLflow makes tables where there are none."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if not tracking_uri.startswith("sqlite:///"):
+        return open_store(tracking_uri)  # which asks a server for a sign of life
+    database = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not _holds_runs(database):
+        raise TrackingError(
+            f"there is no MLflow database {database}.\nName the store with --tracking-uri."
+        )
+    return Store(tracking_uri, folder=database.parent, timeout=SECONDS)  # not to be written
+
+
+def _holds_runs(database: Path) -> bool:
+    if not database.is_file():
+        return False
+    address = f"{database.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+        try:
+            query = "SELECT 1 FROM sqlite_master WHERE name = 'runs'"
+            return connection.execute(query).fetchone() is not None
+        except sqlite3.Error:
+            return False
+
+
+def _search(client: MlflowClient, tags: Mapping[str, str]) -> list[MlflowRun]:
+    """Return all runs with these tags, oldest first."""
+    # MLflow's filters know no escape: a value with both kinds of quotes is compared here alone.
+    quotes = {key: "'" if "'" not in value else '"' for key, value in tags.items()}
+    condition = " and ".join(
+        f"tags.`{key}` = {quotes[key]}{value}{quotes[key]}"
+        for key, value in tags.items()
+        if quotes[key] not in value
+    )
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs: list[MlflowRun] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments,
+            condition,
+            max_results=500,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        runs += [run for run in page if tags.items() <= run.data.tags.items()]
+        token = page.token
+        if not token:
+            return runs
+
+
+def _record(run: MlflowRun) -> RunRecord:
+    """Return an MLflow run's record; it does not hold what decides the result."""
+    tags = dict(run.data.tags)
+    return RunRecord(
+        tags=tags,
+        status=run.info.status,
+        run_id=run.info.run_id,
+        scores={name: float(value) for name, value in run.data.metrics.items()},
+        error=tags.get(Tag.ERROR, ""),
+    )
+
+
+def _read_latest(attempts: Sequence[MlflowRun], store: Store) -> ScoredRun | AbsentRun:
+    """Read the latest finished one of several runs of one experiment and seed."""
+    finished = [run for run in attempts if run.info.status == FINISHED]
+    run = (finished or attempts)[-1]
+    record, source = _record(run), f"MLflow run {run.info.run_id}"
+    if not finished:
+        return AbsentRun.of(record, source)
+    try:
+        counts = _download_counts(record.run_id, store)
+    except DataError as error:
+        return AbsentRun(record.row, record.seed, "damaged", f"{source}: {error}")
+    curves = {name: _curve(record.run_id, name, store) for name in CURVES if name in record.scores}
+    return ScoredRun(
+        record, counts, run.data.params, {name: each for name, each in curves.items() if each},
+        source,
+    )  # fmt: skip
+
+
+def _download_counts(run_id: str, store: Store) -> Counts:
+    artifact = f"results/{RunFolder(Path()).confusion.name}"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = store.call(
+                f"reading the artifact {artifact}",
+                lambda client: client.download_artifacts(run_id, artifact, folder),
+            )
+        except TrackingError as error:
+            raise DataError(f"it has no artifact {artifact} ({error})") from None
+        try:
+            return read_counts(Path(path))
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), artifact)) from None
+
+
+def _curve(run_id: str, name: str, store: Store) -> Curve:
+    """Return a metric's history, one value per epoch, counted from 1 in the order of the steps."""
+    history = store.call(f"reading {name}", lambda client: client.get_metric_history(run_id, name))
+    by_step = {point.step: point.value for point in history if math.isfinite(point.value)}
+    return [(float(at), by_step[step]) for at, step in enumerate(sorted(by_step), 1)]

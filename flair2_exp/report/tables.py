@@ -1,0 +1,207 @@
+"""The report's tables: each described once, as text for readers and unrounded for programs.
+
+Terminal, Markdown and page show `heads` and `cells`; CSV and JSON hold `records`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flair2_exp.report import words
+from flair2_exp.report.results import SIGNIFICANT, Contrast, Difference, Report, Row
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a report.
+
+    Attributes:
+        name: Its key in `leaderboard.json`.
+        file: Its CSV file.
+        title: For readers.
+        heads: Of its columns, for readers.
+        cells: Numbers as text, by line.
+        records: Unrounded values by name, the same names in each; None where one is not known.
+    """
+
+    name: str
+    file: str
+    title: str
+    heads: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the leaderboard.
+
+    Attributes:
+        head: For readers; empty where it is for programs alone.
+        show: Its cell of a row.
+        values: What stands behind it, unrounded.
+    """
+
+    head: str
+    show: Callable[[Row], str]
+    values: Callable[[Row], Record] = lambda row: {}
+
+
+def measured(
+    head: str,
+    name: str,
+    metric: str,
+    show: Callable[[float | None], str],
+    kind: Callable[[float], float] = float,
+) -> Column:
+    """Return the column of a metric that runs log: its mean over the runs of a row."""
+
+    def mean(row: Row) -> float | None:
+        value = row.mean(metric)
+        return None if value is None else kind(value)
+
+    return Column(head, lambda row: show(mean(row)), lambda row: {name: mean(row)})
+
+
+def tables(report: Report) -> list[Table]:
+    """Return the tables that the report has content for."""
+    made = [leaderboard(report)]
+    made += [_differences(report)] if report.differences else []
+    made += [_classes(report)]
+    made += [_factors(report)] if report.effects else []
+    return made
+
+
+def leaderboard(report: Report) -> Table:
+    """Return the table of the rows; those without a finished run stand at its end."""
+    published = "published (mean ± std)" if any(row.published for row in report.rows) else ""
+    columns = [
+        Column("row", lambda row: row.name, lambda row: {"row": row.name}),
+        Column("runs", words.seeds, _runs),
+        Column("mIoU ± std", words.spread, _spread),
+        Column("95 % interval", lambda row: words.interval(row.miou)),
+        Column("best", lambda row: words.number(row.best), lambda row: {"best": row.best}),
+        Column(published, words.published, _published),
+        Column(f"− {report.baseline}", _against),
+        measured("parameters", "parameters", "model/parameters", words.count, round),
+        measured("training", "train_seconds", "train/seconds", words.duration),
+        measured("inference", "inference_seconds", "inference/seconds", words.duration),
+    ]
+    shown = [column for column in columns if column.head]
+    cells = [[column.show(row) for column in shown] for row in report.rows]
+    names = {row.name for row in report.rows}
+    for name in dict.fromkeys(each.row for each in report.absent if each.row not in names):
+        absent = [each for each in report.absent if each.row == name]
+        states = ", ".join(f"seed {each.seed}: {each.state}" for each in absent)
+        nothing = [words.NOTHING] * (len(shown) - 2)
+        cells.append([name, f"0 of {len(absent)} ({states})", *nothing])
+    records = [
+        {key: value for column in columns for key, value in column.values(row).items()}
+        for row in report.rows
+    ]
+    heads = [column.head for column in shown]
+    return Table("rows", "leaderboard.csv", report.options.title, heads, cells, records)
+
+
+def _runs(row: Row) -> Record:
+    absent = [f"{each.seed} {each.state}" for each in row.absent]
+    return {"seeds": list(row.seeds), "scores": list(row.scores), "absent": absent}
+
+
+def _spread(row: Row) -> Record:
+    score = {f"miou_{name}": value for name, value in asdict(row.miou).items()}
+    return {**score, "deviation": row.deviation}
+
+
+def _published(row: Row) -> Record:
+    names = {"published_row": "name", "published": "best", "published_mean": "mean",
+             "published_deviation": "deviation"}  # fmt: skip
+    return {key: getattr(row.published, name, None) for key, name in names.items()}
+
+
+def _against(row: Row) -> str:
+    """Return the difference to the baseline; for lack of room its interval is in the next table."""
+    if row.against_baseline is None:
+        return "baseline"
+    score = row.against_baseline.miou
+    p = "" if score.p_holm is None else f" ({words.p_equals(score.p_holm)})"
+    return f"{words.signed(score.value)}{p}"
+
+
+def _differences(report: Report) -> Table:
+    cells = [
+        [
+            each.name,
+            words.signed(each.miou.value),
+            words.interval(each.miou, sign=True),
+            words.p_value(each.miou.p),
+            words.p_value(each.miou.p_holm),
+        ]
+        for each in report.differences
+    ]
+    heads = ["rows", "difference", "95 % interval", "p", "p (Holm)"]
+    records = [record for each in report.differences for record in _by_class(report, each)]
+    return Table("differences", "differences.csv", "Differences in mIoU", heads, cells, records)
+
+
+def _by_class(report: Report, difference: Difference) -> list[Record]:
+    """Return a difference in mIoU and in each class's IoU, one record each."""
+    names = {"row": difference.row, "other": difference.other}
+    seeds = {"seeds_known": difference.seeds_known}
+    return [
+        names | {"class": name} | asdict(score) | seeds
+        for name, score in zip(
+            ("mIoU", *report.scored), (difference.miou, *difference.classes), strict=True
+        )
+    ]
+
+
+def _classes(report: Report) -> Table:
+    """Return IoU by class; for readers with a star where it differs by more than luck."""
+    cells = []
+    for at, name in enumerate(report.scored):
+        line = [name]
+        for row in report.rows:
+            p = row.against_baseline.classes[at].p_holm if row.against_baseline else None
+            differs = p is not None and p < SIGNIFICANT
+            line.append(words.number(row.classes[at].value, 3) + (" *" if differs else ""))
+        cells.append(line)
+    star = f" (* differs from {report.baseline}: p < 0.05, Holm over pairs × classes)"
+    return Table(
+        "classes",
+        "iou_by_class.csv",
+        "IoU by class" + (star if report.differences else ""),
+        ["class", *(row.name for row in report.rows)],
+        cells,
+        [
+            {"row": row.name, "class": name} | asdict(score)
+            for row in report.rows
+            for name, score in zip(report.scored, row.classes, strict=True)
+        ],
+    )
+
+
+def _factors(report: Report) -> Table:
+    cells, records = [], []
+    freedom = report.factorial.freedom if report.factorial else 0
+    for each in report.effects:
+        over_seeds = each.over_seeds or Contrast(None, None, None, None, None)
+        cells.append(
+            [
+                each.name,
+                words.signed(each.miou.value),
+                words.interval(each.miou, sign=True),
+                words.p_value(each.miou.p_holm),
+                words.interval(over_seeds, sign=True),
+            ]
+        )
+        fit = {f"seeds_{name}": getattr(over_seeds, name) for name in ("value", "low", "high", "p")}
+        fit["seeds_freedom"] = freedom
+        for record in _by_class(report, each):  # the fit is of mIoU alone
+            records.append(record | (fit if record["class"] == "mIoU" else dict.fromkeys(fit)))
+    heads = ["effect", "on mIoU", "95 % interval", "p (Holm)", "95 %, these areas, seeds alone"]
+    return Table("factors", "factors.csv", "Factors", heads, cells, records)

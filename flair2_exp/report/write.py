@@ -1,0 +1,172 @@
+"""Compute a report and write it: terminal, Markdown, CSV, JSON, figures, page.
+
+`leaderboard.json` has this schema (null where a number is not known):
+
+    schema           2
+    title, baseline, unit, notes, findings, class_names, scored (names)
+    setting          {"dataset", "fingerprint", "split", "metric"}
+    areas, patches, resamples, confidence (0.95), comparisons
+    absent           [{"row", "seed", "state", "reason"}], of rows without a finished run too
+    factors_refused  why factors were not analysed; empty where they were, or were not asked for
+    confusion        {row: C × C pixels, rows truth}
+    rows, differences, classes, factors
+                     the tables as in the CSV files (`tables.Table.records`), a record per line;
+                     only those that the report has content for
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from flair2_exp.errors import ConfigError, DataError
+from flair2_exp.files import write_bytes
+from flair2_exp.report.leaderboard import DEFAULT, build_report
+from flair2_exp.report.page import html, markdown, print_report
+from flair2_exp.report.results import Report, ReportOptions
+from flair2_exp.report.runs import RunSet
+from flair2_exp.report.sentences import findings, notes
+from flair2_exp.report.statistics import LEVEL
+from flair2_exp.report.tables import Table, tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS: Final[tuple[str, ...]] = ("terminal", "md", "csv", "json", "png", "svg", "html")
+SCHEMA: Final[int] = 2
+
+
+def report_runs(
+    runs: RunSet,
+    out_dir: Path,
+    formats: Iterable[str] = FORMATS,
+    options: ReportOptions = DEFAULT,
+    expected: Iterable[tuple[str, int]] = (),
+) -> Report:
+    """Compute the report of these runs and write it: at a sweep's end, and by the script.
+
+    Args:
+        runs: As for `build_report`.
+        out_dir: Folder for the files; made where missing.
+        formats: Of `FORMATS`; `terminal` prints.
+        options: As for `build_report`.
+        expected: As for `build_report`.
+
+    Returns:
+        The report, with `paths` of the files written.
+
+    Raises:
+        ConfigError: An unknown format, or what `build_report` refuses.
+        DataError: The folder cannot be written.
+    """
+    wanted = check_formats(formats)
+    report = build_report(runs, options, expected)
+    paths = tuple(_save(out_dir, _contents(report, wanted)))
+    if "terminal" in wanted:
+        print_report(report)
+    return dataclasses.replace(report, paths=paths)
+
+
+def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
+    """Return the formats asked for, each once.
+
+    Raises:
+        ConfigError: One of them is unknown, or there is none.
+    """
+    wanted = tuple(dict.fromkeys(formats))
+    unknown = [each for each in wanted if each not in FORMATS]
+    if unknown or not wanted:
+        listed = ", ".join(unknown) or "none"
+        raise ConfigError(f"report format {listed}: expected one of {', '.join(FORMATS)}.")
+    return wanted
+
+
+def _contents(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
+    """Return the files of a report by name."""
+    from flair2_exp.report.figures import figures
+
+    drawn = figures(report) if {"png", "svg", "html"} & {*formats} else {}
+    pictures: dict[str, bytes] = {}
+    if {"png", "html"} & {*formats}:
+        pictures = {name: image(figure, "png") for name, figure in drawn.items()}
+    contents: dict[str, bytes] = {}
+    if "png" in formats:
+        contents |= {f"{name}.png": picture for name, picture in pictures.items()}
+    if "svg" in formats:
+        contents |= {f"{name}.svg": image(figure, "svg") for name, figure in drawn.items()}
+    if "md" in formats:
+        images = drawn if "png" in formats else ()
+        contents["leaderboard.md"] = markdown(report, images).encode()
+    if "csv" in formats:
+        contents |= {table.file: as_csv(table).encode() for table in tables(report)}
+    if "json" in formats:
+        text = json.dumps(as_json(report), indent=1, ensure_ascii=False, allow_nan=False)
+        contents["leaderboard.json"] = text.encode()
+    if "html" in formats:
+        contents["leaderboard.html"] = html(report, pictures).encode()
+    return contents
+
+
+def _save(folder: Path, contents: Mapping[str, bytes]) -> Iterable[Path]:
+    try:
+        for name, content in contents.items():
+            write_bytes(folder / name, content)
+            yield folder / name
+    except OSError as error:
+        raise DataError(
+            f"the report cannot be written to {folder} ({error.strerror}).\nName another folder."
+        ) from None
+
+
+def image(figure: Figure, kind: str) -> bytes:
+    """Return a figure as PNG or SVG, the same bytes for the same figure."""
+    from flair2_exp.report.figures import style
+
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with style():
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def as_csv(table: Table) -> str:
+    """Return a table's records as CSV; empty cells where unknown, lists joined by `; `."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(table.records[0]), lineterminator="\n")
+    writer.writeheader()
+    for record in table.records:
+        cells = {
+            name: "; ".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in record.items()
+        }
+        writer.writerow(cells)
+    return buffer.getvalue()
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report as plain values; the module's text has the schema."""
+    return {
+        "schema": SCHEMA,
+        "title": report.options.title,
+        "setting": dict(report.setting),
+        "baseline": report.baseline,
+        "unit": report.options.unit,
+        "areas": report.areas,
+        "patches": report.patches,
+        "resamples": report.options.resamples,
+        "confidence": LEVEL,
+        "comparisons": len(report.differences),
+        "class_names": list(report.class_names),
+        "scored": list(report.scored),
+        "findings": findings(report),
+        "notes": notes(report),
+        "absent": [dataclasses.asdict(each) for each in report.absent],
+        "factors_refused": report.factorial.refused if report.factorial else "",
+        "confusion": {row.name: row.confusion.tolist() for row in report.rows},
+        **{table.name: list(table.records) for table in tables(report)},
+    }

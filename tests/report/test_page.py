@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+from rich.console import Console
+
+from flair2_exp.report.page import headline, print_report, summary
+from flair2_exp.report.results import Report
+from tests.report.made_runs import HOSTILE
+
+
+def test_markdown_tables_have_equal_columns_and_images_exist(
+    written: tuple[Report, Path],
+) -> None:
+    _, out = written
+    text = (out / "leaderboard.md").read_text()
+    lines = text.splitlines()
+    for at, line in enumerate(lines):
+        if line.startswith("| ---"):
+            columns = line.count("|")
+            table = [lines[at - 1]]
+            while lines[at + len(table)].startswith("|"):
+                table.append(lines[at + len(table)])
+            assert all(len(re.findall(r"(?<!\\)\|", row)) == columns for row in table)
+    assert "\\<b>" in text
+    assert "](http" not in text.replace("\\](http", "")
+    images = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert len(images) == 4
+    assert all((out / image).is_file() for image in images)
+
+
+def test_the_summary_gives_the_best_row_then_the_findings(
+    written: tuple[Report, Path],
+) -> None:
+    report, _ = written
+    lines = summary(report).splitlines()
+    assert lines[0].startswith(r"**best: \<b>a\|b\</b> $x_1$ [red\](http://evil) \*, mIoU 0.")
+    assert lines[0].endswith("synthetic sample data")
+    assert sum("95 % interval" in line for line in lines[2:4]) == 2
+    assert "| unet | 2 |" in "\n".join(lines)
+    assert any("utt, seed 3: failed (exit status 1)" in line for line in lines)
+    numbers = headline(report)
+    assert numbers["best/miou"] == max(row.miou.value or 0 for row in report.rows)
+    assert numbers["miou/unet"] == report.row("unet").miou.value
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_well_formed_and_needs_no_network(written: tuple[Report, Path]) -> None:
+    _, out = written
+    page = Page()
+    content = (out / "leaderboard.html").read_text()
+    page.feed(content)
+    assert page.open == []
+    # Paper does not scroll: what lies beyond its edge would be lost.
+    assert ".scroll { overflow: visible; }" in content.partition("@media print")[2]
+    assert HOSTILE in page.text
+    names = [tag for tag, _ in page.tags]
+    assert not {"script", "link", "iframe", "b", "a"} & set(names)
+    assert "Synthetic sample data." in page.text
+    pictures = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 4
+    for picture in pictures:
+        kind, encoded = picture.split(",", 1)
+        assert kind == "data:image/png;base64"
+        assert matplotlib.image.imread(io.BytesIO(base64.b64decode(encoded))).shape[2] == 4
+    assert not any("src" in attributes for tag, attributes in page.tags if tag != "img")
+
+
+def test_terminal_shows_rows_findings_and_notes(written: tuple[Report, Path]) -> None:
+    console = Console(file=io.StringIO(), width=220)
+    print_report(written[0], console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert HOSTILE in text
+    assert "2 of 3 (seed 3: failed)" in text
+    assert "Holm over 3 comparisons" in text
+    assert "Synthetic sample data" in text

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.report.made_runs import make_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "leaderboard.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_script_reports_run_folders(tmp_path: Path) -> None:
+    make_runs(tmp_path / "sweep", {"unet": 1.0, "utt": 1.5}, seeds=2, areas=6)
+    done = script(
+        "--folders", str(tmp_path / "sweep"), "--format", "md,terminal", "--resamples", "200",
+        "--out", str(tmp_path / "out"), "--baseline", "utt",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "unet − utt" in done.stdout
+    assert (tmp_path / "out" / "leaderboard.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folders", "nowhere"], "no run folder"),
+        (["--tag", "x"], "--tag x is not KEY=VALUE"),
+    ],
+)
+def test_script_names_a_mistake_in_a_line(arguments: list[str], message: str) -> None:
+    done = script(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from flair2_exp.errors import ConfigError, TrackingError
+from flair2_exp.report.store import read_mlflow
+from flair2_exp.tracking.tags import Tag
+from tests.report.made_runs import make_arrays
+
+COUNTS = "confusion_per_patch.npz"
+
+
+class Store:
+    """A sqlite store with runs as a sweep leaves them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.folder = folder
+        self.client = MlflowClient(self.uri)
+        self.experiment = self.client.create_experiment("flair2", (folder / "artifacts").as_uri())
+
+    def run(
+        self, sweep: str, row: str | None, seed: int, status: str = "FINISHED", **tags: str
+    ) -> str:
+        named = {Tag.SWEEP: sweep, Tag.SEED: str(seed), Tag.IDENTITY: f"{row}{seed}"}
+        named |= {Tag.ROW: row} if row else {}
+        named |= {Tag.METRIC: "13 classes, other pixels drop", Tag.READS: "aerial,satellite"}
+        own = {str(tag): value for tag, value in named.items()}
+        own |= {f"flair2.{key}": value for key, value in tags.items()}
+        run_id: str = self.client.create_run(self.experiment, tags=own).info.run_id
+        self.client.log_param(run_id, "aug.geometry", "flips")
+        self.client.log_param(run_id, "metric.other_pixels", "drop")
+        for step, value in ((20, 0.3), (10, 0.2), (30, 0.4)):
+            self.client.log_metric(run_id, "val/miou", value, step=step)
+        self.client.log_metric(run_id, "train/seconds", 5.0)
+        if status == "FINISHED" and "counts" not in tags:
+            path = self.folder / COUNTS
+            np.savez(path, **make_arrays(row=len(row or ""), seed=seed, areas=3))  # type: ignore[arg-type]
+            self.client.log_artifact(run_id, str(path), "results")
+        if status != "RUNNING":
+            self.client.set_terminated(run_id, status)
+        return run_id
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def test_sweep_is_read_from_mlflow_without_its_parent(store: Store) -> None:
+    store.run("first", None, 0)
+    ids = [store.run("first", row, seed) for row in ("unet", "utt") for seed in (1, 2)]
+    store.run("other", "unet", 1)
+    runs = read_mlflow(store.uri, sweep="first").runs
+    assert [(run.row, run.seed) for run in runs] == [
+        ("unet", 1), ("unet", 2), ("utt", 1), ("utt", 2),
+    ]  # fmt: skip
+    run = runs[0]
+    assert run.source == f"MLflow run {ids[0]}"
+    assert (run.record.run_id, run.record.identity) == (ids[0], "unet1")
+    assert run.curves["val/miou"] == [(1.0, 0.2), (2.0, 0.3), (3.0, 0.4)]
+    assert run.settings["aug.geometry"] == "flips"
+    assert run.tag(Tag.METRIC) == "13 classes, other pixels drop"
+    assert run.tag(Tag.READS) == "aerial,satellite"
+    assert run.record.scores["train/seconds"] == 5.0
+    assert run.counts.patches == 12
+
+
+def test_runs_are_found_by_tag_and_by_id(store: Store) -> None:
+    run_id = store.run("it's", "unet", 1, mark="a \"quoted\" 'one'")
+    assert len(read_mlflow(store.uri, tags={"flair2.mark": "a \"quoted\" 'one'"}).runs) == 1
+    assert len(read_mlflow(store.uri, sweep="it's").runs) == 1
+    assert len(read_mlflow(store.uri, run_ids=[run_id]).runs) == 1
+
+
+def test_runs_that_did_not_finish_are_absent_with_their_state(store: Store) -> None:
+    for seed, status in enumerate(("FAILED", "KILLED", "RUNNING", "FINISHED"), 1):
+        error = {"error": "lost the disk"} if status == "FAILED" else {}
+        store.run("states", "unet", seed, status, **error)
+    runs = read_mlflow(store.uri, sweep="states")
+    assert [run.seed for run in runs.runs] == [4]
+    assert [each.state for each in runs.absent] == ["failed", "killed", "running"]
+    assert [each.reason.split()[0] for each in runs.absent] == ["lost", "MLflow", "MLflow"]
+
+
+def test_run_done_again_after_failing_counts_once(store: Store) -> None:
+    store.run("again", "unet", 1, "FAILED")
+    store.run("again", "unet", 1)
+    last = store.run("again", "unet", 1)
+    runs = read_mlflow(store.uri, sweep="again")
+    assert [run.source for run in runs.runs] == [f"MLflow run {last}"]
+    assert runs.absent == ()
+
+
+def test_runs_of_different_configs_under_one_name_are_both_read(store: Store) -> None:
+    store.run("mixed", "unet", 1)
+    store.run("mixed", "unet", 1, identity="another")
+    assert len(read_mlflow(store.uri, sweep="mixed").runs) == 2
+
+
+def test_missing_artifact_is_named(store: Store) -> None:
+    run_id = store.run("bare", "unet", 1, counts="none")
+    (absent,) = read_mlflow(store.uri, sweep="bare").absent
+    assert absent.state == "damaged"
+    assert run_id in absent.reason
+    assert COUNTS in absent.reason
+
+
+def test_damaged_artifact_is_named_by_its_run_and_not_by_a_temporary_file(store: Store) -> None:
+    run_id = store.run("torn", "unet", 1, counts="torn")
+    path = store.folder / COUNTS
+    path.write_bytes(b"PK\x03\x04 torn")
+    store.client.log_artifact(run_id, str(path), "results")
+    (absent,) = read_mlflow(store.uri, sweep="torn").absent
+    assert f"MLflow run {run_id}: results/{COUNTS} is damaged" in absent.reason
+
+
+def test_unknown_sweep_and_run_are_refused(store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"no run with flair2\.sweep=nothing"):
+        read_mlflow(store.uri, sweep="nothing")
+    with pytest.raises(TrackingError, match="abc"):
+        read_mlflow(store.uri, run_ids=["abc"])
+    parent = store.run("parents", None, 0)
+    with pytest.raises(ConfigError, match=parent):  # a sweep's own run
+        read_mlflow(store.uri, run_ids=[parent])
+    with pytest.raises(ConfigError, match="a sweep, a tag or run ids"):
+        read_mlflow(store.uri)
+
+
+def test_mistyped_database_is_refused_and_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "mlfow.db"
+    with pytest.raises(TrackingError, match=r"mlfow\.db"):
+        read_mlflow(f"sqlite:///{path}", sweep="leaderboard")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", b"another"])
+def test_a_file_that_holds_no_runs_is_refused_and_left_alone(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "some.db"
+    path.write_bytes(content)
+    if content == b"another":
+        path.unlink()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE anything (number)")
+    before = path.read_bytes()
+    with pytest.raises(TrackingError, match=r"no MLflow database .*some\.db"):
+        read_mlflow(f"sqlite:///{path}", sweep="leaderboard")
+    assert path.read_bytes() == before
+
+
+def test_a_database_of_another_version_is_named(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "newer.db"
+    with (
+        contextlib.closing(sqlite3.connect(store.uri.removeprefix("sqlite:///"))) as source,
+        contextlib.closing(sqlite3.connect(path)) as copy,
+    ):
+        source.backup(copy)
+        copy.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
+        copy.commit()
+    with pytest.raises(TrackingError, match="mlflow db upgrade"):
+        read_mlflow(f"sqlite:///{path}", sweep="leaderboard")
+
+
+def test_a_report_sends_no_usage_statistics_and_shows_no_progress(store: Store) -> None:
+    store.run("quiet", "unet", 1)
+    program = (
+        "from flair2_exp.report.store import read_mlflow\n"
+        f"read_mlflow({store.uri!r}, sweep='quiet')\n"
+        "import mlflow.telemetry\n"
+        "print(mlflow.telemetry.get_telemetry_client())\n"
+    )
+    quiet = {"MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env={name: value for name, value in os.environ.items() if name not in quiet},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("None\n", "")
+
+
+def test_server_that_does_not_answer_is_named() -> None:
+    with pytest.raises(TrackingError):
+        read_mlflow("http://127.0.0.1:9", sweep="leaderboard")

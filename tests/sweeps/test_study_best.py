@@ -1,0 +1,70 @@
+"""Experiment files of a study: they compose to what was tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from flair2_exp.config.groups import config_folder
+from flair2_exp.sweeps.study_best import repeated, write_experiment, write_experiments
+from tests.sweeps.studies import made_result
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        values: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=False)
+    return {key: values[key] for key in values if key not in ("tune", "sweep", "name", "test")}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["tune=unet", "preset=tiny", "optimizer.lr=0.01", "aug=d4"],
+        ["tune=utt", "compat=reference", "utae.heads=8", "s2_preproc=raw", "s2_preproc.size=16"],
+        ["experiment=leaderboard/utt", "dataset=flair2", "dataset.root=/data", "loss=focal"],
+        ["tune=accuracy_latency", "model=unet", "+loss.class_weights.water=2", "seed=7"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_an_experiment_file_composes_to_the_config_that_it_was_written_from(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "experiment" / "best.yaml"
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        write_experiment(path, "it", overrides, "A trial.")
+    again = composed(f"hydra.searchpath=[file://{tmp_path}]", "experiment=best")
+    wanted = composed(*overrides)
+    del again["objective"], wanted["objective"]
+    assert again == wanted
+
+
+def test_experiment_files_of_a_larger_front_are_removed(tmp_path: Path) -> None:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        write_experiments(made_result(tmp_path, 3))
+        smaller = made_result(tmp_path, 0)
+        write_experiments(replace(smaller, trials=smaller.trials[:2]))
+    names = {path.name for path in (tmp_path / "experiment").iterdir()}
+    assert names == {"best_1.yaml", "best_2.yaml", "default.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("direction", "files"), [("maximize", ["default", "best"]), ("minimize", ["default"])]
+)
+def test_a_default_that_is_the_best_is_not_compared_with_itself(
+    direction: str, files: list[str], tmp_path: Path
+) -> None:
+    """The lowest value is that of the trial with the default's seed, 1."""
+    study = made_result(tmp_path, 3)
+    trials = [
+        optuna.create_trial(value=t.values[0], params=t.params, distributions=t.distributions)
+        for t in study.trials[1:]
+    ]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        assert repeated(replace(study, trials=trials, direction=(direction,))) == files

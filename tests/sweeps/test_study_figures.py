@@ -1,0 +1,67 @@
+"""The figures of a study."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from flair2_exp.optuna_sweeper.storage import open_storage
+from flair2_exp.sweeps.study_figures import write_figures
+from tests.sweeps.studies import made_result
+
+
+def test_the_slice_figures_names_stand_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: drawn.setdefault(Path(path).stem, self)
+    )
+    study = optuna.create_study(storage=open_storage(str(tmp_path / "optuna.journal")))
+    names = ("loss.label_smoothing", "optimizer.weight_decay", "utae.encoder_widths", "aug")
+    for value in range(3):
+        study.add_trial(
+            optuna.create_trial(
+                value=value,
+                params=dict.fromkeys(names, value / 10),
+                distributions=dict.fromkeys(names, optuna.distributions.FloatDistribution(0, 1)),
+            )
+        )
+    result = replace(
+        made_result(tmp_path, 0),
+        study_name=study.study_name,
+        objective=("loss",),
+        direction=("minimize",),
+    )
+    write_figures(result, tmp_path)
+    figure = drawn["slice"]
+    figure.canvas.draw()
+    shown = [axes.title for axes in figure.axes if axes.get_title()]
+    boxes = sorted((title.get_window_extent() for title in shown), key=lambda box: box.x0)
+    assert {title.get_text() for title in shown} == set(names)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_the_page_is_interactive_also_where_the_first_figure_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an exception of whatever kind costs that figure alone."""
+    visualization = pytest.importorskip("optuna.visualization")
+    pytest.importorskip("plotly", reason="the extra `tune-figures`")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(visualization, "plot_pareto_front", broken)
+    *images, page = write_figures(made_result(tmp_path, 4), tmp_path / "figures")
+    text = page.read_text()
+    assert len(text) > 1_000_000  # plotly's program
+    assert "Plotly.newPlot" in text
+    assert "pareto_front.png" in {path.name for path in images}
