@@ -167,7 +167,7 @@ class PatchDataset(Dataset[Any]):
     def _name(self, position: int, error: DamagedPatchError) -> str:
         """Return what is damaged, and what to do."""
         patch = int(self.patches[position])
-        fix = "Run scripts/check.py on the data set and replace what it lists, or set dataset.on_damaged=skip."
+        fix = "Run scripts/check.py on the data set, or set dataset.on_damaged=skip."
         if self.on_damaged == "skip":
             fix = "So is every patch drawn in its place: run scripts/check.py on the data set."
         name = f"{self.index.ids[patch]} of {self.index.area_name(patch)}"

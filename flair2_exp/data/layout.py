@@ -258,7 +258,7 @@ class Index:
         return folder / str(self.area_names[area])
 
 
-def index(folders: Folders, *, cache: bool = True) -> Index:
+def index(folders: Folders) -> Index:
     """List the patches of a data set.
 
     The result is kept in `cache_file` together with the `State` of every listed directory and JSON
@@ -267,7 +267,6 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
 
     Args:
         folders: What `locate` returned.
-        cache: Whether the cached index may be read and written.
 
     Returns:
         The index; patches are sorted, so it does not depend on the file system.
@@ -277,7 +276,8 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
             absent or malformed is not an error but marked, as `Index` says.
     """
     path = cache_file(folders, "index")
-    if cache and (kept := _load(path, folders)) is not None:
+    kept = _load(path, folders)
+    if kept is not None:
         return kept
     listed: dict[str, State] = {}
     built = _build(folders, listed)
@@ -287,8 +287,7 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
             "expected D004_2021/Z1_NN/img/IMG_000001.tif and so on.\n"
             "Set dataset.root to an unpacked data set."
         )
-    if cache:
-        _save(path, built, listed)
+    _save(path, built, listed)
     return built
 
 

@@ -63,8 +63,8 @@ def inspect(archive: Path, limits: Limits) -> tuple[Member, ...]:
         limits: What it may unpack to.
 
     Raises:
-        DataError: It is not a readable zip file, is encrypted, holds a link or another special file,
-            a path that is absolute, leads upwards or occurs twice, or exceeds `limits`.
+        DataError: It is not a readable zip file, is encrypted, exceeds `limits`, or holds a link or
+            another special file, or a path that is absolute, leads upwards or occurs twice.
     """
     with _opened(archive) as zipped:
         entries = zipped.infolist()
