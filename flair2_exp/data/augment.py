@@ -107,14 +107,16 @@ def augment(
     if sample.image is not None:
         image = geometry.apply(sample.image)
         result.image = change_photometry(image, generator, options, optical)
-    if sample.frames is not None and sample.days is not None:
+    frames, days = sample.frames, sample.days
+    if frames is not None and days is not None:
         if options.satellite:
-            result.frames = geometry.apply(sample.frames)
+            frames = geometry.apply(frames)
         else:
             result.satellite_label = sample.label
         if options.drop_dates:
-            stay = draw_dates(len(sample.days), generator, options.drop_dates)
-            result.frames, result.days = result.frames[stay], sample.days[stay]  # type: ignore[index]
+            stay = draw_dates(len(days), generator, options.drop_dates)
+            frames, days = frames[stay], days[stay]
+        result.frames, result.days = frames, days
     return result
 
 

@@ -115,6 +115,9 @@ class PatchLoader(DataLoader[Any]):
     of the epoch it has given, so that a run resumes within an epoch.
     """
 
+    dataset: PatchDataset
+    sampler: BatchSampler
+
     def __init__(self, dataset: PatchDataset, **options: Any) -> None:
         """Make a loader; `options` are those of torch's DataLoader."""
         super().__init__(dataset, worker_init_fn=_leave_signals_to_the_trainer, **options)
@@ -134,14 +137,14 @@ class PatchLoader(DataLoader[Any]):
             self
         ):  # workers are about to start, and inherit blocks of their own
             self._blocks = SharedBlocks(self.num_workers, SHARED)
-            self.dataset.blocks = self._blocks  # type: ignore[attr-defined]
+            self.dataset.blocks = self._blocks
         blocks = self._blocks
         self._given, self._start = self._start, 0
         if self._given:
-            self.sampler.start = self._given  # type: ignore[attr-defined]
+            self.sampler.start = self._given
         batches = super().__iter__()
         if self._given:
-            self.sampler.start = 0  # type: ignore[attr-defined]
+            self.sampler.start = 0
         for batch in batches:
             self._given += 1
             if isinstance(batch, Failure):

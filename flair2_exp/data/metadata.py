@@ -59,13 +59,13 @@ def parse_record(content: object) -> Record:
     """
     if not isinstance(content, dict):
         raise ValueError("not a record of named values")
-    place: list[float] = []
+    place: dict[str, float] = {}
     for axis in "xyz":
         name = f"patch_centroid_{axis}"
         value = content.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise ValueError(f"{name} is {value!r}, not a number of metres")
-        place.append(float(value))
+        place[axis] = float(value)
     try:
         date = datetime.date.fromisoformat(content.get("date", ""))
     except (TypeError, ValueError):
@@ -77,7 +77,8 @@ def parse_record(content: object) -> Record:
     if not isinstance(camera, str):
         raise ValueError(f"camera is {camera!r}, not a name")
     seconds = 3600 * int(time[1]) + 60 * int(time[2])
-    return (*place, date.year, date.month, date.day, seconds, "UCE" in camera)  # type: ignore[return-value]
+    day = (date.year, date.month, date.day, seconds)
+    return place["x"], place["y"], place["z"], *day, "UCE" in camera
 
 
 def encode(

@@ -255,16 +255,15 @@ class _Job:
         blank = np.zeros((len(AERIAL_BANDS), size, size), dtype=np.uint8)
         counts, days, covered, damaged = [], [np.empty(0, dtype=np.int64)], [], []
         for patch in patches:
-            sample = self._read(patch)
-            images.append(blank[None] if sample is None else sample.image[None])
-            masks.append(blank[:1] if sample is None else sample.label[None] + np.uint8(1))
-            stored = None if sample is None else sample.days
-            if sample is not None and frames is not None and stored is not None:
+            sample = self._read(patch) or Sample(label=blank[0] - np.uint8(1))
+            images.append((blank if sample.image is None else sample.image)[None])
+            masks.append(sample.label[None] + np.uint8(1))  # values, 0 where nothing was read
+            damaged.append(sample.image is None)
+            covered.append(sample.covered)
+            counts.append(0 if sample.days is None else len(sample.days))
+            if frames is not None and sample.frames is not None and sample.days is not None:
                 frames.append(sample.frames)
-                days.append(stored)
-            counts.append(0 if stored is None else len(stored))
-            covered.append(sample is not None and sample.covered)
-            damaged.append(sample is None)
+                days.append(sample.days)
         for array in (images, masks, frames):
             if array is not None:
                 array.close()
