@@ -372,12 +372,12 @@ def require_feasible(jobs: Sequence[Job], *, remote: bool) -> None:
 
 def estimates(jobs: Sequence[Job]) -> list[float | None]:
     """Return how long each job will take, from its finished neighbours: of its row, else all."""
-    known: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
     for job in jobs:
         if job.seconds is not None:
-            known.setdefault(job.row, []).append(job.seconds)
-    means = {row: sum(each) / len(each) for row, each in known.items()}
-    every = [seconds for each in known.values() for seconds in each]
+            times.setdefault(job.row, []).append(job.seconds)
+    means = {row: sum(each) / len(each) for row, each in times.items()}
+    every = [seconds for each in times.values() for seconds in each]
     mean = sum(every) / len(every) if every else None
     return [0.0 if job.state == DONE else means.get(job.row, mean) for job in jobs]
 
