@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flair2_exp.data.download.archives import ARCHIVES, BASE_URL, download, select
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -30,6 +29,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from flair2_exp.data.download.archives import ARCHIVES, BASE_URL, download, select
 from flair2_exp.errors import FlairError
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
 from flair2_exp import compat
@@ -39,3 +42,37 @@ def test_a_loader_without_workers_never_has_any() -> None:
     loader: DataLoader[Any] = DataLoader(data)
     list(loader)
     assert not compat.has_workers(loader)
+
+
+def test_a_compiled_networks_names_have_a_prefix() -> None:
+    names = torch.compile(torch.nn.Linear(2, 2)).state_dict()
+    assert set(names) == {f"{compat.COMPILED_PREFIX}{name}" for name in ("weight", "bias")}
+
+
+class _Line(LightningModule):
+    """Learns nothing, and logs a loss that never falls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        self.log("loss", 1.0, on_step=False, on_epoch=True)
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_checkpoint_tells_its_epochs_and_whether_patience_ended_it(tmp_path: Path) -> None:
+    for patience, epochs, early in ((1, 2, True), (9, 3, False)):
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False,
+            enable_model_summary=False, enable_checkpointing=False,
+            callbacks=[EarlyStopping("loss", patience=patience, check_on_train_epoch_end=True)],
+        )  # fmt: skip
+        trainer.fit(_Line(), DataLoader(torch.ones(2, 1)))  # type: ignore[arg-type]
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+        assert compat.epochs_trained(checkpoint) == epochs
+        assert compat.stopped_early(checkpoint) == early

@@ -11,8 +11,9 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
@@ -116,7 +117,7 @@ def as_hydra_runs(config: DictConfig, folder: str) -> Iterator[None]:
     before = hydra.cfg
     with open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = os.path.abspath(folder)
-    hydra.cfg = config  # not by `set_config`, which copies all of it
+    hydra.cfg = cast(HydraConf, config)  # not by `set_config`, which copies all of it
     try:
         yield
     finally:

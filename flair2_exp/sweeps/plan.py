@@ -188,7 +188,7 @@ class Planner:
     def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
         self._master = master
         self._loader = loader
-        self._folder = Path(master.hydra.sweep.dir)
+        self._folder = Path(master.hydra.sweep.dir).absolute()
         self._fingerprints: dict[tuple[object, ...], str] = {}
 
     def plan(self, jobs: Sequence[tuple[str, ...]]) -> Plan:
@@ -229,7 +229,8 @@ class Planner:
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
         name = f"job {number} ({' '.join(overrides)})"
-        root, subfolder = Path(str(config.hydra.sweep.dir)), str(config.hydra.sweep.subdir)
+        root = Path(str(config.hydra.sweep.dir)).absolute()
+        subfolder = str(config.hydra.sweep.subdir)
         if root != self._folder:
             raise ConfigError(
                 f"{name} would run in {root}, outside of its sweep's folder {self._folder}: "
@@ -371,12 +372,12 @@ def require_feasible(jobs: Sequence[Job], *, remote: bool) -> None:
 
 def estimates(jobs: Sequence[Job]) -> list[float | None]:
     """Return how long each job will take, from its finished neighbours: of its row, else all."""
-    known: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
     for job in jobs:
         if job.seconds is not None:
-            known.setdefault(job.row, []).append(job.seconds)
-    means = {row: sum(each) / len(each) for row, each in known.items()}
-    every = [seconds for each in known.values() for seconds in each]
+            times.setdefault(job.row, []).append(job.seconds)
+    means = {row: sum(each) / len(each) for row, each in times.items()}
+    every = [seconds for each in times.values() for seconds in each]
     mean = sum(every) / len(every) if every else None
     return [0.0 if job.state == DONE else means.get(job.row, mean) for job in jobs]
 

@@ -197,21 +197,24 @@ def on_create(config: DictConfig) -> dict[str, Any]:
     Raises:
         FlairError: The MLflow store does not answer.
     """
-    from flair2_exp.tracking.run import Run
+    from flair2_exp.tracking.run import open_run
 
     options = typed(config)
-    store = assembly.open_store(options)
-    if store is None:
+    if not options.tracking.enabled:
         return {}
     folder = RunFolder(Path(config.hydra.sweep.dir))
-    tags: dict[str, object] = {
-        Tag.KIND: "study",
-        Tag.STUDY: options.tune.name,
-        Tag.SWEEP: options.sweep.name,
-        Tag.FOLDER: folder.path.absolute(),
-    }
-    experiment, name = store.ensure_experiment(options.tracking.experiment), options.sweep.name
-    run = Run.start(store, experiment, name=name, pending=folder.unsent, tags=tags)
+    run = open_run(
+        assembly.open_store(options),
+        options.tracking.experiment,
+        options.sweep.name,
+        folder.unsent,
+        tags={
+            Tag.KIND: "study",
+            Tag.STUDY: options.tune.name,
+            Tag.SWEEP: options.sweep.name,
+            Tag.FOLDER: folder.path.absolute(),
+        },
+    )
     run.release()  # to all workers: `on_finish` of one of them resumes it
     return {PARENT: run.run_id}
 
@@ -219,16 +222,19 @@ def on_create(config: DictConfig) -> dict[str, Any]:
 def _parent(result: SearchResult, config: Config) -> Run:
     """Return the study's MLflow run, or what stands in for it."""
     from flair2_exp.optuna_sweeper.storage import open_storage
-    from flair2_exp.tracking.run import Run
+    from flair2_exp.tracking.run import Run, open_run
 
     storage = open_storage(result.storage)
     study_id = storage.get_study_id_from_name(result.study_name)
     run_id = storage.get_study_user_attrs(study_id).get(PARENT)
-    store = assembly.open_store(config)
-    if store is None or not run_id:
+    if not run_id:
         return Run()
+    store, pending = assembly.open_store(config), RunFolder(result.folder).unsent
+    tracking = config.tracking
     try:
-        return Run.resume(store, str(run_id), pending=RunFolder(result.folder).unsent)
+        return open_run(
+            store, tracking.experiment, config.sweep.name, pending, tags={}, run_id=str(run_id)
+        )
     except TrackingError as error:
         log.warning("the study's MLflow run gets no results: %s", error)
         return Run()

@@ -93,7 +93,7 @@ def test_evaluation_is_neither_shuffled_nor_augmented(shared_tree: Tree) -> None
 
 
 def test_elevation_keeps_its_values_wherever_its_band_is(shared_tree: Tree) -> None:
-    bands = ("elevation", "red")
+    bands = ("elevation", "red", "nir")
     changes = AugConfig(brightness=0.5, noise=0.1)
     plain, changed = (
         module(shared_tree, bands=bands, aug=each).dataset("train").sample(0, 0).image

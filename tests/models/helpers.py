@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor, nn
 
-from flair2_exp.models.base import SegmentationModel
-from flair2_exp.models.build import ModelSpec, build_model
-from flair2_exp.models.fusion import FusionOptions
+from flair2_exp.config.data import MetadataConfig
+from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
 from flair2_exp.models.reference import utae_name
-from flair2_exp.models.utae import UTAE, UTAEOptions
+from flair2_exp.models.registry import NetworkSpec, SegmentationModel, build_network
+from flair2_exp.models.utae import UTAE
 from flair2_exp.run import assembly
 from flair2_exp.training.task import SegmentationTask
 from tests.configs import compose_config
 from tests.golden_vectors import golden
 
-SMALL = UTAEOptions(
+SMALL = UTAEConfig(
     encoder_widths=(16, 16, 32, 32),
     decoder_widths=(16, 16, 32, 32),
     heads=4,
@@ -30,25 +33,53 @@ SMALL = UTAEOptions(
 )
 """The golden files' U-TAE, with the corrected settings."""
 ENCODER = "timm-mobilenetv3_small_minimal_100"
+_OF_MODEL = {each.name for each in dataclasses.fields(ModelConfig)}
 
 
-def small_spec(name: str = "utt", **changes: object) -> ModelSpec:
-    """A model that runs in a fraction of a second: 64 px, small encoder, small U-TAE."""
-    spec = ModelSpec(
-        name, encoder=ENCODER, decoder_channels=(64, 48, 32, 24, 16), patch_size=64, utae=SMALL
+@functools.cache
+def model_config(name: str) -> ModelConfig:
+    """What `model=NAME` composes to."""
+    return compose_config(f"model={name}").model
+
+
+def spec_of(name: str, *, metadata: str | None = None, **changes: Any) -> NetworkSpec:
+    """A network of FLAIR #2's sizes, but for these options.
+
+    Args:
+        name: A file of conf/model.
+        metadata: How they join; None leaves them out.
+        changes: Fields of `ModelConfig` or `NetworkSpec`.
+    """
+    model = {name: changes.pop(name) for name in _OF_MODEL & changes.keys()}
+    join: Any = metadata or "channels"
+    return NetworkSpec(
+        model=dataclasses.replace(model_config(name), **model),
+        metadata=MetadataConfig(enabled=metadata is not None, fusion=join),
+        **changes,
     )
-    return replace(spec, **changes)  # type: ignore[arg-type]
 
 
-def golden_spec() -> ModelSpec:
+def small_spec(name: str = "utt", **changes: Any) -> NetworkSpec:
+    """A network that runs in a fraction of a second: 64 px, small encoder, small U-TAE."""
+    sizes = {"encoder": ENCODER, "decoder_channels": (64, 48, 32, 24, 16)}
+    return spec_of(name, **{**sizes, "patch_size": 64, "utae": SMALL, **changes})
+
+
+def golden_spec() -> NetworkSpec:
     """The golden U-T&T: reference settings throughout."""
     return small_spec(
-        metadata=True,
-        metadata_fusion="rows",
+        metadata="rows",
         patch_size=512,
-        utae=replace(SMALL, normalise_padding=True),
-        fusion=FusionOptions(collapsed="first_sample", dropout="always_batch"),
+        utae=dataclasses.replace(SMALL, normalise_padding=True),
+        fusion=FusionConfig(collapsed="first_sample", dropout="always_batch"),
     )
+
+
+def run(model: SegmentationModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The logits of a batch, of which the network gets what it takes."""
+    taken = inspect.signature(model.forward).parameters
+    logits: dict[str, Tensor] = model(**{n: each for n, each in inputs.items() if n in taken})
+    return logits
 
 
 GOLDEN_SIZES = (
@@ -98,19 +129,17 @@ def golden_inputs() -> dict[str, Tensor]:
 def golden_task(weights: Path, *overrides: str) -> SegmentationTask:
     """The golden U-T&T built as a run builds it from a command line, all dropout rates 0."""
     config = compose_config(*GOLDEN_SIZES, f"model.weights={weights}", *overrides)
-    data = SimpleNamespace(patch_size=512)  # all of the data that a spec asks for
-    spec = assembly.model_spec(config, data)  # type: ignore[arg-type]
-    task = assembly.build_task(config, spec)
+    task = assembly.build_task(config, assembly.network_spec(config, 512))
     for module in task.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0
     return task
 
 
-def build(spec: ModelSpec, seed: int = 0) -> SegmentationModel:
+def build(spec: NetworkSpec, seed: int = 0) -> SegmentationModel:
     """A model in evaluation mode whose BatchNorms have statistics unlike the initial ones."""
     torch.manual_seed(seed)
-    model = build_model(spec)
+    model = build_network(spec)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.normal_(module.running_mean, std=0.1)  # type: ignore[arg-type]
@@ -145,13 +174,13 @@ def sample(inputs: dict[str, Tensor], index: int, dates: int | None = None) -> d
     return one | {name: one[name][:, :keep] for name in ("series", "days", "padding")}
 
 
-def golden_utae(arrays: object, options: UTAEOptions) -> UTAE:
+def golden_utae(arrays: NpzFile, options: UTAEConfig) -> UTAE:
     """A U-TAE with the weights of a golden file."""
     model = UTAE(options, classes=13).eval()
     weights = {}
-    for name in arrays.files:  # type: ignore[attr-defined]
+    for name in arrays.files:
         if name.startswith("sd/"):
-            value = torch.from_numpy(np.asarray(arrays[name]))  # type: ignore[index]
+            value = torch.from_numpy(arrays[name])
             ours = utae_name(name.removeprefix("sd/"))
             weights[ours] = value.squeeze(-1) if ours == "temporal.project.weight" else value
     model.load_state_dict(weights)

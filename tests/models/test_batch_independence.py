@@ -1,4 +1,4 @@
-"""What a sample's logits hang on beside the sample: nothing, but for the baseline's quirks.
+"""What a sample's logits depend on beside the sample: nothing, but for the baseline's quirks.
 
 On the golden U-T&T with its real weights, whose logits are large enough for rounding to show.
 """
@@ -46,8 +46,8 @@ def test_logits_change_with_neighbours_and_padding_in_the_reference_settings_alo
     task = golden_task(golden_weights(tmp_path), *SETTINGS[settings]).eval()
 
     def logits(samples: list[int], dates: int) -> dict[str, Tensor]:
-        found = task(_batch(samples, dates))
-        return {head: each[samples.index(1)] for head, each in found.items()}
+        outputs = task(_batch(samples, dates))
+        return {head: each[samples.index(1)] for head, each in outputs.items()}
 
     among = logits([2, 1], 14)
     assert among["aerial"].abs().max() > 30
@@ -57,9 +57,9 @@ def test_logits_change_with_neighbours_and_padding_in_the_reference_settings_alo
         ([2, 1], 30, {PADDING}),
         ([1], 9, {NEIGHBOURS, PADDING}),  # sample 1 has nine dates
     ):
-        for head, found in logits(samples, dates).items():
+        for head, each in logits(samples, dates).items():
             # The satellite head sees no fusion, so that its neighbours never matter.
             hit = changed if head == "aerial" else changed & {PADDING}
-            change = float((found - among[head]).abs().max())
+            change = float((each - among[head]).abs().max())
             quirk = settings == "reference" and bool(hit)
             assert (change > ROUNDING[head]) == quirk, (samples, dates, head, change)

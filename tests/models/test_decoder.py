@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from flair2_exp.models.base import SegmentationModel
 from flair2_exp.models.decoder import convolve_doubled
+from flair2_exp.models.registry import SegmentationModel
 from tests.models.helpers import build, small_spec
 
 

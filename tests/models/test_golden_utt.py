@@ -12,9 +12,9 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from flair2_exp.models.build import ModelSpec
+from flair2_exp.models.registry import NetworkSpec
 from flair2_exp.models.utt import UTT
-from flair2_exp.training.optimization import build_optimizer
+from flair2_exp.training.optimizers import build_optimizer
 from flair2_exp.training.task import SegmentationTask
 from tests.golden_vectors import golden
 from tests.models.helpers import golden_inputs, golden_spec, golden_task, golden_weights
@@ -50,13 +50,13 @@ def _utt(task: SegmentationTask) -> UTT:
     return task.model
 
 
-def _close(found: Tensor, arrays: NpzFile, name: str, tolerance: float) -> None:
-    torch.testing.assert_close(found, torch.from_numpy(arrays[name]), rtol=0, atol=tolerance)
+def _close(output: Tensor, arrays: NpzFile, name: str, tolerance: float) -> None:
+    torch.testing.assert_close(output, torch.from_numpy(arrays[name]), rtol=0, atol=tolerance)
 
 
 def test_the_reference_settings_are_those_of_the_golden_model(task: SegmentationTask) -> None:
-    spec = ModelSpec.from_dict(task.hparams["model"])
-    assert spec == golden_spec()
+    spec = NetworkSpec.of_plain(task.hparams["network"])
+    assert spec.deciding() == golden_spec().deciding()
     assert task.keep_other
 
 
@@ -100,15 +100,15 @@ def test_five_steps_of_training_lose_what_the_published_ones_lost(
 ) -> None:
     task.train()
     optimizer = build_optimizer(task.parameters(), task.optimizer_options)
-    found = []
+    steps_losses = []
     for _ in range(5):
         losses = task.loss(task(batch), batch)
-        found.append(torch.stack([losses[head] for head in ("aerial", "satellite", "total")]))
+        steps_losses.append(torch.stack([losses[head] for head in ("aerial", "satellite", "total")]))
         optimizer.zero_grad()
         torch.autograd.backward(losses["total"])
         optimizer.step()
     expected = torch.from_numpy(arrays["out/losses_aerial_s2_total"])
-    steps = torch.stack(found).detach().to(expected.dtype)
+    steps = torch.stack(steps_losses).detach().to(expected.dtype)
     torch.testing.assert_close(steps[0], expected[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(steps, expected, rtol=1e-3, atol=0)
 

@@ -17,7 +17,7 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor
 
 from flair2_exp.errors import CheckpointError, ModelError
-from flair2_exp.models.build import build_model
+from flair2_exp.models.registry import build_network
 from flair2_exp.models.tensors import read_file
 from flair2_exp.models.utt import UTT
 from flair2_exp.models.weights import load_weights
@@ -33,7 +33,7 @@ def released() -> dict[str, Tensor]:
 
 
 def _golden_model() -> UTT:
-    model = build_model(golden_spec(), pretrained=False)
+    model = build_network(golden_spec(), pretrained=False)
     assert isinstance(model, UTT)
     return model
 
@@ -65,7 +65,7 @@ def test_a_released_checkpoint_loads_with_or_without_its_wrappings(
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         ("missing", r"1 missing: utae\.temporal\.query"),
         ("left over", r"1 left over: something\.else"),
@@ -73,7 +73,7 @@ def test_a_released_checkpoint_loads_with_or_without_its_wrappings(
     ],
 )
 def test_a_released_checkpoint_that_does_not_fit_is_refused_with_a_list(
-    released: dict[str, Tensor], tmp_path: Path, damage: str, told: str
+    released: dict[str, Tensor], tmp_path: Path, damage: str, message: str
 ) -> None:
     tensors = dict(released)
     if damage == "missing":
@@ -85,7 +85,7 @@ def test_a_released_checkpoint_that_does_not_fit_is_refused_with_a_list(
     torch.save(tensors, tmp_path / "a.pt")
     model = _golden_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         load_weights(model, tmp_path / "a.pt")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -128,7 +128,7 @@ def test_a_file_that_would_run_code_is_refused(
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-def test_damaged_files_are_told(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=path.name):
@@ -182,7 +182,7 @@ def test_whatever_bytes_are_flipped_or_cut_a_file_is_read_or_refused(
         read_file(path)
 
 
-def test_a_missing_or_empty_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_empty_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No checkpoint at"):
         load_weights(build(small_spec("utae")), tmp_path / "none.ckpt")
     torch.save({"epoch": 3}, tmp_path / "a.ckpt")
@@ -205,11 +205,11 @@ def test_encoder_weights_from_a_file_are_adapted_to_the_bands(tmp_path: Path, su
         torch.save(with_head, path)
     else:
         save_file(with_head, path)
-    model = build_model(small_spec("unet", encoder="resnet18", encoder_weights=str(path)))
-    found = model.state_dict()
+    model = build_network(small_spec("unet", encoder="resnet18", encoder_weights=str(path)))
+    ours = model.state_dict()
     expected = _adapted(tensors["conv1.weight"], 5)
-    torch.testing.assert_close(found["encoder.conv1.weight"], expected)
-    assert torch.equal(found["encoder.layer4.1.conv2.weight"], tensors["layer4.1.conv2.weight"])
+    torch.testing.assert_close(ours["encoder.conv1.weight"], expected)
+    assert torch.equal(ours["encoder.layer4.1.conv2.weight"], tensors["layer4.1.conv2.weight"])
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,12 @@ def test_weights_that_timm_saves_load_into_its_encoders(
     tensors = timm.create_model(name, pretrained=False, num_classes=7).state_dict()
     torch.save(tensors, tmp_path / "a.pth")
     spec = small_spec(
-        "unet", encoder=f"tu-{name}", encoder_weights=str(tmp_path / "a.pth"), in_channels=4
+        "unet", encoder=f"tu-{name}", encoder_weights=str(tmp_path / "a.pth"), bands=4
     )
-    found = build_model(spec).state_dict()
+    ours = build_network(spec).state_dict()
     expected = _adapted(tensors[f"{first.replace('features_', 'features.')}.weight"], 4)
-    torch.testing.assert_close(found[f"encoder.model.{first}.weight"], expected)
-    assert torch.equal(found[f"encoder.model.{last}.weight"], tensors[f"{last_at_timm}.weight"])
+    torch.testing.assert_close(ours[f"encoder.model.{first}.weight"], expected)
+    assert torch.equal(ours[f"encoder.model.{last}.weight"], tensors[f"{last_at_timm}.weight"])
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
@@ -245,14 +245,14 @@ def test_files_without_batch_counters_and_any_bands_load(tmp_path: Path, bands: 
         "unet",
         encoder="resnet18",
         encoder_weights=str(tmp_path / "torchvision.pth"),
-        in_channels=bands,
+        bands=bands,
     )
     expected = get_encoder("resnet18", weights=None)
     expected.load_state_dict(tensors)
     expected.set_in_channels(bands, pretrained=True)  # smp's own way
-    found = build_model(spec).state_dict()
+    ours = build_network(spec).state_dict()
     for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(found[f"encoder.{name}"], tensor)
+        torch.testing.assert_close(ours[f"encoder.{name}"], tensor)
 
 
 @pytest.mark.parametrize("prefix", ["", "encoder."])
@@ -261,10 +261,10 @@ def test_an_encoder_of_timms_taken_from_a_run_loads(tmp_path: Path, prefix: str)
     tensors = get_encoder(encoder, weights=None).state_dict()
     torch.save({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "a.pth")
     spec = small_spec("unet", encoder=encoder, encoder_weights=str(tmp_path / "a.pth"))
-    found = build_model(spec).state_dict()
-    assert torch.equal(found["encoder.model.bn1.weight"], tensors["model.bn1.weight"])
+    ours = build_network(spec).state_dict()
+    assert torch.equal(ours["encoder.model.bn1.weight"], tensors["model.bn1.weight"])
     assert torch.equal(
-        found["encoder.model.layer2.0.conv1.weight"], tensors["model.layer2.0.conv1.weight"]
+        ours["encoder.model.layer2.0.conv1.weight"], tensors["model.layer2.0.conv1.weight"]
     )
 
 
@@ -272,14 +272,14 @@ def test_weights_of_another_depth_of_timms_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "a.pth")
     spec = small_spec("unet", encoder="tu-resnet18", encoder_weights=str(tmp_path / "a.pth"))
     with pytest.raises(ModelError, match=r"not those of tu-resnet18.*left over: layer1\.2\.conv1"):
-        build_model(spec)
+        build_network(spec)
 
 
 def test_weights_of_another_encoder_are_refused_with_a_list(tmp_path: Path) -> None:
     torch.save(get_encoder("resnet34", weights=None).state_dict(), tmp_path / "a.pth")
     spec = small_spec("unet", encoder="resnet18", encoder_weights=str(tmp_path / "a.pth"))
     with pytest.raises(ModelError, match=r"not those of resnet18.*left over: layer1\.2\.conv1"):
-        build_model(spec)
+        build_network(spec)
 
 
 def test_imagenet_weights_come_from_the_hubs_cache(
@@ -293,27 +293,27 @@ def test_imagenet_weights_come_from_the_hubs_cache(
     save_file(tensors, snapshot / "model.safetensors")
     (snapshot / "config.json").write_text("{}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    model = build_model(small_spec("unet", encoder="resnet18", encoder_weights="imagenet"))
+    model = build_network(small_spec("unet", encoder="resnet18", encoder_weights="imagenet"))
     expected = _adapted(tensors["conv1.weight"], 5)
     torch.testing.assert_close(model.state_dict()["encoder.conv1.weight"], expected)
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "timm-mobilenetv3_small_minimal_100"])
-def test_imagenet_weights_that_cannot_be_had_are_told_with_the_fix(
+def test_imagenet_weights_that_cannot_be_had_are_refused_with_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     spec = small_spec("unet", encoder=encoder, encoder_weights="imagenet")
-    with pytest.raises(ModelError, match=r"model\.encoder_weights=null.*run once online") as told:
-        build_model(spec)
-    assert len(str(told.value).splitlines()) == 1
+    with pytest.raises(ModelError, match=r"model\.encoder_weights=null.*run once online") as refusal:
+        build_network(spec)
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 def test_weights_that_do_not_exist_are_not_called_unreachable() -> None:
     spec = small_spec("unet", encoder="dpn68b", encoder_weights="imagenet")
     with pytest.raises(ModelError, match=r"cannot be had .*options are"):
-        build_model(spec)
+        build_network(spec)
 
 
 def test_nothing_is_fetched_where_other_weights_will_follow(
@@ -324,28 +324,28 @@ def test_nothing_is_fetched_where_other_weights_will_follow(
 
     monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", fetch)
     spec = small_spec("unet", encoder="resnet18", encoder_weights="imagenet")
-    build_model(spec, pretrained=False)
+    build_network(spec, pretrained=False)
 
 
 @pytest.mark.parametrize(
-    ("encoder", "weights", "told"),
+    ("encoder", "weights", "message"),
     [
         ("resnet43", None, "nearest: .*resnet34"),
         ("tu-no_such_network", None, "tu-no_such_network"),
         ("resnet18", "imagnet", "model.encoder_weights=imagnet"),
     ],
 )
-def test_unknown_encoders_and_weights_are_told(
-    encoder: str, weights: str | None, told: str
+def test_unknown_encoders_and_weights_are_refused(
+    encoder: str, weights: str | None, message: str
 ) -> None:
-    with pytest.raises(ModelError, match=told):
-        build_model(small_spec("unet", encoder=encoder, encoder_weights=weights))
+    with pytest.raises(ModelError, match=message):
+        build_network(small_spec("unet", encoder=encoder, encoder_weights=weights))
 
 
 @pytest.mark.parametrize("encoder", ["tu-swinv2_cr_tiny_224", "tu-maxvit_pico_rw_256"])
 def test_an_encoder_for_one_size_of_image_is_refused_for_another(encoder: str) -> None:
     with pytest.raises(ModelError, match=rf"{encoder} does not take patches of 64 px"):
-        build_model(small_spec("unet", encoder=encoder))
+        build_network(small_spec("unet", encoder=encoder))
 
 
 @pytest.mark.parametrize(
@@ -356,8 +356,3 @@ def test_an_encoder_is_tried_without_a_trace(encoder: str, size: int) -> None:
     assert not any(value.is_meta for value in model.state_dict().values())
     with torch.no_grad():
         assert model(torch.rand(1, 5, size, size))["aerial"].isfinite().all()
-
-
-def test_five_decoder_blocks_are_asked_for() -> None:
-    with pytest.raises(ModelError, match="expected five"):
-        build_model(small_spec("unet", decoder_channels=(64, 32)))

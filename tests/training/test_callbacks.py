@@ -1,4 +1,4 @@
-"""What callbacks remember and draw that whole runs (tests/test_experiment.py) would not show."""
+"""What callbacks remember and draw that whole runs (tests/run) would not show."""
 
 from __future__ import annotations
 
@@ -14,9 +14,20 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from flair2_exp.config.training import CallbacksConfig
 from flair2_exp.errors import CheckpointError
-from flair2_exp.run import experiment
-from flair2_exp.training.callbacks import PanelCollector, Patience, Scores, best_checkpoint
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.signals import Interruption
+from flair2_exp.training.callbacks import (
+    CheckpointPaths,
+    EpochLines,
+    Patience,
+    ResumePoint,
+    Scores,
+    best_checkpoint,
+    standard_callbacks,
+)
+from flair2_exp.training.panel import PanelCollector
 from tests.configs import run
 
 ALL_OF_TEST = "trainer.limit_test_batches=null"
@@ -30,7 +41,7 @@ def test_a_checkpoint_scores_the_same_in_every_process_where_validation_and_test
     )  # fmt: skip
     # With seed 6 the second of the two test batches is dropped, with seed 1 none.
     trained = run(tmp_path, tmp_path / "trained", ALL_OF_TEST, *quirk, "seed=6")
-    best = f"checkpoint={tmp_path / 'trained' / experiment.BEST}"
+    best = f"checkpoint={RunFolder(tmp_path / 'trained').best}"
     tested = run(tmp_path, tmp_path / "tested", ALL_OF_TEST, *quirk, "seed=6", best, "train=false")
     for name in ("val/loss", "test/loss", "test/miou"):
         assert tested[name] == trained[name]
@@ -40,51 +51,52 @@ def test_a_checkpoint_scores_the_same_in_every_process_where_validation_and_test
 
 @pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 1)])
 def test_the_best_epoch_is_that_of_the_best_checkpoint_though_the_first_score_be_nan(
-    mode: str, best: int, tmp_path: Path
+    mode: Any, best: int, tmp_path: Path
 ) -> None:
-    scores = Scores("val/loss", mode)
-    kept = best_checkpoint(tmp_path, monitor="val/loss", mode=mode)
+    monitored: Any = "val/loss" if mode == "min" else "val/miou"
+    scores, options = Scores(monitored, mode), CallbacksConfig(monitor=monitored, mode=mode)
+    kept = best_checkpoint(options, tmp_path / "best.ckpt")
     for epoch, value in enumerate((math.nan, 3.0, 2.0, math.nan, 2.5)):
-        metrics = {"val/loss": torch.tensor(value)}
+        metrics = {monitored: torch.tensor(value)}
         trainer: Any = SimpleNamespace(
             state=SimpleNamespace(fn=TrainerFn.FITTING),
             callback_metrics=metrics,
             current_epoch=epoch,
         )
         scores.on_validation_end(trainer, None)  # type: ignore[arg-type]
-        _keep(kept, trainer, metrics["val/loss"], epoch)
+        _keep(kept, trainer, metrics, epoch)
     assert scores.best["val/best_epoch"] == best
-    assert scores.best["val/loss"] == float(kept.best_model_score)  # type: ignore[arg-type]
+    assert scores.best[monitored] == float(kept.best_model_score)  # type: ignore[arg-type]
 
 
-def _keep(kept: ModelCheckpoint, trainer: Any, score: torch.Tensor, epoch: int) -> None:
+def _keep(kept: ModelCheckpoint, trainer: Any, metrics: dict[str, Any], epoch: int) -> None:
     """What Lightning's callback does after an epoch, but for the file."""
     kept._save_checkpoint = lambda *_: None  # type: ignore[method-assign]
     kept._remove_checkpoint = lambda *_: None  # type: ignore[method-assign]
     trainer.strategy = SimpleNamespace(broadcast=lambda path: path, reduce_boolean_decision=bool)
     trainer.strategy.reduce_boolean_decision = lambda decision, **_: bool(decision)
-    candidates = {"val/loss": score, "epoch": torch.tensor(epoch), "step": torch.tensor(epoch)}
+    candidates = {**metrics, "epoch": torch.tensor(epoch), "step": torch.tensor(epoch)}
     kept._save_topk_checkpoint(trainer, candidates)
 
 
 def test_a_run_from_another_runs_checkpoint_has_the_scores_of_its_own_best_one(
     tmp_path: Path,
 ) -> None:
-    first = best_checkpoint(tmp_path / "first", monitor="val/loss", mode="min")
+    first = best_checkpoint(CallbacksConfig(), tmp_path / "first" / "best.ckpt")
     first.best_k_models = {"best.ckpt": torch.tensor(1.0)}
     state = {"best": {"val/loss": 1.0, "val/best_epoch": 0.0}, "last": {}}
-    for folder, known in (("first", {"val/loss": 1.0, "val/best_epoch": 0.0}), ("second", {})):
-        kept = best_checkpoint(tmp_path / folder, monitor="val/loss", mode="min")
+    for folder, best in (("first", {"val/loss": 1.0, "val/best_epoch": 0.0}), ("second", {})):
+        kept = best_checkpoint(CallbacksConfig(), tmp_path / folder / "best.ckpt")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's, that the folder is another
             kept.load_state_dict(first.state_dict())
         scores = Scores("val/loss", "min")
         scores.load_state_dict(state)
         scores.on_fit_start(SimpleNamespace(checkpoint_callback=kept, logger=None), None)  # type: ignore[arg-type]
-        assert scores.best == known
+        assert scores.best == best
 
 
-def test_the_patience_asked_for_is_not_replaced_by_a_checkpoints() -> None:
+def test_the_configured_patience_is_not_replaced_by_a_checkpoints() -> None:
     first, second = (Patience("val/loss", patience=patience) for patience in (30, 5))
     first.wait_count = 3
     second.load_state_dict(first.state_dict())
@@ -94,12 +106,12 @@ def test_the_patience_asked_for_is_not_replaced_by_a_checkpoints() -> None:
 def test_what_a_run_cannot_train_on_from_is_refused_before_it_begins(tmp_path: Path) -> None:
     model = ("model=unet", "data=aerial_only")
     run(tmp_path, tmp_path / "first", ALL_OF_TEST, *model)
-    best = f"checkpoint={tmp_path / 'first' / experiment.BEST}"
-    for change, told in (
+    best = f"checkpoint={RunFolder(tmp_path / 'first').best}"
+    for change, message in (
         ("trainer.max_epochs=1", "has trained 1 epochs"),
-        ("optimizer._target_=torch.optim.SGD", "optimizer.target is torch.optim.AdamW"),
+        ("optimizer._target_=torch.optim.SGD", "optimizer._target_: torch.optim.AdamW -> torch.optim.SGD"),
     ):
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             run(tmp_path, tmp_path / "second", ALL_OF_TEST, *model, best, change)
         assert not (tmp_path / "second").exists()
     metrics = run(tmp_path, tmp_path / "second", ALL_OF_TEST, *model, best, "trainer.max_epochs=2")
@@ -122,3 +134,15 @@ def test_a_panel_without_aerial_image_shows_the_footprint_in_true_colour() -> No
     assert image.shape == (64, 64, 3)
     assert not image[..., 1:].any()
     assert np.array_equal(image[..., 0] > 0, np.arange(64)[None].repeat(64, 0) < 32)
+
+
+def test_a_trainer_gets_what_its_options_say_with_the_resume_point_last(tmp_path: Path) -> None:
+    names = ("best", "last", "previous")
+    paths = CheckpointPaths(**{name: tmp_path / "kept" / f"{name}.pt" for name in names})
+    *others, last = standard_callbacks(CallbacksConfig(), paths, Interruption(), bars=False)
+    assert [type(each) for each in others] == [Patience, EpochLines, ModelCheckpoint]
+    assert isinstance(last, ResumePoint)  # it stores the state of all before it
+    assert (last.last, last.previous) == (paths.last, paths.previous)
+    assert (others[-1].dirpath, others[-1].filename) == (str(tmp_path / "kept"), "best")
+    without = standard_callbacks(CallbacksConfig(patience=0), paths, Interruption(), bars=False)
+    assert not any(isinstance(each, Patience) for each in without)

@@ -8,85 +8,96 @@ from typing import Any
 
 import pytest
 
+from flair2_exp.config.model import FusionConfig, UTAEConfig
 from flair2_exp.errors import CheckpointError
-from flair2_exp.models.build import ModelSpec
-from flair2_exp.models.fusion import FusionOptions
-from flair2_exp.models.utae import UTAEOptions
+from flair2_exp.models.registry import NetworkSpec
 from flair2_exp.training.checkpoint import require_same_model, require_training_state
+from tests.models.helpers import spec_of
 
-MEAN, QUIRK = UTAEOptions(aggregation="mean"), UTAEOptions(normalise_padding=True)
-FIRST = FusionOptions(collapsed="first_sample")
+MEAN, QUIRK = UTAEConfig(aggregation="mean"), UTAEConfig(normalise_padding=True)
+FIRST = FusionConfig(collapsed="first_sample")
 
 
-def _require(held: dict[str, Any], wanted: ModelSpec) -> None:
-    content = {"state_dict": {}, "hyper_parameters": {"model": held}}
-    require_same_model(Path("best.ckpt"), content, wanted.to_dict())
+def _require(network: Any, wanted: NetworkSpec) -> None:
+    content = {"state_dict": {}, "hyper_parameters": {"network": network}}
+    require_same_model(Path("best.ckpt"), content, wanted)
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "told"),
+    ("name", "changes", "message"),
     [
-        ("unet", {"encoder": "resnet18"}, "encoder is resnet18 "),
-        ("unet", {"metadata": True}, "metadata is True "),
-        ("utae", {"utae": MEAN}, "utae.aggregation is mean "),
-        ("utt", {"utae": QUIRK}, "utae.normalise_padding is True "),
-        ("utt", {"fusion": FIRST}, "fusion.collapsed is first_sample "),
-        ("utt", {"fusion": FusionOptions(terms="cropped")}, "fusion.terms is cropped "),
+        ("unet", {"encoder": "resnet18"}, "model.encoder: resnet18 -> resnet34"),
+        ("unet", {"metadata": "channels"}, 'reads: ."aerial", "metadata". -> ."aerial".'),
+        ("unet", {"options": {"width": 3}}, "model.options.width: 3 -> null"),
+        ("unet", {"bands": 4}, "bands: 4 -> 5"),
+        ("utae", {"utae": MEAN}, "utae.aggregation: mean -> att_group"),
+        ("utt", {"utae": QUIRK}, "utae.normalise_padding: true -> false"),
+        ("utt", {"fusion": FIRST}, "fusion.collapsed: first_sample -> each_sample"),
+        ("utt", {"fusion": FusionConfig(terms="cropped")}, "fusion.terms: cropped -> both"),
+        ("utt", {"series_size": 64}, "series_size: 64 -> 40"),
     ],
 )
 def test_a_checkpoint_of_another_network_is_refused_with_the_difference(
-    name: str, changes: dict[str, Any], told: str
+    name: str, changes: dict[str, Any], message: str
 ) -> None:
-    wanted = ModelSpec(name)
-    with pytest.raises(CheckpointError, match=rf"best.ckpt is of another model: {told}\(wanted "):
-        _require(replace(wanted, **changes).to_dict(), wanted)
+    with pytest.raises(CheckpointError, match=rf"best.ckpt is of another network .*: {message}"):
+        _require(spec_of(name, **changes).plain(), spec_of(name))
 
 
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
         ("unet", {"utae": QUIRK, "fusion": FIRST, "series_size": 64}),
-        ("unet", {"metadata_fusion": "rows"}),
-        ("unet", {"encoder_weights": "imagenet"}),
-        ("utae", {"encoder": "resnet18", "fusion": FIRST, "metadata_fusion": "rows"}),
-        ("utt", {"utae": UTAEOptions(checkpointing=True)}),
+        ("unet", {"encoder_weights": "imagenet", "weights": "a.ckpt", "channels_last": True}),
+        ("utae", {"encoder": "resnet18", "bands": 3, "fusion": FIRST}),
+        ("utt", {"utae": UTAEConfig(checkpointing=True), "compile": True}),
     ],
 )
 def test_options_of_parts_that_the_network_lacks_or_that_change_nothing_may_differ(
     name: str, changes: dict[str, Any]
 ) -> None:
-    wanted = ModelSpec(name)
-    _require(replace(wanted, **changes).to_dict(), wanted)
+    _require(spec_of(name, **changes).plain(), spec_of(name))
 
 
-def test_of_another_kind_of_network_only_the_kind_is_told() -> None:
-    with pytest.raises(CheckpointError, match=r"model: name is unet \(wanted utt\)\.\n"):
-        _require(ModelSpec("unet", encoder="resnet18").to_dict(), ModelSpec("utt"))
+def test_without_metadata_how_they_join_may_differ() -> None:
+    spec = spec_of("unet")
+    other = replace(spec, metadata=replace(spec.metadata, fusion="rows", month="reference"))
+    _require(other.plain(), spec)
 
 
-def test_a_checkpoint_from_before_an_option_was_made_has_its_default() -> None:
-    older = ModelSpec("utt").to_dict()
+def test_of_another_kind_of_network_only_the_kind_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r": model\._target_: \S+UNet -> \S+UTT\.\n"):
+        _require(spec_of("unet", encoder="resnet18").plain(), spec_of("utt"))
+
+
+def test_an_option_that_a_checkpoint_lacks_has_its_default() -> None:
+    older = spec_of("utt").plain()
     del older["fusion"]["terms"]
-    _require(older, ModelSpec("utt"))
-    other = ModelSpec("utt", fusion=FusionOptions(terms="collapsed"))
-    with pytest.raises(CheckpointError, match="terms is both"):
+    _require(older, spec_of("utt"))
+    other = spec_of("utt", fusion=FusionConfig(terms="collapsed"))
+    with pytest.raises(CheckpointError, match="fusion.terms: both -> collapsed"):
         _require(older, other)
 
 
 @pytest.mark.parametrize(
-    "held", [{}, {"name": "unett"}, {"name": "utt", "depth": 5}, {"name": "utt", "utae": None}, 3]
+    "network", [{}, {"name": "unett"}, {"model": {}, "depth": 5}, {"model": None}, 3, "utae"]
 )
-def test_a_checkpoint_that_describes_no_known_model_is_refused(held: Any) -> None:
-    with pytest.raises(CheckpointError, match="describes no model"):
-        _require(held, ModelSpec("utt"))
+def test_a_checkpoint_that_describes_no_network_is_refused(network: Any) -> None:
+    if network == "utae":
+        network = {**spec_of("utae").plain(), "utae": None}
+    with pytest.raises(CheckpointError, match="describes no network"):
+        _require(network, spec_of("utt"))
+
+
+SCHEDULES = "flair2_exp.training.schedules"
 
 
 def _training(
-    optimizer: str = "AdamW", lr: float = 0.01, scheduler: str = "none"
+    optimizer: str = "AdamW", lr: float = 0.01, scheduler: str = "Constant"
 ) -> dict[str, Any]:
     """A task's hyper-parameters."""
-    options = {"target": optimizer, "lr": lr, "weight_decay": 0.0, "options": {"eps": 1e-8}}
-    return {"optimizer": options, "scheduler": {"name": scheduler, "warmup_epochs": 0}}
+    options = {"_target_": optimizer, "lr": lr, "weight_decay": 0.0, "options": {"eps": 1e-8}}
+    return {"optimizer": options, "scheduler": {"_target_": f"{SCHEDULES}.{scheduler}"}}
 
 
 def _trained(epochs: int) -> dict[str, Any]:
@@ -95,33 +106,33 @@ def _trained(epochs: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "epochs", "told"),
+    ("wanted", "epochs", "message"),
     [
-        (_training("SGD"), 9, "optimizer.target is AdamW .wanted SGD."),
-        (_training(lr=0.1), 9, "optimizer.lr is 0.01 .wanted 0.1."),
-        (_training(scheduler="plateau"), 9, "scheduler.plateau is False .wanted True."),
+        (_training("SGD"), 9, "optimizer._target_: AdamW -> SGD"),
+        (_training(lr=0.1), 9, "optimizer.lr: 0.01 -> 0.1"),
+        (_training(scheduler="Plateau"), 9, "scheduler: LambdaLR -> ReduceLROnPlateau"),
         (_training(), 3, "has trained 3 epochs, trainer.max_epochs=3"),
     ],
 )
-def test_a_training_that_would_not_go_on_as_asked_is_refused(
-    wanted: dict[str, Any], epochs: int, told: str
+def test_a_training_that_would_not_resume_as_configured_is_refused(
+    wanted: dict[str, Any], epochs: int, message: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=rf"best.ckpt .*{told}.*\n.*model.weights="):
+    with pytest.raises(CheckpointError, match=rf"best.ckpt .*{message}.*\n.*model.weights="):
         require_training_state(Path("best.ckpt"), _trained(3), wanted, epochs=epochs)
 
 
-def test_a_training_goes_on_with_more_epochs_and_another_course() -> None:
-    for wanted in (_training(), _training(scheduler="cosine")):
+def test_a_training_resumes_with_more_epochs_and_another_course() -> None:
+    for wanted in (_training(), _training(scheduler="Cosine")):
         require_training_state(Path("best.ckpt"), _trained(3), wanted, epochs=4)
 
 
-def test_weights_alone_are_no_training_to_go_on_from() -> None:
+def test_weights_alone_are_no_training_to_resume() -> None:
     content = {"hyper_parameters": _training()}
-    with pytest.raises(CheckpointError, match=r"no training to go on from \(no 'loops'\)"):
+    with pytest.raises(CheckpointError, match=r"no training to resume \(no 'loops'\)"):
         require_training_state(Path("best.ckpt"), content, _training(), epochs=4)
 
 
-def test_a_training_that_had_stopped_early_is_not_gone_on_with() -> None:
+def test_a_training_that_had_stopped_early_is_not_resumed() -> None:
     patience = {"stopped_epoch": 0}  # Lightning's word for not stopped
     content = _trained(3) | {"callbacks": {"Patience": patience, "Scores": {}}}
     require_training_state(Path("best.ckpt"), content, _training(), epochs=9)

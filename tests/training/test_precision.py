@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.configs import run
+from flair2_exp.training.callbacks import StepSeeds
+from tests.training.helpers import build_task, loader, trainer
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("precision")
-
-
-def _loss(root: Path, folder: Path, *overrides: str) -> float:
-    return run(root, folder, "metadata=on", *overrides)["test/loss"]
+def _loss(*overrides: str, **options: Any) -> float:
+    """The loss of the second epoch's network, trained and tested in one precision."""
+    task = build_task("metadata=on", *overrides)
+    fit = trainer(StepSeeds(1), max_epochs=2, **options)
+    fit.fit(task, loader(), loader())
+    (scores,) = fit.test(task, loader(), verbose=False)
+    return scores["test/loss"]
 
 
 @pytest.fixture(scope="module", params=["corrected", "reference"])
 def common(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    return (f"compat={request.param}", "split=official", "s2_preproc=raw")
+    return (f"compat={request.param}", "split=official")
 
 
 @pytest.fixture(scope="module")
-def expected(
-    root: Path, common: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> float:
-    return _loss(root, tmp_path_factory.mktemp("float32") / "run", *common)
+def expected(common: tuple[str, ...]) -> float:
+    return _loss(*common)
 
 
 @pytest.mark.parametrize(
     ("precision", "within"), [("bf16-mixed", 2e-2), ("bf16-true", 2e-2), ("64-true", 1e-3)]
 )
 def test_a_run_in_another_precision_ends_where_float32_does(
-    precision: str,
-    within: float,
-    common: tuple[str, ...],
-    expected: float,
-    root: Path,
-    tmp_path: Path,
+    precision: str, within: float, common: tuple[str, ...], expected: float
 ) -> None:
-    found = _loss(root, tmp_path / "run", *common, f"trainer.precision={precision}")
-    assert found == pytest.approx(expected, rel=within)
+    assert _loss(*common, precision=precision) == pytest.approx(expected, rel=within)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -15,31 +13,19 @@ from torch.nn import functional
 
 from flair2_exp.data.dataset import to_classes
 from flair2_exp.nomenclature import CLASSES_13, SCORED
-from flair2_exp.run import assembly
 from flair2_exp.score import confusion_matrix, iou, miou
 from flair2_exp.training.task import SegmentationTask
-from tests.configs import compose_config
 from tests.golden_vectors import golden
+from tests.training.helpers import build_task, loader, trainer
 
 OTHER = 12
-SMALLEST = (
-    "model.encoder=tu-tf_mobilenetv3_small_minimal_100",
-    "model.encoder_weights=null",
-    "model.decoder_channels=[16,8,8,8,8]",
-)
-
-
-def build_task(*overrides: str) -> SegmentationTask:
-    """A small U-Net's task, built as a run builds it from a command line."""
-    config = compose_config("model=unet", "data=aerial_only", *SMALLEST, *overrides)
-    data = SimpleNamespace(patch_size=64)  # all of the data that a spec asks for
-    return assembly.build_task(config, assembly.model_spec(config, data))  # type: ignore[arg-type]
+UNET = ("model=unet", "data=aerial_only")
 
 
 @pytest.fixture(scope="module")
 def tasks() -> dict[str, SegmentationTask]:
     """A task for each setting of `metric.other_pixels`."""
-    return {word: build_task(f"metric.other_pixels={word}") for word in ("keep", "drop")}
+    return {word: build_task(*UNET, f"metric.other_pixels={word}") for word in ("keep", "drop")}
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +85,14 @@ class _Answers(nn.Module):
 
     main_head = "aerial"
 
-    def forward(self, image: Tensor, **_: object) -> dict[str, Tensor]:
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
         return {"aerial": functional.one_hot(image, 13).movedim(-1, 1).float()}
 
 
 def test_testing_in_batches_gives_the_published_score(
     labels: np.ndarray, predictions: np.ndarray
 ) -> None:
-    task = build_task("compat=reference")
+    task = build_task(*UNET, "compat=reference")
     task.model = _Answers()  # type: ignore[assignment]
     task.log = lambda *_, **__: None  # type: ignore[assignment, method-assign]
     for first, last in ((0, 3), (3, 4)):
@@ -133,12 +119,12 @@ def test_a_runs_counts_are_those_of_the_reports(
     tasks: dict[str, SegmentationTask], pair: tuple[np.ndarray, np.ndarray]
 ) -> None:
     for word, left_out in (("keep", None), ("drop", OTHER)):
-        found = counts(tasks[word], *pair)
+        ours = counts(tasks[word], *pair)
         expected = [
             confusion_matrix(truth, prediction, 13, drop_truth=left_out)
             for truth, prediction in zip(*pair, strict=True)
         ]
-        assert np.array_equal(found, np.stack(expected))
+        assert np.array_equal(ours, np.stack(expected))
 
 
 def test_the_satellite_class_weights_change_the_satellite_loss_alone() -> None:
@@ -152,7 +138,7 @@ def test_the_satellite_class_weights_change_the_satellite_loss_alone() -> None:
     without_plowed = weights.clone()
     without_plowed[11] = 0
     for word, satellite_weights in (("as_aerial", weights), ("reference", without_plowed)):
-        losses = build_task(f"loss.satellite_class_weights={word}").loss(logits, batch)
+        losses = build_task(*UNET, f"loss.satellite_class_weights={word}").loss(logits, batch)
         aerial = functional.cross_entropy(logits["aerial"], label, weights)
         satellite = functional.cross_entropy(logits["satellite"], label.flip(1), satellite_weights)
         torch.testing.assert_close(losses["aerial"], aerial)
@@ -163,20 +149,19 @@ def test_the_satellite_class_weights_change_the_satellite_loss_alone() -> None:
 def test_the_heads_weights_scale_their_part_of_the_total() -> None:
     logits = {head: torch.randn(1, 13, 4, 4) for head in ("aerial", "satellite")}
     label = torch.randint(0, OTHER, (1, 4, 4))
-    task = build_task("loss.aerial=0.5", "loss.satellite=2")
+    task = build_task(*UNET, "loss.aerial=0.5", "loss.satellite=2")
     losses = task.loss(logits, {"label": label, "satellite_label": label})
     torch.testing.assert_close(losses["total"], 0.5 * losses["aerial"] + 2 * losses["satellite"])
 
 
-def test_the_training_metrics_are_those_of_all_processes() -> None:
-    task = build_task()
-    logged: dict[str, object] = {}
-    task.log_dict = lambda means, **how: logged.update(means=means, **how)  # type: ignore[assignment, method-assign]
-    optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
-    task._trainer = SimpleNamespace(optimizers=[optimizer], is_last_batch=True)  # type: ignore[assignment]
-    task._fabric = None
-    label = torch.randint(0, OTHER, (2, 64, 64))
-    batch = {"image": torch.rand(2, 5, 64, 64), "label": label, "patch_id": ["IMG_1", "IMG_2"]}
-    loss = task.training_step(batch, 0)
-    assert logged["sync_dist"] is True
-    assert logged["means"] == {"train/loss": loss, "train/lr": 0.5}
+def test_the_training_metrics_are_those_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, logged = build_task(*UNET, "optimizer.lr=0.5"), []
+    monkeypatch.setattr(task, "log_dict", lambda means, **how: logged.append((means, how)))
+    fit = trainer(max_epochs=1, limit_train_batches=1)
+    losses: list[Tensor] = []
+    step = task.training_step
+    monkeypatch.setattr(task, "training_step", lambda *a: losses.append(step(*a)) or losses[-1])
+    fit.fit(task, loader(2))
+    (means, how), *_ = logged
+    assert how["sync_dist"] is True
+    assert means == {"train/loss": losses[0], "train/lr": 0.5}

@@ -5,34 +5,24 @@ from dataclasses import replace
 import pytest
 import torch
 from benchmarks import stock
-from torch import Tensor
 from torch.nn import functional
 
+from flair2_exp.config.model import FusionConfig
 from flair2_exp.errors import ModelError
-from flair2_exp.models.build import ModelSpec, accelerate, build_model, count_parameters
-from flair2_exp.models.fusion import FusionOptions
+from flair2_exp.models.registry import NetworkSpec, build_network, count_parameters
 from flair2_exp.models.utt import UTT
-from tests.models.helpers import batch, build, small_spec
+from tests.models.helpers import batch, build, run, small_spec, spec_of
 
 
 @pytest.mark.parametrize(
-    ("spec", "count"),
-    [
-        (ModelSpec("unet"), 24_444_381),
-        (ModelSpec("utt"), 27_254_744),
-        (ModelSpec("utt", metadata=True, metadata_fusion="rows"), 27_260_296),
-    ],
+    ("name", "metadata", "count"),
+    [("unet", None, 24_444_381), ("utt", None, 27_254_744), ("utt", "rows", 27_260_296)],
 )
-def test_parameter_counts_are_the_published_ones(spec: ModelSpec, count: int) -> None:
+def test_parameter_counts_are_the_published_ones(
+    name: str, metadata: str | None, count: int
+) -> None:
     with torch.device("meta"):
-        assert count_parameters(build_model(spec)) == count
-
-
-def test_a_spec_survives_as_plain_values() -> None:
-    spec = small_spec(metadata=True, classes=19)
-    values = spec.to_dict()
-    assert isinstance(values["utae"]["encoder_widths"], list)
-    assert ModelSpec.from_dict(values) == spec
+        assert count_parameters(build_network(spec_of(name, metadata=metadata))) == count
 
 
 @pytest.mark.parametrize(
@@ -48,12 +38,12 @@ def test_encoders_bands_classes_and_patch_sizes(
     encoder: str, channels: int, classes: int, patch: int
 ) -> None:
     spec = small_spec(
-        encoder=encoder, in_channels=channels, classes=classes, patch_size=patch, metadata=True
+        encoder=encoder, bands=channels, classes=classes, patch_size=patch, metadata="channels"
     )
     model = build(spec).train()
     inputs = batch([2, 3], patch=patch)
     inputs["image"] = inputs["image"][:, :channels] if channels < 5 else inputs["image"]
-    logits = model(**inputs)
+    logits = run(model, inputs)
     assert {n: tuple(x.shape) for n, x in logits.items()} == dict.fromkeys(
         ("aerial", "satellite"), (2, classes, patch, patch)
     )
@@ -64,7 +54,7 @@ def test_encoders_bands_classes_and_patch_sizes(
 
 def test_sixteen_tensors_are_frozen_and_no_other_lacks_a_gradient() -> None:
     model = build(small_spec()).train()
-    logits = model(**batch([2, 3]))
+    logits = run(model, batch([2, 3]))
     torch.autograd.backward([x.sum() for x in logits.values()])
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert len(without) == 16
@@ -88,15 +78,15 @@ def test_sixteen_tensors_are_frozen_and_no_other_lacks_a_gradient() -> None:
 def test_series_of_every_size_and_length_train_u_tt(
     size: int, lengths: list[int], reference: bool
 ) -> None:
-    spec = small_spec(series_size=size, metadata=True)
+    spec = small_spec(series_size=size, metadata="channels")
     if reference:
         spec = replace(
             spec,
             utae=replace(spec.utae, normalise_padding=True),
-            fusion=FusionOptions(collapsed="first_sample"),
+            fusion=FusionConfig(collapsed="first_sample"),
         )
     model = build(spec).train()
-    logits = model(**batch(lengths, size=size))
+    logits = run(model, batch(lengths, size=size))
     assert {x.shape for x in logits.values()} == {(len(lengths), 13, 64, 64)}
     label = torch.randint(0, 13, (len(lengths), 64, 64))
     losses = [functional.cross_entropy(x, label) for x in logits.values()]
@@ -114,7 +104,7 @@ def test_series_of_every_size_and_length_train_u_tt(
 def test_each_model_gives_its_main_head(name: str) -> None:
     model = build(small_spec(name))
     with torch.no_grad():
-        logits = model(**batch([3, 2]))
+        logits = run(model, batch([3, 2]))
     assert logits[model.main_head].shape == (2, 13, 64, 64)
     assert list(logits) == {"unet": ["aerial"], "utae": ["satellite"]}.get(
         name, ["aerial", "satellite"]
@@ -123,58 +113,47 @@ def test_each_model_gives_its_main_head(name: str) -> None:
 
 def test_u_tae_alone_takes_patches_that_no_encoder_could_halve() -> None:
     with torch.no_grad():
-        logits = build(small_spec("utae", patch_size=72))(**batch([3, 2]))
+        logits = run(build(small_spec("utae", patch_size=72)), batch([3, 2]))
     assert logits["satellite"].shape == (2, 13, 72, 72)
 
 
-@pytest.mark.parametrize("name", ["unet", "utae", "utt"])
-def test_a_missing_modality_is_told(name: str) -> None:
-    with pytest.raises(ValueError, match="needs"):
-        build(small_spec(name))()
-
-
-@pytest.mark.parametrize("metadata_fusion", ["rows", "channels"])
-def test_u_tt_is_what_stock_parts_make(metadata_fusion: str) -> None:
-    spec = small_spec(metadata=True, metadata_fusion=metadata_fusion, encoder="resnet18")
+@pytest.mark.parametrize("metadata", ["rows", "channels"])
+def test_u_tt_is_what_stock_parts_make(metadata: str) -> None:
+    spec = small_spec(metadata=metadata, encoder="resnet18")
     model = build(spec)
     assert isinstance(model, UTT)
     inputs = batch([3, 6])
     with torch.no_grad():
-        found, expected = model(**inputs), stock.utt_logits(model, **inputs)
-    for head, logits in found.items():
+        outputs, expected = run(model, inputs), stock.utt_logits(model, **inputs)
+    for head, logits in outputs.items():
         torch.testing.assert_close(logits, expected[head], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"name": "unett"}, "model.name=unett"),
-        ({"patch_size": 100}, "halved five times"),
-        ({"series_size": 8}, "s2_preproc.size=8"),
-        ({"series_size": 42}, "s2_preproc.size=42"),
-        ({"metadata_fusion": "columns"}, "metadata.fusion=columns"),
-        ({"name": "utae", "metadata": True}, "does not read metadata"),
-    ],
-)
-def test_specs_that_cannot_be_built_are_refused(changes: dict[str, object], told: str) -> None:
-    with pytest.raises(ModelError, match=told):
-        replace(small_spec(), **changes)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["unet", "utt"])
+def test_patches_that_an_encoder_cannot_halve_are_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="halved five times"):
+        build_network(small_spec(name, patch_size=100))
 
 
-def _losses(spec: ModelSpec, *, bf16: bool = False, **options: bool | str) -> list[float]:
+def test_a_network_with_metadata_needs_them() -> None:
+    with pytest.raises(ValueError, match="needs `metadata`"):
+        build(small_spec("unet", metadata="rows"))(image=torch.rand(1, 5, 64, 64))
+
+
+def _losses(spec: NetworkSpec, *, bf16: bool = False) -> list[float]:
     """Losses of three steps, in which options may differ by no more than rounding."""
     model = build(spec).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0
-    accelerate(model, **options)  # type: ignore[arg-type]
+    model.accelerate(spec.model, "aot_eager")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     inputs = batch([3, 5])
     label = torch.randint(0, 13, (2, 64, 64), generator=torch.Generator().manual_seed(1))
     losses = []
     for _ in range(3):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits: dict[str, Tensor] = model(**inputs)
+            logits = run(model, inputs)
         loss = torch.stack(
             [functional.cross_entropy(x.float(), label) for x in logits.values()]
         ).sum()
@@ -186,13 +165,15 @@ def _losses(spec: ModelSpec, *, bf16: bool = False, **options: bool | str) -> li
 
 
 def test_channels_last_trains_to_the_same_losses() -> None:
-    spec = small_spec(encoder="resnet18")
-    assert _losses(spec, channels_last=True) == pytest.approx(_losses(spec), rel=1e-4)
+    last = small_spec(encoder="resnet18", channels_last=True)
+    assert _losses(last) == pytest.approx(_losses(small_spec(encoder="resnet18")), rel=1e-4)
 
 
 def test_channels_last_moves_with_the_model_to_its_device() -> None:
     """A run accelerates its model before the trainer moves it."""
-    model = accelerate(build(small_spec("unet", encoder="resnet18")), channels_last=True)
+    spec = small_spec("unet", encoder="resnet18", channels_last=True)
+    model = build(spec)
+    model.accelerate(spec.model)
     kernels = [p for p in model.to("meta").parameters() if p.dim() == 4 and p.shape[-1] > 1]
     assert kernels
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
@@ -212,7 +193,7 @@ def test_bf16_trains_to_losses_within_its_precision() -> None:
 def test_recomputing_counts_no_batch_twice() -> None:
     """A BatchNorm run again in the backward pass would move its running statistics again."""
     model = build(small_spec()).train()
-    logits = model(**batch([2, 3]))
+    logits = run(model, batch([2, 3]))
     torch.autograd.backward([x.sum() for x in logits.values()])
     counts = {
         int(value)
@@ -224,16 +205,15 @@ def test_recomputing_counts_no_batch_twice() -> None:
 
 def test_a_compiled_model_trains_to_the_same_losses() -> None:
     """Traced and differentiated by the compiler, run without generating code (minutes here)."""
-    spec = small_spec(encoder="resnet18")
-    compiled = _losses(spec, compiled=True, backend="aot_eager")
-    assert compiled == pytest.approx(_losses(spec), rel=1e-4)
+    compiled = _losses(small_spec(encoder="resnet18", compile=True))
+    assert compiled == pytest.approx(_losses(small_spec(encoder="resnet18")), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_compiled_code_gives_the_same_logits() -> None:
-    model = build(small_spec("unet"))
-    image = batch([1])["image"]
+    spec = small_spec("unet", compile=True)
+    model, image = build(spec), batch([1])["image"]
     with torch.no_grad():
         expected = model(image)["aerial"]
-        found = accelerate(model, compiled=True)(image)["aerial"]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        model.accelerate(spec.model)
+        torch.testing.assert_close(model(image)["aerial"], expected, rtol=1e-4, atol=1e-4)
