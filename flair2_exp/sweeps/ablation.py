@@ -343,8 +343,8 @@ def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:
         rows.append((str(job.number), job.row, str(job.seed), hash_, job.state, expected))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
-    known = [seconds for seconds in estimated if seconds is not None]
-    whole = duration(sum(known)) if len(known) == len(jobs) else "unknown"
+    times = [seconds for seconds in estimated if seconds is not None]
+    whole = duration(sum(times)) if len(times) == len(jobs) else "unknown"
     lines.append(f"{len(jobs)} jobs, {sum(j.state == DONE for j in jobs)} done; to go: {whole}")
     return "\n".join(line.rstrip() for line in lines)
 
