@@ -157,7 +157,7 @@ class StepSeeds(Callback):
     """Seeds torch anew at every batch, from the run's seed, the epoch and the batch alone.
 
     So dropout in a batch does not depend on what ran before it in this process, and a run that
-    resumes from a checkpoint, of an epoch's end or not, computes what the uninterrupted one would have.
+    resumes from a checkpoint, of an epoch's end or not, computes what an uninterrupted one would.
     In validation and test, where one quirk drops as well (`fusion.dropout=always_batch`), the epoch
     does not count: a checkpoint has its scores in whatever process it is tested.
 
@@ -239,7 +239,7 @@ class Scores(Callback):
             self.best = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
-        """Return the score, more being better; NaN, which ends a training only where patience does, is the least."""
+        """Return the score, more being better; NaN, which alone ends no training, is the least."""
         value = metrics[self._monitor]
         return -math.inf if math.isnan(value) else self._sign * value
 

@@ -10,6 +10,7 @@ own, above what the process held before the step.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -137,7 +138,7 @@ def _options(rounds: int) -> list[Figure]:
         "trainer.precision=bf16-mixed": lambda: step(plain, inputs, bf16=True),
     }
     for option in ("model.channels_last=true", "model.compile=true", "utae.checkpointing=true"):
-        calls[option] = lambda utt=network("utt", option): step(utt, inputs)  # type: ignore[misc]
+        calls[option] = functools.partial(step, network("utt", option), inputs)
     return _timed(calls, "plain", rounds, [None] * 4)
 
 
@@ -171,16 +172,14 @@ def _peak_memory(kind: str, threads: int) -> float:
     stock_unet()(torch.rand(2, BANDS, 64, 64)).sum().backward()  # starts libraries
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     before = _resident("VmRSS")
-    if kind == "stock":
-        logits = stock.utt_logits(model, image, **inputs)
-    else:
-        logits = model(image, **inputs)
+    run = functools.partial(stock.utt_logits, model) if kind == "stock" else model
+    logits = run(image, **inputs)
     torch.autograd.backward(summed_loss(logits, label))
     return _resident("VmHWM") - before
 
 
 def _scoring(rounds: int) -> Figure:
-    """Return reading a prediction and its mask over reading and scoring: 1 where scoring is free."""
+    """Return the time of reading two files over that of scoring them too: 1 if scoring is free."""
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         pairs = [(Path(folder) / f"{n}_mask.tif", Path(folder) / f"{n}.tif") for n in range(20)]
