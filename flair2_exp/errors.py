@@ -1,9 +1,9 @@
-"""The mistakes a user can make, each told in one or two lines and without a traceback.
+"""The mistakes that a user can make, each explained in one or two lines, without a traceback.
 
 Everything that a user can get wrong (an override, a combination, a path, a damaged file) raises a
-subclass of `FlairError` whose message names the offending value, what was expected and the fix.
-The entry point prints the message and exits with the error's status. Anything else is a bug and
-keeps its traceback.
+subclass of `FlairError` whose message says what is wrong, with the value, what is expected, and
+what to type. The entry point prints the message and exits with the error's status. Anything else is
+a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 
 class FlairError(Exception):
-    """A mistake that the user can mend; the message says how.
+    """A mistake that the user can correct; the message says how.
 
     Attributes:
         status: What the entry point exits with.
@@ -27,7 +27,7 @@ class ConfigError(FlairError):
 
 
 class UsageError(FlairError):
-    """A flag that there is not, or flags that do not go together."""
+    """A flag that does not exist, or flags that do not go together."""
 
     status = 2
 
@@ -41,7 +41,7 @@ class DamagedPatchError(DataError):
 
 
 class ModelError(FlairError):
-    """A model that cannot be built as asked for."""
+    """A model that cannot be built from its options."""
 
 
 class CheckpointError(ModelError):
@@ -57,7 +57,7 @@ class TrackingError(FlairError):
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """A hint such as `did you mean a or b?`, or the whole list where nothing is near."""
+    """Return a hint such as `did you mean a or b?`, or the whole list where nothing is near."""
     close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"

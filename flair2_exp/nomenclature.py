@@ -1,7 +1,7 @@
 """The classes of FLAIR #2: their values in the masks, names and colours, and the scored subset.
 
-Masks hold the values 1..19. The baseline trains 13 classes: 1..12 as they are, with 13..19 merged
-into "other". Class indices count from 0: index = value - 1.
+Masks hold the values 1..19. The published code trains 13 classes: 1..12 as they are, with 13..19
+merged into "other". Class indices count from 0: index = value - 1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CLASSES_13: Final[tuple[LandCover, ...]] = (
     *CLASSES_19[:12],
     LandCover(13, "other", "#000000"),
 )
-"""The baseline's classes: the first twelve, and "other" for 13..19."""
+"""The published code's classes: the first twelve, and "other" for 13..19."""
 
 SCORED: Final[int] = 12
 """The score is the mean IoU of the first twelve classes; "other" and what it merges never count."""
@@ -61,10 +61,10 @@ AERIAL_BANDS: Final[tuple[str, ...]] = ("red", "green", "blue", "nir", "elevatio
 
 
 def classes(count: int) -> tuple[LandCover, ...]:
-    """The classes of the 13-class or of the 19-class nomenclature.
+    """Return the classes of the 13-class or of the 19-class nomenclature.
 
     Args:
-        count: 13 (the baseline's) or 19 (every value of the masks by itself).
+        count: 13 (the published code's) or 19 (every value of the masks by itself).
 
     Raises:
         ValueError: `count` is neither.

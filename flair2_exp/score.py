@@ -3,7 +3,7 @@
 Pure functions over integer arrays, NumPy only, so that reports compute scores without torch. A
 confusion matrix has the truth along its rows and the prediction along its columns; leading
 dimensions (patches, areas, resamples) pass through. The score of a data set is that of the *summed*
-matrix, not the mean of its patches' scores (FLAIR #2 baseline, flair2 §2).
+matrix, not the mean of its patches' scores (FLAIR #2's published code, flair2 §2).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def confusion_matrix(
 
 
 def iou(confusion: npt.NDArray[np.integer | np.floating]) -> FloatArray:
-    """IoU of each class: TP / (TP + FP + FN).
+    """Return the IoU of each class: TP / (TP + FP + FN).
 
     Args:
         confusion: (..., C, C) counts, rows truth, columns prediction.
@@ -71,7 +71,7 @@ def iou(confusion: npt.NDArray[np.integer | np.floating]) -> FloatArray:
 def iou_from_sums(
     hits: npt.ArrayLike, truth: npt.ArrayLike, prediction: npt.ArrayLike
 ) -> FloatArray:
-    """IoU from each class's hits, true pixels and predicted pixels, all (..., C).
+    """Return the IoU from each class's hits, true pixels and predicted pixels, all (..., C).
 
     Returns:
         (..., C) float64 in 0..1; NaN where a class has neither true nor predicted pixels.
@@ -84,7 +84,7 @@ def iou_from_sums(
 
 
 def mean_iou(per_class: npt.NDArray[np.floating], scored: int = SCORED) -> FloatArray:
-    """Mean over the first `scored` classes of (..., C) IoUs, classes that are NaN left out.
+    """Return the mean over the first `scored` classes of (..., C) IoUs, NaN left out.
 
     Returns:
         (...) float64; NaN where every scored class is absent.
@@ -93,7 +93,7 @@ def mean_iou(per_class: npt.NDArray[np.floating], scored: int = SCORED) -> Float
 
 
 def known_mean(values: FloatArray, axis: int) -> FloatArray:
-    """Mean along an axis with NaN left out; NaN, without NumPy's warning, where nothing is left."""
+    """Return the mean along an axis without NaN; NaN (and no warning) where nothing is left."""
     present = ~np.isnan(values)
     count = present.sum(axis=axis)
     total = np.where(present, values, 0.0).sum(axis=axis)
@@ -103,7 +103,7 @@ def known_mean(values: FloatArray, axis: int) -> FloatArray:
 
 
 def miou(confusion: npt.NDArray[np.integer | np.floating], scored: int = SCORED) -> FloatArray:
-    """The FLAIR #2 score of (..., C, C) counts: mean IoU of the first `scored` classes."""
+    """Return the FLAIR #2 score of (..., C, C) counts: mean IoU of the first `scored` classes."""
     return mean_iou(iou(confusion), scored)
 
 

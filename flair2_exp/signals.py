@@ -3,7 +3,7 @@
 Ctrl-C is an exception in Python; within `signals_as_exceptions` SIGTERM, which clusters and `kill`
 send, is one too. While a network trains, both wait until the batch is done and a checkpoint is
 written (`Interruption.postponed`). A second signal ends the process at once: closing the run takes
-too long for whoever asks, and the next start does it.
+too long for somebody who asks twice, and the next start does it.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class Terminated(SystemExit):
 
 
 class Interruption:
-    """Whether this process has been asked to end.
+    """A signal that asks this process to end, once it comes.
 
     Attributes:
-        asked: What the signal raises; None where none has come.
+        exception: What the signal raises; None until one comes.
     """
 
     def __init__(self) -> None:
-        self.asked: BaseException | None = None
+        self.exception: BaseException | None = None
         self._postponed = False
         self._owner = os.getpid()
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
-        """Within this context a signal raises nothing; whoever asked for that looks at `asked`."""
+        """Let a signal raise nothing within this context, whose owner looks at `exception`."""
         self._postponed = True
         try:
             yield
@@ -56,13 +56,13 @@ class Interruption:
             self._postponed = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Python's signal handler."""
+        """Handle a signal, as Python calls its handlers."""
         # In a child that was forked inside the context: the run is not the child's to end.
-        if self.asked is not None or os.getpid() != self._owner:
+        if self.exception is not None or os.getpid() != self._owner:
             os._exit(128 + number)
-        self.asked = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        self.exception = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
         if not self._postponed:
-            raise self.asked
+            raise self.exception
 
 
 _current: Interruption | None = None
@@ -70,12 +70,12 @@ _current: Interruption | None = None
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[Interruption]:
-    """Within this context the first SIGTERM or Ctrl-C raises; a second one ends at once.
+    """Let the first SIGTERM or Ctrl-C within this context raise; a second one ends the process.
 
     An inner context is the outer one. The handlers before are put back at the end. Outside the main
     thread, where Python allows no handlers, nothing is installed; a signal that the process was
-    started to ignore, as a shell's background job does Ctrl-C, stays ignored. Lightning's trainer
-    keeps a SIGTERM handler that it finds and calls it after its own.
+    started to ignore, as a shell's background job ignores Ctrl-C, stays ignored. Lightning's
+    trainer keeps a SIGTERM handler that is there before and calls it after its own.
     """
     global _current
     outside = threading.current_thread() is not threading.main_thread()
@@ -83,8 +83,8 @@ def signals_as_exceptions() -> Iterator[Interruption]:
         yield Interruption() if outside or _current is None else _current
         return
     _current = Interruption()
-    heeded = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
-    before = {each: signal.signal(each, _current.handle) for each in heeded}
+    handled = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+    before = {each: signal.signal(each, _current.handle) for each in handled}
     try:
         yield _current
     finally:
@@ -95,7 +95,7 @@ def signals_as_exceptions() -> Iterator[Interruption]:
 
 
 def status_of(exception: BaseException | None) -> str:
-    """The run status that an ending deserves.
+    """Return the status of a run that ended so.
 
     Args:
         exception: What ended the run; None if nothing did.
@@ -112,7 +112,7 @@ def status_of(exception: BaseException | None) -> str:
 
 
 def interrupt_of(exception: BaseException) -> BaseException:
-    """What a signal had raised, where an exception came of one: of Ctrl-C, Lightning makes another.
+    """Return what a signal raised, where an exception came of one: Lightning replaces Ctrl-C's.
 
     Args:
         exception: What was caught.

@@ -2,7 +2,7 @@
 
 python scripts/prepare.py STORE dataset=flair2 dataset.root=/data/flair2 s2_preproc=cloudfree
 
-The overrides are those of the experiments that will read it. Called again it goes on where it was
+The overrides are those of the experiments that will read it. Called again, it resumes where it was
 stopped and renews what has changed.
 """
 
@@ -12,8 +12,7 @@ import argparse
 import sys
 import time
 
-from flair2_exp.config import schema
-from flair2_exp.config.schema import Config
+from flair2_exp.config.experiment import Config
 
 
 def main() -> int:
@@ -31,9 +30,9 @@ def main() -> int:
     try:
         _prepare(arguments.store, _composed(arguments.overrides), max(1, arguments.workers))
     except KeyboardInterrupt:
-        print("interrupted; call it again to go on", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as error:  # explain tells mistakes, Hydra's among them, from bugs
         from flair2_exp.config.explain import explain
 
         message = explain(error)
@@ -45,17 +44,19 @@ def main() -> int:
 
 
 def _composed(overrides: list[str]) -> Config:
-    """The config of the experiments that will read the store."""
-    from flair2_exp import optuna_sweeper
-    from flair2_exp.cli.preflight import composed
-    from flair2_exp.cli.words import understood
-    from flair2_exp.sweeps import ablation
+    """Return the config of the experiments that will read the store."""
+    from hydra.types import RunMode
 
-    schema.register()
-    ablation.register()  # the config names both, though nothing is swept here
-    optuna_sweeper.register()
-    config, _ = composed(understood([*overrides, "dataset.store=null"]))
-    return config
+    from flair2_exp.cli.main import JOB_NAME, register
+    from flair2_exp.cli.words import parse
+    from flair2_exp.compat import opened_hydra
+    from flair2_exp.config.compose import typed
+    from flair2_exp.config.groups import config_folder
+
+    register()
+    flags = parse([*overrides, "dataset.store=null"])
+    with opened_hydra(JOB_NAME, config_folder(), flags.config_dir) as hydra:
+        return typed(hydra.compose_config("config", flags.overrides, RunMode.RUN))
 
 
 def _prepare(store: str, config: Config, workers: int) -> None:
@@ -74,9 +75,9 @@ def _prepare(store: str, config: Config, workers: int) -> None:
             data.index,
             store,
             patch_size=data.patch_size,
-            series=data.series if data.satellite else None,
+            series=data.series,
             workers=workers,
-            on_damaged=data.on_damaged,
+            on_damaged=config.dataset.on_damaged,
             progress=lambda count, _: bar.update(task, completed=count),
         )
     seconds = time.perf_counter() - start

@@ -54,10 +54,10 @@ def test_a_process_killed_while_writing_leaves_the_file_as_it_was(tmp_path: Path
         "    fresh.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(path)])
-    assert done.returncode == -9
+    process = subprocess.run([sys.executable, "-c", program, str(path)])
+    assert process.returncode == -9
     assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.glob("*.png")] == ["a.png"]  # what is left is not found
+    assert [each.name for each in tmp_path.glob("*.png")] == ["a.png"]  # no leftovers
 
 
 def _write_often(path: Path, letter: str) -> None:
@@ -92,12 +92,12 @@ def test_folders_are_made(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "folder" / "a.bin").read_bytes() == b"\r\n"
 
 
-def test_a_text_is_written_as_it_is_and_what_is_no_text_escaped(tmp_path: Path) -> None:
+def test_a_text_is_written_as_it_is_and_what_is_not_text_escaped(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "Δ mIoU\r\ncaf" + os.fsdecode(b"\xe9"))
     assert (tmp_path / "a.txt").read_bytes() == "Δ mIoU\r\ncaf\\udce9".encode()
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match="file"):
         write_text(tmp_path / "file" / "a.txt", "")

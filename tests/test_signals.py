@@ -61,9 +61,9 @@ def test_a_postponed_signal_waits_to_be_looked_at(number: int) -> None:
         with interruption.postponed():
             os.kill(os.getpid(), number)
             time.sleep(0.01)
-        assert isinstance(interruption.asked, Terminated | KeyboardInterrupt)
+        assert isinstance(interruption.exception, Terminated | KeyboardInterrupt)
     with signals_as_exceptions() as interruption:
-        assert interruption.asked is None
+        assert interruption.exception is None
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
@@ -72,7 +72,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         with signals_as_exceptions() as interruption:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
-            assert interruption.asked is None
+            assert interruption.exception is None
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -111,13 +111,13 @@ def test_a_forked_child_just_ends() -> None:
 
 
 def test_in_another_thread_nothing_is_installed() -> None:
-    before, seen = signal.getsignal(signal.SIGTERM), []
+    before, handlers = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
         with signals_as_exceptions():
-            seen.append(signal.getsignal(signal.SIGTERM))
+            handlers.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [before]
+    assert handlers == [before]

@@ -11,8 +11,9 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
@@ -64,25 +65,30 @@ def typed(config: DictConfig) -> Config:
     """Return a composed config as checked dataclasses: interpolations resolved, paths absolute.
 
     Args:
-        config: As Hydra composed it, with or without its own node; stays as it is.
+        config: As Hydra composed it, with or without its own node. Its `paths.root` becomes
+            absolute: all that a run writes interpolates it, and a relative one could not be traced.
 
     Raises:
         ConfigError: A value is missing, out of bounds, or in conflict with another.
     """
-    config = copy.deepcopy(config)
-    with open_dict(config):
-        config.pop("hydra", None)
     try:
         _require_plain_paths(config.paths)
-        # Everything that a run writes interpolates this one; a relative one could not be traced.
         config.paths.root = os.path.abspath(config.paths.root)
-        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        # Node by node, since Hydra's is large, and not ours.
+        values = {str(key): _plain(config, str(key)) for key in config if key != "hydra"}
     except MissingMandatoryValue as error:
-        key = min(OmegaConf.missing_keys(config))
+        key = min(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))
         raise ConfigError(
             f"{key} has no value: choose an option of its group, or set it."
         ) from error
     return build(Config, values)
+
+
+def _plain(config: DictConfig, key: str) -> Any:
+    value = config[key]
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    return value
 
 
 def _require_plain_paths(paths: DictConfig) -> None:
@@ -107,15 +113,15 @@ def as_hydra_runs(config: DictConfig, folder: str) -> Iterator[None]:
         config: With Hydra's node.
         folder: Where the job runs.
     """
-    known = HydraConfig.instance()
-    before = known.cfg
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
     with open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = os.path.abspath(folder)
-    known.set_config(config)
+    hydra.cfg = cast(HydraConf, config)  # not by `set_config`, which copies all of it
     try:
         yield
     finally:
-        known.cfg = before
+        hydra.cfg = before
 
 
 class JobLoader(ConfigLoader):

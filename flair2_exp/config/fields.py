@@ -25,13 +25,13 @@ R = TypeVar("R")
 
 def _once_per_class(function: Callable[[type], R]) -> Callable[[type], R]:
     """Remember what a function says of a class: types are read once per process."""
-    known: dict[type, R] = {}
+    results: dict[type, R] = {}
 
     @functools.wraps(function)
     def remembered(group: type) -> R:
-        if group not in known:
-            known[group] = function(group)
-        return known[group]
+        if group not in results:
+            results[group] = function(group)
+        return results[group]
 
     return remembered
 
@@ -124,11 +124,11 @@ def _bare(hint: Any) -> Any:
 @_once_per_class
 def _words(group: type) -> dict[str, tuple[Any, ...]]:
     """The words that each field of a group takes; empty where it takes any."""
-    found = {}
+    words = {}
     for name, hint in hints(group).items():
         inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
-        found[name] = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
-    return found
+        words[name] = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+    return words
 
 
 def is_group(hint: Any) -> bool:
@@ -158,12 +158,12 @@ def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
     Raises:
         ConfigError: A value is missing, unknown, out of bounds or in conflict with another.
     """
-    known = hints(group)
-    for name in values.keys() - known.keys():
-        raise ConfigError(f"{prefix}{name}: no such option; {nearest(name, list(known))}")
+    types_ = hints(group)
+    for name in values.keys() - types_.keys():
+        raise ConfigError(f"{prefix}{name}: no such option; {nearest(name, list(types_))}")
     made = {}
     for name, value in values.items():
-        hint = known[name]
+        hint = types_[name]
         if isinstance(value, list) and typing.get_origin(hint) is tuple:
             value = tuple(value)
         elif is_group(hint) and isinstance(value, Mapping):

@@ -10,7 +10,7 @@ imports itself by relative names, so that the folder can be copied into any Hydr
       - override hydra/sweeper: optuna_study
     hydra:
       sweep:
-        dir: multirun/search  # no time in it, unlike Hydra's default: the same command goes on
+        dir: multirun/search  # no time in it, unlike Hydra's default: the same command resumes
       sweeper:
         n_trials: 40
         params:

@@ -1,4 +1,4 @@
-"""Samplers and pruners from their config, through an allow-list.
+"""What a config names by dotted paths: samplers and pruners, and the application's functions.
 
 A config may come from anywhere, and a `_target_` runs code: only classes of `optuna.samplers` and
 `optuna.pruners`, and those below the prefixes that the user names, are built.
@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from .errors import SweepError
@@ -33,10 +33,32 @@ _RANDOM_SAMPLERS: Final = (
 )
 
 
+def import_function(key: str, path: str | None) -> Callable[..., Any]:
+    """Return the function of a dotted path.
+
+    Args:
+        key: The sweeper's option that names it.
+        path: Package, module and name; None for a function that does nothing.
+
+    Raises:
+        SweepError: There is no such function.
+    """
+    if path is None:
+        return lambda *_: None
+    module_name, _, name = path.rpartition(".")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SweepError(f"hydra.sweeper.{key}={path} cannot be imported: {error}.") from None
+    if not callable(function):
+        raise SweepError(f"hydra.sweeper.{key}={path} is not a function.")
+    return function
+
+
 def target_class(
     role: str, config: object, allowed: Sequence[str] = (), *, part: bool = False
 ) -> type[Any]:
-    """The class that a config names.
+    """Return the class that a config names.
 
     Args:
         role: `sampler` or `pruner`.
@@ -55,21 +77,22 @@ def target_class(
     home = _HOMES[role]
     if not any(path == p or path.startswith(p.rstrip(".") + ".") for p in (home, *allowed)):
         raise SweepError(
-            f"{role}: {path} is not of {home}; to use it, add its package to allowed_targets."
+            f"{role}: {path} is not of {home}; to use it, add its package to "
+            "hydra.sweeper.allowed_targets."
         )
     module_name, _, name = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise SweepError(f"{role}: {path} cannot be imported: {error}.") from None
-    found = getattr(module, name, None)
+    cls = getattr(module, name, None)
     base = getattr(importlib.import_module(home), f"Base{role.capitalize()}")
-    if not (inspect.isclass(found) and (part or issubclass(found, base))):
-        known = [n for n in dir(importlib.import_module(home)) if n.endswith(role.capitalize())]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"; did you mean {home}.{near[0]}?" if near else f"; known: {', '.join(known)}."
+    if not (inspect.isclass(cls) and (part or issubclass(cls, base))):
+        names = [n for n in dir(importlib.import_module(home)) if n.endswith(role.capitalize())]
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"; did you mean {home}.{near[0]}?" if near else f"; there are {', '.join(names)}."
         raise SweepError(f"{role}: there is no {role} {path}{hint}")
-    return found
+    return cls
 
 
 def _build(
@@ -98,7 +121,7 @@ def _build(
 
 
 def build_pruner(config: Mapping[str, Any], allowed: Sequence[str] = ()) -> BasePruner:
-    """A pruner from its config."""
+    """Return a pruner from its config."""
     return cast("BasePruner", _build("pruner", config, allowed))
 
 
@@ -108,7 +131,7 @@ class SamplerFactory:
     Two workers that draw from the same seed would draw the same values. So a random sampler is
     built anew for every trial, its seed made from the configured one and the trial's number, which
     the storage hands out once: workers differ, a search with one worker repeats exactly, and one
-    that is resumed goes on instead of starting over.
+    that is resumed does not start over.
     """
 
     def __init__(self, config: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
@@ -120,14 +143,14 @@ class SamplerFactory:
         self._varies = cls.__name__ in _RANDOM_SAMPLERS and self.seed is not None
         self._kept: BaseSampler | None = None
         if not self.is_grid:
-            self._kept = self._make()  # a wrong argument is told before the study is opened
+            self._kept = self._make()  # a wrong argument is refused before the study is opened
 
     def _make(self, **changes: object) -> BaseSampler:
         sampler = _build("sampler", {**self._config, **changes}, self._allowed)
         return cast("BaseSampler", sampler)
 
     def __call__(self, number: int) -> BaseSampler:
-        """The sampler for the trial of that number."""
+        """Return the sampler for the trial of that number."""
         if self.is_grid:
             from optuna.samplers import RandomSampler
 
@@ -138,6 +161,6 @@ class SamplerFactory:
 
 
 def _mix(seed: object, number: int) -> int:
-    """A seed for NumPy's generators: 32 bits that depend on both arguments."""
+    """Return a seed for NumPy's generators: 32 bits that depend on both arguments."""
     digest = hashlib.sha256(f"{seed}:{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

@@ -6,7 +6,7 @@ from hydra.errors import CompactHydraException
 
 
 class SweepError(CompactHydraException):
-    """A search that cannot be run as asked for; the message says what to change.
+    """A search that cannot be run as configured; the message says what to change.
 
     Hydra prints a `CompactHydraException` as its message, without a traceback.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OptunaStudySweeper(Sweeper):
-    """Runs the trials of an Optuna study through Hydra's launchers.
+    """A sweeper that runs the trials of an Optuna study through Hydra's launchers.
 
     Args:
         options: The fields of `OptunaStudyConf`, as Hydra hands them over.
@@ -63,7 +63,7 @@ class OptunaStudySweeper(Sweeper):
         ).run()
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -27,9 +27,10 @@ def given_points(options: OptunaStudyConf, space: Space) -> list[Point]:
     Raises:
         SweepError: A value that the search space does not hold.
     """
-    dimensions, points = space.dimensions, []
+    dimensions = space.dimensions
+    points: list[Point] = []
     for params in options.first:
-        point = {}
+        point: dict[str, Any] = {}
         for name, value in params.items():
             if name in space.fixed or name in space.settled:
                 continue

@@ -63,19 +63,18 @@ class Dimension:
         """The key without the prefix that adds it."""
         return self.key.lstrip("+")
 
-    def suggest(self, trial: Trial) -> Value:
-        """Let Optuna draw a value for a trial, and return it."""
+    def suggest(self, trial: Trial) -> None:
+        """Let Optuna draw a value for a trial."""
         if self.choices:
-            choice: Value = trial.suggest_categorical(self.name, self.choices)
-            return choice
-        if self.whole:
+            trial.suggest_categorical(self.name, self.choices)
+        elif self.whole:
             step = 1 if self.step is None else int(self.step)
-            low, high = int(self.low), int(self.high)
-            return trial.suggest_int(self.name, low, high, step=step, log=self.log)
-        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+            trial.suggest_int(self.name, int(self.low), int(self.high), step=step, log=self.log)
+        else:
+            trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def describe(self) -> str:
-        """The sweep in one canonical form; two dimensions are the same when these are."""
+        """Return the sweep in one canonical form; two dimensions are the same when these are."""
         if self.choices:
             return f"choice({','.join(map(str, self.choices))})"
         ends = f"{_number(self.low, self.whole)},{_number(self.high, self.whole)}"
@@ -86,7 +85,7 @@ class Dimension:
         return f"tag(log,{text})" if self.log else text
 
     def override(self, value: Value) -> str:
-        """The override that sets a suggested value."""
+        """Return the override that sets a suggested value."""
         if self.choices:
             return f"{self.key}={value}"
         number = float(value)
@@ -95,7 +94,7 @@ class Dimension:
         return f"{self.key}={_number(number, self.whole)}"
 
     def points(self) -> list[Value]:
-        """Every value, in order, for a grid.
+        """Return every value, in order, for a grid.
 
         Raises:
             SweepError: The values cannot be listed.
@@ -114,7 +113,7 @@ class Dimension:
         return [_on_step(self.low, self.step, self.low + i * self.step) for i in range(count)]
 
     def internal(self, value: ParsedElementType) -> Value:
-        """A value written by a person (in `first`) as the study holds it.
+        """Return a value written by a person (in `first`) as the study holds it.
 
         Raises:
             SweepError: The dimension does not hold it.
@@ -129,7 +128,7 @@ class Dimension:
         raise SweepError(f"first: {self.name}={value} is none of {self.describe()}.")
 
     def _holds(self, value: float) -> bool:
-        """Whether a number is one of the values, also of those between the ends."""
+        """Return whether a number is one of the values, also of those between the ends."""
         if isinstance(value, bool) or not self.low <= value <= self.high:
             return False
         step = self.step or (1 if self.whole else None)
@@ -158,7 +157,7 @@ class Space:
         return {k: e for k, e in self.entries.items() if isinstance(e, str)}
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """A trial's overrides; `values` beyond the dimensions (conditional ones) come last."""
+        """Return a trial's overrides; values beyond the dimensions (conditional ones) come last."""
         result = []
         for name, entry in self.entries.items():
             if isinstance(entry, str):
@@ -169,7 +168,7 @@ class Space:
         return result + [f"{name}={as_text(values[name])}" for name in further]
 
     def grid(self) -> Iterator[dict[str, Value]]:
-        """Every combination; the last key changes fastest, as in Hydra's basic sweeper.
+        """Return every combination; the last key changes fastest, as in Hydra's basic sweeper.
 
         Raises:
             SweepError: One dimension is continuous.
@@ -213,7 +212,7 @@ def _settled(
     arguments: Sequence[str],
     config_loader: ConfigLoader | None,
 ) -> frozenset[str]:
-    """Classes that the config sweeps below a group of which the command line takes one option.
+    """Return the classes that the config sweeps below a group that the command line chooses.
 
     `optimizer=adamw` would have no meaning beside a sweep over `optimizer._target_`, which comes
     last. What else an option sets is searched all the same: its file gives defaults.
@@ -253,7 +252,7 @@ def _dimension(override: Override) -> Dimension:
 
 
 def _choices(elements: Iterable[Any]) -> tuple[Value, ...]:
-    """Options without repetition: finite numbers as such, all else as an override's text."""
+    """Return options without repetition: finite numbers as such, all else as an override's text."""
     elements = [e.text if isinstance(e, QuotedString) else e for e in elements]
     numbers = [e for e in elements if _is_number(e)]
     if len({float(n) for n in numbers}) < len({str(n) for n in numbers}):
@@ -263,7 +262,7 @@ def _choices(elements: Iterable[Any]) -> tuple[Value, ...]:
 
 
 def as_text(element: ParsedElementType) -> str:
-    """What stands after the `=` of an override that sets `element`."""
+    """Return what stands after the `=` of an override that sets `element`."""
     text: str = Transformer.str(element)
     if isinstance(element, str):
         try:
@@ -319,10 +318,10 @@ def _range(key: str, sweep: RangeSweep) -> Dimension:
 
 
 def _plain_range(sweep: RangeSweep) -> tuple[Any, Any, Any]:
-    """Start, stop and step, with the casts that Hydra 1.4 leaves for later already made."""
+    """Return start, stop and step, with the casts that Hydra 1.4 leaves for later already made."""
     numbers = (sweep.start, sweep.stop, sweep.step)
-    for cast in getattr(sweep, "transformers", ()):
-        numbers = (cast(numbers[0]), cast(numbers[1]), cast(numbers[2]))
+    for convert in getattr(sweep, "transformers", ()):
+        numbers = (convert(numbers[0]), convert(numbers[1]), convert(numbers[2]))
     return numbers
 
 
@@ -335,7 +334,7 @@ def _scaled(dimension: Dimension) -> Dimension:
 
 
 def _options(name: str, config_loader: ConfigLoader | None) -> list[str]:
-    """The options of a config group; none where the key is no group."""
+    """Return the options of a config group; none where the key is not a group."""
     if config_loader is None:
         return []
     return config_loader.get_group_options(name.partition("@")[0], results_filter=ObjectType.CONFIG)
@@ -353,7 +352,7 @@ def _check_options(name: str, entry: Dimension | str, config_loader: ConfigLoade
 
 
 def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Params by whole key: one given as `hydra.sweeper.params.optimizer.lr=...` comes nested."""
+    """Yield params by whole key: `hydra.sweeper.params.optimizer.lr=...` comes nested."""
     for key, value in params.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
@@ -362,7 +361,7 @@ def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _param_text(value: ParsedElementType) -> str:
-    """A param of the config as the text of an override: strings are sweeps already."""
+    """Return a param of the config as the text of an override: strings are sweeps already."""
     return value if isinstance(value, str) else as_text(value)
 
 
@@ -371,6 +370,6 @@ def _number(value: float, whole: bool) -> str:
 
 
 def _on_step(low: float, step: float, value: float) -> float:
-    """The decimal number on the grid of a range that a binary sum came near to."""
+    """Return the decimal number on the grid of a range that a binary sum came near to."""
     start, size = Decimal(str(low)), Decimal(str(step))
     return float(start + size * round((Decimal(str(value)) - start) / size))

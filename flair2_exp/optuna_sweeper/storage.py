@@ -44,49 +44,34 @@ _ATTEMPTS: Final = 5
 _open: dict[tuple[int, str], BaseStorage] = {}
 
 
-class FileLock:
-    """The journal's lock: the kernel's, so that it is free again when its owner is killed.
+@contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold the lock of a journal: the kernel's, so that it is free again when its owner is killed.
 
     Optuna's own lock files outlive a killed process, and every other worker then waits half a
-    minute. A process killed in the middle of a write leaves half a record at the end of the file,
-    and whoever writes next would make the study unreadable; the lock's next owner cuts it off.
-    Not for network file systems without working locks (NFS before version 4).
+    minute. Not for network file systems without working locks (NFS before version 4).
     """
+    with open(f"{path}.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._descriptor = -1
 
-    def acquire(self) -> bool:
-        """Wait for the lock and repair the journal's end."""
-        descriptor = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._cut_half_record()
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
-        return True
+def _cut_half_record(path: str) -> None:
+    """Cut off what a process that was killed in the middle of a write left at the journal's end.
 
-    def release(self) -> None:
-        """Give the lock back."""
-        os.close(self._descriptor)
-
-    def _cut_half_record(self) -> None:
-        with open(self._path, "rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size == 0:
-                return
-            file.seek(size - 1)
-            if file.read(1) == b"\n":
-                return
+    Whoever writes next would make the study unreadable.
+    """
+    with open(path, "rb+") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _journal(path: str) -> BaseStorage:
-    """A journal that waits for the disk once a trial, when its outcome is written.
+    """Return a journal that waits for the disk once per trial, when its outcome is written.
 
     Optuna's own waits after every record, some ten times a trial. What a process has written
     outlives the process; only a machine that loses power may lose a trial that still ran.
@@ -95,32 +80,26 @@ def _journal(path: str) -> BaseStorage:
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import TrialState
 
-    # Optuna types the lock as a private base class of its own; it uses these two methods alone.
-    lock: Any = FileLock(path)
-
     class Backend(JournalFileBackend):
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
             lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-            lock.acquire()
-            try:
+            ends = any("state" in log and TrialState(log["state"]).is_finished() for log in logs)
+            with locked(path):
+                _cut_half_record(path)
                 with open(path, "ab") as file:
                     file.write("".join(lines).encode())
                     file.flush()
-                    if any(
-                        "state" in log and TrialState(log["state"]).is_finished() for log in logs
-                    ):
+                    if ends:
                         os.fsync(file.fileno())
-            finally:
-                lock.release()
 
-    return JournalStorage(Backend(path, lock_obj=lock))
+    return JournalStorage(Backend(path))
 
 
 def resolve(storage: str | None, folder: Path) -> str:
-    """The storage's full name: an absolute path or a URL.
+    """Return the storage's full name: an absolute path or a URL.
 
     Args:
-        storage: As configured; null for a journal in `folder`.
+        storage: As configured; None for a journal in `folder`.
         folder: The sweep's folder.
 
     Raises:
@@ -133,7 +112,7 @@ def resolve(storage: str | None, folder: Path) -> str:
     if _PASSWORD.search(storage) or _SECRET_QUERY.search(storage) or _has_password(storage):
         raise SweepError(
             f"storage {redact(storage)}: a password in a URL ends up in logs and configs. "
-            f"Leave it out; set PGPASSWORD or PGPASSFILE (PostgreSQL) or {PASSWORD_VARIABLE}."
+            f"Omit it; set PGPASSWORD or PGPASSFILE (PostgreSQL) or {PASSWORD_VARIABLE}."
         )
     if storage.startswith("sqlite"):
         return _absolute_sqlite(storage)
@@ -141,18 +120,18 @@ def resolve(storage: str | None, folder: Path) -> str:
 
 
 def _has_password(storage: str) -> bool:
-    """Whether SQLAlchemy, which has its own idea of where a password ends, finds one."""
+    """Return whether SQLAlchemy, which has its own idea of where a password ends, finds one."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         return make_url(storage).password is not None
-    except (ArgumentError, ValueError):  # a port that is no number
+    except (ArgumentError, ValueError):  # a port that is not a number
         return False
 
 
 def _absolute_sqlite(storage: str) -> str:
-    """The URL with its path made absolute: a job may run in a folder of its own."""
+    """Return the URL with an absolute path: a job may run in a folder of its own."""
     scheme, _, path = storage.partition(":///")
     if not path or path.startswith(":memory:"):
         raise SweepError(
@@ -163,7 +142,7 @@ def _absolute_sqlite(storage: str) -> str:
 
 
 def redact(text: str) -> str:
-    """`text` without what could be a password in a URL."""
+    """Return `text` without what could be a password in a URL."""
     text = _PASSWORD.sub(r"\1:***@", text)
     return _SECRET_QUERY.sub(r"\1***", text)
 
@@ -225,7 +204,7 @@ def _within(timeout: float, name: str, work: Callable[[], T]) -> T:
 
 
 def explain(error: BaseException) -> str:
-    """The root of a storage's error in one line, without passwords."""
+    """Return the root of a storage's error in one line, without passwords."""
     while error.__cause__ is not None:
         error = error.__cause__
     error = getattr(error, "orig", None) or error
@@ -253,12 +232,12 @@ def errors_in_one_line(name: str) -> Iterator[None]:
 
 
 def already_finished() -> type[Exception]:
-    """What a storage raises when a finished trial is to be changed."""
+    """Return what a storage raises when a finished trial is to be changed."""
     import optuna.exceptions
 
     # Its own class came with Optuna 4.2; it is a RuntimeError, and was one before.
-    found: type[Exception] = getattr(optuna.exceptions, "UpdateFinishedTrialError", RuntimeError)
-    return found
+    kind: type[Exception] = getattr(optuna.exceptions, "UpdateFinishedTrialError", RuntimeError)
+    return kind
 
 
 def _touch(path: Path) -> None:
@@ -267,7 +246,7 @@ def _touch(path: Path) -> None:
 
 
 def _engine_options(url: URL, timeout: float) -> dict[str, Any]:
-    """What SQLAlchemy's engine is made with."""
+    """Return what SQLAlchemy's engine is made with."""
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
@@ -323,7 +302,7 @@ def _driver_url(name: str) -> URL:
         url.get_dialect().import_dbapi()
     except ArgumentError:
         raise SweepError(
-            f"storage {redact(name)} is no database URL that SQLAlchemy knows; expected a path, "
+            f"storage {redact(name)} is not a database URL that SQLAlchemy knows; expected a path, "
             "sqlite:///file.db or postgresql://user@host/database."
         ) from None
     except ImportError as error:

@@ -69,11 +69,14 @@ def figures(report: Report) -> dict[str, Figure]:
     return there
 
 
-def _new(width: float, height: float, **layout: float) -> Figure:
+def _new(
+    width: float, height: float, *, hspace: float | None = None, wspace: float | None = None
+) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(**layout))
+    layout = ConstrainedLayoutEngine(hspace=hspace, wspace=wspace)
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def _foot(figure: Figure, report: Report, *parts: str) -> None:

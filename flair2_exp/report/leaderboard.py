@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -58,19 +57,27 @@ def build_report(
         for row in dict.fromkeys(run.row for run in named)
     }
     baseline = _baseline(options.baseline, list(by_row), absent)
-    counts = [_row_counts(row, by_row[row], options.unit) for row in by_row]
-    work = _Work(counts, options.resamples, options.seed)
-    every = options.pairs == "all" or (options.pairs == "auto" and len(counts) <= FEW_ROWS)
-    levels, differences = _levels_and_differences(work, list(by_row).index(baseline), every)
+    names = list(by_row)
+    counts = [_row_counts(name, by_row[name], options.unit) for name in names]
+    every = options.pairs == "all" or (options.pairs == "auto" and len(names) <= FEW_ROWS)
+    pairs, contrasts = statistics.pair_contrasts(
+        len(names), names.index(baseline), against_all=every
+    )
+    # Levels and differences in one go: the resampling is what takes time.
+    both = _estimate(counts, np.concatenate([np.eye(len(names)), contrasts]), options)
+    differences = _differences(
+        both.part(slice(len(names), None)), [(names[one], names[other]) for one, other in pairs]
+    )
+    against = {each.row: each for each in differences if each.other == baseline}
     return Report(
         options=options,
-        rows=_rows(work, levels, by_row, absent, _against(differences, baseline)),
+        rows=_rows(both, counts, by_row, absent, against),
         absent=absent,
         differences=differences,
         class_names=named[0].counts.classes,
         baseline=baseline,
         areas=counts[0].areas,
-        factorial=None if options.factors is None else _factorial(work, by_row, options.factors),
+        factorial=None if options.factors is None else _factorial(counts, by_row, options),
     )
 
 
@@ -114,33 +121,12 @@ def _row_counts(name: str, runs: Sequence[ScoredRun], unit: str) -> RowCounts:
     return statistics.row_counts(name, confusions, min(SCORED, len(runs[0].counts.classes)))
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The rows' counts and how to estimate from them."""
-
-    counts: Sequence[RowCounts]
-    resamples: int
-    seed: int
-
-    @property
-    def names(self) -> list[str]:
-        return [row.name for row in self.counts]
-
-    def estimate(self, contrasts: Floats, *, pooled: bool = False) -> Estimate:
-        return statistics.estimate(
-            self.counts, contrasts, resamples=self.resamples, seed=self.seed, pooled=pooled
-        )
-
-
-def _levels_and_differences(
-    work: _Work, baseline: int, every: bool
-) -> tuple[Estimate, tuple[Difference, ...]]:
-    """Estimate each row's score, and the pairs of rows: Holm's family is the pairs shown."""
-    count = len(work.counts)
-    pairs, contrasts = statistics.pair_contrasts(count, baseline, against_all=every)
-    both = work.estimate(np.concatenate([np.eye(count), contrasts]))
-    named = [(work.names[one], work.names[other]) for one, other in pairs]
-    return both.part(slice(count)), _differences(both.part(slice(count, None)), named)
+def _estimate(
+    counts: Sequence[RowCounts], contrasts: Floats, options: ReportOptions, *, pooled: bool = False
+) -> Estimate:
+    return statistics.estimate(
+        counts, contrasts, resamples=options.resamples, seed=options.seed, pooled=pooled
+    )
 
 
 def _differences(estimate: Estimate, named: Sequence[tuple[str, str]]) -> tuple[Difference, ...]:
@@ -151,34 +137,24 @@ def _differences(estimate: Estimate, named: Sequence[tuple[str, str]]) -> tuple[
     for at, (row, other) in enumerate(named):
         columns = (estimate.value, estimate.error, estimate.low, estimate.high, estimate.p, holm)
         numbers = np.stack([each[at] for each in columns], axis=1)
-        miou, *classes = [Contrast(*map(_known, each)) for each in numbers]
+        miou, *classes = map(Contrast.of, numbers)
         made.append(Difference(row, other, miou, tuple(classes), bool(estimate.seeds_known[at])))
     return tuple(made)
 
 
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _against(differences: Sequence[Difference], baseline: str) -> dict[str, Difference]:
-    return {each.row: each for each in differences if each.other == baseline}
-
-
 def _rows(
-    work: _Work,
     levels: Estimate,
+    counts: Sequence[RowCounts],
     by_row: Mapping[str, Sequence[ScoredRun]],
     absent: Sequence[AbsentRun],
     against: Mapping[str, Difference],
 ) -> tuple[Row, ...]:
     made = []
-    for at, (name, scores) in enumerate(
-        zip(work.names, statistics.scores(work.counts), strict=True)
-    ):
+    for at, (name, scores) in enumerate(zip(by_row, statistics.scores(counts), strict=True)):
         # Intervals are cut to 0..1, where every IoU lies.
         low, high = np.maximum(levels.low[at], 0.0), np.minimum(levels.high[at], 1.0)
         numbers = np.stack([levels.value[at], levels.error[at], low, high], axis=1)
-        miou, *classes = [Score(*map(_known, each)) for each in numbers]
+        miou, *classes = map(Score.of, numbers)
         made.append(
             Row(
                 runs=tuple(by_row[name]),
@@ -193,19 +169,28 @@ def _rows(
 
 
 def _factorial(
-    work: _Work, by_row: Mapping[str, Sequence[ScoredRun]], keys: Sequence[str]
+    counts: Sequence[RowCounts],
+    by_row: Mapping[str, Sequence[ScoredRun]],
+    options: ReportOptions,
 ) -> Factorial:
     """Estimate the factors' effects; a design that is not full is noted: the rest stands."""
-    settings = [by_row[name][0].settings for name in work.names]
+    settings = [runs[0].settings for runs in by_row.values()]
     try:
-        design = full_design(work.names, settings, find_factors(settings, keys))
+        design = full_design(list(by_row), settings, find_factors(settings, options.factors or ()))
     except ConfigError as error:
         return Factorial(refused=str(error))
-    effects = design.effects()
-    contrasts = np.zeros((len(effects), len(work.counts)))
-    contrasts[:, list(design.rows)] = [codes for _, codes in effects]
-    scores = [[float(score) for score in row[:, 0]] for row in statistics.scores(work.counts)]
+    names, codes = zip(*design.effects(), strict=True)
+    contrasts = np.zeros((len(names), len(counts)))
+    contrasts[:, list(design.rows)] = codes
+    estimate = _estimate(counts, contrasts, options, pooled=True)
+    over_seeds, freedom = fit_seeds(
+        design, [row[:, 0].tolist() for row in statistics.scores(counts)]
+    )
+    effects = _differences(estimate, [(name, "") for name in names])
     return Factorial(
-        _differences(work.estimate(contrasts, pooled=True), [(name, "") for name, _ in effects]),
-        fit_seeds(design, scores),
+        tuple(
+            dataclasses.replace(effect, over_seeds=fit)
+            for effect, fit in zip(effects, over_seeds, strict=True)
+        ),
+        freedom,
     )

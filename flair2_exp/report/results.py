@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 
 from flair2_exp.config.fields import Group, option
-from flair2_exp.report.factors import SeedFit
 from flair2_exp.report.published import Published, published_row
 from flair2_exp.report.runs import AbsentRun, Curve, ScoredRun
 from flair2_exp.report.statistics import RESAMPLES, Integers
@@ -52,13 +52,18 @@ class Score:
     low: float | None
     high: float | None
 
+    @classmethod
+    def of(cls, numbers: Iterable[float]) -> Self:
+        """Return numbers in the order of the fields as a score: NaN is not known."""
+        return cls(*(float(each) if math.isfinite(each) else None for each in numbers))
+
 
 @dataclass(frozen=True)
 class Contrast(Score):
     """A difference of scores, tested against 0."""
 
     p: float | None
-    p_holm: float | None
+    p_holm: float | None = None
     """Holm-corrected: mIoU over the table's comparisons (of factors: over the effects), classes
     over all comparisons × classes, a family of their own."""
 
@@ -73,6 +78,8 @@ class Difference:
     classes: tuple[Contrast, ...]
     seeds_known: bool
     """False where a row that takes part has one seed: the interval is over areas alone."""
+    over_seeds: Contrast | None = None
+    """Of an effect: by the runs' scores alone, on these very areas (`factors.fit_seeds`)."""
 
     @property
     def name(self) -> str:
@@ -148,7 +155,8 @@ class Factorial:
     """Effects of a full factorial, or why there are none."""
 
     effects: tuple[Difference, ...] = ()
-    over_seeds: SeedFit | None = None
+    freedom: int = 0
+    """Residual degrees of freedom of the effects over seeds alone."""
     refused: str = ""
 
 
@@ -196,16 +204,11 @@ class Report:
     @property
     def setting(self) -> Mapping[str, str]:
         """What the runs agree on: dataset, fingerprint, split, metric (empty: not recorded)."""
-        names = {
-            "dataset": Tag.DATASET,
-            "fingerprint": Tag.FINGERPRINT,
-            "split": Tag.SPLIT,
-            "metric": Tag.METRIC,
-        }
         runs = [run for row in self.rows for run in row.runs]
+        tags = (Tag.DATASET, Tag.FINGERPRINT, Tag.SPLIT, Tag.METRIC)
         return {
-            name: next((run.tag(tag) for run in runs if run.tag(tag)), "")
-            for name, tag in names.items()
+            tag.name.lower(): next((run.tag(tag) for run in runs if run.tag(tag)), "")
+            for tag in tags
         }
 
     @property

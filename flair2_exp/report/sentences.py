@@ -45,7 +45,7 @@ def sentence(difference: Difference, comparisons: int, unit: str = "area") -> st
     if score.value is None or score.p is None or score.p_holm is None:
         return f"{size}; no interval can be given with this few {unit}s."
     family = f"Holm over {comparisons} comparisons" if comparisons > 1 else "one comparison"
-    interval = words.signed_interval(score.low, score.high)
+    interval = words.interval(score, sign=True)
     verdict = _verdict(difference, score.p_holm, score.p, unit)
     return (
         f"{size}, 95 % interval {interval}, {words.p_equals(score.p_holm)} ({family}): {verdict}."

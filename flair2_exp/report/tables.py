@@ -5,13 +5,12 @@ Terminal, Markdown and page show `heads` and `cells`; CSV and JSON hold `records
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from flair2_exp.report import words
-from flair2_exp.report.results import SIGNIFICANT, Difference, Report, Row
+from flair2_exp.report.results import SIGNIFICANT, Contrast, Difference, Report, Row
 
 Record = dict[str, Any]
 
@@ -84,7 +83,7 @@ def leaderboard(report: Report) -> Table:
         Column("row", lambda row: row.name, lambda row: {"row": row.name}),
         Column("runs", words.seeds, _runs),
         Column("mIoU ± std", words.spread, _spread),
-        Column("95 % interval", lambda row: words.interval(row.miou.low, row.miou.high)),
+        Column("95 % interval", lambda row: words.interval(row.miou)),
         Column("best", lambda row: words.number(row.best), lambda row: {"best": row.best}),
         Column(published, words.published, _published),
         Column(f"− {report.baseline}", _against),
@@ -138,7 +137,7 @@ def _differences(report: Report) -> Table:
         [
             each.name,
             words.signed(each.miou.value),
-            words.signed_interval(each.miou.low, each.miou.high),
+            words.interval(each.miou, sign=True),
             words.p_value(each.miou.p),
             words.p_value(each.miou.p_holm),
         ]
@@ -188,30 +187,21 @@ def _classes(report: Report) -> Table:
 
 def _factors(report: Report) -> Table:
     cells, records = [], []
-    for at, each in enumerate(report.effects):
-        over_seeds = _over_seeds(report, at)
+    freedom = report.factorial.freedom if report.factorial else 0
+    for each in report.effects:
+        over_seeds = each.over_seeds or Contrast(None, None, None, None, None)
         cells.append(
             [
                 each.name,
                 words.signed(each.miou.value),
-                words.signed_interval(each.miou.low, each.miou.high),
+                words.interval(each.miou, sign=True),
                 words.p_value(each.miou.p_holm),
-                words.signed_interval(over_seeds["seeds_low"], over_seeds["seeds_high"]),
+                words.interval(over_seeds, sign=True),
             ]
         )
-        nothing = dict.fromkeys(over_seeds)  # the fit is of mIoU alone
-        for record in _by_class(report, each):
-            records.append(record | (over_seeds if record["class"] == "mIoU" else nothing))
+        fit = {f"seeds_{name}": getattr(over_seeds, name) for name in ("value", "low", "high", "p")}
+        fit["seeds_freedom"] = freedom
+        for record in _by_class(report, each):  # the fit is of mIoU alone
+            records.append(record | (fit if record["class"] == "mIoU" else dict.fromkeys(fit)))
     heads = ["effect", "on mIoU", "95 % interval", "p (Holm)", "95 %, these areas, seeds alone"]
     return Table("factors", "factors.csv", "Factors", heads, cells, records)
-
-
-def _over_seeds(report: Report, at: int) -> Mapping[str, float | None]:
-    """Return an effect as the runs' scores alone have it, with its degrees of freedom."""
-    fit = report.factorial.over_seeds if report.factorial else None
-    names = ("value", "low", "high", "p")
-    if fit is None:
-        return dict.fromkeys([*(f"seeds_{name}" for name in names), "seeds_freedom"])
-    numbers = {f"seeds_{name}": float(getattr(fit, name)[at]) for name in names}
-    known = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-    return {**known, "seeds_freedom": fit.freedom}

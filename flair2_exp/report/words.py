@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flair2_exp.report.results import Row
+    from flair2_exp.report.results import Row, Score
 
 NOTHING = "–"
 
@@ -23,14 +23,12 @@ def signed(value: float | None, digits: int = 4) -> str:
     return text if float(text.replace("−", "-")) else f"{0:.{digits}f}"
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """Return `[low, high]` of a score."""
-    return NOTHING if low is None or high is None else f"[{number(low)}, {number(high)}]"
-
-
-def signed_interval(low: float | None, high: float | None) -> str:
-    """Return `[low, high]` of a difference."""
-    return NOTHING if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
+def interval(score: Score, *, sign: bool = False) -> str:
+    """Return `[low, high]`, of a difference with signs."""
+    if score.low is None or score.high is None:
+        return NOTHING
+    show = signed if sign else number
+    return f"[{show(score.low)}, {show(score.high)}]"
 
 
 def p_value(p: float | None) -> str:

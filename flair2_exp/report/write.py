@@ -65,7 +65,11 @@ def report_runs(
         DataError: The folder cannot be written.
     """
     wanted = check_formats(formats)
-    return write(build_report(runs, options, expected), out_dir, wanted)
+    report = build_report(runs, options, expected)
+    paths = tuple(_save(out_dir, _contents(report, wanted)))
+    if "terminal" in wanted:
+        print_report(report)
+    return dataclasses.replace(report, paths=paths)
 
 
 def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
@@ -82,20 +86,8 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
     return wanted
 
 
-def write(report: Report, out_dir: Path, formats: Sequence[str]) -> Report:
-    """Write a report.
-
-    Args:
-        report: What to write.
-        out_dir: Made where missing; files of the same names are replaced.
-        formats: Of `FORMATS`.
-
-    Returns:
-        The report with the paths of its files.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
+def _contents(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
+    """Return the files of a report by name."""
     from flair2_exp.report.figures import figures
 
     drawn = figures(report) if {"png", "svg", "html"} & {*formats} else {}
@@ -117,10 +109,7 @@ def write(report: Report, out_dir: Path, formats: Sequence[str]) -> Report:
         contents["leaderboard.json"] = text.encode()
     if "html" in formats:
         contents["leaderboard.html"] = html(report, pictures).encode()
-    paths = tuple(_save(out_dir, contents))
-    if "terminal" in formats:
-        print_report(report)
-    return dataclasses.replace(report, paths=paths)
+    return contents
 
 
 def _save(folder: Path, contents: Mapping[str, bytes]) -> Iterable[Path]:

@@ -323,7 +323,7 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        wanted = interruption.asked or interrupt_of(error)
+        wanted = interruption.exception or interrupt_of(error)
         if wanted is error:
             raise
         raise wanted from error
@@ -499,10 +499,10 @@ def objective(config: Config, metrics: Mapping[str, float]) -> float | list[floa
         if name not in metrics:
             from flair2_exp.training.pruning import UnknownObjectiveError
 
-            known = [each for each in metrics if not each.startswith("test/")]
+            names = [each for each in metrics if not each.startswith("test/")]
             raise UnknownObjectiveError(
                 f"objective={name} was never logged: it is not among the values that the run "
-                f"measured; {nearest(name, known)}"
+                f"measured; {nearest(name, names)}"
             )
     values = [metrics[name] for name in config.objectives]
     return values if isinstance(config.objective, list) else values[0]

@@ -157,12 +157,15 @@ class RunRecord:
         if not changes:
             return
         if set(changes) <= {"fingerprint", *self.place}:
-            before, now = self.place.get("dataset.root"), config.dataset.root
+            before, now = str(self.place.get("dataset.root")), str(config.dataset.root)
+            reason = f"fingerprint {fingerprint[:12]}" if fingerprint else ""
+            if before == now and not reason:
+                reason = shown(changes)
             raise ConfigError(
                 f"{folder} holds a run of other data: {self.tags.get(Tag.DATASET)} in {before} "
-                f"(fingerprint {self.fingerprint[:12]}), not {config.dataset.name} in {now} "
-                f"({fingerprint[:12] or shown(changes)}).\nChoose another sweep with "
-                "sweep.name=NAME, or another folder with hydra.run.dir=FOLDER."
+                f"(fingerprint {self.fingerprint[:12]}), not {config.dataset.name} in {now}"
+                f"{f' ({reason})' if reason else ''}.\nChoose another sweep with sweep.name=NAME, or "
+                "another folder with hydra.run.dir=FOLDER."
             )
         raise ConfigError(
             f"{folder} holds a run of another experiment: {shown(changes)}.\n"

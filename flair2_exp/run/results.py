@@ -50,7 +50,7 @@ def save_results(
         )
     shown = classes(len(task.class_names))
     drawn = figures.confusion(task.test_confusion(), shown, title=heading)
-    figures.save(drawn, folder.confusion_figure)
+    drawn.savefig(folder.confusion_figure)
     if panel.rows:
         drawn = figures.panel(
             np.stack([row.image for row in panel.rows]),
@@ -60,7 +60,7 @@ def save_results(
             shown,
             title=heading,
         )
-        figures.save(drawn, folder.panel_figure)
+        drawn.savefig(folder.panel_figure)
 
 
 def finish(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ job 0 starts. Nothing heavy is imported; the rules that need torch follow in `re
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -188,7 +189,7 @@ class Planner:
     def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
         self._master = master
         self._loader = loader
-        self._folder = Path(master.hydra.sweep.dir)
+        self._folder = Path(master.hydra.sweep.dir).absolute()
         self._fingerprints: dict[tuple[object, ...], str] = {}
 
     def plan(self, jobs: Sequence[tuple[str, ...]]) -> Plan:
@@ -205,8 +206,12 @@ class Planner:
                 sweep's own folder, or a folder with a run of another experiment or of other data.
             HydraException: A job that does not compose.
         """
-        composed = [self._job(number, job) for number, job in enumerate(jobs)]
+        times = Counter(jobs)
+        composed = [self._job(number, job) for number, job in enumerate(times)]
         named, notes = self._named_apart(composed)
+        repeated = [" ".join(job) for job, count in times.items() if count > 1]
+        if repeated:
+            notes.append(f"Named more than once and trained once: {'; '.join(repeated)}.")
         planned: dict[Path, Job] = {}
         for job in named:
             twin = planned.setdefault(job.folder.path, job)
@@ -229,7 +234,8 @@ class Planner:
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
         name = f"job {number} ({' '.join(overrides)})"
-        root, subfolder = Path(str(config.hydra.sweep.dir)), str(config.hydra.sweep.subdir)
+        root = Path(str(config.hydra.sweep.dir)).absolute()
+        subfolder = str(config.hydra.sweep.subdir)
         if root != self._folder:
             raise ConfigError(
                 f"{name} would run in {root}, outside of its sweep's folder {self._folder}: "
@@ -371,12 +377,12 @@ def require_feasible(jobs: Sequence[Job], *, remote: bool) -> None:
 
 def estimates(jobs: Sequence[Job]) -> list[float | None]:
     """Return how long each job will take, from its finished neighbours: of its row, else all."""
-    known: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
     for job in jobs:
         if job.seconds is not None:
-            known.setdefault(job.row, []).append(job.seconds)
-    means = {row: sum(each) / len(each) for row, each in known.items()}
-    every = [seconds for each in known.values() for seconds in each]
+            times.setdefault(job.row, []).append(job.seconds)
+    means = {row: sum(each) / len(each) for row, each in times.items()}
+    every = [seconds for each in times.values() for seconds in each]
     mean = sum(every) / len(every) if every else None
     return [0.0 if job.state == DONE else means.get(job.row, mean) for job in jobs]
 

@@ -1,7 +1,7 @@
 """Optuna's figures of a study: PNG files, and one HTML page that holds them all.
 
-The page needs no network. With plotly installed (the extra `tune-figures`) its figures answer to
-the mouse; without, they are the PNG files' images.
+The page needs no network. With plotly installed (the extra `tune-figures`) its figures are
+interactive; without, they are the PNG files' images.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
-    from flair2_exp.optuna_sweeper.search import SearchResult
+    from flair2_exp.optuna_sweeper.results import SearchResult
 
 log = logging.getLogger(__name__)
 
 PAGE: Final = "study.html"
 _DOTS_PER_INCH: Final = 110
-_INCHES_A_PARAMETER: Final = {"plot_parallel_coordinate": 1.6, "plot_slice": 2.6}
+_INCHES_PER_PARAMETER: Final = {"plot_parallel_coordinate": 1.6, "plot_slice": 2.6}
 _EACH_OBJECTIVE: Final = {
     "history": "plot_optimization_history",
     "importance": "plot_param_importances",
@@ -55,25 +55,20 @@ def write_figures(result: SearchResult, folder: Path) -> list[Path]:
 
     study = optuna.load_study(study_name=result.study_name, storage=open_storage(result.storage))
     folder.mkdir(parents=True, exist_ok=True)
-    names = result.objective or tuple(f"value {i}" for i in range(len(result.direction)))
     plotly = importlib.util.find_spec("plotly") is not None
     files: list[Path] = []
     parts: list[str] = []
-    interactive = 0
-    for title, function, options in _plots(names):
+    program = True  # plotly's, which the first figure that can be drawn brings for all of the page
+    for title, function, options in _plots(result.names):
         path = folder / f"{title.replace(' ', '_').replace('/', '_')}.png"
         if not _drawn(_save_png, function, study, options, path):
             continue
         files.append(path)
-        part = None
-        if plotly:
-            # The first that can be drawn brings plotly's program, which all of the page need.
-            part = _drawn(_plotly_part, function, study, options, interactive == 0)
-            interactive += part is not None
-        part = part or _image(path)
-        parts.append(f"<h2>{html.escape(title)}</h2>\n{part}")
+        part = _drawn(_plotly_part, function, study, options, program) if plotly else None
+        program = program and part is None
+        parts.append(f"<h2>{html.escape(title)}</h2>\n{part or _image(path)}")
     page = folder / PAGE
-    heading = html.escape(f"Study {result.study_name}: {', '.join(names)}")
+    heading = html.escape(f"Study {result.study_name}: {', '.join(result.names)}")
     write_text(
         page,
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{heading}</title>\n'
@@ -83,7 +78,7 @@ def write_figures(result: SearchResult, folder: Path) -> list[Path]:
 
 
 def _plots(names: tuple[str, ...]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Title, Optuna's function and its arguments of each figure."""
+    """Yield title, Optuna's function and its arguments of each figure."""
     if len(names) in (2, 3):
         yield "pareto front", "plot_pareto_front", {"target_names": list(names)}
     for place, name in enumerate(names):
@@ -99,7 +94,7 @@ def _value_at(place: int) -> Callable[[FrozenTrial], float]:
 
 
 def _drawn(draw: Callable[..., Any], function: str, *arguments: Any) -> Any:
-    """What `draw` gives; None, and a line in the log, where Optuna cannot draw this study."""
+    """Return what `draw` gives; None, and a line in the log, where Optuna cannot draw it."""
     from optuna.exceptions import ExperimentalWarning
 
     try:
@@ -125,8 +120,8 @@ def _save_png(function: str, study: optuna.Study, options: dict[str, Any], path:
     try:
         axes = getattr(drawing, function)(study, **options)
         figure = np.atleast_1d(axes).ravel()[0].figure
-        if function in _INCHES_A_PARAMETER:  # an axis or a panel each, whose labels need room
-            width = _INCHES_A_PARAMETER[function] * len(study.best_trials[0].params)
+        if function in _INCHES_PER_PARAMETER:  # an axis or a panel each, whose labels need room
+            width = _INCHES_PER_PARAMETER[function] * len(study.best_trials[0].params)
             figure.set_size_inches(max(6.4, width), 5)
         if function == "plot_slice":
             _separate_labels(figure)
@@ -137,17 +132,17 @@ def _save_png(function: str, study: optuna.Study, options: dict[str, Any], path:
 
 
 def _separate_labels(figure: Figure) -> None:
-    """Names above the panels and slanted values below: side by side they run into each other."""
+    """Put names above the panels, values aslant below: side by side they would overlap."""
     for panel in figure.axes:
         panel.set_title(panel.get_xlabel(), fontsize=9)
         panel.set_xlabel("")
-        panel.xaxis.set_minor_formatter("")  # of a log scale's ticks the powers will do
+        panel.xaxis.set_minor_formatter("")  # of a log scale's ticks the powers are enough
         for label in panel.get_xticklabels():
             label.set(rotation=40, horizontalalignment="right", rotation_mode="anchor")
 
 
 def _plotly_part(function: str, study: optuna.Study, options: dict[str, Any], first: bool) -> str:
-    """The figure as HTML; the first one brings plotly's program for all."""
+    """Return the figure as HTML, with plotly's program where it is the first."""
     import optuna.visualization as drawing
 
     figure = getattr(drawing, function)(study, **options)

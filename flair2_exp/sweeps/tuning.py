@@ -1,6 +1,6 @@
 """The part of a search that knows of FLAIR: what the sweeper of conf/tune/ calls.
 
-Before the first trial a search is checked, and told which data it is made on. All trials stand
+Before the first trial a search is checked, and notes which data it is made on. All trials stand
 under one MLflow run. At the end the best trial becomes an experiment file, and beside it the
 default, so that the two can be trained over several seeds and compared: the test split is looked at
 then, for the first time.
@@ -197,54 +197,47 @@ def on_create(config: DictConfig) -> dict[str, Any]:
     Raises:
         FlairError: The MLflow store does not answer.
     """
-    from flair2_exp.tracking.run import TrackedRun
+    from flair2_exp.tracking.run import open_run
 
     options = typed(config)
-    store = assembly.open_store(options)
-    if store is None:
+    if not options.tracking.enabled:
         return {}
     folder = RunFolder(Path(config.hydra.sweep.dir))
-    run = TrackedRun.start(
-        store,
-        store.ensure_experiment(options.tracking.experiment),
-        name=options.sweep.name,
-        pending=folder.unsent,
+    run = open_run(
+        assembly.open_store(options),
+        options.tracking.experiment,
+        options.sweep.name,
+        folder.unsent,
         tags={
             Tag.KIND: "study",
             Tag.STUDY: options.tune.name,
             Tag.SWEEP: options.sweep.name,
-            Tag.FOLDER: str(folder.path.absolute()),
+            Tag.FOLDER: folder.path.absolute(),
         },
     )
-
-    def disown(client: Any) -> None:
-        # It belongs to all workers: that this one ends, or dies, does not end it.
-        for name in (Tag.HOST, Tag.PID, Tag.PROCESS):
-            client.delete_tag(run.run_id, name)
-
-    store.call("making the study's run", disown)
-    # Nobody ends it but `on_finish`, which resumes it; a search that never comes there (too many
-    # failures, Ctrl-C) shall not leave it RUNNING for ever.
-    run.finish()
+    run.release()  # to all workers: `on_finish` of one of them resumes it
     return {PARENT: run.run_id}
 
 
 def _parent(result: SearchResult, config: Config) -> Run:
     """Return the study's MLflow run, or what stands in for it."""
     from flair2_exp.optuna_sweeper.storage import open_storage
-    from flair2_exp.tracking.run import NullRun, TrackedRun
+    from flair2_exp.tracking.run import Run, open_run
 
     storage = open_storage(result.storage)
     study_id = storage.get_study_id_from_name(result.study_name)
     run_id = storage.get_study_user_attrs(study_id).get(PARENT)
-    store = assembly.open_store(config)
-    if store is None or not run_id:
-        return NullRun()
+    if not run_id:
+        return Run()
+    store, pending = assembly.open_store(config), RunFolder(result.folder).unsent
+    tracking = config.tracking
     try:
-        return TrackedRun.resume(store, str(run_id), pending=RunFolder(result.folder).unsent)
+        return open_run(
+            store, tracking.experiment, config.sweep.name, pending, tags={}, run_id=str(run_id)
+        )
     except TrackingError as error:
         log.warning("the study's MLflow run gets no results: %s", error)
-        return NullRun()
+        return Run()
 
 
 # --- the end ------------------------------------------------------------------------------------

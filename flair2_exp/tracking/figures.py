@@ -1,13 +1,13 @@
 """Figures of a run: the confusion matrix with the IoU of each class, and a panel of test patches.
 
-Drawn with matplotlib's objects: no window, no global state, so that they can be made in any thread
-and beside any backend. matplotlib is imported when a figure is made.
+Each function returns matplotlib's figure, to be written with `figure.savefig(PATH)`. They are drawn
+with matplotlib's objects: no window, no global state, so that they can be made in any thread and
+beside any backend. matplotlib is imported when a figure is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     ByteArray = npt.NDArray[np.uint8]
 
-_WRONG: Final = (213, 94, 0)
-_UNSCORED: Final = (86, 180, 233)
+_WRONG: Final = "#d55e00"
+_UNSCORED: Final = "#56b4e9"
 """Vermilion and sky blue of the palette of Okabe and Ito (2008), told apart by colour-blind
 readers, also over grey."""
 
@@ -36,19 +36,11 @@ _NOTE: Final[dict[str, Any]] = {
 """The look of words that stand for a number."""
 
 
-def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
-    """Write a figure; the format follows from the name. Return the path."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=dpi, facecolor="white")
-    return target
-
-
 def _figure(width: float, height: float, title: str) -> Figure:
     """Return a figure of that many inches, empty but for a line above all."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     # A run's name may hold dollar signs, which do not begin a formula.
     figure.suptitle(title, x=0.01, y=1 - 0.1 / height, ha="left", fontsize=12, parse_math=False)
     return figure
@@ -191,10 +183,10 @@ def panel(
     from matplotlib.colors import to_rgb
 
     shown = sorted(set(np.unique(truths)) | set(np.unique(predictions)))
-    legend = {classes[index].name: to_rgb(classes[index].colour) for index in shown}
-    legend["errors: wrong class"] = to_rgb(np.divide(_WRONG, 255))
+    legend = {classes[index].name: classes[index].colour for index in shown}
+    legend["errors: wrong class"] = _WRONG
     if (truths >= scored).any():
-        legend["errors: truth not scored"] = to_rgb(np.divide(_UNSCORED, 255))
+        legend["errors: truth not scored"] = _UNSCORED
     head, foot = 0.95, 0.16 + 0.25 * -(-len(legend) // 5)  # inches
     height = head + 2.58 * count + foot
     figure = _figure(9.6, height, title)
@@ -225,12 +217,14 @@ _SMOOTHING: Final = ("antialiased", "nearest", "nearest", "antialiased")
 
 def _errors(image: ByteArray, truth: ByteArray, prediction: ByteArray, scored: int) -> ByteArray:
     """Return the image in pale grey, its wrong pixels vermilion, unscored ones blue; (H, W, 3)."""
+    from matplotlib.colors import to_rgb
+
     grey = 150 + image.mean(axis=2, keepdims=True) * (105 / 255)
     tile = np.repeat(grey, 3, axis=2)
     unscored = truth >= scored
     for where, colour in ((~unscored & (truth != prediction), _WRONG), (unscored, _UNSCORED)):
         # A quarter of the grey stays, so that what lies under an error can still be seen.
-        tile[where] = 0.25 * tile[where] + 0.75 * np.array(colour)
+        tile[where] = 0.25 * tile[where] + 0.75 * 255 * np.array(to_rgb(colour))
     return tile.astype(np.uint8)
 
 
@@ -244,7 +238,7 @@ def _patch_scores(truth: ByteArray, prediction: ByteArray, classes: int, scored:
     return f"{right:.0%} of pixels right,  mean IoU {float(miou(counts, scored)):.2f}"
 
 
-def _draw_legend(figure: Figure, colours: dict[str, tuple[float, float, float]]) -> None:
+def _draw_legend(figure: Figure, colours: dict[str, str]) -> None:
     from matplotlib.patches import Patch
 
     figure.legend(

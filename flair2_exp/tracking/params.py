@@ -1,4 +1,4 @@
-"""Names and values that MLflow takes: distinct names, and long values that say where they go on.
+"""Names and values that MLflow takes: distinct names, and long values that say where the rest is.
 
 MLflow takes names of at most 250 characters out of a small alphabet and values of at most 6000.
 """

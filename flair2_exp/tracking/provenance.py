@@ -196,7 +196,7 @@ def packages() -> tuple[str, ...]:
 def machine() -> dict[str, Any]:
     """Return the machine: processor, cores that may be used, memory, GPUs, system, Python.
 
-    GPUs are asked of torch, and only where it is imported already.
+    GPUs are listed by torch, and only where it is imported already.
     """
     return {
         "host": platform.node(),

@@ -42,8 +42,8 @@ _BUFFERED_SECONDS: Final = 10.0
 class Run:
     """What an experiment reports about itself; a context manager that ends the run as it ended.
 
-    `Run()` keeps nothing and imports nothing: it serves where tracking is off. Those that `start`,
-    `resume` and `open_run` make are kept in MLflow.
+    `Run()` keeps nothing and imports nothing: it serves where tracking is off. `open_run` makes one
+    that is kept in MLflow.
 
     Attributes:
         run_id: MLflow's id of the run; empty where nothing is kept.
@@ -60,87 +60,6 @@ class Run:
         self._metrics: list[tuple[str, float, int, int]] = []
         self._last_sent = time.monotonic()
         self._finished = False
-
-    @classmethod
-    def start(
-        cls,
-        store: Store,
-        experiment_id: str,
-        *,
-        name: str,
-        pending: Path,
-        tags: Mapping[str, object] | None = None,
-    ) -> Run:
-        """Make a new run, RUNNING, that names this process as its writer.
-
-        Args:
-            store: An open store.
-            experiment_id: From `Store.ensure_experiment`.
-            name: What the run is called on MLflow's pages.
-            pending: A folder of this run, made only if something cannot be sent.
-            tags: Further tags; `Tag.PARENT` is the run under which MLflow shows this one.
-
-        Raises:
-            TrackingError: The store does not take it.
-        """
-        texts = _valid_tags({**(tags or {}), **WriterProcess.this().tags()})
-        run = store.call(
-            "making the run",
-            lambda client: client.create_run(experiment_id, tags=texts, run_name=name),
-        )
-        return cls(Outbox(store, run.info.run_id, pending, resumed=False))
-
-    @classmethod
-    def resume(
-        cls,
-        store: Store,
-        run_id: str,
-        *,
-        pending: Path,
-        tags: Mapping[str, object] | None = None,
-        take_over: bool = False,
-    ) -> Run:
-        """Resume a run: RUNNING again, and what an earlier process could not send is sent.
-
-        A metric that the run already has with the same step and value is not stored twice.
-
-        Args:
-            store: The store that has the run.
-            run_id: Its id.
-            pending: The same folder as before.
-            tags: Tags to set anew.
-            take_over: The caller holds the run's folder (`locking.locked`), so that nobody else
-                can be writing: do not ask. Else a run whose process was killed on another machine
-                could never be resumed, since nobody here can know that it has ended.
-
-        Raises:
-            TrackingError: There is no such run, or another process may be writing it.
-        """
-        earlier = store.call(f"looking for the run {run_id}", lambda c: c.get_run(run_id))
-        here = WriterProcess.this()
-        writer = WriterProcess.from_tags(earlier.data.tags)
-        if (
-            not take_over
-            and earlier.info.status == "RUNNING"
-            and writer not in (None, here)
-            and not writer.has_ended(shared_store=not store.is_local)
-        ):
-            raise TrackingError(
-                f"the MLflow run {run_id} is being written by process {writer.process.pid} on"
-                f" {writer.process.host}.\nWait for it, or end that process first."
-            )
-
-        def reopen(client: MlflowClient) -> None:
-            if earlier.info.lifecycle_stage == "deleted":
-                client.restore_run(run_id)
-            client.update_run(run_id, status="RUNNING")
-            send_tags(client, run_id, _valid_tags({**(tags or {}), **here.tags()}))
-            _delete_tags(client, run_id, {Tag.ENDED, Tag.ERROR} & earlier.data.tags.keys())
-
-        store.call(f"resuming the run {run_id}", reopen)
-        outbox = Outbox(store, run_id, pending, resumed=True)
-        outbox.send_pending(retries=1)
-        return cls(outbox)
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Store a config, nested or flat, as parameters with dotted names.
@@ -307,9 +226,11 @@ def open_run(
     lookup: Iterable[str] = (),
     take_over: bool = False,
 ) -> Run:
-    """Resume the run of that id, or one that was left without its id noted, or start a new one.
+    """Resume the run of that id, or one that was left without its id noted, or make a new one.
 
-    Runs that killed processes of this machine have left open are closed before.
+    The run is RUNNING afterwards, and names this process as its writer. What an earlier process
+    could not send is sent; a metric that the run already has with the same step and value is not
+    stored twice. Runs that killed processes of this machine have left open are closed first.
 
     Args:
         store: An open store; None, as with `tracking=off`, gives a `Run` that keeps nothing.
@@ -323,7 +244,9 @@ def open_run(
         lookup: Names out of `tags` that together no other run has. A process that was killed
             between making the run and noting its id has left one behind: where `run_id` is empty,
             the newest KILLED run with these tags is resumed.
-        take_over: As in `Run.resume`.
+        take_over: The caller holds the run's folder (`locking.locked`), so that nobody else can be
+            writing: do not ask. Else a run whose process was killed on another machine could never
+            be resumed, since nobody here can know that it has ended.
 
     Raises:
         TrackingError: The store does not answer, has no such run, or another process may be
@@ -335,9 +258,42 @@ def open_run(
     store.close_dead_runs()
     if not run_id and (left := {key: tags[key] for key in lookup}):
         run_id = store.find_run(experiment_id, _valid_tags(left), status=KILLED)
+    texts = _valid_tags({**tags, **WriterProcess.this().tags()})
     if run_id:
-        return Run.resume(store, run_id, pending=pending, tags=tags, take_over=take_over)
-    return Run.start(store, experiment_id, name=name, pending=pending, tags=tags)
+        _reopen(store, run_id, texts, take_over=take_over)
+        outbox = Outbox(store, run_id, pending, resumed=True)
+        outbox.send_pending(retries=1)
+        return Run(outbox)
+    run = store.call(
+        "making the run",
+        lambda client: client.create_run(experiment_id, tags=texts, run_name=name),
+    )
+    return Run(Outbox(store, run.info.run_id, pending, resumed=False))
+
+
+def _reopen(store: Store, run_id: str, tags: Mapping[str, str], *, take_over: bool) -> None:
+    """Set a run to RUNNING, with these tags, unless another process may be writing it."""
+    earlier = store.call(f"looking for the run {run_id}", lambda client: client.get_run(run_id))
+    writer = WriterProcess.from_tags(earlier.data.tags)
+    if (
+        not take_over
+        and earlier.info.status == "RUNNING"
+        and writer not in (None, WriterProcess.this())
+        and not writer.has_ended(shared_store=not store.is_local)
+    ):
+        raise TrackingError(
+            f"the MLflow run {run_id} is being written by process {writer.process.pid} on"
+            f" {writer.process.host}.\nWait for it, or end that process first."
+        )
+
+    def reopen(client: MlflowClient) -> None:
+        if earlier.info.lifecycle_stage == "deleted":
+            client.restore_run(run_id)
+        client.update_run(run_id, status="RUNNING")
+        send_tags(client, run_id, tags)
+        _delete_tags(client, run_id, {Tag.ENDED, Tag.ERROR} & earlier.data.tags.keys())
+
+    store.call(f"resuming the run {run_id}", reopen)
 
 
 def _inside(path: str) -> str:

@@ -16,7 +16,7 @@ _SECRET_NAME: Final = re.compile(
 )
 
 _LEAST_SECRET: Final = 8
-"""Shorter values are no secrets worth the name, but words that a text may hold by chance."""
+"""Shorter values are hardly secrets, but words that a text may hold by chance."""
 
 # Each pattern takes time linear in the text: nothing unbounded stands before its fixed part.
 _SHAPES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (

@@ -112,7 +112,7 @@ def _open_local(database: Path, timeout: float) -> Store:
 def _make_database(database: Path, timeout: float) -> None:
     """Let MLflow make its tables in a file beside, and move that into place when it is whole.
 
-    They come of dozens of migrations, which are no transaction: a process that is killed in one
+    They come of dozens of migrations, which are not one transaction: a process killed in one
     would leave a database that none after it can open.
     """
     fresh = database.with_name(f"{database.name}.making")
@@ -348,17 +348,17 @@ class Store:
     def _close_dead_runs(self, client: MlflowClient) -> list[str]:
         host = WriterProcess.this().process.host
         condition = f"attributes.status = 'RUNNING' and tags.`{Tag.HOST}` = {_quoted(host)}"
+        experiments = [each.experiment_id for each in client.search_experiments()]
         closed: list[str] = []
-        for experiment in client.search_experiments():
-            for run in client.search_runs([experiment.experiment_id], condition):
-                writer = WriterProcess.from_tags(run.data.tags)
-                if writer is None or not writer.has_ended(shared_store=not self.is_local):
-                    continue
-                run_id = run.info.run_id
-                note = f"process {writer.process.pid} was killed and left the run open"
-                client.set_tag(run_id, Tag.ENDED, note)
-                end_run(client, run_id, KILLED, _last_sign(client, run))
-                closed.append(run_id)
+        for run in client.search_runs(experiments, condition):
+            writer = WriterProcess.from_tags(run.data.tags)
+            if writer is None or not writer.has_ended(shared_store=not self.is_local):
+                continue
+            run_id = run.info.run_id
+            note = f"process {writer.process.pid} was killed and left the run open"
+            client.set_tag(run_id, Tag.ENDED, note)
+            end_run(client, run_id, KILLED, _last_sign(client, run))
+            closed.append(run_id)
         return closed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flair2_exp.tracking.provenance import scrub
+from flair2_exp.tracking.scrub import scrub
 
 
 def summary(

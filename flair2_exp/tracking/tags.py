@@ -32,7 +32,7 @@ class Tag(StrEnum):
     """`sweep` or `study`, on the parent of many runs; absent on a run."""
     SWEEP = "flair2.sweep"
     SWEEP_KEY = "flair2.sweep_key"
-    """Of a sweep's parent: by it the parent is found again."""
+    """Of a sweep's parent, which is looked up by it."""
     STUDY = "flair2.study"
     TRIAL = "flair2.trial"
 
@@ -53,7 +53,7 @@ class Tag(StrEnum):
     HOST = "flair2.host"
     PID = "flair2.pid"
     PROCESS = "flair2.process"
-    """The three by which the process that writes a run is known (`process.WriterProcess`)."""
+    """These three name the process that writes the run (`process.WriterProcess`)."""
 
     # MLflow's own.
     PARENT = "mlflow.parentRunId"

@@ -127,7 +127,7 @@ class ResumePoint(Checkpoint):
     ) -> None:
         """Write where it is time to, or to end."""
         due = time.monotonic() - self._written > self._seconds
-        if trainer.world_size > 1 or not (due or self._interruption.asked):
+        if trainer.world_size > 1 or not (due or self._interruption.exception):
             return
         # After the last batch the epoch's own is near; between two optimizer steps gradients of
         # batches already counted wait to be summed, and are in no checkpoint.
@@ -148,9 +148,9 @@ class ResumePoint(Checkpoint):
                 self.last.replace(self.previous)
             fresh.replace(self.last)
         self._written = time.monotonic()
-        if self._interruption.asked is not None:
+        if self._interruption.exception is not None:
             log.info("interrupted: epoch %d is kept in %s", trainer.current_epoch + 1, self.last)
-            raise self._interruption.asked
+            raise self._interruption.exception
 
 
 class StepSeeds(Callback):

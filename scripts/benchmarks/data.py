@@ -23,11 +23,19 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.harness import Figure, at_least, ratios, report, take_turns, this_machine
-from flair2_exp.data.layout import Folders, Index, index, locate
-from flair2_exp.data.options import AugmentationOptions, MetadataOptions, SeriesOptions
+from flair2_exp.config.data import (
+    AugConfig,
+    DataConfig,
+    DataGroups,
+    DatasetConfig,
+    S2PreprocConfig,
+    SampleConfig,
+)
+from flair2_exp.data.layout import Index
 
-SERIES: Final = SeriesOptions(filter=True, monthly=True)
-FLIPS: Final = AugmentationOptions(geometry="flips")
+SERIES: Final = S2PreprocConfig(cloud_filter=True, monthly=True)
+FLIPS: Final = AugConfig(geometry="flips")
+BOTH: Final = frozenset({"aerial", "satellite"})
 WHOLE: Final = {"patches": 77_762, "areas": 916, "train_areas": 729}
 """FLAIR #2's patches and areas; the share of the train tree is that of its patches."""
 
@@ -47,48 +55,58 @@ def main(options: Sequence[str] = ()) -> int:
     machine = this_machine()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
-        folders = locate(arguments.root or _sample(Path(folder) / "sample"))
-        figures, facts = _reading(folders, Path(folder) / "store", arguments.rounds)
-        figures += _workers(folders, arguments.rounds)
-        figures += _transferred(folders)
+        root = arguments.root or _sample(Path(folder) / "sample")
+        figures, facts = _reading(root, Path(folder) / "store", arguments.rounds)
+        figures += _workers(root, arguments.rounds)
+        figures += _transferred(root)
         figures += _indexing(Path(folder) / "names", arguments.rounds)
     return report("data", figures, facts={"machine": machine, **facts})
 
 
 def _sample(root: Path) -> Path:
-    """A sample data set of patches and super-areas as FLAIR #2 has them."""
-    from flair2_exp.data.sample.tree import SampleOptions, ensure_sample
+    """Make a sample data set of patches and super-areas as FLAIR #2 has them."""
+    from flair2_exp.data.sample.tree import ensure_sample
 
-    ensure_sample(
-        root, SampleOptions(patch_size=512, domains=6, areas_per_domain=1, patches_per_area=4)
-    )
-    return root
+    options = SampleConfig(patch_size=512, domains=6, areas_per_domain=1, patches_per_area=4)
+    return ensure_sample(root, options)
 
 
-def _module(folders: Folders, **options: Any) -> Any:
+def _module(
+    root: Path,
+    *,
+    series: S2PreprocConfig = SERIES,
+    reads: frozenset[str] = BOTH,
+    store: Path | None = None,
+    workers: int = 0,
+) -> Any:
     from flair2_exp.data.datamodule import FlairDataModule
 
-    chosen: dict[str, Any] = {"series": SERIES, "augmentation": FLIPS, "batch_size": 10} | options
-    data = FlairDataModule(folders, **chosen)
+    groups = DataGroups(
+        data=DataConfig(workers=workers),
+        dataset=DatasetConfig(root=str(root), store=str(store) if store else None),
+        s2_preproc=series,
+        aug=FLIPS,
+    )
+    data = FlairDataModule(groups, reads=reads)
     data.setup()
     return data
 
 
-def _reading(folders: Folders, store: Path, rounds: int) -> tuple[list[Figure], dict[str, Any]]:
-    """A training sample from the files and from a store, each over reading the files alone."""
+def _reading(root: Path, store: Path, rounds: int) -> tuple[list[Figure], dict[str, Any]]:
+    """Measure a training sample from files and from a store, over reading the files alone."""
     from flair2_exp.data.preparation import prepare
 
-    listed = index(folders)
-    direct = _module(folders)
+    direct = _module(root)
+    listed = direct.index
     start = time.perf_counter()
     made = prepare(listed, store, patch_size=direct.patch_size, series=SERIES)
     seconds = time.perf_counter() - start
-    stored = _module(folders, store=store)
+    stored = _module(root, store=store)
     count = direct.counts["train"]
     patches = direct.dataset("train").patches.tolist()
 
     def each(read: Callable[[int, int], object]) -> Callable[[], object]:
-        """One patch a call, epoch after epoch."""
+        """Read one patch per call, epoch after epoch."""
         order = ((epoch, i) for epoch in itertools.count() for i in range(count))
         return lambda: read(*next(order))
 
@@ -123,7 +141,7 @@ def read_alone(listed: Index, patch: int, size: int) -> tuple[Any, ...]:
     """Read a patch's files and do nothing: what no reader without preparation can undercut."""
     import rasterio
 
-    from flair2_exp.data.dataset import reading
+    from flair2_exp.data.readers import reading
 
     with reading():
         with rasterio.open(listed.image_path(patch)) as file:
@@ -138,11 +156,11 @@ def read_alone(listed: Index, patch: int, size: int) -> tuple[Any, ...]:
     return image, mask, np.array(data[window]), np.array(masks[window])
 
 
-def _workers(folders: Folders, rounds: int) -> list[Figure]:
-    """Samples a second with two workers over one process, in epochs of 300 samples."""
+def _workers(root: Path, rounds: int) -> list[Figure]:
+    """Measure samples per second with two workers over one process, in epochs of 300."""
     passes = {}
     for workers in (0, 2):
-        data = _module(folders, workers=workers)
+        data = _module(root, workers=workers)
         dataset = data.dataset("train")
         dataset.patches = np.resize(dataset.patches, 300)
         loader = data.train_dataloader()
@@ -155,13 +173,13 @@ def _workers(folders: Folders, rounds: int) -> list[Figure]:
     ]
 
 
-def _transferred(folders: Folders) -> list[Figure]:
-    """Bytes of a training batch that a worker sends, over those of its files' own types."""
+def _transferred(root: Path) -> list[Figure]:
+    """Measure bytes of a training batch that a worker sends, over those of its files' types."""
     figures = []
     # The means of integers are no integers: they travel as float32.
-    kinds = {"raw": (SeriesOptions(), 2), "monthly_cloudfree": (SERIES, 4)}
+    kinds = {"raw": (S2PreprocConfig(), 2), "monthly_cloudfree": (SERIES, 4)}
     for name, (series, width) in kinds.items():
-        data = _module(folders, series=series, workers=1, metadata=MetadataOptions())
+        data = _module(root, series=series, workers=1, reads=BOTH | {"metadata"})
         batch = next(iter(data.train_dataloader()))
         tensors = {key: value for key, value in batch.items() if hasattr(value, "numel")}
         sent = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -175,38 +193,63 @@ def _transferred(folders: Folders) -> list[Figure]:
     return figures
 
 
+_INDEX: Final = """
+print(len(index(locate(dataset))))
+"""
+_FINGERPRINT: Final = """
+from flair2_exp.config.data import DataGroups, SplitConfig
+from flair2_exp.data.fingerprint import fingerprint
+groups = DataGroups(dataset=dataset, split=SplitConfig(name="reference"))
+print(len(index(locate(dataset))) if fingerprint(groups, frozenset({"aerial", "satellite"})) else 0)
+"""
+
+
 def _indexing(root: Path, rounds: int) -> list[Figure]:
-    """Listing as many names as FLAIR #2 has, anew and from the cache, and the memory it takes."""
+    """Measure listing as many names as FLAIR #2 has, and the files' fingerprint: first, after.
+
+    The files are empty, so that opening them counts and reading from a disk does not.
+    """
     write_names(root)
-    code = (
-        "import re, sys, time\n"
-        "from flair2_exp.data.layout import index, locate\n"
-        "start = time.perf_counter()\n"
-        "count = len(index(locate(sys.argv[1])))\n"
-        "seconds = time.perf_counter() - start\n"
-        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())\n"
-        "print(count, seconds, int(peak[1]) / 1024)\n"
-    )
-    measured: dict[str, list[tuple[float, float]]] = {"first": [], "after": []}
+    time.sleep(3)  # what is younger than the file system's clock ticks is not kept
     cache = Path(os.environ["XDG_CACHE_HOME"]) / "flair2_exp"
-    time.sleep(3)  # an index of a tree younger than its clock's tick is not kept
-    for _ in range(rounds):
-        for file in cache.glob("index-*.npz"):
-            file.unlink()
-        for kind in measured:
-            out = subprocess.run(
-                [sys.executable, "-c", code, str(root)], check=True, capture_output=True, text=True
-            )
-            count, seconds, mebibytes = map(float, out.stdout.split())
-            assert count == WHOLE["patches"]
-            measured[kind].append((seconds, mebibytes))
-    first, after = ([seconds for seconds, _ in measured[kind]] for kind in ("first", "after"))
-    memory = [mebibytes for values in measured.values() for _, mebibytes in values]
-    return [
-        Figure("index of 77,762 patches, first", first, 10.0, unit="s"),
-        Figure("index of 77,762 patches, after", after, 1.0, unit="s"),
-        Figure("largest memory of a process that indexes", memory, 500.0, unit="MB"),
-    ]
+    figures, memory = [], []
+    for name, code, first_limit, limit in (
+        ("index", _INDEX, 10.0, 1.0),
+        ("fingerprint", _FINGERPRINT, 60.0, 2.0),
+    ):
+        times: dict[str, list[float]] = {"first": [], "after": []}
+        for _ in range(rounds):
+            for file in cache.glob("*.npz"):
+                file.unlink()
+            for kind in times:
+                seconds, mebibytes = _alone(code, root)
+                times[kind].append(seconds)
+                memory.append(mebibytes)
+        figures += [
+            Figure(f"{name} of 77,762 patches, first", times["first"], first_limit, unit="s"),
+            Figure(f"{name} of 77,762 patches, after", times["after"], limit, unit="s"),
+        ]
+    largest = "largest memory of a process that indexes"
+    return [*figures, Figure(largest, memory, 500.0, unit="MB")]
+
+
+def _alone(code: str, root: Path) -> tuple[float, float]:
+    """Run code in a process of its own; return its seconds, imports left out, and MB of memory."""
+    whole = (
+        "import re, sys, time\n"
+        "from flair2_exp.config.data import DatasetConfig\n"
+        "from flair2_exp.data.layout import index, locate\n"
+        "dataset = DatasetConfig(root=sys.argv[1])\n"
+        f"start = time.perf_counter()\n{code}\n"
+        "print(time.perf_counter() - start)\n"
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())\n"
+        "print(int(peak[1]) / 1024)\n"
+    )
+    command = [sys.executable, "-c", whole, str(root)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    count, seconds, mebibytes = map(float, out.split())
+    assert count == WHOLE["patches"]
+    return seconds, mebibytes
 
 
 def write_names(root: Path) -> None:

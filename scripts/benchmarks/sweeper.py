@@ -19,14 +19,14 @@ from typing import Any, Final
 from benchmarks.harness import Figure, report, this_machine
 
 BOUND_MS: Final = 30.0
-"""At most this for each trial, so that a search of short jobs is not spent on bookkeeping."""
+"""At most this per trial, so that a search of short jobs is not spent on bookkeeping."""
 GROWTH: Final = 2.0
-"""A late trial may cost at most this times an early one: nothing may be quadratic in the trials."""
+"""A late trial costs at most this times an early one: nothing may be quadratic in the trials."""
 _KEYS: Final = tuple("abcdef")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit status says whether the bounds are kept."""
+    """Measure and print; the exit status tells whether the bounds are kept."""
     parser = argparse.ArgumentParser(prog="benchmark.py sweeper", description=__doc__)
     parser.add_argument("--trials", type=int, default=600, help="trials of one study")
     parser.add_argument("--chunk", type=int, default=50, help="trials that make one sample")
@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     half = len(random_busy) // 2  # by processor: the disk's moods are no growth
     growth = [b / a for a, b in zip(random_busy[:half], random_busy[half:], strict=False)]
     figures = [
-        Figure("random sampler, a trial", random, BOUND_MS, unit="ms"),
+        Figure("random sampler, per trial", random, BOUND_MS, unit="ms"),
         Figure("late trials over early ones", growth, GROWTH),
-        Figure("TPE, a trial", tpe, BOUND_MS, unit="ms"),
+        Figure("TPE, per trial", tpe, BOUND_MS, unit="ms"),
         Figure("random sampler, processor time", random_busy, unit="ms"),
         Figure("TPE, processor time", tpe_busy, unit="ms"),
-        Figure("with Hydra's basic launcher and an empty job, a trial", hydra, unit="ms"),
+        Figure("with Hydra's basic launcher and an empty job, per trial", hydra, unit="ms"),
     ]
     facts = {
         "trials": arguments.trials,
@@ -61,15 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(
     folder: Path, sampler: str, trials: int, chunk: int, launcher: str = "none"
 ) -> tuple[list[float], list[float]]:
-    """Milliseconds for each trial, by clock and by processor; a sample for each `chunk`."""
+    """Return milliseconds per trial, by clock and by processor; a sample for each `chunk`."""
     from hydra import compose, initialize
-    from hydra._internal.callbacks import Callbacks
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.plugins import Plugins
     from hydra.core.utils import JobReturn, JobStatus
-    from hydra.types import HydraContext
     from omegaconf import OmegaConf
 
+    from flair2_exp.compat import hydra_context
     from flair2_exp.optuna_sweeper.config import OptunaStudyConf
     from flair2_exp.optuna_sweeper.search import Search
 
@@ -97,9 +96,8 @@ def _run(
         loader = GlobalHydra.instance().config_loader()
         used: Any = NoLauncher()
         if launcher == "basic":
-            context = HydraContext(config_loader=loader, callbacks=Callbacks())
             used = Plugins.instance().instantiate_launcher(
-                hydra_context=context, task_function=task, config=config
+                hydra_context=hydra_context(loader, config), task_function=task, config=config
             )
         Search(
             options=OptunaStudyConf(**options),

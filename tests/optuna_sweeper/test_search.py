@@ -297,11 +297,63 @@ def test_another_search_is_refused_or_opened_anew(
     assert len(trials_of(str(tmp_path / "optuna.journal"), "toy-2")) == 4
 
 
-def test_an_override_that_may_change_does_not_matter(tmp_path: Path) -> None:
-    options = {"may_change": ["tracking.*", "n_trials"]}
+facts: dict[str, Any] = {}
+
+
+def state_facts(config: Any) -> dict[str, Any]:
+    return dict(facts)
+
+
+def search_with(folder: Path, n_trials: int, **now: Any) -> list[optuna.trial.FrozenTrial]:
+    """Search where `on_start` returns these facts."""
+    facts.clear()
+    facts.update(now)
+    hook = f"{__name__}.state_facts"
+    return run_search(folder, parabola, "x=interval(0,1)", n_trials=n_trials, on_start=hook)
+
+
+def test_a_study_keeps_the_facts_that_it_was_made_on(tmp_path: Path) -> None:
+    """Such as the data: its best across two of them would mean nothing."""
+    search_with(tmp_path, 2, data="first", machine=1)
+    trials = search_with(tmp_path, 3, data="first")
+    with pytest.raises(SweepError, match="toy is another search: data was first, now second"):
+        search_with(tmp_path, 4, data="second")
+    assert trials_of(str(tmp_path / "optuna.journal"), "toy") == trials
+    assert len(search_with(tmp_path, 4, other="unknown before")) == 4
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "fix"),
+    [
+        ({}, "another hydra.sweeper.study_name, or hydra.sweeper.on_change=new_study"),
+        (
+            {"study_name": "${tune.name}", "on_change": "${tune.on_change}"},
+            "another tune.name, or tune.on_change=new_study",
+        ),
+    ],
+)
+def test_the_refusal_says_what_to_type_in_the_applications_own_words(
+    tmp_path: Path, sweeper: dict[str, str], fix: str
+) -> None:
+    run_search(tmp_path, parabola, "x=interval(0,1)", n_trials=1)
+    search = make_search(tmp_path, parabola, "x=interval(0,2)", n_trials=2)
+    search.config.hydra.sweeper = sweeper
+    with pytest.raises(SweepError, match=fix):
+        search.run()
+
+
+def may_change(key: str) -> bool:
+    return key != "epochs"
+
+
+@pytest.mark.parametrize("allowed", [["tracking.*", "n_trials"], f"{__name__}.may_change"])
+def test_an_override_that_may_change_does_not_matter(tmp_path: Path, allowed: Any) -> None:
+    options = {"may_change": allowed}
     run_search(tmp_path, parabola, "x=interval(0,1)", "tracking.uri=a", n_trials=2, **options)
     arguments = ["x=interval(0,1)", "tracking.uri=b", "n_trials=3"]
     assert len(run_search(tmp_path, parabola, *arguments, n_trials=3, **options)) == 3
+    with pytest.raises(SweepError, match="epochs was not given, now 5"):
+        run_search(tmp_path, parabola, *arguments, "epochs=5", n_trials=4, **options)
 
 
 def test_a_grid_evaluates_each_point_once(tmp_path: Path) -> None:
@@ -683,7 +735,10 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"sampler": {"_target_": "optuna.samplers.TPESample"}}, r"did you mean .*TPESampler\?"),
-        ({"sampler": {"_target_": "os.system"}}, "to use it, add its package to allowed_targets"),
+        (
+            {"sampler": {"_target_": "os.system"}},
+            "to use it, add its package to hydra.sweeper.allowed_targets",
+        ),
         ({"sampler": {"_target_": "optuna.samplers.TPESampler", "sed": 1}}, "unexpected keyword"),
         ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, "not of optuna.samplers"),
         ({"sampler": {}}, "names no class"),
@@ -696,6 +751,7 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
         ({"poll": 0}, "more than 0 seconds"),
         ({"objective": [1]}, "expected a name"),
         ({"first": [1]}, "expected mappings"),
+        ({"may_change": 1}, "expected a list of patterns"),
     ],
 )
 def test_bad_options_are_told_in_two_lines(

@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from flair2_exp.optuna_sweeper import SweepError, storage
-from flair2_exp.optuna_sweeper.storage import FileLock, open_storage, redact, resolve
+from flair2_exp.optuna_sweeper.storage import locked, open_storage, redact, resolve
 
 SECRET = "hunter2"
 
@@ -82,8 +82,8 @@ def test_a_closed_port_is_told_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("nosuch://host/db", "no database URL"),
-        ("postgresql+nosuch://host/db", "no database URL|not installed"),
+        ("nosuch://host/db", "not a database URL"),
+        ("postgresql+nosuch://host/db", "not a database URL|not installed"),
         ("sqlite:////proc/nowhere/study.db", "unable to open"),
     ],
 )
@@ -127,15 +127,14 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     path.touch()
     code = (
         "import os, signal\n"
-        "from flair2_exp.optuna_sweeper.storage import FileLock\n"
-        f"FileLock({str(path)!r}).acquire()\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from flair2_exp.optuna_sweeper.storage import locked\n"
+        f"with locked({str(path)!r}):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     start = time.monotonic()
-    lock = FileLock(str(path))
-    assert lock.acquire()
-    lock.release()
+    with locked(str(path)):
+        pass
     assert time.monotonic() - start < 1
 
 

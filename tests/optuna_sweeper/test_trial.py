@@ -10,11 +10,14 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from flair2_exp.optuna_sweeper import SweepError
 from flair2_exp.optuna_sweeper.process import Process
 from flair2_exp.optuna_sweeper.storage import open_storage
+from flair2_exp.optuna_sweeper.study import SWEEP, Plan
 from flair2_exp.optuna_sweeper.trial import (
+    FACTS,
     VARIABLE,
     RunningTrial,
     Ticket,
@@ -94,12 +97,29 @@ def test_reports_reach_the_study_and_the_answer_stays(ticket: Ticket) -> None:
 def test_a_trial_that_was_closed_elsewhere_is_told_so_and_is_not_pruned(ticket: Ticket) -> None:
     trial = trial_of_this_job()
     study = optuna.load_study(study_name="s", storage=open_storage(ticket.storage))
-    study.tell(0, state=optuna.trial.TrialState.FAIL)
+    study.tell(0, state=TrialState.FAIL)
     with pytest.raises(TrialClosed, match="trial 0 was closed by another worker"):
         trial.report(1.0, 0)
     with pytest.raises(TrialClosed):
         trial.prune(0)
     assert not trial.should_prune()
+
+
+def test_a_jobs_facts_are_those_of_its_study_and_of_the_other_trials(ticket: Ticket) -> None:
+    """A job sees what the command that made the study did not, as on another machine."""
+    study = optuna.load_study(study_name="s", storage=open_storage(ticket.storage))
+    plan = Plan(directions=("minimize",), facts={"weights": "none", "place": "/data"})
+    study.set_user_attr(SWEEP, plan.plain())
+    trial = trial_of_this_job()
+    assert trial.fact_changes({"weights": "none", "data": "first"}) == []
+    assert trial.fact_changes({"weights": "a.pt"}) == ["weights was none, now a.pt"]
+    for number, state in enumerate(["FAIL", "RUNNING"], start=1):
+        other = {FACTS: {"data": f"of trial {number}"}}
+        study.add_trial(optuna.create_trial(state=TrialState[state], user_attrs=other))
+    assert trial.fact_changes({"data": "first"}) == ["data was of trial 2, now first"]
+    study.tell(0, state=TrialState.FAIL)
+    with pytest.raises(TrialClosed):
+        trial.fact_changes({})
 
 
 def test_a_storage_that_went_away_costs_the_report_alone(

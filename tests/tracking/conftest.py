@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from flair2_exp.tracking import Run, Store, local_uri, open_store
+from flair2_exp.tracking import Run, Store, local_uri, open_run, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -30,12 +30,12 @@ def experiment(store: Store, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def start(store: Store, experiment: str, tmp_path: Path) -> Callable[..., Run]:
-    """Starts a run in the test's experiment."""
+def start(store: Store, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Run]:
+    """Starts a run in the test's experiment, or resumes one."""
 
-    def start(**options: object) -> Run:
-        options = {"name": "a run", "pending": tmp_path / "pending", **options}
-        return Run.start(store, experiment, **options)  # type: ignore[arg-type]
+    def start(name: str = "a run", **options: Any) -> Run:
+        options = {"pending": tmp_path / "pending", "tags": {}, **options}
+        return open_run(store, request.node.nodeid, name, **options)
 
     return start
 

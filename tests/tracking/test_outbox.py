@@ -35,7 +35,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Outage:
     return Outage(monkeypatch)
 
 
-def test_an_outage_is_told_once_and_all_is_sent_afterwards(
+def test_an_outage_is_reported_once_and_all_is_sent_afterwards(
     start: Start,
     outage: Outage,
     tmp_path: Path,
@@ -80,7 +80,7 @@ def test_during_an_outage_the_store_is_asked_rarely(start: Start, outage: Outage
 
 
 def test_what_an_outage_left_is_sent_when_the_run_is_resumed(
-    start: Start, store: Store, outage: Outage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    start: Start, outage: Outage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = start()
     outage.lasts = True
@@ -92,13 +92,13 @@ def test_what_an_outage_left_is_sent_when_the_run_is_resumed(
         file.write('\n{"kind": "met')  # a process killed while it wrote
     outage.lasts = False
     assert read(run).info.status == "RUNNING"
-    Run.resume(store, run.run_id, pending=tmp_path / "pending").finish()
+    start(run_id=run.run_id).finish()
     assert read(run).info.status == "FINISHED"
     assert curve(run, "test/miou") == [(9, 0.5)]
     assert artifact(run, "late.txt") == "late"
 
 
-def test_what_mlflow_finds_wrong_is_told_and_holds_nothing_up(
+def test_what_mlflow_calls_invalid_is_reported_and_blocks_nothing(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     call = Store.call

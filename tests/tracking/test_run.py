@@ -173,7 +173,7 @@ def test_a_resumed_run_is_the_same_run_without_doubles(
         for epoch in range(3):
             first.log_metrics({"train/loss": 1.0 - epoch / 10, "nan": math.nan}, epoch)
         raise ValueError("torn")
-    again = Run.resume(store, first.run_id, pending=tmp_path / "p", tags={"try": 2})
+    again = start(run_id=first.run_id, tags={"try": 2})
     assert read(again).info.status == "RUNNING"
     assert Tag.ERROR not in read(again).data.tags
     with again:
@@ -198,7 +198,7 @@ def test_a_run_that_is_not_there_or_is_being_written_cannot_be_resumed(
     start: Start, store: Store, tmp_path: Path
 ) -> None:
     with pytest.raises(TrackingError, match="not found"):
-        Run.resume(store, "0" * 32, pending=tmp_path)
+        start(run_id="0" * 32)
     run = start()
     other = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
@@ -207,9 +207,9 @@ def test_a_run_that_is_not_there_or_is_being_written_cannot_be_resumed(
     before, _, _ = tags[Tag.PROCESS].rpartition("/")
     run.set_tags({**tags, Tag.PROCESS: f"{before}/{start_time(other.pid)}"})
     with pytest.raises(TrackingError, match=f"being written by process {other.pid}"):
-        Run.resume(store, run.run_id, pending=tmp_path)
+        start(run_id=run.run_id)
     other.communicate(b"")
-    Run.resume(store, run.run_id, pending=tmp_path).finish()
+    start(run_id=run.run_id).finish()
     assert read(run).info.status == "FINISHED"
 
 
@@ -219,42 +219,16 @@ def test_who_holds_the_folder_resumes_a_run_killed_on_another_machine(
     run = start()
     run.set_tags({Tag.HOST: "elsewhere", Tag.PID: "7"})
     with pytest.raises(TrackingError, match="being written by process 7 on elsewhere"):
-        Run.resume(store, run.run_id, pending=tmp_path)
-    Run.resume(store, run.run_id, pending=tmp_path, take_over=True).finish()
+        start(run_id=run.run_id)
+    start(run_id=run.run_id, take_over=True).finish()
     assert read(run).info.status == "FINISHED"
     assert read(run).data.tags[Tag.HOST] != "elsewhere"
 
 
-def test_a_run_is_opened_once_and_then_resumed_by_its_id(
-    store: Store, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    def opened(run_id: str | None = None) -> Run:
-        tags = {Tag.SWEEP: "s", Tag.PARENT: "0" * 32}
-        return open_run(
-            store, request.node.nodeid, "a sweep", tmp_path / "p", tags=tags, run_id=run_id
-        )
-
-    with opened() as run:
-        run.log_metrics({"jobs": 1}, 0)
-    with opened(run.run_id) as again:
-        again.log_metrics({"jobs": 1}, 0)
-        assert read(again).info.status == "RUNNING"
-    assert again.run_id == run.run_id
-    assert read(run).data.tags.items() >= {Tag.SWEEP: "s", Tag.PARENT: "0" * 32}.items()
-    assert read(run).info.run_name == "a sweep"
-    assert curve(run, "jobs") == [(0, 1.0)]
-    assert opened().run_id != run.run_id
-
-
-def test_a_run_left_by_a_process_that_was_killed_before_noting_it_is_resumed(
-    store: Store, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_a_run_left_by_a_process_that_was_killed_before_noting_it_is_resumed(start: Start) -> None:
     def opened(key: str) -> Run:
-        return open_run(
-            store, request.node.nodeid, "a sweep", tmp_path / "p",
-            tags={Tag.SWEEP_KEY: key, Tag.FOLDER: "http://me:pw@host", "try": 1},
-            lookup=(Tag.SWEEP_KEY, Tag.FOLDER),
-        )  # fmt: skip
+        tags = {Tag.SWEEP_KEY: key, Tag.FOLDER: "http://me:pw@host", "try": 1}
+        return start(tags=tags, lookup=(Tag.SWEEP_KEY, Tag.FOLDER))
 
     left = opened("a")
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
@@ -267,15 +241,14 @@ def test_a_run_left_by_a_process_that_was_killed_before_noting_it_is_resumed(
     assert opened("a").run_id != left.run_id  # one that is finished is another run's
 
 
-def test_a_released_run_is_closed_and_belongs_to_no_process(start: Start, tmp_path: Path) -> None:
+def test_a_released_run_is_closed_and_belongs_to_no_process(start: Start) -> None:
     run = start(tags={Tag.STUDY: "s"})
     run.release()
     released = read(run)
     assert released.info.status == "FINISHED"
     assert {Tag.HOST, Tag.PID, Tag.PROCESS}.isdisjoint(released.data.tags)
     assert released.data.tags[Tag.STUDY] == "s"
-    assert run.store is not None
-    with Run.resume(run.store, run.run_id, pending=tmp_path / "p"):
+    with start(run_id=run.run_id):
         assert read(run).data.tags.keys() >= {Tag.HOST, Tag.PID, Tag.PROCESS}
 
 
@@ -295,10 +268,9 @@ CHILD = """
 import os, signal, sys, time
 from pathlib import Path
 from flair2_exp.signals import signals_as_exceptions
-from flair2_exp.tracking import Run, open_store
-uri, experiment, folder = sys.argv[1:]
-store = open_store(uri)
-run = Run.start(store, experiment, name="child", pending=Path(folder))
+from flair2_exp.tracking import open_run, open_store
+uri, folder = sys.argv[1:]
+run = open_run(open_store(uri), "children", "child", Path(folder), tags={})
 with signals_as_exceptions(), run:
     run.log_metrics({"train/loss": 1.0}, 0)
     run.flush()
@@ -310,9 +282,9 @@ with signals_as_exceptions(), run:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_a_process_and_closes_its_run(
-    number: signal.Signals, store: Store, experiment: str, tmp_path: Path
+    number: signal.Signals, store: Store, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", CHILD, store.uri, experiment, str(tmp_path / "pending")]
+    command = [sys.executable, "-c", CHILD, store.uri, str(tmp_path / "pending")]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None
     run_id = child.stdout.readline().strip()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.tracking import Run, local_uri, open_store
+from flair2_exp.tracking import local_uri, open_run, open_store
 from tests.tracking.conftest import http_answer
 
 
@@ -32,23 +32,23 @@ class Wire:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self._held: list[socket.socket] = []
+        self._connections: list[socket.socket] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def cut(self, mode: str) -> None:
         """From now on `mode`; connections that clients keep open end here."""
         self.mode = mode
-        for each in self._held:
+        for each in self._connections:
             each.close()
-        self._held.clear()
+        self._connections.clear()
 
     def _serve(self) -> None:
         while True:
             connection, _ = self._listener.accept()
-            self._held.append(connection)
+            self._connections.append(connection)
             if self.mode == "through":
                 target = socket.create_connection(("127.0.0.1", self._target))
-                self._held.append(target)
+                self._connections.append(target)
                 for ends in ((connection, target), (target, connection)):
                     threading.Thread(target=self._copy, args=ends, daemon=True).start()
             elif self.mode == "error":
@@ -104,9 +104,8 @@ def test_a_run_on_a_server_survives_its_silence_and_its_errors(
     monkeypatch.setattr("flair2_exp.tracking.outbox._FIRST_PAUSE", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     store = open_store(f"http://me:hunter2@127.0.0.1:{wire.port}", timeout=5)
-    experiment = store.ensure_experiment("over the wire")
     pending = tmp_path / "pending"
-    run = Run.start(store, experiment, name="a run", pending=pending)
+    run = open_run(store, "over the wire", "a run", pending, tags={})
     run.log_params({"model": {"name": "utt"}})
     run.log_text("before", "texts/before.txt")
 

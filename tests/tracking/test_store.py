@@ -15,16 +15,15 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.tracking import Run, Store, Tag, WriterProcess, local_uri, open_store
+from flair2_exp.tracking import Run, Store, Tag, WriterProcess, local_uri, open_run, open_store
 from tests.tracking.conftest import http_answer, serving
 
 
 def open_and_run(folder: str, number: int, barrier: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
     store = open_store(local_uri(folder))
-    experiment = store.ensure_experiment("one for all")
     pending = Path(folder) / f"pending-{number}"
-    with Run.start(store, experiment, name=f"run {number}", pending=pending) as run:
+    with open_run(store, "one for all", f"run {number}", pending, tags={}) as run:
         run.log_params({"number": number})
         for epoch in range(5):
             run.log_metrics({"train/loss": float(epoch)}, epoch)
@@ -131,13 +130,14 @@ def test_a_deleted_experiment_is_restored(store: Store) -> None:
 
 
 def test_runs_are_found_by_tags_also_with_quotes(
-    store: Store, experiment: str, start: Callable[..., Run]
+    store: Store, start: Callable[..., Run], request: pytest.FixtureRequest
 ) -> None:
     start(tags={Tag.ROW: "it's", Tag.SEED: 1}).finish()
     later = start(tags={Tag.ROW: "it's", Tag.SEED: 2})
     later.finish()
-    wanted = {Tag.ROW: "it's", Tag.SEED: "2"}
-    assert store.find_run(experiment, wanted) == later.run_id
+    tags = {Tag.ROW: "it's", Tag.SEED: "2"}
+    experiment = store.ensure_experiment(request.node.nodeid)
+    assert store.find_run(experiment, tags) == later.run_id
     assert store.find_run(experiment, {Tag.ROW: "none"}) is None
 
 
