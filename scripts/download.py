@@ -4,8 +4,8 @@
     python scripts/download.py data/flair2_toy --parts toy
     python scripts/download.py data/flair2 --parts sen_train centroids --keep-archives
 
-Stopped at any point (Ctrl-C, a dropped line, a full disk), the same command goes on from there;
-when everything is in place it does nothing. Exit status: 0 done, 1 failed, 2 wrong usage, 130
+Stopped at any point (Ctrl-C, a dropped line, a full disk), the same command resumes there;
+what is in place already it leaves alone. Exit status: 0 done, 1 failed, 2 wrong usage, 130
 stopped.
 """
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here.", file=sys.stderr)
+        print("stopped; the same command resumes here.", file=sys.stderr)
         return 130
     for outcome in outcomes:
         done = "unpacked to" if outcome.unpacked else "there already:"
@@ -84,7 +84,7 @@ class _Reporter:
 
 
 def _bars(console: Console) -> Progress:
-    """Progress bars on a terminal, nothing elsewhere."""
+    """Return progress bars on a terminal, nothing elsewhere."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -97,7 +97,7 @@ def _bars(console: Console) -> Progress:
 
 
 def _listing() -> Table:
-    """What is published, as a table."""
+    """Return what is published, as a table."""
     table = Table("part", "archive", "size", "unpacked, about", "MD5")
     for archive in ARCHIVES:
         table.add_row(

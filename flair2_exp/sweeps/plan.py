@@ -7,6 +7,7 @@ job 0 starts. Nothing heavy is imported; the rules that need torch follow in `re
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -205,8 +206,12 @@ class Planner:
                 sweep's own folder, or a folder with a run of another experiment or of other data.
             HydraException: A job that does not compose.
         """
-        composed = [self._job(number, job) for number, job in enumerate(jobs)]
+        times = Counter(jobs)
+        composed = [self._job(number, job) for number, job in enumerate(times)]
         named, notes = self._named_apart(composed)
+        repeated = [" ".join(job) for job, count in times.items() if count > 1]
+        if repeated:
+            notes.append(f"Named more than once and trained once: {'; '.join(repeated)}.")
         planned: dict[Path, Job] = {}
         for job in named:
             twin = planned.setdefault(job.folder.path, job)

@@ -1,18 +1,19 @@
+"""What a sweep's plan says before anything is run: jobs, names, folders, states, refusals."""
+
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from flair2_exp.config import identity, schema
+from flair2_exp.compat import opened_hydra
+from flair2_exp.config import identity
+from flair2_exp.config.groups import config_folder
 from flair2_exp.errors import ConfigError
-from flair2_exp.run import record as run_state
-from flair2_exp.run.record import RunState
+from flair2_exp.run import record
 from flair2_exp.sweeps.ablation import job_table
 from flair2_exp.sweeps.plan import (
     DONE,
@@ -25,27 +26,11 @@ from flair2_exp.sweeps.plan import (
     distributes,
     estimates,
     is_typed,
-    plan,
     require_files,
     same_experiments,
     split,
 )
-
-SUBDIR = "${name}/seed=${seed}"
-
-
-def planned(folder: Path, *lines: str, subdir: str = SUBDIR, **params: str) -> list[Job]:
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        sweep = OmegaConf.create({"dir": str(folder), "subdir": subdir})
-        return plan(split(lines, params), sweep)
-
-
-def finish(job: Job, status: str, seconds: float = 0.0) -> None:
-    RunState(identity.deciding(job.config, "data"), status).write(job.folder)
-    (job.folder / "metrics.json").write_text(
-        json.dumps({"train/seconds": seconds, "test/miou": 0.5})
-    )
-    job.refresh()
+from tests.sweeps.plans import SUBDIR, finish, plan, planned, sweep_config, sweep_folder
 
 
 def test_the_command_line_wins_over_the_sweeps_own_parameters() -> None:
@@ -56,9 +41,20 @@ def test_the_command_line_wins_over_the_sweeps_own_parameters() -> None:
     assert split(["seed=7", "hydra.launcher=x"], {"seed": "1,2"}) == [("seed=7",)]
 
 
-def test_several_sweeps_in_one_command_are_refused() -> None:
-    with pytest.raises(ConfigError, match="sweep=leaderboard,factors: one sweep at a time"):
-        split(["sweep=leaderboard,factors", "seed=1"], {})
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("sweep=leaderboard,factors", "sweep"),
+        ("sweep.name=a,b", "sweep.name"),
+        ("++paths.root=a,b", "paths.root"),
+        ("tune.n_trials=1,2", "tune.n_trials"),
+    ],
+)
+def test_an_option_of_the_whole_sweep_is_not_swept_over(line: str, key: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        split([line, "seed=1"], {})
+    assert str(refusal.value).startswith(f"{line}: {key} holds for a whole sweep")
+    assert len(str(refusal.value).splitlines()) <= 2
 
 
 def test_an_option_swept_over_nothing_is_refused() -> None:
@@ -66,41 +62,40 @@ def test_an_option_swept_over_nothing_is_refused() -> None:
         split(["model=unet,utt", "seed=range(3,1)"], {})
 
 
-def test_globs_are_the_options_of_a_group() -> None:
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        assert split(["model=glob(u*,exclude=ut*)", "seed=1,2"], {}, loader) == [
-            ("model=unet", "seed=1"), ("model=unet", "seed=2"),
-        ]  # fmt: skip
+def test_globs_are_the_options_of_a_group(tmp_path: Path) -> None:
+    _, loader = sweep_config(tmp_path)
+    assert split(["model=glob(u*,exclude=ut*)", "seed=1,2"], {}, loader) == [
+        ("model=unet", "seed=1"), ("model=unet", "seed=2"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("options", "message"),
     [
-        ("dataset=flair2 dataset.root=/nowhere", "dataset.root=/nowhere is no folder"),
-        ("dataset.store=/nowhere", "dataset.store=/nowhere: there is no such file"),
+        ("dataset=flair2 dataset.root=/nowhere", "dataset.root=/nowhere is not a folder"),
+        ("dataset.store=/nowhere", "/nowhere"),
         ("split=file split.file=/nowhere.yaml", "split.file=/nowhere.yaml: there is no such"),
         ("model.weights=/nowhere.pth", "model.weights=/nowhere.pth: there is no such file"),
         ("model.encoder_weights=/nowhere.pth", "encoder_weights=/nowhere.pth: there is no such"),
         ("train=false checkpoint=/nowhere.ckpt", "checkpoint=/nowhere.ckpt: there is no such"),
     ],
 )
-def test_what_is_not_there_is_told_before_the_first_job(
-    tmp_path: Path, option: str, told: str
+def test_what_is_not_there_is_named_before_the_first_job(
+    tmp_path: Path, options: str, message: str
 ) -> None:
-    jobs = planned(tmp_path, "seed=1,2", *option.split())
-    with pytest.raises(ConfigError, match=f"^job 0 .*{re.escape(told)}"):
+    jobs = planned(tmp_path, "seed=1,2", *options.split())
+    with pytest.raises(ConfigError, match=f"^job 0 .*{re.escape(message)}"):
         require_files(jobs)
     for job in jobs:
-        finish(job, run_state.FINISHED)
+        finish(job)
     require_files(jobs)  # nothing is read any more
 
 
 @pytest.mark.parametrize(
-    "option", ["model=utae model.encoder_weights=/nowhere", "split=official split.file=/nowhere"]
+    "options", ["model=utae model.encoder_weights=/nowhere", "split=official split.file=/nowhere"]
 )
-def test_files_that_are_not_read_are_not_missed(tmp_path: Path, option: str) -> None:
-    require_files(planned(tmp_path, "seed=1", *option.split()))
+def test_files_that_are_not_read_are_not_missed(tmp_path: Path, options: str) -> None:
+    require_files(planned(tmp_path, "seed=1", *options.split()))
 
 
 def test_only_a_launcher_to_other_machines_distributes() -> None:
@@ -116,46 +111,74 @@ def test_only_a_launcher_to_other_machines_distributes() -> None:
 def test_folders_have_names_a_person_can_read(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "experiment=leaderboard/unet,leaderboard/utt_cloudfree_monthly_aug",
                    "dataset.root=/data", "seed=2")  # fmt: skip
-    assert [str(job.folder.relative_to(tmp_path)) for job in jobs] == [
+    assert [str(job.folder.path.relative_to(sweep_folder(tmp_path))) for job in jobs] == [
         "unet/seed=2", "utt_monthly_cloudfree_flips/seed=2",
     ]  # fmt: skip
 
 
 def test_rows_that_would_share_a_name_are_named_by_what_they_sweep(tmp_path: Path) -> None:
-    jobs = planned(tmp_path, "s2_preproc=raw,monthly", "optimizer.lr=0.1,0.2", "seed=1,2")
-    assert [job.row for job in jobs[::2]] == [
+    made = plan(tmp_path, "s2_preproc=raw,monthly", "optimizer.lr=0.1,0.2", "seed=1,2")
+    assert [job.row for job in made.jobs[::2]] == [
         "raw_lr=0.1", "raw_lr=0.2", "monthly_lr=0.1", "monthly_lr=0.2",
     ]  # fmt: skip
-    assert len({job.folder for job in jobs}) == 8
+    assert len({job.folder for job in made.jobs}) == 8
+    assert made.notes == [
+        "The rows are named by what sets them apart: s2_preproc, optimizer.lr."
+    ]
+    assert plan(tmp_path, "model=unet,utt", "seed=1,2").notes == []  # named as they are
 
 
-@pytest.mark.parametrize("subdir", [SUBDIR, "${hydra.job.num}_${name}_seed=${seed}"])
+NUMBERED = "${hydra.job.num}_${name}_seed=${seed}"
+
+
+@pytest.mark.parametrize("subdir", [SUBDIR, NUMBERED])
 @pytest.mark.parametrize("lines", [["seed=1,1,2"], ["optimizer.lr=0.001,1e-3", "seed=1,2"]])
-def test_a_job_asked_for_twice_runs_once(tmp_path: Path, lines: list[str], subdir: str) -> None:
-    jobs = planned(tmp_path, *lines, subdir=subdir)
-    assert [(job.row, job.config.seed) for job in jobs] == [("utt", 1), ("utt", 2)]
-    assert len({job.folder for job in jobs}) == 2
+def test_a_job_that_is_named_twice_runs_once_and_a_line_says_so(
+    tmp_path: Path, lines: list[str], subdir: str
+) -> None:
+    made = plan(tmp_path, *lines, subdir=subdir)
+    assert [(job.row, job.seed) for job in made.jobs] == [("utt", 1), ("utt", 2)]
+    assert len({job.folder for job in made.jobs}) == 2
+    (note,) = made.notes
+    assert "seed=1" in note
+    assert "once" in note
 
 
 @pytest.mark.parametrize("subdir", [".", ""])
 def test_a_job_in_the_sweeps_own_folder_is_refused(tmp_path: Path, subdir: str) -> None:
-    with pytest.raises(ConfigError, match=r"job 0 \(seed=1\) the folder of the whole sweep"):
+    with pytest.raises(ConfigError, match=r"job 0 \(seed=1.*\) the folder of the whole sweep"):
         planned(tmp_path, "seed=1", subdir=subdir)
 
 
-def test_different_jobs_in_one_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"jobs 0 .* and 1 .* would share the folder"):
+def test_different_jobs_in_one_folder_are_refused_also_when_one_has_run(tmp_path: Path) -> None:
+    match = r"job 0 .* and job 1 .* would share the folder"
+    with pytest.raises(ConfigError, match=match):
+        planned(tmp_path, "model=unet,utt", subdir="same")
+    finish(planned(tmp_path, "model=unet", subdir="same")[0])
+    with pytest.raises(ConfigError, match=match):
         planned(tmp_path, "model=unet,utt", subdir="same")
 
 
+def test_jobs_of_different_samples_are_different_jobs(tmp_path: Path) -> None:
+    """Neither sample is made yet, so that no fingerprint tells them apart."""
+    lines = ("dataset.sample.seed=0,1", "model=unet")
+    with pytest.raises(ConfigError, match="would share the folder") as refusal:
+        plan(tmp_path, *lines, subdir="x/${seed}")
+    assert "hydra.sweep.subdir" in str(refusal.value)
+    made = plan(tmp_path, *lines)
+    assert [job.row for job in made.jobs] == ["seed=0", "seed=1"]
+    assert len({job.experiment for job in made.jobs}) == 2
+    assert not [note for note in made.notes if "decides" in note]
+
+
 def test_an_error_in_a_late_job_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"job 3 \(model=utae metadata=on\): metadata=on"):
+    with pytest.raises(ConfigError, match=r"job 3 \(model=utae metadata=on .*\): metadata=on"):
         planned(tmp_path, "model=unet,utae", "metadata=off,on")
 
 
 def test_states_are_what_the_folders_say(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "seed=1,2,3,4,5")
-    endings = (run_state.FINISHED, run_state.FAILED, run_state.KILLED, run_state.RUNNING)
+    endings = (record.FINISHED, record.FAILED, record.KILLED, record.RUNNING)
     for job, status in zip(jobs, endings, strict=False):
         finish(job, status)
     again = planned(tmp_path, "seed=1,2,3,4,5")
@@ -165,34 +188,34 @@ def test_states_are_what_the_folders_say(tmp_path: Path) -> None:
 
 def test_a_run_trained_without_a_test_is_not_done_where_one_is_wanted(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "seed=1", "test=false")
-    finish(job, run_state.FINISHED)
-    (job.folder / "metrics.json").write_text('{"val/miou": 0.5}')
+    finish(job)
+    job.folder.metrics.write_text('{"val/miou": 0.5}')
     assert planned(tmp_path, "seed=1", "test=false")[0].state == DONE
     assert planned(tmp_path, "seed=1")[0].state == RESUME
 
 
 def test_a_changed_config_is_refused_with_the_difference(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "seed=1")
-    finish(job, run_state.KILLED)
+    finish(job, record.KILLED)
     with pytest.raises(ConfigError, match=r"another experiment: optimizer\.lr: 0\.001 -> 0\.5"):
         planned(tmp_path, "seed=1", "optimizer.lr=0.5")
     assert len(planned(tmp_path, "seed=1", "data.workers=7")) == 1
 
 
-def test_a_torn_state_file_counts_as_none(tmp_path: Path) -> None:
+def test_a_torn_record_counts_as_none(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "seed=1")
-    finish(job, run_state.FINISHED)
-    whole = (job.folder / run_state.FILE).read_text()
-    (job.folder / run_state.FILE).write_text(whole[: len(whole) // 2])
+    finish(job)
+    whole = job.folder.record.read_text()
+    job.folder.record.write_text(whole[: len(whole) // 2])
     assert planned(tmp_path, "seed=1")[0].state == NEW
 
 
 def test_times_are_estimated_from_the_row_then_from_all(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "model=unet,utt", "seed=1,2")
     assert estimates(jobs) == [None] * 4
-    finish(jobs[0], run_state.FINISHED, seconds=100.0)
+    finish(jobs[0], seconds=100.0)
     assert estimates(jobs) == [0.0, 100.0, 100.0, 100.0]
-    finish(jobs[2], run_state.FINISHED, seconds=300.0)
+    finish(jobs[2], seconds=300.0)
     assert estimates(jobs) == [0.0, 100.0, 0.0, 300.0]
     assert "4 jobs, 2 done; to go: 6:40 min" in job_table(jobs)
 
@@ -200,32 +223,35 @@ def test_times_are_estimated_from_the_row_then_from_all(tmp_path: Path) -> None:
 def test_a_folder_is_read_when_asked_and_not_at_each_look(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "seed=1")
     (again,) = planned(tmp_path, "seed=1")
-    finish(again, run_state.FINISHED)
+    finish(again)
     assert (job.state, job.identity, job.stamp) == (NEW, "", 0)
     job.refresh()
     assert (job.state, job.identity) == (DONE, identity.identity(job.config, "data"))
     assert job.stamp > 0
 
 
-def test_before_the_runs_the_table_shows_configs_and_after_them_identities(tmp_path: Path) -> None:
+def test_before_the_runs_the_table_shows_experiments_and_after_them_identities(
+    tmp_path: Path,
+) -> None:
     jobs = planned(tmp_path, "seed=1,2")
     early = job_table(jobs)
-    assert early.splitlines()[0].split() == ["job", "row", "seed", "config", "state", "estimate"]
-    finish(jobs[0], run_state.FINISHED)
-    assert job_table(jobs).split()[9] == early.split()[9] == jobs[0].config_hash
+    head = ["job", "row", "seed", "experiment", "state", "estimate"]
+    assert early.splitlines()[0].split() == head
+    finish(jobs[0])
+    assert job_table(jobs).split()[9] == early.split()[9] == jobs[0].experiment
     late = job_table(jobs, identities=True)
     assert late.splitlines()[0].split()[3] == "identity"
     assert identity.identity(jobs[0].config, "data") in late
-    assert jobs[1].config_hash not in late
+    assert jobs[1].experiment not in late
 
 
-def test_a_typed_baseline_that_is_no_row_is_refused_with_the_rows(tmp_path: Path) -> None:
+def test_a_typed_baseline_that_is_not_a_row_is_refused_with_the_rows(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "model=unet,utt", "seed=1,2")
     assert choose_baseline(jobs, "utt", typed=True) == ("utt", "")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as refusal:
         choose_baseline(jobs, "uttt", typed=True)
-    assert str(refused.value).splitlines() == [
-        "sweep.baseline=uttt is no row of this sweep.", "Its rows: unet, utt.",
+    assert str(refusal.value).splitlines() == [
+        "sweep.baseline=uttt is not a row of this sweep.", "Its rows: unet, utt.",
     ]  # fmt: skip
 
 
@@ -256,24 +282,25 @@ def test_a_part_of_a_factorial_has_the_factors_that_still_vary(tmp_path: Path) -
     assert chosen(planned(tmp_path, "seed=1,2"), ["seed=1,2"]) == (None, "")
 
 
-@pytest.mark.parametrize(("factor", "told"), [
+@pytest.mark.parametrize(("factor", "message"), [
     ("aug.geometry", "not none, flips, d4"), ("metadata.enabled", "not false"),
     ("aug.geometri", "not none: there is no such option"),
 ])  # fmt: skip
 def test_a_typed_factor_without_two_values_is_refused_before_anything_is_trained(
-    tmp_path: Path, factor: str, told: str
+    tmp_path: Path, factor: str, message: str
 ) -> None:
     lines = ["aug=none,flips,d4", f"sweep.factors=[{factor}]"]
-    with pytest.raises(ConfigError, match=rf"{factor} must take two values over the jobs, {told}"):
+    with pytest.raises(ConfigError, match=rf"{factor} must take two values over the jobs, {message}"):
         chosen(planned(tmp_path, *lines), lines)
 
 
-def test_rows_that_are_one_experiment_are_told(tmp_path: Path) -> None:
+def test_rows_that_are_one_experiment_are_named(tmp_path: Path) -> None:
     lines = ["sweep=s2_preproc", "s2_preproc=raw,monthly", "seed=1,2"]
-    assert same_experiments(planned(tmp_path, *lines)) == ""
-    told = same_experiments(planned(tmp_path, *lines, "model=unet"))
-    assert told.endswith("decides the result: unet_raw, unet_monthly.")
-    assert len(told.splitlines()) == 1
+    assert same_experiments(planned(tmp_path, *lines)) == []
+    made = plan(tmp_path, *lines, "model=unet")
+    (note,) = made.notes
+    assert note.endswith("decides the result: unet_raw, unet_monthly.")
+    assert len(made.jobs) == 4
 
 
 def test_rows_of_experiments_of_a_folder_are_named_by_the_experiment(tmp_path: Path) -> None:
@@ -282,29 +309,17 @@ def test_rows_of_experiments_of_a_folder_are_named_by_the_experiment(tmp_path: P
         "dataset=sample", "optimizer.lr=0.1,0.2",
     )  # fmt: skip
     assert [job.row for job in jobs] == ["unet_lr=0.1", "unet_lr=0.2", "utt_lr=0.1", "utt_lr=0.2"]
-    assert jobs[0].folder == tmp_path / "unet_lr=0.1" / "seed=1"
-
-
-def test_different_jobs_in_one_folder_are_refused_also_when_one_has_run(tmp_path: Path) -> None:
-    (job,) = planned(tmp_path, "model=unet", subdir="same")
-    finish(job, run_state.FINISHED)
-    with pytest.raises(ConfigError, match="would share the folder"):
-        planned(tmp_path, "model=unet,utt", subdir="same")
+    assert jobs[0].folder.path == sweep_folder(tmp_path) / "unet_lr=0.1" / "seed=1"
 
 
 @pytest.mark.parametrize(("sweep", "rows"), [
     ("leaderboard", 5), ("s2_preproc", 4), ("factors", 16), ("quirks", 10),
 ])  # fmt: skip
 def test_each_sweep_of_the_tree_plans_its_rows(sweep: str, rows: int, tmp_path: Path) -> None:
-    with initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        from hydra import compose
-
-        whole = compose("config", [f"sweep={sweep}"], return_hydra_config=True)
-        jobs = plan(
-            split([f"sweep={sweep}", "seed=1"], dict(whole.hydra.sweeper.params)),
-            OmegaConf.create({"dir": str(tmp_path)}),
-        )
+    with opened_hydra("flair2_exp", config_folder(), None) as hydra:
+        whole = hydra.compose_config("config", [f"sweep={sweep}"], RunMode.MULTIRUN)
+    jobs = planned(tmp_path, f"sweep={sweep}", "seed=1", **dict(whole.hydra.sweeper.params))
     assert len({job.row for job in jobs}) == len(jobs) == rows
     baseline = jobs[0].config.sweep.baseline
     assert baseline in {job.row for job in jobs}
-    assert len({job.config_hash for job in jobs}) == rows
+    assert len({job.experiment for job in jobs}) == rows

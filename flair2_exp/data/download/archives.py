@@ -8,7 +8,7 @@ A folder that archives are downloaded into looks like this while work is going o
     DEST/.flair2/flair_sen_train.json      the receipt: what was fetched, and how far it got
     DEST/flair_sen_train/                  the files in place, moved there whole
 
-Interrupted at any point, the same call goes on from there. How the published archives are laid out
+Interrupted at any point, the same call resumes there. How the published archives are laid out
 inside cannot be checked without fetching them (their links were not reachable when this was
 written): archives with a top folder of their own name, of another name and without any are all put
 in the same place.
@@ -145,7 +145,7 @@ class _Receipt:
 
 
 def select(parts: Sequence[str], catalogue: Sequence[Archive] = ARCHIVES) -> tuple[Archive, ...]:
-    """The archives that some words of a command line stand for, in the catalogue's order.
+    """Return the archives that some words of a command line stand for, in the catalogue's order.
 
     Args:
         parts: Names of parts; `all` stands for all but the toy set, which repeats some of them.
@@ -154,16 +154,16 @@ def select(parts: Sequence[str], catalogue: Sequence[Archive] = ARCHIVES) -> tup
     Raises:
         DataError: An unknown part, or none.
     """
-    known = [archive.part for archive in catalogue]
+    names = [archive.part for archive in catalogue]
     wanted = {part for part in parts if part != "all"}
     if "all" in parts:
-        wanted |= {part for part in known if part != "toy"}
-    unknown = sorted(wanted.difference(known))
+        wanted |= {part for part in names if part != "toy"}
+    unknown = sorted(wanted.difference(names))
     if unknown or not wanted:
         raise DataError(
-            f"unknown part {unknown[0]!r}; there are: {', '.join(known)}, all."
+            f"unknown part {unknown[0]!r}; there are: {', '.join(names)}, all."
             if unknown
-            else f"no part chosen; there are: {', '.join(known)}, all."
+            else f"no part chosen; there are: {', '.join(names)}, all."
         )
     return tuple(archive for archive in catalogue if archive.part in wanted)
 
@@ -221,7 +221,7 @@ def download(
     except OSError as error:
         raise DataError(
             f"{error.filename or destination} cannot be written ({error.strerror}).\n"
-            "Choose another destination, or make room: the same command goes on from there."
+            "Choose another destination, or make room: the same command resumes there."
         ) from error
 
 
@@ -268,7 +268,7 @@ class _Job:
         return self._outcome(receipt, fetched=fetched, unpacked=True)
 
     def receipt(self) -> _Receipt | None:
-        """How far earlier calls got; None where nothing readable says so."""
+        """Return how far earlier calls got; None where nothing readable says so."""
         try:
             values = json.loads(self.record.read_text("utf-8"))
             moves = tuple((str(source), str(target)) for source, target in values.pop("moves"))
@@ -277,7 +277,7 @@ class _Job:
             return None
 
     def is_complete(self, receipt: _Receipt | None) -> bool:
-        """Whether the files are in place, as far as the top of the tree tells."""
+        """Return whether the files are in place, as far as the top of the tree tells."""
         return (
             receipt is not None
             and receipt.stage == "complete"
@@ -285,7 +285,7 @@ class _Job:
         )
 
     def is_unpacked(self) -> bool:
-        """Whether the archive's bytes are needed no more."""
+        """Return whether the archive's bytes are needed no more."""
         receipt = self.receipt()
         return self.is_complete(receipt) or (receipt is not None and receipt.stage == "unpacked")
 
@@ -295,15 +295,15 @@ class _Job:
             self._require_free([self.archive.name])
 
     def missing_bytes(self) -> tuple[int, int]:
-        """Disk that the archive and its files still need, as far as known beforehand."""
+        """Return disk that the archive and its files still need, as far as known beforehand."""
         if self.is_unpacked():
             return 0, 0
         part = self.file.with_name(self.file.name + ".part")
-        held = sum(path.stat().st_size for path in (self.file, part) if path.exists())
-        return max((self.archive.size or 0) - held, 0), self.archive.unpacked
+        present = sum(path.stat().st_size for path in (self.file, part) if path.exists())
+        return max((self.archive.size or 0) - present, 0), self.archive.unpacked
 
     def _obtain(self, receipt: _Receipt | None) -> _Receipt:
-        """The archive in the destination, fetched or found there, and proven."""
+        """Put the archive into the destination, unless it is there, and prove it."""
         name, size, md5 = self.archive.name, self.archive.size, self.archive.md5
         if not self.file.exists():
             transfer.fetch(
@@ -319,8 +319,8 @@ class _Job:
             receipt = _Receipt("fetched", self.url, self.file.stat().st_size, md5)
             self._write(receipt)
             return receipt
-        held = self.file.stat().st_size
-        if receipt is not None and receipt.stage == "fetched" and receipt.size == held:
+        length = self.file.stat().st_size
+        if receipt is not None and receipt.stage == "fetched" and receipt.size == length:
             return receipt
         if md5 and transfer.md5_of(self.file, partial(self.report, name, "checking")) != md5:
             raise DataError(
@@ -328,10 +328,10 @@ class _Job:
                 "Remove it, and it is downloaded."
             )
         # Without an address the receipt says that the archive is the user's, not to be removed.
-        return _Receipt("fetched", "", held, md5)
+        return _Receipt("fetched", "", length, md5)
 
     def _unpack(self, receipt: _Receipt) -> _Receipt:
-        """The archive's files in the work folder, with the plan of where each goes."""
+        """Unpack the archive into the work folder, and plan where each file goes."""
         limits = unpack.Limits(size=2 * self.archive.unpacked)
         members = unpack.inspect(self.file, limits)
         plan = placement(self.archive, [member.path for member in members])
@@ -369,7 +369,7 @@ class _Job:
 
 
 def placement(archive: Archive, files: Sequence[PurePosixPath]) -> tuple[tuple[str, str], ...]:
-    """Where what an archive holds goes, whichever way it is laid out inside.
+    """Return where an archive's content goes, whichever way it is laid out inside.
 
     Args:
         archive: The archive.

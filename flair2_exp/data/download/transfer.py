@@ -104,8 +104,8 @@ def fetch(
         transfer = _Transfer(url, target, bounds, md5, patience or Patience(), report)
         transfer.remember(checking)
         transfer.run()
-        found = transfer.digest.hexdigest()
-        if md5 in (None, found):
+        received = transfer.digest.hexdigest()
+        if md5 in (None, received):
             os.replace(transfer.part, target)
             transfer.state.unlink(missing_ok=True)
             return
@@ -113,13 +113,13 @@ def fetch(
         if not last:
             _LOG.warning("%s: wrong MD5, once more from the start", target.name)
     raise DataError(
-        f"{url} has MD5 {found} where {md5} is published, twice in a row.\n"
+        f"{url} has MD5 {received} where {md5} is published, twice in a row.\n"
         "The archive was replaced or is damaged at the source: try another --base-url."
     )
 
 
 def md5_of(path: Path, report: Report | None = None) -> str:
-    """The MD5 of a file, in hexadecimal."""
+    """Return the MD5 of a file, in hexadecimal."""
     digest = hashlib.md5(usedforsecurity=False)
     _feed(digest, path, report)
     return digest.hexdigest()
@@ -218,21 +218,21 @@ class _Transfer:
         """Take up an earlier call's bytes, where they are known to belong to this address."""
         try:
             state = json.loads(self.state.read_text("utf-8"))
-            held = self.part.stat().st_size
+            size = self.part.stat().st_size
             total, validator = state["total"], state["validator"]
             most = self.bounds.most if total is None else total
-            usable = state["url"] == self.url and held <= most
+            usable = state["url"] == self.url and size <= most
         except (OSError, ValueError, KeyError, TypeError):
             usable = False
         if not usable:
             self.forget()
             return
         self.total, self.validator = total, validator
-        self.offset = self.furthest = held
+        self.offset = self.furthest = size
         _feed(self.digest, self.part, report)
 
     def _attempt(self, session: requests.Session) -> bool:
-        """One request; True when a body of unannounced length came to its end."""
+        """Send one request; return True when a body of unannounced length came to its end."""
         headers = {"Accept-Encoding": "identity"}
         # Without a validator nothing but the MD5 tells two versions of a file apart.
         resumable = self.ranges and (self.validator is not None or self.md5 is not None)
@@ -242,7 +242,7 @@ class _Transfer:
                 headers["If-Range"] = self.validator
         response = _follow(session, self.url, headers, self.patience.timeout)
         with contextlib.closing(response):
-            end = self._agree(response, asked="Range" in headers)
+            end = self._agree(response, ranged="Range" in headers)
             self._receive(response, end)
         if end is None:
             return True
@@ -250,25 +250,25 @@ class _Transfer:
             raise _TryAgainError("the connection closed early")
         return False
 
-    def _agree(self, response: requests.Response, *, asked: bool) -> int | None:
+    def _agree(self, response: requests.Response, *, ranged: bool) -> int | None:
         """Judge an answer's head and place `offset`; returns where its body must end."""
         status = response.status_code
         if status in _PASSING:
             raise _TryAgainError(f"the server answers {status}", _retry_after(response))
-        if asked and status == 416:
+        if ranged and status == 416:
             raise self._distrust("the server has fewer bytes than were fetched")
-        if status != 200 and not (asked and status == 206):
+        if status != 200 and not (ranged and status == 206):
             raise DataError(
                 f"{self.url}: the server answers {status} ({response.reason}).\n"
                 "Check the address, or name a mirror with --base-url."
             )
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            raise _TryAgainError(f"the body is encoded as {encoding!r}, which nobody asked for")
+            raise _TryAgainError(f"the body is encoded as {encoding!r}, which nobody requested")
         return self._agree_rest(response) if status == 206 else self._agree_whole(response)
 
     def _agree_whole(self, response: requests.Response) -> int | None:
-        """A 200: the body is the whole file, whatever was asked for."""
+        """Take a 200: the body is the whole file, whatever was requested."""
         self.forget()
         length = response.headers.get("Content-Length", "")
         self.total = int(length) if length.isdecimal() else None
@@ -281,11 +281,11 @@ class _Transfer:
         return self.total
 
     def _agree_rest(self, response: requests.Response) -> int:
-        """A 206: the body must be what follows the bytes at hand, of the same version."""
-        told = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if told is not None:
-            first, last = int(told[1]), int(told[2])
-            total = None if told[3] == "*" else int(told[3])
+        """Take a 206: the body must be what follows the bytes at hand, of the same version."""
+        span = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if span is not None:
+            first, last = int(span[1]), int(span[2])
+            total = None if span[3] == "*" else int(span[3])
             same = None in (self.validator, _validator(response)) or (
                 self.validator == _validator(response)
             )
@@ -293,7 +293,7 @@ class _Transfer:
             if fits and same and (self.total is None or total in (None, self.total)):
                 self.total = self.total or total  # the whole file came without its length
                 return last + 1
-        raise self._distrust("the server sent another range than asked for")
+        raise self._distrust("the server sent another range than the one requested")
 
     def _require_published(self, count: int, verb: str) -> None:
         """Refuse as many bytes as the published file cannot have, and keep none of them."""
@@ -326,18 +326,19 @@ class _Transfer:
         except OSError as error:
             raise DataError(
                 f"{self.part}: {error.strerror} after {self.offset:,} bytes.\n"
-                "Make room: the same command goes on from there."
+                "Make room: the same command resumes there."
             ) from error
 
     def _pause(self, failures: int, error: Exception) -> None:
         if failures >= self.patience.attempts:
             raise DataError(
                 f"{self.url}: gave up after {failures} tries in a row without a new byte "
-                f"({_brief(error)}).\nWhat came in is kept: the same command goes on from there."
+                f"({_brief(error)}).\nWhat came in is kept: the same command resumes there."
             ) from error
-        asked = error.wait if isinstance(error, _TryAgainError) else 0.0
+        requested = error.wait if isinstance(error, _TryAgainError) else 0.0
         wait = min(
-            max(self.patience.wait * 2 ** max(failures - 1, 0), asked), self.patience.longest_wait
+            max(self.patience.wait * 2 ** max(failures - 1, 0), requested),
+            self.patience.longest_wait,
         )
         _LOG.warning("%s; trying again in %.3g s", _brief(error), wait)
         time.sleep(wait)
@@ -379,11 +380,11 @@ def _require_http(address: str, origin: str) -> None:
     if parts.scheme in ("http", "https") and parts.hostname:
         return
     where = "" if address == origin else f" (redirected from {origin})"
-    raise DataError(f"{address!r}{where} is no http or https address; not followed.")
+    raise DataError(f"{address!r}{where} is not an http or https address; not followed.")
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What names this version of the file: strong ETag or date, the forms that If-Range takes."""
+    """Return what names this version of the file, as If-Range takes it: strong ETag, or date."""
     etag = response.headers.get("ETag")
     if etag and not etag.startswith("W/"):
         return etag
@@ -391,13 +392,13 @@ def _validator(response: requests.Response) -> str | None:
 
 
 def _retry_after(response: requests.Response) -> float:
-    """Seconds the server asks to wait; its other form, a date, is rare and read as none."""
+    """Return the seconds the server wants us to wait; a date, its other form, is read as none."""
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else 0.0
 
 
 def _brief(error: Exception) -> str:
-    """The first hundred characters of an error: the libraries' repeat each other at length."""
+    """Return an error's first hundred characters: the libraries' repeat each other at length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 100 else text[:99] + "…"
 

@@ -56,15 +56,15 @@ class Member:
 
 
 def inspect(archive: Path, limits: Limits) -> tuple[Member, ...]:
-    """The files of an archive, in its order, once all of it is found harmless.
+    """Return the files of an archive, in its order, once all of it proves harmless.
 
     Args:
         archive: A zip file.
         limits: What it may unpack to.
 
     Raises:
-        DataError: It is no readable zip file, is encrypted, holds a link or another special file,
-            a path that is absolute, leads upwards or occurs twice, or exceeds `limits`.
+        DataError: It is not a readable zip file, is encrypted, exceeds `limits`, or holds a link or
+            another special file, or a path that is absolute, leads upwards or occurs twice.
     """
     with _opened(archive) as zipped:
         entries = zipped.infolist()
@@ -109,7 +109,7 @@ def unpack(
             target = folder.joinpath(*member.path.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             with (
-                _told_of(archive, member.path),
+                _explained(archive, member.path),
                 zipped.open(member.entry) as source,
                 target.open("xb") as file,
             ):
@@ -126,14 +126,14 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
             zipped = stack.enter_context(zipfile.ZipFile(archive))
         except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
             raise DataError(
-                f"{archive} is no readable zip file ({error}).\n"
+                f"{archive} is not a readable zip file ({error}).\n"
                 "It is truncated or damaged: remove it and download it again."
             ) from error
         yield zipped
 
 
 @contextlib.contextmanager
-def _told_of(archive: Path, path: PurePosixPath) -> Iterator[None]:
+def _explained(archive: Path, path: PurePosixPath) -> Iterator[None]:
     """Turn what goes wrong with one member into a sentence about it."""
     try:
         yield
@@ -158,7 +158,7 @@ def _refusal(archive: Path, what: str) -> DataError:
 
 
 def _harmless(archive: Path, entry: zipfile.ZipInfo) -> PurePosixPath | None:
-    """The path of a file that may be unpacked; None for a folder and for a Mac's additions.
+    """Return a file's path if it may be unpacked; None for a folder and for a Mac's additions.
 
     Raises:
         DataError: The entry could write where it should not, or not a plain file.

@@ -514,8 +514,8 @@ def test_a_redirect_is_followed_with_its_range(server: Server, tmp_path: Path) -
     ("location", "complaint"),
     [
         ("/a", "redirects more than 5 times"),
-        ("file:///etc/hostname", "no http or https address"),
-        ("ftp://127.0.0.1/a", "no http or https address"),
+        ("file:///etc/hostname", "not an http or https address"),
+        ("ftp://127.0.0.1/a", "not an http or https address"),
         ("", "redirects to nowhere"),
     ],
 )
@@ -549,7 +549,7 @@ def test_https_is_never_left_for_http(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "a.zip", "ftp://127.0.0.1/a"])
 def test_an_address_of_another_kind_is_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(DataError, match="no http or https address"):
+    with pytest.raises(DataError, match="not an http or https address"):
         fetch(url, tmp_path / "a", patience=QUICK)
 
 
@@ -755,7 +755,7 @@ def test_a_truncated_archive_is_refused(
     archive = zipped(folder / "a.zip", {"a": BODY[:500], "b": BODY[500:900]})
     content = archive.read_bytes()
     archive.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    with pytest.raises(DataError, match="no readable zip file"):
+    with pytest.raises(DataError, match="not a readable zip file"):
         unpacked(archive, folder / "out")
 
 
@@ -1178,7 +1178,7 @@ def test_the_command_stopped_by_its_user_says_how_to_go_on(
 
     monkeypatch.setattr(script, "download", stopped)
     assert script.main([str(tmp_path), "--parts", "toy"]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command resumes here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["to"], ["to", "--parts", "sat"], ["to", "--part"]])
