@@ -282,16 +282,19 @@ def test_a_part_of_a_factorial_has_the_factors_that_still_vary(tmp_path: Path) -
     assert chosen(planned(tmp_path, "seed=1,2"), ["seed=1,2"]) == (None, "")
 
 
-@pytest.mark.parametrize(("factor", "message"), [
-    ("aug.geometry", "not none, flips, d4"), ("metadata.enabled", "not false"),
-    ("aug.geometri", "not none: there is no such option"),
-])  # fmt: skip
 def test_a_typed_factor_without_two_values_is_refused_before_anything_is_trained(
-    tmp_path: Path, factor: str, message: str
+    tmp_path: Path,
 ) -> None:
-    lines = ["aug=none,flips,d4", f"sweep.factors=[{factor}]"]
-    with pytest.raises(ConfigError, match=rf"{factor} must take two values over the jobs, {message}"):
-        chosen(planned(tmp_path, *lines), lines)
+    jobs = planned(tmp_path, "aug=none,flips,d4")
+    assert is_typed("sweep.factors", ["aug=none", "sweep.factors=[aug.geometry]"])
+    for factor, values in {
+        "aug.geometry": "not none, flips, d4",
+        "metadata.enabled": "not false",
+        "aug.geometri": "not none: there is no such option",
+    }.items():
+        match = rf"{factor} must take two values over the jobs, {values}"
+        with pytest.raises(ConfigError, match=match):
+            choose_factors(jobs, [factor], typed=True)
 
 
 def test_rows_that_are_one_experiment_are_named(tmp_path: Path) -> None:
