@@ -55,11 +55,13 @@ class Membership:
         tags: Further tags of its MLflow run.
         reporter: The trial of a search: learns the objective of each epoch, and may end the
             training early. Such a run is finished, but keeps no checkpoints and is not tested.
+        require_data: Refuses a fingerprint of data other than those that the search is over.
     """
 
     parent_run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     reporter: Reporter | None = None
+    require_data: Callable[[str], None] | None = None
 
 
 @dataclass
@@ -131,6 +133,8 @@ class _Life:
         earlier = read_record(folder)
         with _removed_if_refused(folder, Path(config.paths.root), keep=earlier is not None):
             prepared = prepare(config, folder, earlier)
+            if self.membership.require_data is not None:
+                self.membership.require_data(prepared.data.fingerprint)
             if earlier is not None:
                 earlier.require_same(config, prepared.data.fingerprint, folder)
                 if earlier.is_done(test=config.test):
