@@ -19,7 +19,7 @@ CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 
 
 def explain(error: BaseException) -> str | None:
-    """Return the message to show for an exception, or None where it is a bug and keeps its traceback.
+    """Return the message to show for an exception; None for a bug, which keeps its traceback.
 
     Args:
         error: What the entry point caught.

@@ -164,8 +164,8 @@ class RunRecord:
             raise ConfigError(
                 f"{folder} holds a run of other data: {self.tags.get(Tag.DATASET)} in {before} "
                 f"(fingerprint {self.fingerprint[:12]}), not {config.dataset.name} in {now}"
-                f"{f' ({reason})' if reason else ''}.\nChoose another sweep with sweep.name=NAME, or "
-                "another folder with hydra.run.dir=FOLDER."
+                f"{f' ({reason})' if reason else ''}.\nChoose another sweep with sweep.name=NAME, "
+                "or another folder with hydra.run.dir=FOLDER."
             )
         raise ConfigError(
             f"{folder} holds a run of another experiment: {shown(changes)}.\n"
