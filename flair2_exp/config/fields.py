@@ -82,21 +82,26 @@ class Group:
         prefix = f"{self.node}." if self.node else ""
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            words = _words(type(self))[item.name]
             for each in value if isinstance(value, tuple) else (value,):
                 if each is not None:
-                    _check(f"{prefix}{item.name}", each, words, item.metadata)
+                    kind = _kinds(type(self))[item.name]
+                    _check(f"{prefix}{item.name}", each, kind, item.metadata)
         self.validate()
 
     def validate(self) -> None:
         """Refuse what no single field can tell; groups with such rules override this."""
 
 
-def _check(name: str, value: Any, words: tuple[Any, ...], metadata: Mapping[str, Any]) -> None:
+def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    words = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if words and value not in words:
         raise ConfigError(f"{name}={value}: expected one of {', '.join(map(str, words))}.")
+    if kind is int and type(value) is not int:  # a bool is an int to Python
+        raise ConfigError(f"{name}={value}: expected a whole number.")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ConfigError(f"{name}={value}: expected a number.")
     low, high = metadata.get("minimum", -OPEN), metadata.get("maximum", OPEN)
-    if (low, high) == (-OPEN, OPEN) or isinstance(value, str | bool | Mapping):
+    if kind not in (int, float) or (low, high) == (-OPEN, OPEN):
         return
     if not (low <= value <= high and math.isfinite(value)):  # NaN fails this as well
         bounds = f"{low:.10g} to {high:.10g}" if high < OPEN else f"at least {low:.10g}"
@@ -122,13 +127,12 @@ def _bare(hint: Any) -> Any:
 
 
 @_once_per_class
-def _words(group: type) -> dict[str, tuple[Any, ...]]:
-    """The words that each field of a group takes; empty where it takes any."""
-    words = {}
-    for name, hint in hints(group).items():
-        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
-        words[name] = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
-    return words
+def _kinds(group: type) -> dict[str, Any]:
+    """Return what each field of a group holds; of a list, what its items are."""
+    return {
+        name: typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+        for name, hint in hints(group).items()
+    }
 
 
 def is_group(hint: Any) -> bool:
