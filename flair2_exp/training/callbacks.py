@@ -239,7 +239,7 @@ class Scores(Callback):
             self.best = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
-        """Return the score, more being better; NaN, which alone ends no training, is the least."""
+        """Return the score, more being better; NaN is the least."""
         value = metrics[self._monitor]
         return -math.inf if math.isnan(value) else self._sign * value
 
