@@ -68,7 +68,7 @@ class Config(Group):
     test: bool = option(True, decides=False)
     """Whether to test the best checkpoint."""
     checkpoint: str | None = None
-    """A checkpoint of this package: training goes on from it, or it is tested (`train=false`)."""
+    """A checkpoint of this package: training continues from it, or it is tested (`train=false`)."""
     objective: Any = option("val/miou", decides=False)
     """The metric (or list of metrics) that the run returns to a sweeper."""
 

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's exceptions, said so that a person can act on them.
+"""Hydra's and OmegaConf's exceptions, in words that a person can act on.
 
 Hydra reports a misspelt key or a value of the wrong type over many lines, and names no neighbour.
 Here each becomes one or two lines: what was given, what was expected, what to do.

@@ -115,7 +115,7 @@ class _Life:
         config: The experiment's.
         folder: The run's.
         membership: The sweep or search that it belongs to.
-        interruption: What a signal has asked for.
+        interruption: A signal that asks this process to end.
         exclusive: Whether no other process can be at work in the folder.
     """
 
@@ -319,7 +319,7 @@ def read_record(folder: RunFolder) -> RunRecord | None:
 
 @contextmanager
 def _raised_as(interruption: Interruption) -> Iterator[None]:
-    """Raise what a signal asked for, whatever became of that on its way.
+    """Raise what a signal raised, whatever became of that on its way.
 
     Lightning makes a `SystemExit` of Ctrl-C; a data loader whose worker the same signal has ended
     raises an error of its own.
@@ -388,7 +388,7 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
 
 
 _EXPECTED_WARNINGS = (
-    # Few batches an epoch are no news on a small data set, nor is a processor that is asked for.
+    # Few batches per epoch are expected on a small data set, and so is a processor on request.
     ".*does not have many workers.*",
     ".*smaller than the logging interval.*",
     "GPU available but not used.*",

@@ -307,7 +307,7 @@ def same_experiments(jobs: Iterable[Job]) -> list[str]:
     """Return notes on rows that differ in nothing that decides their result.
 
     Such as those of the satellite's preprocessing with a network that does not read the series.
-    They are trained as asked for: what they cost is for whoever asks to judge.
+    They are trained as requested: whether that is worth its cost is the user's decision.
     """
     alike: dict[str, list[str]] = {}
     for job in jobs:
