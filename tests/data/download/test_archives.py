@@ -11,11 +11,12 @@ import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from flair2_exp.config.data import DatasetConfig
-from flair2_exp.data.download import archives as module
+from flair2_exp.data.download import unpack
 from flair2_exp.data.download.archives import ARCHIVES, Archive, download, placement, select
 from flair2_exp.data.layout import locate
 from flair2_exp.errors import ConfigError, DataError
@@ -154,14 +155,14 @@ def test_what_came_into_the_way_after_unpacking_is_not_overwritten(
 ) -> None:
     mine = tmp_path / "to" / SEN / "mine"
 
-    def unpack(*arguments: object) -> None:
-        real(*arguments)  # type: ignore[arg-type]
+    def unpack_late(*arguments: Any) -> None:
+        real(*arguments)
         mine.parent.mkdir()
         mine.write_text("mine")
 
-    real = module.unpack.unpack
+    real = unpack.unpack
     with monkeypatch.context() as patch:
-        patch.setattr(module.unpack, "unpack", unpack)
+        patch.setattr(unpack, "unpack", unpack_late)
         with pytest.raises(DataError, match=rf"{SEN} is there already, and not from"):
             download(tmp_path / "to", [sen], base_url=server.url)
     assert mine.read_text() == "mine"
