@@ -121,10 +121,12 @@ def _run_one(flags: argparse.Namespace) -> None:
             experiment = typed(config)
         require_writable(Path(output))
 
+        run_folder = Path(output).absolute()  # before Hydra changes the folder, where asked to
+
         def task(_: DictConfig) -> object:
             from flair2_exp.run.experiment import run
 
-            return run(experiment, Path(output).absolute(), list(flags.overrides))
+            return run(experiment, run_folder, list(flags.overrides))
 
         context = hydra_context(hydra.config_loader, config)
         context.callbacks.on_run_start(config=config, config_name=name)

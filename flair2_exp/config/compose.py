@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import build, composable, options
+from flair2_exp.config.fields import build, composable, with_full_paths
 from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
@@ -65,15 +65,13 @@ def typed(config: DictConfig) -> Config:
     """Return a composed config as checked dataclasses: interpolations resolved, paths absolute.
 
     Args:
-        config: As Hydra composed it, with or without its own node. Its `paths.root` becomes
-            absolute: all that a run writes interpolates it, and a relative one could not be traced.
+        config: As Hydra composed it, with or without its own node.
 
     Raises:
         ConfigError: A value is missing, out of bounds, or in conflict with another.
     """
     try:
         _require_plain_paths(config.paths)
-        config.paths.root = os.path.abspath(config.paths.root)
         # Node by node, since Hydra's is large, and not ours.
         values = {str(key): _plain(config, str(key)) for key in config if key != "hydra"}
     except MissingMandatoryValue as error:
@@ -81,7 +79,13 @@ def typed(config: DictConfig) -> Config:
         raise ConfigError(
             f"{key} has no value: choose an option of its group, or set it."
         ) from error
-    return build(Config, values)
+    return with_full_paths(build(Config, values), _folder_of_the_command())
+
+
+def _folder_of_the_command() -> str:
+    """Return where the command was given: a job may work elsewhere (`hydra.job.chdir=true`)."""
+    config: Any = HydraConfig.instance().cfg
+    return os.getcwd() if config is None else str(config.hydra.runtime.cwd)
 
 
 def _plain(config: DictConfig, key: str) -> Any:
@@ -241,8 +245,3 @@ class JobLoader(ConfigLoader):
     ) -> Any:
         """Compute the defaults list as Hydra's own loader does."""
         return self._loader.compute_defaults_list(config_name, overrides, run_mode)
-
-
-def undeciding() -> list[str]:
-    """Return the names of all options on which no result depends."""
-    return [name for name, decides in options(Config) if not decides]

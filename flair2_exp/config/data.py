@@ -61,26 +61,26 @@ class DatasetConfig(Group):
     node: ClassVar[str] = "dataset"
 
     name: str = option("", chosen=True, decides=False)
-    root: str | None = option(None, decides=False)
+    root: str | None = option(None, decides=False, path=True)
     """The folder that holds the released tree; each part below may stand elsewhere."""
-    aerial_train: str | None = option(None, decides=False)
+    aerial_train: str | None = option(None, decides=False, path=True)
     """Training and validation images; replaces what is found under `root`, like those below."""
-    aerial_test: str | None = option(None, decides=False)
+    aerial_test: str | None = option(None, decides=False, path=True)
     """Test images."""
-    labels_train: str | None = option(None, decides=False)
+    labels_train: str | None = option(None, decides=False, path=True)
     """Masks of the training and validation images."""
-    labels_test: str | None = option(None, decides=False)
+    labels_test: str | None = option(None, decides=False, path=True)
     """Masks of the test images."""
-    satellite_train: str | None = option(None, decides=False)
+    satellite_train: str | None = option(None, decides=False, path=True)
     """Series of the training and validation areas."""
-    satellite_test: str | None = option(None, decides=False)
+    satellite_test: str | None = option(None, decides=False, path=True)
     """Series of the test areas."""
-    centroids: str | None = option(None, decides=False)
+    centroids: str | None = option(None, decides=False, path=True)
     """JSON of each patch's place in its area's series."""
-    aerial_metadata: str | None = option(None, decides=False)
+    aerial_metadata: str | None = option(None, decides=False, path=True)
     """JSON of each patch's place, date and camera."""
     sample: SampleConfig | None = option(None, decides=False)
-    store: str | None = option(None, decides=False)
+    store: str | None = option(None, decides=False, path=True)
     """A prepared store (`scripts/prepare.py`) to read from instead of the files."""
     on_damaged: Literal["stop", "skip"] = "stop"
     """Whether a damaged patch ends the run, or is left out and counted."""
@@ -95,7 +95,7 @@ class SplitConfig(Group):
     node: ClassVar[str] = "split"
 
     name: Literal["official", "reference", "file"] = option("official", chosen=True)
-    file: str | None = option(None, decides=False)  # by content: in the fingerprint
+    file: str | None = option(None, decides=False, path=True)  # by content: in the fingerprint
     """For `split=file`: YAML with lists `train`, `validation`, `test` of domains or patch ids."""
     train_fraction: float = option(0.8, 0.05, 0.95)
     """For `split=reference`: the share of the train/val domains that trains."""

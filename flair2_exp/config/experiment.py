@@ -67,7 +67,7 @@ class Config(Group):
     """Whether to train, rather than to test a trained model."""
     test: bool = option(True, decides=False)
     """Whether to test the best checkpoint."""
-    checkpoint: str | None = None
+    checkpoint: str | None = option(None, path=True)
     """A checkpoint of this package: training continues from it, or it is tested (`train=false`)."""
     objective: Any = option("val/miou", decides=False)
     """The metric (or list of metrics) that the run returns to a sweeper."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +44,7 @@ def option(
     *,
     chosen: bool = False,
     decides: bool = True,
+    path: bool = False,
 ) -> Any:
     """A field of a group.
 
@@ -52,8 +54,12 @@ def option(
         maximum: Likewise.
         chosen: The group's files give the value, so that a config without any of them lacks it.
         decides: Whether a run's result depends on it. Places, names and speed do not decide.
+        path: It is a file's or a folder's: relative to where the command was given, in whatever
+            folder the run works, and `~` is the user's home.
     """
-    metadata = {"minimum": minimum, "maximum": maximum, "chosen": chosen, "decides": decides}
+    metadata = {
+        "minimum": minimum, "maximum": maximum, "chosen": chosen, "decides": decides, "path": path,
+    }  # fmt: skip
     if isinstance(default, Mapping):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -149,6 +155,19 @@ def options(group: type[Group], prefix: str = "") -> Iterator[tuple[str, bool]]:
                 yield inner, decides and item.metadata.get("decides", True)
         else:
             yield name, group.decides and item.metadata.get("decides", True)
+
+
+def with_full_paths(group: G, folder: str) -> G:
+    """Return a group whose options that are paths are absolute, and those of its nodes."""
+    changes: dict[str, Any] = {}
+    for item in dataclasses.fields(group):
+        value = getattr(group, item.name)
+        if isinstance(value, Group):
+            changes[item.name] = with_full_paths(value, folder)
+        elif item.metadata.get("path") and value is not None:
+            full = os.path.join(folder, os.path.expanduser(value))
+            changes[item.name] = os.path.normpath(full)
+    return dataclasses.replace(group, **changes) if changes else group
 
 
 def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:

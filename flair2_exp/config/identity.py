@@ -80,7 +80,7 @@ def contents(config: Config) -> dict[str, str]:
         "model.encoder_weights": config.model.encoder_weights,
         "checkpoint": config.checkpoint,
     }
-    files = {name: Path(path).expanduser() for name, path in named.items() if path}
+    files = {name: Path(path) for name, path in named.items() if path}
     return {name: _digest_of(path) for name, path in files.items() if path.is_file()}
 
 

@@ -36,7 +36,7 @@ class ModelConfig(Group):
     """`imagenet`, null, or a local file of weights."""
     decoder_channels: tuple[int, ...] = option((256, 128, 64, 32, 16), 1, 65_536)
     """Widths of the U-Net decoder's five blocks, deepest first."""
-    weights: str | None = None
+    weights: str | None = option(None, path=True)
     """A released baseline checkpoint, or weights saved by this package, to start from."""
     channels_last: bool = option(False, decides=False)
     """Keep the aerial branch's maps with channels last: faster on some devices."""

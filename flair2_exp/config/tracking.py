@@ -54,11 +54,11 @@ class PathsConfig(Group):
     node: ClassVar[str] = "paths"
     decides: ClassVar[bool] = False
 
-    root: str = option(".", chosen=True)
+    root: str = option(".", chosen=True, path=True)
     """Everything a run writes goes below it."""
-    data: str = option("data", chosen=True)
+    data: str = option("data", chosen=True, path=True)
     """Where the synthetic sample is made."""
-    output: str = option("outputs", chosen=True)
+    output: str = option("outputs", chosen=True, path=True)
     """Where single runs have their folders."""
-    mlflow: str = option("mlruns", chosen=True)
+    mlflow: str = option("mlruns", chosen=True, path=True)
     """Where the local MLflow store is."""

@@ -61,7 +61,7 @@ def require_files(config: Config) -> None:
         "model.encoder_weights": None if first_weights == "imagenet" else first_weights,
     }
     for option, path in named.items():
-        if path is not None and not Path(path).expanduser().exists():
+        if path is not None and not Path(path).exists():
             raise ConfigError(f"{option}={path}: there is no such file.")
 
 
@@ -189,7 +189,7 @@ def build_task(config: Config, spec: NetworkSpec, *, fresh: bool = True) -> Segm
     if config.model.weights and fresh:
         from flair2_exp.models.weights import load_weights
 
-        load_weights(task.model, Path(config.model.weights).expanduser())
+        load_weights(task.model, Path(config.model.weights))
     task.model.accelerate(config.model)
     return task
 

@@ -213,7 +213,7 @@ class _Life:
         config, data, task = self.config, prepared.data, prepared.task
         watchers = _Watchers.of(config, data, self.membership.reporter)
         trainer = build_trainer(config, self.folder, run, watchers.all(), self.interruption)
-        checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
+        checkpoint = Path(config.checkpoint) if config.checkpoint else None
 
         def evaluate(loop: Callable[..., object]) -> None:
             loop(task, datamodule=data, ckpt_path=tested, verbose=False, weights_only=True)
@@ -362,7 +362,7 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
     from flair2_exp.training.feasible import require_feasible
 
     require_device(config.trainer)
-    checkpoint = Path(config.checkpoint).expanduser() if config.checkpoint else None
+    checkpoint = Path(config.checkpoint) if config.checkpoint else None
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import read_checkpoint
 

@@ -86,3 +86,17 @@ def test_hydras_own_values_resolve_before_a_run_as_within_it(
     with as_hydra_runs(job, str(tmp_path)):
         experiment = typed(job)
     assert experiment.tracking.tags == {"folder": str(tmp_path), "job": "flair2_exp"}
+
+
+def test_paths_are_those_of_the_folder_where_the_command_was_given(
+    master: tuple[DictConfig, ConfigLoader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, loader = master
+    job = loader.load_sweep_config(config, ["dataset.root=a/../b", "checkpoint='~/c.ckpt'"])
+    command = Path.cwd()
+    monkeypatch.chdir(tmp_path)  # as hydra.job.chdir=true does before a job begins
+    with as_hydra_runs(job, str(tmp_path)):
+        experiment = typed(job)
+    assert experiment.dataset.root == str(command / "b")
+    assert experiment.paths.mlflow == str(command / "mlruns")
+    assert experiment.checkpoint == str(Path.home() / "c.ckpt")
