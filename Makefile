@@ -48,7 +48,7 @@ $(NEXT_STAMP): pyproject.toml constraints.txt Makefile
 
 test-hydra-next: $(NEXT_STAMP)  ## config, sweeps and tuning with Hydra 1.4's release candidate
 	$(NEXT)/bin/python -m pytest -n 2 -m 'not slow' \
-		tests/test_schema.py tests/test_main.py tests/test_identity.py tests/sweeps
+		tests/config tests/cli tests/sweeps tests/optuna_sweeper tests/test_compat.py
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

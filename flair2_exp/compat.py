@@ -138,7 +138,7 @@ def outcome(job: JobReturn) -> Any:
     return job._return_value
 
 
-# --- torch and Lightning ----------------------------------------------------------------------------
+# --- Networks and their checkpoints -------------------------------------------------------------
 
 
 def shared_storage(size: int) -> torch.UntypedStorage:

@@ -1,7 +1,7 @@
-"""Measures what the code costs: `scripts/benchmark.py {data,model,sweeper,report} [options]`.
+"""Measure what the code costs: `scripts/benchmark.py {data,model,sweeper,report} [options]`.
 
-Prints each figure, its spread and what it must reach, last a JSON line; the exit status is 1 where
-a figure is missed. Run it on a quiet machine.
+Prints each figure, its spread and what it must reach, and last a JSON line; the exit status is 1
+where a figure is missed. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BENCHMARKS = ("data", "model", "sweeper", "report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the benchmark that the first argument names with the arguments that follow."""
+    """Run the benchmark that the first argument names, with the arguments that follow."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of that benchmark")

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(
     folders: Folders, options: argparse.Namespace, console: Console
 ) -> tuple[list[Finding], int]:
-    """The findings, and how many patches were checked, with a bar meanwhile."""
+    """Check, with a bar meanwhile; return the findings and how many patches were checked."""
     checked = 0
     with _bar(console) as progress:
         task = progress.add_task("patches", total=None)
@@ -115,7 +115,7 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _as_json(root: Path, findings: Sequence[Finding], checked: int) -> str:
-    """All findings, paths relative to the root."""
+    """Return all findings, paths relative to the root."""
     severities = Counter(finding.severity for finding in findings)
     content = {
         "root": str(root),
@@ -132,7 +132,7 @@ def _as_json(root: Path, findings: Sequence[Finding], checked: int) -> str:
 
 
 def _print_table(root: Path, findings: Sequence[Finding], limit: int) -> None:
-    """The first findings; a path is never cut, however narrow the terminal."""
+    """Print the first findings; a path is never cut, however narrow the terminal."""
     if not findings:
         return
     console = Console()
@@ -156,7 +156,7 @@ def _print_table(root: Path, findings: Sequence[Finding], limit: int) -> None:
 
 
 def _bar(console: Console) -> Progress:
-    """A progress bar on a terminal, nothing elsewhere."""
+    """Return a progress bar on a terminal, nothing elsewhere."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

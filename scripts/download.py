@@ -4,8 +4,8 @@
     python scripts/download.py data/flair2_toy --parts toy
     python scripts/download.py data/flair2 --parts sen_train centroids --keep-archives
 
-Stopped at any point (Ctrl-C, a dropped line, a full disk), the same command goes on from there;
-when everything is in place it does nothing. Exit status: 0 done, 1 failed, 2 wrong usage, 130
+Stopped at any point (Ctrl-C, a dropped line, a full disk), the same command resumes there;
+what is in place already it leaves alone. Exit status: 0 done, 1 failed, 2 wrong usage, 130
 stopped.
 """
 
@@ -23,7 +23,6 @@ from rich.progress import (
     DownloadColumn,
     Progress,
     TaskID,
-    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -34,84 +33,59 @@ from flair2_exp.errors import FlairError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    """Run the command line; return the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
     console = Console(stderr=True)
     if options.list:
         # Wide enough for a whole MD5, also where the output is a pipe.
         Console(width=max(console.width, 128)).print(_listing())
         return 0
     if options.destination is None or not options.parts:
-        _parser().error("DEST and --parts are needed (or --list)")
+        parser.error("DEST and --parts are needed (or --list)")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings show whole addresses
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    tasks: dict[tuple[str, str], TaskID] = {}
     try:
-        archives = select(options.parts)
-    except FlairError as error:
-        _parser().error(str(error))
-    try:
-        with _bars(console) as progress:
-            outcomes = download(
+        with Progress(
+            "{task.description}", *columns, console=console, disable=not console.is_terminal
+        ) as progress:
+
+            def report(name: str, step: str, done: int, total: int | None) -> None:
+                if (name, step) not in tasks:
+                    tasks[name, step] = progress.add_task(f"{step} {name}")
+                progress.update(tasks[name, step], completed=done, total=total)
+
+            lines = download(
                 options.destination,
-                archives,
+                select(options.parts),
                 base_url=options.base_url,
                 keep_archives=options.keep_archives,
-                report=_Reporter(progress),
+                report=report,
             )
     except FlairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here.", file=sys.stderr)
+        print("stopped; the same command resumes here.", file=sys.stderr)
         return 130
-    for outcome in outcomes:
-        done = "unpacked to" if outcome.unpacked else "there already:"
-        print(f"{outcome.archive}: {done} {', '.join(outcome.places)}")
+    print("\n".join(lines))
     return 0
 
 
-class _Reporter:
-    """One bar for each archive and step."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.tasks: dict[tuple[str, str], TaskID] = {}
-
-    def __call__(self, name: str, step: str, done: int, total: int | None) -> None:
-        key = name, step
-        if key not in self.tasks:
-            self.tasks[key] = self.progress.add_task(f"{step} {name}")
-        self.progress.update(self.tasks[key], completed=done, total=total)
-
-
-def _bars(console: Console) -> Progress:
-    """Progress bars on a terminal, nothing elsewhere."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
 def _listing() -> Table:
-    """What is published, as a table."""
+    """Return what is published, as a table."""
     table = Table("part", "archive", "size", "unpacked, about", "MD5")
     for archive in ARCHIVES:
+        size, unpacked = (
+            f"{count / 1e9:.2f} GB" if count else "not published"
+            for count in (archive.size, archive.unpacked)
+        )
         table.add_row(
-            archive.part,
-            f"{archive.name}.zip",
-            _gigabytes(archive.size),
-            _gigabytes(archive.unpacked),
-            archive.md5 or "not published",
+            archive.part, f"{archive.name}.zip", size, unpacked, archive.md5 or "not published"
         )
     return table
-
-
-def _gigabytes(size: int | None) -> str:
-    return "not published" if size is None else f"{size / 1e9:.2f} GB"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,8 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--parts",
         nargs="+",
+        choices=[*(archive.part for archive in ARCHIVES), "all"],
         metavar="PART",
-        help=f"{', '.join(archive.part for archive in ARCHIVES)}, or all (without the toy set)",
+        help="%(choices)s (without the toy set)",
     )
     parser.add_argument("--base-url", default=BASE_URL, help="a mirror (default: %(default)s)")
     parser.add_argument(

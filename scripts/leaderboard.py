@@ -20,6 +20,7 @@ from flair2_exp.report.statistics import RESAMPLES
 from flair2_exp.report.store import read_mlflow
 from flair2_exp.report.write import FORMATS, check_formats, report_runs
 from flair2_exp.tracking.store import local_uri
+from flair2_exp.tracking.tags import Tag
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = made.add_argument_group("runs (one of these)")
-    source.add_argument("--sweep", help="runs of this sweep (MLflow tag flair2.sweep)")
+    source.add_argument("--sweep", help=f"runs of this sweep (MLflow tag {Tag.SWEEP})")
     source.add_argument(
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="runs with this MLflow tag"
     )

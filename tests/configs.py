@@ -35,6 +35,8 @@ def _loader() -> tuple[DictConfig, JobLoader]:
 def compose_config(*overrides: str) -> Config:
     """Return the checked config of a command line."""
     master, loader = _loader()
+    if any(each.startswith(("sweep=", "tune=")) for each in overrides):  # are no job's
+        return typed(loader.load_configuration("config", list(overrides), RunMode.RUN))
     return typed(loader.load_sweep_config(master, list(overrides)))
 
 

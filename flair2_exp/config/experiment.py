@@ -68,7 +68,7 @@ class Config(Group):
     test: bool = option(True, decides=False)
     """Whether to test the best checkpoint."""
     checkpoint: str | None = None
-    """A checkpoint of this package: training goes on from it, or it is tested (`train=false`)."""
+    """A checkpoint of this package: training continues from it, or it is tested (`train=false`)."""
     objective: Any = option("val/miou", decides=False)
     """The metric (or list of metrics) that the run returns to a sweeper."""
 
@@ -153,21 +153,23 @@ def _patches_fit_the_encoder(config: Config) -> None:
 
 
 def require_patch_size(config: Config, patch_size: int) -> None:
-    """Refuse patches that the encoder cannot halve five times.
+    """Refuse patches of a size that the network does not take.
 
     Args:
         config: The experiment's.
         patch_size: Pixels on a side; known from the sample's options, else from the files.
 
     Raises:
-        ConfigError: The size is not a multiple of 32, and the network reads the aerial patch.
+        ConfigError: The network reads the aerial patch, and the size is not a multiple of
+            `model.patch_multiple`.
     """
-    if "aerial" in config.reads and patch_size % 32:
-        lower = max(32, patch_size // 32 * 32)
-        sizes = f"dataset.sample.patch_size={lower} or {lower + 32}"
+    step = config.model.patch_multiple
+    if "aerial" in config.reads and patch_size % step:
+        lower = max(step, patch_size // step * step)
         raise ConfigError(
-            f"patches of {patch_size} px: the encoder halves them five times, so their size must "
-            f"be a multiple of 32. For the sample: {sizes}."
+            f"patches of {patch_size} px: model={config.model.name} takes multiples of {step}, "
+            "since its encoder halves them. For the sample: dataset.sample.patch_size="
+            f"{lower} or {lower + step}."
         )
 
 

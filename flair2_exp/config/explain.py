@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's exceptions, said so that a person can act on them.
+"""Hydra's and OmegaConf's exceptions, in words that a person can act on.
 
 Hydra reports a misspelt key or a value of the wrong type over many lines, and names no neighbour.
 Here each becomes one or two lines: what was given, what was expected, what to do.
@@ -19,7 +19,7 @@ CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 
 
 def explain(error: BaseException) -> str | None:
-    """The message to show for an exception, or None where it is a bug and keeps its traceback.
+    """Return the message to show for an exception; None for a bug, which keeps its traceback.
 
     Args:
         error: What the entry point caught.
@@ -31,13 +31,13 @@ def explain(error: BaseException) -> str | None:
     # Hydra 1.4 begins with the place of the override among all others.
     text = re.sub(r"\AError when parsing index: .*\n", "", str(error))
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
-        return "a config group takes the name of one of its files, not null: leave it out instead."
+        return "a config group takes the name of one of its files, not null: omit it instead."
     if not isinstance(error, CONFIG_EXCEPTIONS):
         return None
     for pattern, say in _CASES:
-        found = re.search(pattern, text, flags=re.DOTALL)
-        if found:
-            return say(found, error)
+        match = re.search(pattern, text, flags=re.DOTALL)
+        if match:
+            return say(match, error)
     return _first_lines(text)
 
 
@@ -45,22 +45,22 @@ def _is_hydras(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] == "hydra"
 
 
-def _missing_option(found: re.Match[str], error: BaseException) -> str:
+def _missing_option(match: re.Match[str], error: BaseException) -> str:
     # Hydra names only the last folder's options, and none below a group's subfolder.
-    group = found["path"].split("/")[0]
+    group = match["path"].split("/")[0]
     if group == "hydra":  # whose options are Hydra's and its plugins', which it lists itself
-        group, _, option = found["path"].rpartition("/")
-        known = re.findall(r"^\s+(\S+)$", found.string.partition("Available options")[2], re.M)
-        return f"{group}={option}: no such option; {nearest(option, known)}"
-    option = found["path"].removeprefix(f"{group}/")
+        group, _, option = match["path"].rpartition("/")
+        options = re.findall(r"^\s+(\S+)$", match.string.partition("Available options")[2], re.M)
+        return f"{group}={option}: no such option; {nearest(option, options)}"
+    option = match["path"].removeprefix(f"{group}/")
     options = options_of(config_folder() / group)
     if not options:
-        return _unknown_group(found, error)
+        return _unknown_group(match, error)
     return f"{group}={option}: no such option; {nearest(option, options)}"
 
 
-def _unknown_key(found: re.Match[str], error: BaseException) -> str:
-    key = found["key"]
+def _unknown_key(match: re.Match[str], error: BaseException) -> str:
+    key = match["key"]
     names = option_names()
     # A misspelt word deep in the name is nearer than the whole name tells, so the last part counts
     # within its own node.
@@ -79,8 +79,8 @@ def _unknown_key(found: re.Match[str], error: BaseException) -> str:
     return f"{key}: no such option; {hint}"
 
 
-def _unknown_group(found: re.Match[str], error: BaseException) -> str:
-    named = next(iter(found.groupdict().values()))
+def _unknown_group(match: re.Match[str], error: BaseException) -> str:
+    named = next(iter(match.groupdict().values()))
     if named.startswith("hydra/sweeper/"):
         return f"{named}: no such group here; a search has it: add tune=NAME."
     if named.startswith("hydra/"):
@@ -89,13 +89,13 @@ def _unknown_group(found: re.Match[str], error: BaseException) -> str:
     return f"{key}: no such group; {nearest(key, top_level())}"
 
 
-def _wrong_type(found: re.Match[str], error: BaseException) -> str:
+def _wrong_type(match: re.Match[str], error: BaseException) -> str:
     reason = _reason(error)
-    return f"{found['override']}: {reason}"
+    return f"{match['override']}: {reason}"
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost OmegaConf message, without the lines that speak of its internals."""
+    """Return the innermost OmegaConf message, without the lines that speak of its internals."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -106,12 +106,12 @@ def _reason(error: BaseException) -> str:
     return first
 
 
-def _syntax(found: re.Match[str], error: BaseException) -> str:
+def _syntax(match: re.Match[str], error: BaseException) -> str:
     override = str(getattr(error, "override", None) or "")
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override}: expected KEY=VALUE; a value with spaces is quoted: 'KEY=\"a b\"'."
-    problem = re.sub(r" expecting \{.*", "", found["problem"])
+    problem = re.sub(r" expecting \{.*", "", match["problem"])
     if problem.startswith("Lexer"):
         problem = "a sign or a quote is out of place"
     quoted = "a value" if {"'", '"'} & set(value) else value
@@ -121,31 +121,31 @@ def _syntax(found: re.Match[str], error: BaseException) -> str:
     )
 
 
-def _several_values(found: re.Match[str], error: BaseException) -> str:
-    key, _, values = found["override"].partition("=")
+def _several_values(match: re.Match[str], error: BaseException) -> str:
+    key, _, values = match["override"].partition("=")
     return (
         f"{key}={values}: several values are several jobs: add --multirun (--cfg shows one job).\n"
         f"A list is written {key}=[{values}], a text with commas '{key}=\"{values}\"'."
     )
 
 
-def _given_twice(found: re.Match[str], error: BaseException) -> str:
-    return f"{found['group']}: an option of it is chosen already; give {found['group']}=NAME once."
+def _given_twice(match: re.Match[str], error: BaseException) -> str:
+    return f"{match['group']}: an option of it is chosen already; give {match['group']}=NAME once."
 
 
-def _no_interpolation(found: re.Match[str], error: BaseException) -> str:
-    key, name = found["key"], found["name"]
+def _no_interpolation(match: re.Match[str], error: BaseException) -> str:
+    key, name = match["key"], match["name"]
     if "." in name:
-        return f"{key}: ${{{name}}} is no option."
-    return f"{key}: ${{{name}}} is no option; an environment variable is ${{oc.env:{name}}}."
+        return f"{key}: ${{{name}}} is not an option."
+    return f"{key}: ${{{name}}} is not an option; an environment variable is ${{oc.env:{name}}}."
 
 
-def _no_value(found: re.Match[str], error: BaseException) -> str:
-    return f"{found['key']} has no value: choose an option of its group, or set it."
+def _no_value(match: re.Match[str], error: BaseException) -> str:
+    return f"{match['key']} has no value: choose an option of its group, or set it."
 
 
-def _no_primary(found: re.Match[str], error: BaseException) -> str:
-    return f"there is no {found['name']}.yaml in the config folder: leave --config-name out."
+def _no_primary(match: re.Match[str], error: BaseException) -> str:
+    return f"there is no {match['name']}.yaml in the config folder: omit --config-name."
 
 
 def _first_lines(text: str) -> str:
@@ -164,7 +164,7 @@ _CASES = (
     (r"Error merging override (?P<override>.+?)(?:\n|$)", _wrong_type),
     (r"Ambiguous value for argument '(?P<override>.+?)'\n", _several_values),
     (r"Multiple values for (?P<group>[^.]+)\. To override", _given_twice),
-    (r"Interpolation key '(?P<name>[^']+)' not found\s+full_key: (?P<key>\S+)", _no_interpolation),
+    (r"Interpolation key '(?P<name>[^']+)' not match\s+full_key: (?P<key>\S+)", _no_interpolation),
     (r"Cannot find primary config '(?P<name>[^']+)'", _no_primary),
     (r"Missing mandatory value: (?P<key>\S+)", _no_value),
     (

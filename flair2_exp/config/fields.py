@@ -25,13 +25,13 @@ R = TypeVar("R")
 
 def _once_per_class(function: Callable[[type], R]) -> Callable[[type], R]:
     """Remember what a function says of a class: types are read once per process."""
-    known: dict[type, R] = {}
+    results: dict[type, R] = {}
 
     @functools.wraps(function)
     def remembered(group: type) -> R:
-        if group not in known:
-            known[group] = function(group)
-        return known[group]
+        if group not in results:
+            results[group] = function(group)
+        return results[group]
 
     return remembered
 
@@ -82,21 +82,26 @@ class Group:
         prefix = f"{self.node}." if self.node else ""
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            words = _words(type(self))[item.name]
             for each in value if isinstance(value, tuple) else (value,):
                 if each is not None:
-                    _check(f"{prefix}{item.name}", each, words, item.metadata)
+                    kind = _kinds(type(self))[item.name]
+                    _check(f"{prefix}{item.name}", each, kind, item.metadata)
         self.validate()
 
     def validate(self) -> None:
         """Refuse what no single field can tell; groups with such rules override this."""
 
 
-def _check(name: str, value: Any, words: tuple[Any, ...], metadata: Mapping[str, Any]) -> None:
+def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    words = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if words and value not in words:
         raise ConfigError(f"{name}={value}: expected one of {', '.join(map(str, words))}.")
+    if kind is int and type(value) is not int:  # a bool is an int to Python
+        raise ConfigError(f"{name}={value}: expected a whole number.")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ConfigError(f"{name}={value}: expected a number.")
     low, high = metadata.get("minimum", -OPEN), metadata.get("maximum", OPEN)
-    if (low, high) == (-OPEN, OPEN) or isinstance(value, str | bool | Mapping):
+    if kind not in (int, float) or (low, high) == (-OPEN, OPEN):
         return
     if not (low <= value <= high and math.isfinite(value)):  # NaN fails this as well
         bounds = f"{low:.10g} to {high:.10g}" if high < OPEN else f"at least {low:.10g}"
@@ -122,13 +127,12 @@ def _bare(hint: Any) -> Any:
 
 
 @_once_per_class
-def _words(group: type) -> dict[str, tuple[Any, ...]]:
-    """The words that each field of a group takes; empty where it takes any."""
-    found = {}
-    for name, hint in hints(group).items():
-        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
-        found[name] = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
-    return found
+def _kinds(group: type) -> dict[str, Any]:
+    """Return what each field of a group holds; of a list, what its items are."""
+    return {
+        name: typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+        for name, hint in hints(group).items()
+    }
 
 
 def is_group(hint: Any) -> bool:
@@ -158,12 +162,12 @@ def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
     Raises:
         ConfigError: A value is missing, unknown, out of bounds or in conflict with another.
     """
-    known = hints(group)
-    for name in values.keys() - known.keys():
-        raise ConfigError(f"{prefix}{name}: no such option; {nearest(name, list(known))}")
+    types_ = hints(group)
+    for name in values.keys() - types_.keys():
+        raise ConfigError(f"{prefix}{name}: no such option; {nearest(name, list(types_))}")
     made = {}
     for name, value in values.items():
-        hint = known[name]
+        hint = types_[name]
         if isinstance(value, list) and typing.get_origin(hint) is tuple:
             value = tuple(value)
         elif is_group(hint) and isinstance(value, Mapping):

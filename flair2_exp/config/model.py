@@ -28,6 +28,8 @@ class ModelConfig(Group):
     """Further nodes of the config that hold options of the network, as `utae`."""
     options: Mapping[str, Any] = option({})
     """Further options of the network, by the names of its constructor's arguments."""
+    patch_multiple: int = option(32, 1, 65_536, decides=False)
+    """Of what the aerial patch's size must be a multiple: an encoder halves it five times."""
     encoder: str = "resnet34"
     """The aerial encoder: one of segmentation_models_pytorch of depth 5."""
     encoder_weights: str | None = "imagenet"

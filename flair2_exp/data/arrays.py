@@ -25,7 +25,7 @@ MASK_TYPES: Final = ("|u1", "<u2")
 _HEADER_ERRORS: Final = (
     SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError, OverflowError,
 )  # fmt: skip
-"""What NumPy raises besides ValueError for a header that is no Python literal."""
+"""What NumPy raises besides ValueError for a header that is not a Python literal."""
 
 
 class Header(NamedTuple):
@@ -50,7 +50,7 @@ def read_header(path: Path) -> Header:
     Raises:
         OSError: The file cannot be read.
         EOFError: The file ends within its header.
-        ValueError: It is no `.npy` file of version 1 or 2 (version 3 is for names of fields).
+        ValueError: It is not a `.npy` file of version 1 or 2 (version 3 is for names of fields).
     """
     with path.open("rb") as file:
         return _header(file)
@@ -66,7 +66,7 @@ def open_array(path: Path) -> NDArray[Any]:
     Raises:
         OSError: The file cannot be read.
         EOFError: The file ends before the last value.
-        ValueError: It is no array of numbers; pickled objects are never loaded.
+        ValueError: It is not an array of numbers; pickled objects are never loaded.
     """
     with path.open("rb") as file:
         state = os.fstat(file.fileno())
@@ -82,7 +82,7 @@ def open_array(path: Path) -> NDArray[Any]:
 
 @functools.lru_cache(maxsize=4096)
 def _kept_header(path: Path, changed: int, size: int) -> Header:
-    """The header of a file in this state; two files for each of FLAIR #2's 916 areas fit."""
+    """Return the header of a file in this state; two files for each of FLAIR #2's 916 areas fit."""
     del changed, size
     return read_header(path)
 
@@ -96,9 +96,9 @@ def _header(file: BinaryIO) -> Header:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]}, where 1.0 and 2.0 hold numbers")
     rest = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-    held = os.fstat(file.fileno()).st_size
-    if file.tell() + rest > held:
-        raise EOFError(f"{held:,} bytes, the file ends within its header")
+    size = os.fstat(file.fileno()).st_size
+    if file.tell() + rest > size:
+        raise EOFError(f"{size:,} bytes, the file ends within its header")
     file.seek(8)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,

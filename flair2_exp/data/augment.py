@@ -8,6 +8,7 @@ resolutions, so one transform moves a landmark to the same place in both.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -60,27 +61,43 @@ class Geometry:
         return moved if self.zoom == 1 else _enlarge(moved, self.zoom, labels)
 
 
+Moves = tuple[bool, bool, int]
+"""Whether to flip vertically, horizontally, and by how many quarters to turn."""
+
+
+def _no_moves(generator: np.random.Generator, options: AugConfig) -> Moves:
+    return False, False, 0
+
+
+def _flips(generator: np.random.Generator, options: AugConfig) -> Moves:
+    """Draw as the baseline: each flip and a turn by 0 to 3 quarters, each with `probability`."""
+    chances = generator.random(3) < options.probability
+    return bool(chances[0]), bool(chances[1]), int(generator.integers(4)) if chances[2] else 0
+
+
+def _d4(generator: np.random.Generator, options: AugConfig) -> Moves:
+    """Draw one of the square's eight symmetries, uniformly."""
+    return False, bool(generator.integers(2)), int(generator.integers(4))
+
+
+GEOMETRIES: Final[dict[str, Callable[[np.random.Generator, AugConfig], Moves]]] = {
+    "none": _no_moves,
+    "flips": _flips,
+    "d4": _d4,
+}
+"""The words of `aug.geometry`."""
+
+
 def draw_geometry(generator: np.random.Generator, options: AugConfig) -> Geometry:
     """Draw a transform.
 
     Args:
         generator: The sample's own random numbers.
-        options: `flips` draws as the baseline: vertical flip, horizontal flip and a turn by 0 to 3
-            quarters, each with `probability`; `d4` draws one of eight symmetries uniformly.
-
-    Returns:
-        The transform.
+        options: Which moves to draw from, and how far to zoom.
     """
-    vertical = horizontal = False
-    turns = 0
-    if options.geometry == "flips":
-        chances = generator.random(3) < options.probability
-        vertical, horizontal = bool(chances[0]), bool(chances[1])
-        turns = int(generator.integers(4)) if chances[2] else 0
-    elif options.geometry == "d4":
-        horizontal, turns = bool(generator.integers(2)), int(generator.integers(4))
+    moves = GEOMETRIES[options.geometry](generator, options)
     zoom = 1 + options.zoom * float(generator.random()) if options.zoom else 1.0
-    return Geometry(vertical, horizontal, turns, zoom)
+    return Geometry(*moves, zoom)
 
 
 def augment(
@@ -107,14 +124,16 @@ def augment(
     if sample.image is not None:
         image = geometry.apply(sample.image)
         result.image = change_photometry(image, generator, options, optical)
-    if sample.frames is not None and sample.days is not None:
+    frames, days = sample.frames, sample.days
+    if frames is not None and days is not None:
         if options.satellite:
-            result.frames = geometry.apply(sample.frames)
+            frames = geometry.apply(frames)
         else:
             result.satellite_label = sample.label
         if options.drop_dates:
-            stay = draw_dates(len(sample.days), generator, options.drop_dates)
-            result.frames, result.days = result.frames[stay], sample.days[stay]  # type: ignore[index]
+            stay = draw_dates(len(days), generator, options.drop_dates)
+            frames, days = frames[stay], days[stay]
+        result.frames, result.days = frames, days
     return result
 
 

@@ -98,7 +98,7 @@ class BatchSampler(DistributedSampler[Any]):
         return (BatchKey(self.epoch, tuple(part.tolist())) for part in parts)
 
     def _even(self, order: NDArray[np.int64]) -> Iterator[BatchKey]:
-        """This process's evaluation batches, sizes evened out over all processes."""
+        """Yield this process's evaluation batches, sizes evened out over all processes."""
         slots = self._batches * self.num_replicas
         parts = np.array_split(np.resize(order, max(slots, len(order))), slots)
         return (
@@ -112,8 +112,11 @@ class PatchLoader(DataLoader[Any]):
 
     It raises failures here, leaves out empty batches, and lets the workers use memory again that
     the trainer has let go of. Its state, which Lightning keeps in checkpoints, is how many batches
-    of the epoch it has given, so that a run goes on within an epoch.
+    of the epoch it has given, so that a run resumes within an epoch.
     """
+
+    dataset: PatchDataset
+    sampler: BatchSampler
 
     def __init__(self, dataset: PatchDataset, **options: Any) -> None:
         """Make a loader; `options` are those of torch's DataLoader."""
@@ -122,7 +125,7 @@ class PatchLoader(DataLoader[Any]):
         self._given = self._start = 0
 
     def state_dict(self) -> dict[str, int]:
-        """The batches of this epoch so far."""
+        """Return the batches of this epoch so far."""
         return {"batches": self._given}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -134,14 +137,14 @@ class PatchLoader(DataLoader[Any]):
             self
         ):  # workers are about to start, and inherit blocks of their own
             self._blocks = SharedBlocks(self.num_workers, SHARED)
-            self.dataset.blocks = self._blocks  # type: ignore[attr-defined]
+            self.dataset.blocks = self._blocks
         blocks = self._blocks
         self._given, self._start = self._start, 0
         if self._given:
-            self.sampler.start = self._given  # type: ignore[attr-defined]
+            self.sampler.start = self._given
         batches = super().__iter__()
         if self._given:
-            self.sampler.start = 0  # type: ignore[attr-defined]
+            self.sampler.start = 0
         for batch in batches:
             self._given += 1
             if isinstance(batch, Failure):
@@ -163,7 +166,7 @@ _GRACE: Final = 10
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """In a worker: go on while the trainer ends its batch and writes a checkpoint.
+    """Let a worker live on while the trainer ends its batch and writes a checkpoint.
 
     Ctrl-C on a terminal, and a cluster's SIGTERM, reach the trainer and its workers alike, and a
     worker that dies ends the training in the middle of a batch.
@@ -174,7 +177,7 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 
 
 def _as_is(batch: object) -> object:
-    """The data set's batches are tensors already."""
+    """Return a batch as it is: the data set's are tensors already."""
     return batch
 
 
@@ -282,7 +285,7 @@ class FlairDataModule(LightningDataModule):
             )
 
     def _whole(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The patches of a part that have all the files and entries that this run needs."""
+        """Return the patches of a part that have all the files and entries that this run needs."""
         lacking = self.index.lacking(satellite="satellite" in self.reads)
         lacks = {what: missing[positions] for what, missing in lacking.items()}
         if "metadata" in self.reads:
@@ -301,7 +304,7 @@ class FlairDataModule(LightningDataModule):
         return positions[keep]
 
     def _header_size(self, positions: NDArray[np.int64]) -> int:
-        """Pixels on a side of the patches, as most of a few headers say: one may be damaged."""
+        """Return the patches' pixels on a side, as most of some headers say: one may be damaged."""
         sides: Counter[int] = Counter()
         damage: DataError | None = None
         for patch in np.random.default_rng(0).permutation(positions).tolist():
@@ -332,19 +335,19 @@ class FlairDataModule(LightningDataModule):
         return metadata.encode(records, self.groups.metadata.month).astype(np.float32)
 
     def dataset(self, part: str) -> PatchDataset:
-        """The patches of `train`, `validation` or `test`, after `setup`."""
+        """Return the patches of `train`, `validation` or `test`, after `setup`."""
         return self._datasets[part]
 
     def train_dataloader(self) -> PatchLoader:
-        """Shuffled, augmented batches."""
+        """Return shuffled, augmented batches."""
         return self._loader("train", self.groups.data.batch_size, shuffle=True)
 
     def val_dataloader(self) -> PatchLoader:
-        """Validation batches in the index's order."""
+        """Return validation batches in the index's order."""
         return self._loader("validation", self.groups.data.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> PatchLoader:
-        """Test batches in the index's order."""
+        """Return test batches in the index's order."""
         return self._loader("test", self.groups.data.eval_batch_size, shuffle=False)
 
     def _loader(self, part: str, batch_size: int, *, shuffle: bool) -> PatchLoader:

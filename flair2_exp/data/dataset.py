@@ -135,7 +135,7 @@ class PatchDataset(Dataset[Any]):
                     yield other
 
     def sample(self, position: int, epoch: int) -> Sample:
-        """The sample at a position of the split, augmented as in an epoch.
+        """Return the sample at a position of the split, augmented as in an epoch.
 
         Raises:
             DamagedPatchError: It cannot be read; the message names the file.
@@ -148,14 +148,14 @@ class PatchDataset(Dataset[Any]):
         return augment(sample, self._generator(position, epoch), self.augmentation, self.optical)
 
     def _generator(self, position: int, epoch: int, stream: int = 0) -> np.random.Generator:
-        """Random numbers of a patch in an epoch, the same in whichever process or split."""
+        """Return random numbers of a patch in an epoch, the same in whichever process or split."""
         patch = zlib.crc32(str(self.index.ids[self.patches[position]]).encode())
         # A key of its own is all that Philox needs; mixing entropy first takes ten times as long.
         key = np.array([self.seed << 32 | epoch, patch << 32 | stream], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
 
     def _replacement(self, position: int, epoch: int) -> tuple[int, Sample] | None:
-        """Another sample of the split for a damaged one; None where 20 draws find none."""
+        """Return another sample of the split for a damaged one; None where 20 draws give none."""
         generator = self._generator(position, epoch, stream=1)
         for other in generator.integers(len(self.patches), size=20).tolist():
             try:
@@ -165,9 +165,9 @@ class PatchDataset(Dataset[Any]):
         return None
 
     def _name(self, position: int, error: DamagedPatchError) -> str:
-        """What is damaged, and what to do."""
+        """Return what is damaged, and what to do."""
         patch = int(self.patches[position])
-        fix = "Run scripts/check.py on the data set and mend it, or set dataset.on_damaged=skip."
+        fix = "Run scripts/check.py on the data set, or set dataset.on_damaged=skip."
         if self.on_damaged == "skip":
             fix = "So is every patch drawn in its place: run scripts/check.py on the data set."
         name = f"{self.index.ids[patch]} of {self.index.area_name(patch)}"
@@ -249,7 +249,7 @@ class Parcel(NamedTuple):
         return cls(patches, tuple(shapes.items()), batch | small, leases)
 
     def open(self) -> Batch:
-        """The batch; its tensors are views of the parcel's."""
+        """Return the batch; its tensors are views of the parcel's."""
         batch = {
             name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each
             for name, each in self.rest.items()
@@ -260,7 +260,7 @@ class Parcel(NamedTuple):
 
 
 def _cut(patches: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Views, of these shapes, of what lies one behind the other."""
+    """Return views, of these shapes, of what lies one behind the other."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     parts = zip(shapes.items(), torch.split(patches, sizes), strict=True)
     return {name: part.view(tuple(shape)) for (name, shape), part in parts}
@@ -298,7 +298,7 @@ def pad_series(
 
 
 def _blank(frames: Frames) -> NDArray[np.bool_]:
-    """(T,) which frames are zero everywhere; only those with a zero in the corner are searched."""
+    """Return, (T,), which frames are zero everywhere; only those zero in a corner are searched."""
     blank: NDArray[np.bool_] = frames[:, 0, 0, 0] == 0
     for position in np.flatnonzero(blank).tolist():
         blank[position] = not frames[position].any()

@@ -41,8 +41,8 @@ def fingerprint(groups: DataGroups, reads: frozenset[str]) -> str:
         DataError: The data set or the store is missing, or does not go with the split.
     """
     dataset = groups.dataset
-    is_sample = dataset.sample is not None and dataset.root is not None
-    if is_sample and not tree.is_made(dataset.root, dataset.sample):
+    sample, root = dataset.sample, dataset.root
+    if sample is not None and root is not None and not tree.is_made(root, sample):
         return ""
     index = layout.index(layout.locate(dataset))
     return of_split(index, splits.split(index, groups.split), groups, reads)

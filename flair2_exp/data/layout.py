@@ -194,7 +194,7 @@ class Index:
         return names[self.area] if len(names) else names
 
     def area_name(self, patch: int) -> str:
-        """The patch's area, like "D004_2021/Z1_NN"."""
+        """Return the patch's area, like "D004_2021/Z1_NN"."""
         return str(self.area_names[self.area[patch]])
 
     def image_path(self, patch: int) -> Path:
@@ -222,7 +222,7 @@ class Index:
         return [f"{bases[area]}{name[3:]}.tif" if bases[area] else "" for area, name in names]
 
     def lacking(self, *, satellite: bool) -> dict[str, NDArray[np.bool_]]:
-        """Which patches lack what they need to be trained on or scored.
+        """Return which patches lack what they need to be trained on or scored.
 
         Args:
             satellite: Whether they need their area's series.
@@ -238,7 +238,7 @@ class Index:
         return lacks
 
     def series_files(self, area: int) -> SeriesFiles:
-        """The files of an area's satellite series."""
+        """Return the files of an area's satellite series."""
         folder = self._base("satellite", area) / "sen"
         stem = f"SEN2_sp_{str(self.area_names[area]).replace('/', '-')}_"
         return SeriesFiles(
@@ -258,7 +258,7 @@ class Index:
         return folder / str(self.area_names[area])
 
 
-def index(folders: Folders, *, cache: bool = True) -> Index:
+def index(folders: Folders) -> Index:
     """List the patches of a data set.
 
     The result is kept in `cache_file` together with the `State` of every listed directory and JSON
@@ -267,7 +267,6 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
 
     Args:
         folders: What `locate` returned.
-        cache: Whether the cached index may be read and written.
 
     Returns:
         The index; patches are sorted, so it does not depend on the file system.
@@ -277,7 +276,8 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
             absent or malformed is not an error but marked, as `Index` says.
     """
     path = cache_file(folders, "index")
-    if cache and (kept := _load(path, folders)) is not None:
+    kept = _load(path, folders)
+    if kept is not None:
         return kept
     listed: dict[str, State] = {}
     built = _build(folders, listed)
@@ -287,8 +287,7 @@ def index(folders: Folders, *, cache: bool = True) -> Index:
             "expected D004_2021/Z1_NN/img/IMG_000001.tif and so on.\n"
             "Set dataset.root to an unpacked data set."
         )
-    if cache:
-        _save(path, built, listed)
+    _save(path, built, listed)
     return built
 
 
@@ -314,7 +313,7 @@ def state_of(path: str | Path) -> State:
 
 
 def _scan(path: str, listed: dict[str, State]) -> list[str]:
-    """Sorted names in a directory, its state noted before they are read."""
+    """List a directory, sorted; its state is noted before it is read."""
     listed[path] = state_of(path)
     try:
         return sorted(entry.name for entry in os.scandir(path))
@@ -323,7 +322,7 @@ def _scan(path: str, listed: dict[str, State]) -> list[str]:
 
 
 def _areas(folder: Path | None, listed: dict[str, State]) -> Iterator[str]:
-    """The areas under one of the tree's folders, sorted."""
+    """Return the areas under one of the tree's folders, sorted."""
     if folder is None:
         return
     for domain in _scan(str(folder), listed):
@@ -369,7 +368,7 @@ def _build(folders: Folders, listed: dict[str, State]) -> Index:
 
 
 def _json(path: Path, listed: dict[str, State]) -> dict[str, Any]:
-    """A JSON object from a file."""
+    """Read a JSON object."""
     try:
         listed[str(path)] = state_of(path)
         content = json.loads(path.read_bytes())
@@ -381,7 +380,7 @@ def _json(path: Path, listed: dict[str, State]) -> dict[str, Any]:
 
 
 def parse_centroid(value: object) -> tuple[int, int] | None:
-    """Row and column of an entry of the centroids' file; None where it is not two whole numbers."""
+    """Return row and column of a centroid's entry; None where it is not two whole numbers."""
     if not (isinstance(value, list) and len(value) == 2 and all(map(_whole, value))):
         return None
     return int(value[0]), int(value[1])
@@ -394,7 +393,7 @@ def _whole(value: object) -> bool:
 
 
 def _centroids(path: Path | None, ids: list[str], listed: dict[str, State]) -> NDArray[np.int32]:
-    """(N, 2) row and column by patch, -1 where the file lacks it or holds something else."""
+    """Return (N, 2) row and column by patch, -1 where the file lacks it or holds something else."""
     centroids = np.full((len(ids), 2), -1, dtype=np.int32)
     if path is None:
         return centroids
@@ -408,7 +407,7 @@ def _centroids(path: Path | None, ids: list[str], listed: dict[str, State]) -> N
 
 
 def _metadata(path: Path | None, ids: list[str], listed: dict[str, State]) -> NDArray[np.void]:
-    """(N,) metadata by patch, year 0 where the file lacks it or it is malformed."""
+    """Return (N,) metadata by patch, year 0 where the file lacks it or it is malformed."""
     records = np.zeros(len(ids), dtype=RECORD)
     if path is None:
         return records

@@ -45,7 +45,7 @@ Record = tuple[float, float, float, int, int, int, int, bool]
 
 
 def parse_record(content: object) -> Record:
-    """One patch's entry of the metadata file as the fields of `RECORD`.
+    """Read one patch's entry of the metadata file as the fields of `RECORD`.
 
     Args:
         content: A dictionary with `patch_centroid_x`, `patch_centroid_y` and `patch_centroid_z`
@@ -59,13 +59,13 @@ def parse_record(content: object) -> Record:
     """
     if not isinstance(content, dict):
         raise ValueError("not a record of named values")
-    place: list[float] = []
+    place: dict[str, float] = {}
     for axis in "xyz":
         name = f"patch_centroid_{axis}"
         value = content.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise ValueError(f"{name} is {value!r}, not a number of metres")
-        place.append(float(value))
+        place[axis] = float(value)
     try:
         date = datetime.date.fromisoformat(content.get("date", ""))
     except (TypeError, ValueError):
@@ -77,7 +77,8 @@ def parse_record(content: object) -> Record:
     if not isinstance(camera, str):
         raise ValueError(f"camera is {camera!r}, not a name")
     seconds = 3600 * int(time[1]) + 60 * int(time[2])
-    return (*place, date.year, date.month, date.day, seconds, "UCE" in camera)  # type: ignore[return-value]
+    day = (date.year, date.month, date.day, seconds)
+    return place["x"], place["y"], place["z"], *day, "UCE" in camera
 
 
 def encode(
@@ -107,13 +108,13 @@ def encode(
 
 
 def _coordinate_code(metres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 16) sine and cosine, interleaved, at eight frequencies."""
+    """Return (N, 16) sine and cosine, interleaved, at eight frequencies."""
     frequencies = _COORDINATE_SCALE ** (-2 * np.arange(8) / 16)
     angles = (metres / _COORDINATE_SCALE)[:, None] * frequencies
     return np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(len(metres), 16)
 
 
 def _cyclic(turns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 2) sine and cosine of an angle in turns, moved from -1..1 to 0..1."""
+    """Return (N, 2) sine and cosine of an angle in turns, moved from -1..1 to 0..1."""
     angles = 2 * np.pi * turns
     return (np.stack([np.sin(angles), np.cos(angles)], axis=1) + 1) / 2

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +21,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flair2_exp import locking
-from flair2_exp.config.data import S2PreprocConfig
+from flair2_exp.config.data import DataConfig, DataGroups, S2PreprocConfig
 from flair2_exp.data import sources
 from flair2_exp.data.layout import Index
-from flair2_exp.data.readers import (
-    Image,
-    read_mask,
-    read_raster,
-    read_series,
-    reading,
-    to_classes,
-)
-from flair2_exp.data.sentinel2 import BANDS, Series
+from flair2_exp.data.readers import Sample, TreeReader
+from flair2_exp.data.sentinel2 import BANDS
 from flair2_exp.data.store import (
     FORMAT,
     HEADER,
@@ -46,7 +39,7 @@ from flair2_exp.data.store import (
 )
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.files import replacing, write_text
-from flair2_exp.nomenclature import AERIAL_BANDS, CLASSES_19
+from flair2_exp.nomenclature import AERIAL_BANDS
 
 
 @dataclass(frozen=True)
@@ -173,7 +166,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror}).\n"
-            "Make room and call it again, which goes on from here, or choose another folder."
+            "Make room and call it again, which resumes here, or choose another folder."
         ) from None
 
 
@@ -198,6 +191,14 @@ class _Job:
         return np.asarray(np.any(list(lacking.values()), axis=0))
 
     @functools.cached_property
+    def reader(self) -> TreeReader:
+        """Reads what is stored: all bands, and all classes, one less than their values."""
+        data, series = DataConfig(classes=19), self.series or S2PreprocConfig()
+        return TreeReader(
+            self.index, DataGroups(data=data, s2_preproc=series), self.reads, self.patch_size
+        )
+
+    @functools.cached_property
     def digests(self) -> sources.Digests:
         """(N, 5, 16) of the patches' files, for the fingerprints of runs that read the store."""
         return sources.digests(self.index, np.arange(len(self.index)), self.reads)
@@ -207,14 +208,14 @@ class _Job:
         return -(-len(self.index) // self.size)
 
     def patches(self, shard: int) -> range:
-        """Positions of a shard's patches."""
+        """Return positions of a shard's patches."""
         return range(shard * self.size, min((shard + 1) * self.size, len(self.index)))
 
     def folder(self, shard: int) -> Path:
         return self.path / "shards" / f"{shard:05d}"
 
     def is_fresh(self, shard: int) -> bool:
-        """Whether the shard is there, whole, and of the sources as they are now."""
+        """Return whether the shard is there, whole, and of the sources as they are now."""
         folder = self.folder(shard)
         try:
             with np.load(folder / "index.npz", allow_pickle=False) as table:
@@ -232,8 +233,7 @@ class _Job:
         try:
             with _writing(self.path):
                 temporary.mkdir()
-                with reading():
-                    table = self._write_arrays(shard, temporary)
+                table = self._write_arrays(shard, temporary)
                 np.savez(temporary / "index.npz", allow_pickle=False, **table)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.replace(final)
@@ -252,18 +252,18 @@ class _Job:
             kind = np.float32 if self.series.monthly else np.uint16
             shape = (BANDS, self.series.size, self.series.size)
             frames = _Appended(folder / "series.npy", shape, kind)
+        blank = np.zeros((len(AERIAL_BANDS), size, size), dtype=np.uint8)
         counts, days, covered, damaged = [], [np.empty(0, dtype=np.int64)], [], []
         for patch in patches:
-            found = self._read(patch)
-            image, mask, series = found or self._nothing()
-            images.append(image[None])
-            masks.append(mask[None])
-            if frames is not None and series is not None:
-                frames.append(series.frames)
-                days.append(series.days)
-            counts.append(0 if series is None else len(series.days))
-            covered.append(series is not None and series.covered)
-            damaged.append(found is None)
+            sample = self._read(patch) or Sample(label=blank[0] - np.uint8(1))
+            images.append((blank if sample.image is None else sample.image)[None])
+            masks.append(sample.label[None] + np.uint8(1))  # values, 0 where nothing was read
+            damaged.append(sample.image is None)
+            covered.append(sample.covered)
+            counts.append(0 if sample.days is None else len(sample.days))
+            if frames is not None and sample.frames is not None and sample.days is not None:
+                frames.append(sample.frames)
+                days.append(sample.days)
         for array in (images, masks, frames):
             if array is not None:
                 array.close()
@@ -279,39 +279,21 @@ class _Job:
             "damaged": np.array(damaged, dtype=np.bool_),
         }
 
-    def _read(self, patch: int) -> tuple[Image, Image, Series | None] | None:
-        """What is stored of a patch; None where it is incomplete, or damaged and may be skipped."""
+    def _read(self, patch: int) -> Sample | None:
+        """Read what is stored of a patch; None where it is incomplete, or damaged and skipped."""
         if self.incomplete[patch]:
             return None
         try:
-            image = read_raster(self.index.image_path(patch), range(1, len(AERIAL_BANDS) + 1))
-            mask_path = self.index.mask_path(patch)
-            mask = read_mask(mask_path)
-            to_classes(mask.copy(), len(CLASSES_19), mask_path)  # stored are the values themselves
-            square = (self.patch_size, self.patch_size)
-            if image.shape[1:] != square or mask.shape != square:
-                raise DamagedPatchError(
-                    f"{self.index.image_path(patch)}: image {image.shape[1:]} and mask "
-                    f"{mask.shape} are not both {square} pixels."
-                )
-            series = None
-            if self.series is not None:
-                files = self.index.series_files(int(self.index.area[patch]))
-                series = read_series(files, self.index.centroids[patch], self.series)
+            return self.reader.read(patch)
         except DamagedPatchError as error:
             if self.on_damaged == "skip":
                 return None
             name = f"{self.index.ids[patch]} of {self.index.area_name(patch)}"
             raise DamagedPatchError(
                 f"patch {name} is damaged: {error}\n"
-                "Run scripts/check.py on the data set and mend it, or skip damaged patches."
+                "Run scripts/check.py on the data set and replace what it lists, or skip damaged "
+                "patches."
             ) from None
-        return image, mask, series
-
-    def _nothing(self) -> tuple[Image, Image, None]:
-        """What stands in the place of a patch that is not stored."""
-        image = np.zeros((len(AERIAL_BANDS), self.patch_size, self.patch_size), dtype=np.uint8)
-        return image, image[0], None
 
 
 class _Appended:
@@ -376,16 +358,13 @@ def _run(job: _Job, todo: Sequence[int], workers: int) -> Iterator[int]:
     # Forked: the processes share the index instead of copying it.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, _inherit, (job,)) as pool:
-        pending = {pool.submit(_write, shard) for shard in todo}
         try:
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
+            futures = [pool.submit(_write, shard) for shard in todo]
+            yield from (future.result() for future in as_completed(futures))
         except BrokenProcessPool:
             raise DataError(
                 "a process of the preparation died: out of memory, or killed.\n"
-                "Call it again, which goes on from here, with fewer --workers."
+                "Call it again, which resumes here, with fewer --workers."
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -60,7 +60,7 @@ class Reader(Protocol):
     """Something that reads the samples of an index: the tree, or a prepared store."""
 
     def read(self, patch: int) -> Sample:
-        """The sample of a patch, not augmented.
+        """Read the sample of a patch, not augmented.
 
         Raises:
             DamagedPatchError: A file of the patch cannot be read as what it should be.
@@ -70,7 +70,7 @@ class Reader(Protocol):
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Where rasters are read: `READING` for GDAL, and no warning about the place not asked for."""
+    """Set GDAL up for `READING`; silence its warning about a place that nobody asked for."""
     with warnings.catch_warnings(), rasterio.Env(**READING):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -112,7 +112,7 @@ def read_mask(path: Path) -> Image:
 
 
 def to_classes(mask: Image, classes: int, path: Path | str) -> Image:
-    """Class indices of a mask's values: one less, and from the last class on the last class.
+    """Turn a mask's values into classes: one less, and from the last class on the last class.
 
     The rule is computed, not looked up: a table of 256 costs a tenth of reading the mask.
 
@@ -158,7 +158,7 @@ def open_series(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[An
 
 
 def read_dates(path: Path) -> Dates:
-    """Acquisition dates of an area, by its list of products; parsed once while it stays the same.
+    """Read an area's acquisition dates from its list of products, anew only after a change.
 
     Raises:
         DamagedPatchError: The file is unreadable or a line has no date.
@@ -172,7 +172,7 @@ def read_dates(path: Path) -> Dates:
 
 @functools.lru_cache(maxsize=1024)
 def _kept_dates(path: Path, changed: int, size: int) -> Dates:
-    """The dates of a list in this state; FLAIR #2's 916 areas fit."""
+    """Return the dates of a list in this state; FLAIR #2's 916 areas fit."""
     del changed, size
     lines = path.read_text(encoding="utf-8").splitlines()
     return sentinel2.acquisition_dates([line.strip() for line in lines if line.strip()])
@@ -214,7 +214,7 @@ def read_series(
 
 
 def _damage(path: Path | str, reason: str) -> str:
-    """The first line about a damaged file."""
+    """Return the first line about a damaged file."""
     return f"{path}: {' '.join(reason.split())}."
 
 
@@ -275,7 +275,7 @@ class TreeReader:
 
 
 def _band_numbers(groups: DataGroups, reads: frozenset[str]) -> list[int] | None:
-    """Return the positions of the wanted bands in a file, in their order; None: not read."""
+    """Return the positions of the wanted bands in a file, in their order; None if unread."""
     if "aerial" not in reads:
         return None
     return [AERIAL_BANDS.index(band) for band in groups.data.bands]
@@ -372,7 +372,7 @@ class StoreReader:
         return sample
 
     def _image(self, file: str, row: int) -> Image:
-        """The wanted bands, all in one read where they are the file's."""
+        """Read the wanted bands, all in one go where they are the file's."""
         assert self._bands is not None
         pixels, count = self._size**2, len(AERIAL_BANDS)
         image = np.empty((len(self._bands), self._size, self._size), dtype=np.uint8)

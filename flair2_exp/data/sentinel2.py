@@ -51,7 +51,7 @@ class Series(NamedTuple):
 
 
 def acquisition_dates(products: Sequence[str]) -> Dates:
-    """Dates of Sentinel-2 products, by their names.
+    """Read the dates of Sentinel-2 products from their names.
 
     Args:
         products: Names like `S2A_MSIL2A_20190103T104431_…`: the date in characters 11..18.
@@ -72,7 +72,7 @@ def acquisition_dates(products: Sequence[str]) -> Dates:
 def day_offsets(
     dates: Dates, days: Literal["day_of_year", "reference"] = "day_of_year"
 ) -> NDArray[np.int64]:
-    """Days from each date to 15 May, whatever the year: January is positive, December negative.
+    """Return days from each date to 15 May, whatever the year: positive before, negative after.
 
     Args:
         dates: (T,) datetime64[D].
@@ -96,12 +96,12 @@ def day_offsets(
 
 
 def _months(dates: Dates) -> NDArray[np.int64]:
-    """(T,) calendar months, 0..11."""
+    """Return (T,) calendar months, 0..11."""
     return dates.astype("datetime64[M]").astype(np.int64) % 12
 
 
 def crop_window(centroid: Sequence[int], size: int, shape: Sequence[int]) -> Window:
-    """Rows and columns of a super-patch in its area's arrays.
+    """Return the rows and columns of a super-patch in its area's arrays.
 
     Args:
         centroid: Row and column of the patch's centre.
@@ -127,7 +127,7 @@ def crop_window(centroid: Sequence[int], size: int, shape: Sequence[int]) -> Win
 def covered_share(
     probabilities: NDArray[np.uint8], threshold: int, cover: Literal["union", "sum"] = "union"
 ) -> NDArray[np.float64]:
-    """Share of each acquisition's pixels that snow or cloud covers.
+    """Return share of each acquisition's pixels that snow or cloud covers.
 
     Args:
         probabilities: (T, 2, H, W) per cent; channel 0 snow, channel 1 cloud.
@@ -150,7 +150,7 @@ def covered_share(
 def select(
     share: NDArray[np.float64], max_cover: float, on_empty: Literal["clearest", "error"]
 ) -> tuple[NDArray[np.int64], bool]:
-    """Acquisitions that are clear enough.
+    """Choose the acquisitions that are clear enough.
 
     Args:
         share: (T,) covered shares.
@@ -177,7 +177,7 @@ def select(
 def monthly_means(
     frames: NDArray[np.uint16], dates: Dates
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The mean frame of each calendar month that has one.
+    """Return the mean frame of each calendar month that has one.
 
     Sums of uint16 are exact in float32 up to 256 frames (2^24), so that a mean is off by one
     rounding at most; longer months are summed in float64.
@@ -205,7 +205,7 @@ def monthly_means(
 
 
 def month_offsets(months: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(M,) days from the 15th of each month (1..12) of 2021 to 15 May."""
+    """Return (M,) days from the 15th of each month (1..12) of 2021 to 15 May."""
     middle = (np.datetime64("2021-01", "M") + (months - 1)).astype("datetime64[D]") + 14
     return (np.datetime64("2021-05-15", "D") - middle).astype(np.int64)
 
@@ -217,7 +217,7 @@ def preprocess(
     window: Window,
     options: S2PreprocConfig,
 ) -> Series:
-    """A super-patch's series from its area's arrays.
+    """Make a super-patch's series from its area's arrays.
 
     The probabilities are looked at first, so that of memory-mapped `data` only the crop of the
     acquisitions that are kept is read.
@@ -258,7 +258,7 @@ def preprocess(
 
 
 def divisor(options: S2PreprocConfig) -> float:
-    """What a network's frames are divided by: 10,000, or the baseline's 65,535 or nothing."""
+    """Return what frames are divided by: 10,000, or the baseline's 65,535 or nothing."""
     if options.scale == "reflectance":
         return 10_000.0
     return 1.0 if options.monthly else 65_535.0

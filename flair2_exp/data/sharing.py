@@ -72,10 +72,10 @@ class SharedBlocks:
         self._released.share_memory_()  # type: ignore[no-untyped-call]
         self._blocks: dict[str, list[_Block]] = {name: [] for name in names}  # a worker's
         self._ticket = 0  # a worker's
-        self._held: list[tuple[StorageWeakRef, Lease]] = []  # the trainer's
+        self._arrived: list[tuple[StorageWeakRef, Lease]] = []  # the trainer's
 
     def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Tensor, Lease]:
-        """An uninitialised tensor of a batch, in a worker.
+        """Take an uninitialised tensor of a batch, in a worker.
 
         Args:
             name: Of the tensor; one of those given to the class.
@@ -94,7 +94,7 @@ class SharedBlocks:
         return tensor, Lease(worker.id, block.index, block.ticket)
 
     def _free_block(self, worker: int, name: str, size: int) -> _Block:
-        """A block of at least `size` bytes that nobody uses."""
+        """Return a block of at least `size` bytes that nobody uses."""
         blocks = self._blocks[name]
         released = self._released[worker]
         free = (block for block in blocks if int(released[block.index]) == block.ticket)
@@ -120,19 +120,19 @@ class SharedBlocks:
         """
         if tensor.is_shared():  # type: ignore[no-untyped-call]
             storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-            self._held.append((storage, lease))
+            self._arrived.append((storage, lease))
         else:
             self._release(lease)
 
     def release(self) -> None:
         """Release the blocks, in the trainer, whose tensors and all views of them are gone."""
-        held = []
-        for storage, lease in self._held:
+        waiting = []
+        for storage, lease in self._arrived:
             if storage.expired():  # type: ignore[no-untyped-call]
                 self._release(lease)
             else:
-                held.append((storage, lease))
-        self._held = held
+                waiting.append((storage, lease))
+        self._arrived = waiting
 
     def _release(self, lease: Lease) -> None:
         self._released[lease.worker, lease.block] = lease.ticket

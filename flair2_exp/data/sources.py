@@ -86,7 +86,7 @@ def digests(index: Index, patches: Positions, reads: frozenset[str]) -> Digests:
     cache = cache_file(index.folders, "digests")
     old_states, old_digests = _load(cache)
     places = np.searchsorted(old_states[:, 0], current[:, 0]).clip(max=len(old_states) - 1)
-    result = old_digests[places]
+    result: Digests = old_digests[places]
     changed = np.flatnonzero((old_states[places] != current).any(axis=1))
     if len(changed):
         if len(changed) >= _MANY:
@@ -97,7 +97,8 @@ def digests(index: Index, patches: Positions, reads: frozenset[str]) -> Digests:
         new_digests = np.concatenate([result[settled], old_digests])
         _, first = np.unique(new_states[:, 0], return_index=True)  # sorts by inode; new come first
         keep(cache, states=new_states[first], digests=new_digests[first])
-    return result[files]
+    patchwise: Digests = result[files]
+    return patchwise
 
 
 def _files(

@@ -39,7 +39,7 @@ class Split:
     test: Positions
 
     def parts(self) -> dict[str, Positions]:
-        """The three parts by name."""
+        """Return the three parts by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
@@ -109,7 +109,7 @@ def _fix(options: SplitConfig, name: str) -> str:
 
 
 def _official_part(domain: str) -> str:
-    """`train` or `validation` for a domain of the train tree."""
+    """Return `train` or `validation` for a domain of the train tree."""
     number = int(domain[1:4]) if DOMAIN.fullmatch(domain) else -1
     if number in OFFICIAL_VALIDATION:
         return "validation"
@@ -123,7 +123,7 @@ def _official_part(domain: str) -> str:
 
 
 def _from_file(index: Index, file: str) -> Split:
-    """The split that a YAML file of names describes."""
+    """Read the split that a YAML file of names describes."""
     import yaml  # late: a fingerprint takes NumPy and the standard library
 
     try:
@@ -149,7 +149,7 @@ def _from_file(index: Index, file: str) -> Split:
 
 
 def _places(index: Index) -> dict[str, Positions]:
-    """Positions by name of domain, area or patch."""
+    """Return positions by name of domain, area or patch."""
     places: dict[str, Positions] = {}
     for values in (index.domains, index.area_names[index.area], index.ids):
         order = np.argsort(values, kind="stable")
@@ -159,7 +159,7 @@ def _places(index: Index) -> dict[str, Positions]:
 
 
 def _chosen(names: object, part: str, places: dict[str, Positions], file: str) -> Positions:
-    """Positions of everything a list names."""
+    """Return positions of everything a list names."""
     names = [] if names is None else names
     if not isinstance(names, list):
         raise DataError(f"split.file={file}: `{part}` must be a list, not {names!r}.")

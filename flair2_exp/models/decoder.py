@@ -76,7 +76,7 @@ def convolve_doubled(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _fold(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return sums of a kernel's three weights along `dim` that fall on one pixel: at even, odd outputs.
+    """Sum a kernel's three weights along `dim` that fall on one pixel: at even, at odd outputs.
 
     Output 2i sees the pixels i-1, i, i; output 2i+1 sees i, i, i+1.
     """

@@ -18,7 +18,7 @@ from flair2_exp.models.heads import footprint, layout
 
 
 def _perceptron(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
-    """Return three layers: widths in equal steps from `inputs` to `outputs`, or by twice where equal."""
+    """Return three layers: widths in equal steps, or by twice where both ends are equal."""
     if inputs == outputs:
         first = second = 2 * inputs
     else:
@@ -104,7 +104,7 @@ class SatelliteFusion(nn.Module):
         return fused
 
     def _terms(self, level: int, crop: Tensor, context: Tensor) -> Tensor:
-        """Return what joins a level: (B, channels, 10, 10), or (B, channels, 1, 1) of context alone."""
+        """Return what joins a level: (B, channels, 10, 10), or (B, channels, 1, 1) of context."""
         if self.options.terms == "cropped":
             cropped: Tensor = self.cropped[level](crop)
             return cropped

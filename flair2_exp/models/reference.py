@@ -28,12 +28,12 @@ _Rename = str | Callable[[re.Match[str]], str]
 
 
 def _layer(prefix: str) -> Callable[[re.Match[str]], str]:
-    """Return a rule: `prefix` (with the first number filled in) and the layer that the last number means."""
+    """Return a rule: `prefix` with the first number, and the layer that the last one means."""
     return lambda match: f"{prefix.format(match[1])}.{_LAYERS[int(match[2])]}."
 
 
 def _nth_block(prefix: str) -> Callable[[re.Match[str]], str]:
-    """Return the same rule for blocks that the baseline strings together in one sequence, three layers each."""
+    """Return the same for blocks that the baseline strings together, three layers each."""
     return lambda match: f"{prefix}.{int(match[1]) // 3}.{_LAYERS[int(match[1]) % 3]}."
 
 
@@ -63,7 +63,7 @@ def is_reference(names: Mapping[str, Tensor]) -> bool:
 
 
 def utae_name(name: str) -> str:
-    """Return our U-TAE's name of a tensor of the baseline's; unknown names come back as they are."""
+    """Return our U-TAE's name of a tensor of the baseline's; an unknown one comes back as it is."""
     for pattern, replacement in _UTAE_RULES:
         renamed, count = re.subn(pattern, replacement, name)
         if count:

@@ -146,7 +146,7 @@ class UTAE(nn.Module):
         return UTAEMaps(tuple(maps), attention)
 
     def classify(self, last_map: Tensor) -> Tensor:
-        """Return logits (B, classes, S, S) of the last map, by the output block; none is below 0."""
+        """Return the output block's logits (B, classes, S, S) of the last map, none below 0."""
         if self.output is None:
             raise ValueError("this U-TAE was built without an output block")
         logits: Tensor = self.output(last_map)

@@ -1,4 +1,4 @@
-"""Samplers and pruners from their config, through an allow-list.
+"""What a config names by dotted paths: samplers and pruners, and the application's functions.
 
 A config may come from anywhere, and a `_target_` runs code: only classes of `optuna.samplers` and
 `optuna.pruners`, and those below the prefixes that the user names, are built.
@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from .errors import SweepError
@@ -31,6 +31,28 @@ _RANDOM_SAMPLERS: Final = (
     "NSGAIIISampler",
     "GPSampler",
 )
+
+
+def import_function(key: str, path: str | None) -> Callable[..., Any]:
+    """Return the function of a dotted path.
+
+    Args:
+        key: The sweeper's option that names it.
+        path: Package, module and name; None for a function that does nothing.
+
+    Raises:
+        SweepError: There is no such function.
+    """
+    if path is None:
+        return lambda *_: None
+    module_name, _, name = path.rpartition(".")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SweepError(f"hydra.sweeper.{key}={path} cannot be imported: {error}.") from None
+    if not callable(function):
+        raise SweepError(f"hydra.sweeper.{key}={path} is not a function.")
+    return function
 
 
 def target_class(
@@ -66,9 +88,9 @@ def target_class(
     cls = getattr(module, name, None)
     base = getattr(importlib.import_module(home), f"Base{role.capitalize()}")
     if not (inspect.isclass(cls) and (part or issubclass(cls, base))):
-        known = [n for n in dir(importlib.import_module(home)) if n.endswith(role.capitalize())]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"; did you mean {home}.{near[0]}?" if near else f"; known: {', '.join(known)}."
+        names = [n for n in dir(importlib.import_module(home)) if n.endswith(role.capitalize())]
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"; did you mean {home}.{near[0]}?" if near else f"; there are {', '.join(names)}."
         raise SweepError(f"{role}: there is no {role} {path}{hint}")
     return cls
 

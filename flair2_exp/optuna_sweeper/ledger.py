@@ -93,7 +93,6 @@ class Ledger:
         self._watch = watch
         self._may_create = may_create
         self._identity = Process.this().plain()
-        self._mine: set[int] = set()
         self._old_failures = {trial.number for trial in _failed(handle.trials())}
 
     def new_failures(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -120,9 +119,8 @@ class Ledger:
 
         closed = []
         for trial in self.handle.trials():
-            if trial.state != TrialState.RUNNING or trial.number in self._mine:
-                continue
-            if self._watch.is_dead(trial) and self.give_up(trial.number, "its process died"):
+            dead = trial.state == TrialState.RUNNING and self._watch.is_dead(trial)
+            if dead and self.give_up(trial.number, "its process died"):
                 closed.append(trial.number)
         return closed
 
@@ -156,7 +154,6 @@ class Ledger:
         """Close a trial as failed; False if it had been closed already."""
         from optuna.trial import TrialState
 
-        self._mine.discard(number)
         try:
             self.ending(number)
             self.handle.mark(number, {FAILURE: reason, **attributes})
@@ -172,10 +169,6 @@ class Ledger:
         """
         closed = sum(trial.state.is_finished() for trial in self.handle.trials())
         self.handle.mark(number, {ENDED: {"worker": self._identity, "after": closed}})
-
-    def done(self, number: int) -> None:
-        """Note that this worker closed a trial with its outcome."""
-        self._mine.discard(number)
 
     def claim(self) -> int | None:
         """Take the next trial to run, and return its number; None if there is none for now."""
@@ -200,7 +193,6 @@ class Ledger:
                 return False
         except already_finished():
             return False
-        self._mine.add(number)
         self.handle.mark(number, {WORKER: self._identity})
         if _is_copy(trial, trials):
             self.fail(number, "queued twice", **{WITHDRAWN: True})
@@ -229,7 +221,6 @@ class Ledger:
         storage, study_id = self.handle.storage, self.handle.study_id
         running = create_trial(state=TrialState.RUNNING, user_attrs={WORKER: self._identity})
         number = storage.get_trial_number_from_id(storage.create_new_trial(study_id, running))
-        self._mine.add(number)
         before = sum(t.state != TrialState.FAIL for t in self.handle.trials()[:number])
         if before < self._total:
             return number

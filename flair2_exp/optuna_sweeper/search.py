@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import importlib.metadata
 import itertools
 import logging
@@ -26,7 +27,6 @@ from omegaconf.errors import OmegaConfBaseException
 from . import ledger, results, storage
 from .config import OptunaStudyConf
 from .errors import SweepError
-from .hooks import Hooks
 from .ledger import Ledger
 from .outcome import end_as, ending_of, is_end, is_pruned, one_line, read_outcome
 from .points import queue_and_total
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 OPTUNA_RANGE: Final = (4, 6)  # first major version that works, first that is unknown
 _TICKET_KEY: Final = f"hydra.job.env_set.{VARIABLE}"
+_HOOKS: Final = ("custom_search_space", "on_start", "on_create", "on_finish")
 _INTERPOLATION: Final = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -101,7 +102,7 @@ class Search:
         check_optuna()
         import optuna
 
-        from .components import SamplerFactory, build_pruner
+        from .components import SamplerFactory, build_pruner, import_function
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # this module says what happens
         self.options = options
@@ -111,7 +112,9 @@ class Search:
         self.space = read_space(options.params, arguments, config_loader)
         self._samplers = SamplerFactory(options.sampler, options.allowed_targets)
         self._pruner = build_pruner(options.pruner, options.allowed_targets)
-        self.hooks = Hooks(options, config)
+        self._hooks = {key: import_function(key, getattr(options, key)) for key in _HOOKS}
+        if isinstance(options.may_change, str):
+            self._hooks["may_change"] = import_function("may_change", options.may_change)
         self.queue, self._total = queue_and_total(options, self.space, self._samplers)
         self._folder = Path(str(config.hydra.sweep.dir))
         self._name = options.study_name or str(config.hydra.job.name)
@@ -158,15 +161,21 @@ class Search:
         fixed = {
             key: text if text.startswith("~") else text.partition("=")[2]
             for key, text in self.space.fixed.items()
-            if not self.hooks.may_change(key)
+            if not self._may_change(key)
         }
         return Plan(
             directions=self.options.directions,
             objective=self.options.objectives,
             overrides={n: d.describe() for n, d in self.space.dimensions.items()} | fixed,
             custom=self.options.custom_search_space,
-            facts=self.hooks.start(),
+            facts=self._hooks["on_start"](self.config) or {},
         )
+
+    def _may_change(self, key: str) -> bool:
+        """Return whether an override may differ between two commands on one study."""
+        if "may_change" in self._hooks:
+            return bool(self._hooks["may_change"](key))
+        return any(fnmatch.fnmatch(key, pattern) for pattern in self.options.may_change)
 
     def _open(self, plan: Plan) -> None:
         options = self.options
@@ -176,7 +185,7 @@ class Search:
             queue=self.queue,
             new_study=options.on_change == "new_study",
             hint=f"Give another {name}, or {change}=new_study to open the next free one.",
-            on_create=self.hooks.create,
+            on_create=lambda: self._hooks["on_create"](self.config) or {},
             grace=options.heartbeat_grace,
         )
         backend = storage.open_storage(self._storage_name, options.storage_timeout)
@@ -286,8 +295,9 @@ class Search:
                     pruner=self._pruner,
                 )
                 trial = optuna.Trial(study, trial_id)
-                values = {n: d.suggest(trial) for n, d in self.space.dimensions.items()}
-                values |= self.hooks.further_values(trial)
+                for dimension in self.space.dimensions.values():
+                    dimension.suggest(trial)
+                self._hooks["custom_search_space"](self.config, trial)  # suggests further values
         except BaseException as error:
             if isinstance(error, ImportError):
                 self._ledger.give_up(number, f"sampler: {error}")
@@ -295,7 +305,7 @@ class Search:
             reason = f"sampler: {one_line(error)}"
             self._ledger.give_up(number, reason, interrupted=is_end(error))
             raise
-        return _Job(trial, trial_id, self.space.overrides(values))
+        return _Job(trial, trial_id, self.space.overrides(trial.params))
 
     def _run_batch(self, batch: list[_Job]) -> None:
         overrides = self._launch_overrides(batch)
@@ -378,7 +388,6 @@ class Search:
         with contextlib.suppress(storage.already_finished()):
             self._ledger.ending(trial.number)
         closed = trial.study.tell(trial, outcome, state=state, skip_if_finished=True)
-        self._ledger.done(trial.number)
         if closed.state == TrialState.FAIL:
             message = "Trial %d was closed by another worker; its result is dropped"
             log.warning(message, trial.number)
@@ -387,7 +396,7 @@ class Search:
             log.info("Trial %d: %s", trial.number, text)
 
     def _was_stopped(self, number: int) -> bool:
-        """Return whether a trial was told to stop, so that what its job returned has no meaning."""
+        """Return whether a trial was to stop, so that what its job returned has no meaning."""
         return PRUNED_AT in self._handle.trial(number).user_attrs
 
     def _stop_after_failures(self, failures: Sequence[FrozenTrial]) -> None:
@@ -424,18 +433,17 @@ class Search:
     def _finish(self, trials: Sequence[FrozenTrial], *, leader: bool) -> None:
         """Call `on_finish`; of several workers that would lead one does."""
         with results.only_one(self._results) if leader else contextlib.nullcontext(False) as leads:
-            self.hooks.finish(
-                SearchResult(
-                    study_name=self._handle.name,
-                    storage=self._storage_name,
-                    trials=trials,
-                    objective=self.options.objectives,
-                    direction=self.options.directions,
-                    folder=self._results,
-                    space=self.space,
-                    leader=leads,
-                )
+            result = SearchResult(
+                study_name=self._handle.name,
+                storage=self._storage_name,
+                trials=trials,
+                objective=self.options.objectives,
+                direction=self.options.directions,
+                folder=self._results,
+                space=self.space,
+                leader=leads,
             )
+            self._hooks["on_finish"](result, self.config)
 
 
 def _shown(values: Sequence[float]) -> str:

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -63,15 +63,15 @@ class Dimension:
         """The key without the prefix that adds it."""
         return self.key.lstrip("+")
 
-    def suggest(self, trial: Trial) -> Value:
-        """Let Optuna draw a value for a trial, and return it."""
+    def suggest(self, trial: Trial) -> None:
+        """Let Optuna draw a value for a trial."""
         if self.choices:
-            return cast(Value, trial.suggest_categorical(self.name, self.choices))
-        if self.whole:
+            trial.suggest_categorical(self.name, self.choices)
+        elif self.whole:
             step = 1 if self.step is None else int(self.step)
-            low, high = int(self.low), int(self.high)
-            return trial.suggest_int(self.name, low, high, step=step, log=self.log)
-        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+            trial.suggest_int(self.name, int(self.low), int(self.high), step=step, log=self.log)
+        else:
+            trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def describe(self) -> str:
         """Return the sweep in one canonical form; two dimensions are the same when these are."""

@@ -26,7 +26,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from .errors import SweepError
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 VARIABLE: Final = "OPTUNA_STUDY_TRIAL"
 PRUNED_AT: Final = "pruned_at"
-"""Trial attribute: the step at which the job was told to stop."""
+"""Trial attribute: the step at which the job was to stop."""
 FACTS: Final = "facts"
 """Trial attribute: the facts that its job knows, such as its data."""
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Ticket:
         Raises:
             SweepError: It is not a ticket.
         """
-        fields = {key: values[0] for key, values in parse_qs(text).items()}
+        fields = dict(parse_qsl(text))
         try:
             return cls(fields["storage"], fields["study"], int(fields["number"]), fields["pruner"])
         except (KeyError, ValueError):

@@ -27,6 +27,7 @@ import numpy as np
 from scipy import stats
 
 from flair2_exp.errors import ConfigError
+from flair2_exp.report.results import Contrast
 from flair2_exp.report.statistics import LEVEL, Floats
 
 
@@ -146,27 +147,8 @@ def _describe(cell: Sequence[int], factors: Sequence[Factor]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class SeedFit:
-    """Least squares on the runs' scores: effects with intervals over seeds alone.
-
-    Attributes:
-        value: (E,) effects, in the order of `Design.effects`.
-        low: (E,) lower ends; NaN where no run is left to judge the error by.
-        high: (E,) upper ends.
-        p: (E,) two-sided.
-        freedom: Residual degrees of freedom.
-    """
-
-    value: Floats
-    low: Floats
-    high: Floats
-    p: Floats
-    freedom: int
-
-
-def fit_seeds(design: Design, scores: Sequence[Sequence[float]]) -> SeedFit:
-    """Fit the runs' scores by the factors.
+def fit_seeds(design: Design, scores: Sequence[Sequence[float]]) -> tuple[list[Contrast], int]:
+    """Fit the runs' scores by the factors: effects with intervals over seeds alone.
 
     All interactions are fitted where a cell has several runs; otherwise those of three and more
     factors are left to the residual.
@@ -174,6 +156,10 @@ def fit_seeds(design: Design, scores: Sequence[Sequence[float]]) -> SeedFit:
     Args:
         design: The cells.
         scores: For each *row* (not cell) its runs' mIoU.
+
+    Returns:
+        The effects in the order of `Design.effects`, without intervals where no run is left to
+        judge the error by; and the residual degrees of freedom.
     """
     count = len(design.factors)
     repeated = any(len(scores[row]) > 1 for row in design.rows)
@@ -193,4 +179,5 @@ def fit_seeds(design: Design, scores: Sequence[Sequence[float]]) -> SeedFit:
     margin = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
     with np.errstate(divide="ignore", invalid="ignore"):  # runs that repeat to the last digit
         p = 2 * stats.t.sf(np.abs(effect) / error, freedom)
-    return SeedFit(effect, effect - margin, effect + margin, p, freedom)
+    columns = np.stack([effect, error, effect - margin, effect + margin, p], axis=1)
+    return [Contrast.of(each) for each in columns], freedom

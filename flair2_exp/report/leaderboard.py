@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -138,13 +137,9 @@ def _differences(estimate: Estimate, named: Sequence[tuple[str, str]]) -> tuple[
     for at, (row, other) in enumerate(named):
         columns = (estimate.value, estimate.error, estimate.low, estimate.high, estimate.p, holm)
         numbers = np.stack([each[at] for each in columns], axis=1)
-        miou, *classes = [Contrast(*map(_known, each)) for each in numbers]
+        miou, *classes = map(Contrast.of, numbers)
         made.append(Difference(row, other, miou, tuple(classes), bool(estimate.seeds_known[at])))
     return tuple(made)
-
-
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _rows(
@@ -159,7 +154,7 @@ def _rows(
         # Intervals are cut to 0..1, where every IoU lies.
         low, high = np.maximum(levels.low[at], 0.0), np.minimum(levels.high[at], 1.0)
         numbers = np.stack([levels.value[at], levels.error[at], low, high], axis=1)
-        miou, *classes = [Score(*map(_known, each)) for each in numbers]
+        miou, *classes = map(Score.of, numbers)
         made.append(
             Row(
                 runs=tuple(by_row[name]),
@@ -188,14 +183,14 @@ def _factorial(
     contrasts = np.zeros((len(names), len(counts)))
     contrasts[:, list(design.rows)] = codes
     estimate = _estimate(counts, contrasts, options, pooled=True)
-    fit = fit_seeds(design, [row[:, 0].tolist() for row in statistics.scores(counts)])
-    over_seeds = zip(fit.value, fit.low, fit.high, fit.p, strict=True)
-    effects = tuple(
-        dataclasses.replace(
-            effect, over_seeds=Contrast(_known(value), None, _known(low), _known(high), _known(p))
-        )
-        for effect, (value, low, high, p) in zip(
-            _differences(estimate, [(name, "") for name in names]), over_seeds, strict=True
-        )
+    over_seeds, freedom = fit_seeds(
+        design, [row[:, 0].tolist() for row in statistics.scores(counts)]
     )
-    return Factorial(effects, fit.freedom)
+    effects = _differences(estimate, [(name, "") for name in names])
+    return Factorial(
+        tuple(
+            dataclasses.replace(effect, over_seeds=fit)
+            for effect, fit in zip(effects, over_seeds, strict=True)
+        ),
+        freedom,
+    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 
@@ -50,6 +51,11 @@ class Score:
     error: float | None
     low: float | None
     high: float | None
+
+    @classmethod
+    def of(cls, numbers: Iterable[float]) -> Self:
+        """Return numbers in the order of the fields as a score: NaN is not known."""
+        return cls(*(float(each) if math.isfinite(each) else None for each in numbers))
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,13 @@ class Membership:
         tags: Further tags of its MLflow run.
         reporter: The trial of a search: learns the objective of each epoch, and may end the
             training early. Such a run is finished, but keeps no checkpoints and is not tested.
+        require_data: Refuses a fingerprint of data other than those that the search is over.
     """
 
     parent_run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     reporter: Reporter | None = None
+    require_data: Callable[[str], None] | None = None
 
 
 @dataclass
@@ -113,7 +115,7 @@ class _Life:
         config: The experiment's.
         folder: The run's.
         membership: The sweep or search that it belongs to.
-        interruption: What a signal has asked for.
+        interruption: A signal that asks this process to end.
         exclusive: Whether no other process can be at work in the folder.
     """
 
@@ -131,6 +133,8 @@ class _Life:
         earlier = read_record(folder)
         with _removed_if_refused(folder, Path(config.paths.root), keep=earlier is not None):
             prepared = prepare(config, folder, earlier)
+            if self.membership.require_data is not None:
+                self.membership.require_data(prepared.data.fingerprint)
             if earlier is not None:
                 earlier.require_same(config, prepared.data.fingerprint, folder)
                 if earlier.is_done(test=config.test):
@@ -315,7 +319,7 @@ def read_record(folder: RunFolder) -> RunRecord | None:
 
 @contextmanager
 def _raised_as(interruption: Interruption) -> Iterator[None]:
-    """Raise what a signal asked for, whatever became of that on its way.
+    """Raise what a signal raised, whatever became of that on its way.
 
     Lightning makes a `SystemExit` of Ctrl-C; a data loader whose worker the same signal has ended
     raises an error of its own.
@@ -384,7 +388,7 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
 
 
 _EXPECTED_WARNINGS = (
-    # Few batches an epoch are no news on a small data set, nor is a processor that is asked for.
+    # Few batches per epoch are expected on a small data set, and so is a processor on request.
     ".*does not have many workers.*",
     ".*smaller than the logging interval.*",
     "GPU available but not used.*",
@@ -499,10 +503,10 @@ def objective(config: Config, metrics: Mapping[str, float]) -> float | list[floa
         if name not in metrics:
             from flair2_exp.training.pruning import UnknownObjectiveError
 
-            known = [each for each in metrics if not each.startswith("test/")]
+            names = [each for each in metrics if not each.startswith("test/")]
             raise UnknownObjectiveError(
                 f"objective={name} was never logged: it is not among the values that the run "
-                f"measured; {nearest(name, known)}"
+                f"measured; {nearest(name, names)}"
             )
     values = [metrics[name] for name in config.objectives]
     return values if isinstance(config.objective, list) else values[0]

@@ -13,6 +13,10 @@ from pathlib import Path
 from flair2_exp.errors import ConfigError
 
 
+def _file(*names: str) -> cached_property[Path]:
+    return cached_property(lambda folder: folder.path.joinpath(*names))
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files that a run leaves.
@@ -23,83 +27,39 @@ class RunFolder:
 
     path: Path
 
+    config = _file("config.yaml")
+    """The whole config, every interpolation resolved."""
+    record = _file("run.json")
+    """By which the same run is recognised (`RunRecord`)."""
+    metrics = _file("metrics.json")
+    """All numbers that the run measured."""
+    history = _file("history.csv")
+    """One row per epoch."""
+    confusion = _file("confusion_per_patch.npz")
+    """The counts of each test patch, from which the statistics are computed."""
+    confusion_figure = _file("confusion.png")
+    """The summed confusion matrix, drawn."""
+    panel_figure = _file("panel.png")
+    """Some test patches: image, truth, prediction, errors."""
+    error = _file("error.txt")
+    """The traceback of a sweep's job that failed."""
+    unsent = _file("unsent")
+    """What MLflow did not take yet; a folder."""
+    checkpoints = _file("checkpoints")
+    """The folder of the next three."""
+    best = _file("checkpoints", "best.ckpt")
+    """The tested checkpoint."""
+    last = _file("checkpoints", "last.ckpt")
+    """The newest checkpoint, from which an interrupted run resumes."""
+    previous = _file("checkpoints", "previous.ckpt")
+    """The one before, should `last` be torn."""
+    hydra = _file(".hydra")
+    """What Hydra keeps of the command; a folder."""
+    log = _file("flair2_exp.log")  # by conf/config.yaml: hydra.job.name
+    """The messages of the run, with times."""
+
     def __str__(self) -> str:
         return str(self.path)
-
-    @cached_property
-    def config(self) -> Path:
-        """The whole config, every interpolation resolved."""
-        return self.path / "config.yaml"
-
-    @cached_property
-    def record(self) -> Path:
-        """By which the same run knows itself again (`RunRecord`)."""
-        return self.path / "run.json"
-
-    @cached_property
-    def metrics(self) -> Path:
-        """All numbers that the run measured."""
-        return self.path / "metrics.json"
-
-    @cached_property
-    def history(self) -> Path:
-        """One row per epoch."""
-        return self.path / "history.csv"
-
-    @cached_property
-    def confusion(self) -> Path:
-        """The counts of each test patch, from which the statistics are computed."""
-        return self.path / "confusion_per_patch.npz"
-
-    @cached_property
-    def confusion_figure(self) -> Path:
-        """The summed confusion matrix, drawn."""
-        return self.path / "confusion.png"
-
-    @cached_property
-    def panel_figure(self) -> Path:
-        """Some test patches: image, truth, prediction, errors."""
-        return self.path / "panel.png"
-
-    @cached_property
-    def error(self) -> Path:
-        """The traceback of a sweep's job that failed."""
-        return self.path / "error.txt"
-
-    @cached_property
-    def unsent(self) -> Path:
-        """What MLflow did not take yet; a folder."""
-        return self.path / "unsent"
-
-    @cached_property
-    def checkpoints(self) -> Path:
-        """The folder of the next three."""
-        return self.path / "checkpoints"
-
-    @cached_property
-    def best(self) -> Path:
-        """The tested checkpoint."""
-        return self.checkpoints / "best.ckpt"
-
-    @cached_property
-    def last(self) -> Path:
-        """The newest checkpoint, from which an interrupted run resumes."""
-        return self.checkpoints / "last.ckpt"
-
-    @cached_property
-    def previous(self) -> Path:
-        """The one before, should `last` be torn."""
-        return self.checkpoints / "previous.ckpt"
-
-    @cached_property
-    def hydra(self) -> Path:
-        """What Hydra keeps of the command; a folder."""
-        return self.path / ".hydra"
-
-    @property
-    def log(self) -> Path:
-        """What the run said, with times."""
-        return self.path / "flair2_exp.log"  # by conf/config.yaml: hydra.job.name
 
     def has_checkpoints(self) -> bool:
         """Return whether any checkpoint is there."""

@@ -158,14 +158,14 @@ class RunRecord:
             return
         if set(changes) <= {"fingerprint", *self.place}:
             before, now = str(self.place.get("dataset.root")), str(config.dataset.root)
-            known = f"fingerprint {fingerprint[:12]}" if fingerprint else ""
-            if before == now and not known:
-                known = shown(changes)
+            reason = f"fingerprint {fingerprint[:12]}" if fingerprint else ""
+            if before == now and not reason:
+                reason = shown(changes)
             raise ConfigError(
                 f"{folder} holds a run of other data: {self.tags.get(Tag.DATASET)} in {before} "
                 f"(fingerprint {self.fingerprint[:12]}), not {config.dataset.name} in {now}"
-                f"{f' ({known})' if known else ''}.\nChoose another sweep with sweep.name=NAME, or "
-                "another folder with hydra.run.dir=FOLDER."
+                f"{f' ({reason})' if reason else ''}.\nChoose another sweep with sweep.name=NAME, "
+                "or another folder with hydra.run.dir=FOLDER."
             )
         raise ConfigError(
             f"{folder} holds a run of another experiment: {shown(changes)}.\n"

@@ -280,7 +280,7 @@ class Sweep:
         if not (self.options.report and any(j.state == DONE and j.config.test for j in jobs)):
             return
         from flair2_exp.report.folders import read_folder
-        from flair2_exp.report.page import headline, markdown
+        from flair2_exp.report.page import headline, summary
         from flair2_exp.report.results import ReportOptions
         from flair2_exp.report.runs import RunSet
         from flair2_exp.report.write import report_runs
@@ -292,14 +292,14 @@ class Sweep:
             options=ReportOptions(
                 title=self.options.name,
                 baseline=self.baseline,
-                factors=tuple(self.factors) if self.factors else None,
+                factors=None if self.factors is None else tuple(self.factors),
             ),
             expected=[(job.row, job.seed) for job in jobs],
         )
         for path in report.paths:
             parent.log_artifact(path, REPORT)
         parent.log_metrics(headline(report))
-        parent.describe(markdown(report))
+        parent.describe(summary(report))
 
 
 def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list[Job]]:
@@ -343,8 +343,8 @@ def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:
         rows.append((str(job.number), job.row, str(job.seed), hash_, job.state, expected))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
-    known = [seconds for seconds in estimated if seconds is not None]
-    whole = duration(sum(known)) if len(known) == len(jobs) else "unknown"
+    times = [seconds for seconds in estimated if seconds is not None]
+    whole = duration(sum(times)) if len(times) == len(jobs) else "unknown"
     lines.append(f"{len(jobs)} jobs, {sum(j.state == DONE for j in jobs)} done; to go: {whole}")
     return "\n".join(line.rstrip() for line in lines)
 

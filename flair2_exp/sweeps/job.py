@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def run_job_of_sweep(config: DictConfig) -> Any:
     from flair2_exp.optuna_sweeper.trial import current_trial
     from flair2_exp.run.experiment import Membership, run
     from flair2_exp.sweeps.parent import parent_of
-    from flair2_exp.sweeps.tuning import PARENT
+    from flair2_exp.sweeps.tuning import PARENT, require_study_data
     from flair2_exp.tracking.tags import Tag
 
     hydra = HydraConfig.get()
@@ -34,7 +35,8 @@ def run_job_of_sweep(config: DictConfig) -> Any:
         membership = Membership(parent_of(Path(hydra.sweep.dir)), tags)
     else:
         tags |= {Tag.STUDY: trial.study_name, Tag.TRIAL: str(trial.number)}
-        membership = Membership(trial.study_attributes.get(PARENT), tags, trial)
+        same_data = functools.partial(require_study_data, trial, experiment)
+        membership = Membership(trial.study_attributes.get(PARENT), tags, trial, same_data)
         if not experiment.tracking.run_name:
             title = f"{trial.study_name} trial {trial.number}"
             tracking = dataclasses.replace(experiment.tracking, run_name=title)

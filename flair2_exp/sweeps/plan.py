@@ -307,7 +307,7 @@ def same_experiments(jobs: Iterable[Job]) -> list[str]:
     """Return notes on rows that differ in nothing that decides their result.
 
     Such as those of the satellite's preprocessing with a network that does not read the series.
-    They are trained as asked for: what they cost is for whoever asks to judge.
+    They are trained as requested: whether that is worth its cost is the user's decision.
     """
     alike: dict[str, list[str]] = {}
     for job in jobs:
@@ -377,12 +377,12 @@ def require_feasible(jobs: Sequence[Job], *, remote: bool) -> None:
 
 def estimates(jobs: Sequence[Job]) -> list[float | None]:
     """Return how long each job will take, from its finished neighbours: of its row, else all."""
-    known: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
     for job in jobs:
         if job.seconds is not None:
-            known.setdefault(job.row, []).append(job.seconds)
-    means = {row: sum(each) / len(each) for row, each in known.items()}
-    every = [seconds for each in known.values() for seconds in each]
+            times.setdefault(job.row, []).append(job.seconds)
+    means = {row: sum(each) / len(each) for row, each in times.items()}
+    every = [seconds for each in times.values() for seconds in each]
     mean = sum(every) / len(every) if every else None
     return [0.0 if job.state == DONE else means.get(job.row, mean) for job in jobs]
 

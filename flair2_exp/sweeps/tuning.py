@@ -1,6 +1,6 @@
 """The part of a search that knows of FLAIR: what the sweeper of conf/tune/ calls.
 
-Before the first trial a search is checked, and told which data it is made on. All trials stand
+Before the first trial a search is checked, and notes which data it is made on. All trials stand
 under one MLflow run. At the end the best trial becomes an experiment file, and beside it the
 default, so that the two can be trained over several seeds and compared: the test split is looked at
 then, for the first time.

@@ -19,8 +19,9 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     ModelCheckpoint,
     RichProgressBar,
+    Timer,
 )
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 
 from flair2_exp.config.training import CallbacksConfig
 from flair2_exp.signals import Interruption
@@ -156,7 +157,7 @@ class StepSeeds(Callback):
     """Seeds torch anew at every batch, from the run's seed, the epoch and the batch alone.
 
     So dropout in a batch does not depend on what ran before it in this process, and a run that
-    resumes from a checkpoint, of an epoch's end or not, computes what the uninterrupted one would have.
+    resumes from a checkpoint, of an epoch's end or not, computes what an uninterrupted one would.
     In validation and test, where one quirk drops as well (`fusion.dropout=always_batch`), the epoch
     does not count: a checkpoint has its scores in whatever process it is tested.
 
@@ -238,7 +239,7 @@ class Scores(Callback):
             self.best = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
-        """Return the score, more being better; NaN, which ends a training only where patience does, is the least."""
+        """Return the score, more being better; NaN is the least."""
         value = metrics[self._monitor]
         return -math.inf if math.isnan(value) else self._sign * value
 
@@ -298,54 +299,41 @@ class EpochLines(Callback):
         log.info("epoch %s %s (%.1f s)", epochs, shown, time.monotonic() - self._started)
 
 
-class Stopwatch(Callback):
-    """Seconds spent training and testing, and the epochs trained.
+class Stopwatch(Timer):
+    """Seconds spent training, continued by a resumed run, and testing or validating.
 
-    Attributes:
-        seconds: `train/seconds` and `inference/seconds`; the latter is the whole loop of a test, or
-            of a validation outside training, reading included, as the challenge measured it.
+    The latter two are of the whole loop, reading included, as the challenge measured it.
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started = 0.0
-        self._training = False
+        super().__init__(verbose=False)
         self._patches = 0
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """`train/seconds`, and `inference/seconds` of a test; of what took place."""
+        stages = {
+            "train/seconds": RunningStage.TRAINING,
+            "inference/seconds": RunningStage.TESTING,
+        }
+        return {
+            name: self.time_elapsed(stage)
+            for name, stage in stages.items()
+            if self.start_time(stage) is not None
+        }
+
     def of_validation(self) -> dict[str, float]:
-        """Return `inference/seconds` of the last validation outside training, and those of a patch."""
-        seconds = self.seconds["inference/seconds"]
+        """Return `inference/seconds` of the last validation, and those of a patch."""
+        seconds = self.time_elapsed(RunningStage.VALIDATING)
         return {
             "inference/seconds": seconds,
             "inference/seconds_per_patch": seconds / max(1, self._patches),
         }
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the training clock, which continues a resumed run's."""
-        self._started = time.monotonic() - self.seconds.get("train/seconds", 0.0)
-        self._training = True
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the training clock."""
-        self._read_training()
-        self._training = False
-
-    def _read_training(self) -> None:
-        if self._training:
-            self.seconds["train/seconds"] = time.monotonic() - self._started
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the test clock."""
-        self._started = time.monotonic()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the test clock."""
-        self.seconds["inference/seconds"] = time.monotonic() - self._started
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of a validation outside training."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._started, self._patches = time.monotonic(), 0
+        """Start the clock of a validation."""
+        super().on_validation_start(trainer, pl_module)
+        self._patches = 0
 
     def on_validation_batch_end(
         self,
@@ -356,20 +344,5 @@ class Stopwatch(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count patches of a validation outside training."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._patches += len(batch["patch_id"]) * trainer.world_size
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the clock of a validation outside training."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self.seconds["inference/seconds"] = time.monotonic() - self._started
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the seconds so far, for a checkpoint."""
-        self._read_training()
-        return {"seconds": dict(self.seconds)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Resume from a checkpoint."""
-        self.seconds = {str(key): float(value) for key, value in state_dict["seconds"].items()}
+        """Count the patches of a validation."""
+        self._patches += len(batch["patch_id"]) * trainer.world_size

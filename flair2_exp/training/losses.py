@@ -124,8 +124,8 @@ class DiceCrossEntropy(CrossEntropy):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the sum of both, as `CrossEntropy.forward`."""
         loss: Tensor = super().forward(logits, target)
-        counted = _counted(target, self.weights)
-        return loss + self.dice(_at_least_float32(logits), counted)
+        dice: Tensor = self.dice(_at_least_float32(logits), _counted(target, self.weights))
+        return loss + dice
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Reporter(Protocol):
 
 
 class Pruning(Callback):
-    """Reports a metric after each epoch's validation and stops the training where its reporter says so.
+    """Reports a metric after each epoch's validation; stops training where its reporter says so.
 
     The first process of a distributed training reports, and passes the answer to the others.
 

@@ -153,7 +153,7 @@ class SegmentationTask(LightningModule):
         return outputs[self.model.main_head].argmax(dim=1)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Train on a batch; the epoch logs `train/loss` and, where there are two heads, each head's.
+        """Train on a batch; the epoch logs `train/loss` and, of two heads, each head's.
 
         They are means over the patches of all processes.
         """

@@ -93,7 +93,7 @@ def _module(
 
 
 def _reading(root: Path, store: Path, rounds: int) -> tuple[list[Figure], dict[str, Any]]:
-    """A training sample from the files and from a store, each over reading the files alone."""
+    """Measure a training sample from files and from a store, over reading the files alone."""
     from flair2_exp.data.preparation import prepare
 
     direct = _module(root)
@@ -106,7 +106,7 @@ def _reading(root: Path, store: Path, rounds: int) -> tuple[list[Figure], dict[s
     patches = direct.dataset("train").patches.tolist()
 
     def each(read: Callable[[int, int], object]) -> Callable[[], object]:
-        """One patch a call, epoch after epoch."""
+        """Read one patch per call, epoch after epoch."""
         order = ((epoch, i) for epoch in itertools.count() for i in range(count))
         return lambda: read(*next(order))
 
@@ -157,7 +157,7 @@ def read_alone(listed: Index, patch: int, size: int) -> tuple[Any, ...]:
 
 
 def _workers(root: Path, rounds: int) -> list[Figure]:
-    """Samples a second with two workers over one process, in epochs of 300 samples."""
+    """Measure samples per second with two workers over one process, in epochs of 300."""
     passes = {}
     for workers in (0, 2):
         data = _module(root, workers=workers)
@@ -174,7 +174,7 @@ def _workers(root: Path, rounds: int) -> list[Figure]:
 
 
 def _transferred(root: Path) -> list[Figure]:
-    """Bytes of a training batch that a worker sends, over those of its files' own types."""
+    """Measure bytes of a training batch that a worker sends, over those of its files' types."""
     figures = []
     # The means of integers are no integers: they travel as float32.
     kinds = {"raw": (S2PreprocConfig(), 2), "monthly_cloudfree": (SERIES, 4)}
@@ -205,7 +205,7 @@ print(len(index(locate(dataset))) if fingerprint(groups, frozenset({"aerial", "s
 
 
 def _indexing(root: Path, rounds: int) -> list[Figure]:
-    """Listing as many names as FLAIR #2 has, and knowing the files again: the first time and after.
+    """Measure listing as many names as FLAIR #2 has, and the files' fingerprint: first, after.
 
     The files are empty, so that opening them counts and reading from a disk does not.
     """

@@ -22,7 +22,7 @@ Direction = Literal["at most", "at least"]
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure and what it must reach.
+    """One measurement and what it must reach.
 
     Attributes:
         name: What was measured, as it stands in the table.
@@ -68,7 +68,7 @@ class Figure:
         return f"{'≤' if self.direction == 'at most' else '≥'} {_number(self.must_reach)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The figure as plain values, for the JSON line."""
+        """Return the figure as plain values, for the JSON line."""
         low, high = self.quartiles
         return {
             "name": self.name,
@@ -83,7 +83,7 @@ class Figure:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A type for argparse: a whole number not below the one that a median here is taken of."""
+    """Return a type for argparse: a whole number that is not below the samples of a median."""
 
     def whole_number(text: str) -> int:
         if int(text) < least:
@@ -94,17 +94,17 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def this_machine() -> str:
-    """The machine in a line, and how busy it is: for a benchmark's facts."""
+    """Return the machine in a line, and how busy it is: for a benchmark's facts."""
     from flair2_exp.tracking.provenance import machine
 
-    known = machine()
-    return f"{known['processor']}, {known['cores']} cores, load {os.getloadavg()[0]:.1f} before"
+    facts = machine()
+    return f"{facts['processor']}, {facts['cores']} cores, load {os.getloadavg()[0]:.1f} before"
 
 
 def take_turns(
     calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Times several calls in turns.
+    """Time several calls in turns.
 
     Args:
         calls: What to time, by name.
@@ -112,7 +112,7 @@ def take_turns(
         warmup: How often each runs before that without being timed.
 
     Returns:
-        For each name its seconds, one a round; the i-th of all names were taken next to each other.
+        For each name its seconds, one per round; the i-th of all names were taken in one round.
     """
     for _ in range(warmup):
         for call in calls.values():
@@ -127,7 +127,7 @@ def take_turns(
 
 
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
-    """Sample by sample, the one over the other."""
+    """Divide sample by sample."""
     return [a / b for a, b in zip(numerator, denominator, strict=True)]
 
 
@@ -138,7 +138,7 @@ def report(
     facts: Mapping[str, Any] | None = None,
     stream: TextIO | None = None,
 ) -> int:
-    """Prints the table and, as the last line, the same as JSON.
+    """Print the table and, as the last line, the same as JSON.
 
     Args:
         title: The benchmark's name.
@@ -187,7 +187,7 @@ def _row(figure: Figure) -> tuple[str, ...]:
 
 
 def _number(value: float) -> str:
-    """Three significant digits, without an exponent for the sizes that occur."""
+    """Return three significant digits, without an exponent for the sizes that occur."""
     if value == 0 or 1e-3 <= abs(value) < 1e3:
         return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.2e}"

@@ -8,18 +8,24 @@ large bf16 matrix product on the same card.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Figure, report
-from benchmarks.inputs import BANDS, CLASSES, PATCH, Inputs, series_inputs
+from benchmarks.inputs import (
+    BANDS,
+    CLASSES,
+    PATCH,
+    Inputs,
+    network,
+    series_inputs,
+    summed_loss,
+)
 from flair2_exp.errors import DeviceError
-from flair2_exp.models.build import ModelSpec, accelerate, build_model
 from flair2_exp.models.utt import UTT
 
 _DATES = 56
@@ -28,16 +34,14 @@ Batch = tuple[Inputs, Tensor]
 
 
 def measure(rounds: int) -> int:
-    """Measures and reports.
+    """Measure and report.
 
     Raises:
         DeviceError: If there is no CUDA device.
     """
     if not torch.cuda.is_available():
-        raise DeviceError("--gpu needs a CUDA device, and this machine has none: leave it out.")
-    torch.cuda.reset_peak_memory_stats()
-    model = accelerate(build_model(ModelSpec("utt")).cuda().train(), channels_last=True)
-    assert isinstance(model, UTT)
+        raise DeviceError("--gpu needs a CUDA device, and this machine has none: omit it.")
+    model: UTT = network("utt", "model.channels_last=true").cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     peak_rate = _matrix_rate(rounds)
     figures = [Figure("bf16 matrix product", [peak_rate / 1e12], unit="TFLOP/s")]
@@ -57,20 +61,12 @@ def measure(rounds: int) -> int:
 
 
 def _seconds(call: Callable[[], object], rounds: int) -> list[float]:
-    for _ in range(3):
-        call()
-    samples = []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        samples.append(time.perf_counter() - start)
-    return samples
+    timer = Timer("call()", globals={"call": call})  # waits for the card, and warms up
+    return [timer.timeit(1).mean for _ in range(rounds)]
 
 
 def _matrix_rate(rounds: int) -> float:
-    """Operations a second of a large bf16 matrix product."""
+    """Return the operations per second of a large bf16 matrix product."""
     a = torch.randn(_MATRIX, _MATRIX, device="cuda", dtype=torch.bfloat16)
     return 2 * _MATRIX**3 / statistics.median(_seconds(lambda: a @ a, rounds))
 
@@ -84,15 +80,14 @@ def _batch(size: int) -> Batch:
 def _step(model: UTT, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     inputs, label = batch
     with torch.autocast("cuda", torch.bfloat16):
-        logits = model(**inputs)
-        loss = torch.stack([functional.cross_entropy(x, label) for x in logits.values()]).sum()
+        loss = summed_loss(model(**inputs), label)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(loss)
     optimizer.step()
 
 
 def _largest(model: UTT, optimizer: torch.optim.Optimizer) -> int:
-    """The largest batch (a multiple of 10) that a step fits in the card's memory with."""
+    """Return the largest batch (a multiple of 10) that a step fits in the card's memory with."""
     size = 10
     while True:
         try:
@@ -123,7 +118,7 @@ def _steps(
 
 
 def _parts(model: UTT, rounds: int) -> list[Figure]:
-    """Time of each part's forward pass in training mode, batch 10."""
+    """Return the time of each part's forward pass in training mode, batch 10."""
     inputs, _ = _batch(10)
     image = inputs.pop("image")
     with torch.autocast("cuda", torch.bfloat16):

@@ -62,9 +62,7 @@ def attend(
     normal = torch.zeros_like(rows)
     for sample, dates in enumerate(torch.ones_like(real) if norm.padding_counts else real):
         sequences = rows[sample][..., dates]
-        normal[sample][..., dates] = functional.group_norm(
-            sequences, heads, norm.weight, norm.bias
-        )
+        normal[sample][..., dates] = functional.group_norm(sequences, heads, norm.weight, norm.bias)
     values = temporal.project(normal.flatten(0, 1).transpose(1, 2))
     channels = values.shape[-1] // heads
     code = values.new_zeros(b, t, channels)

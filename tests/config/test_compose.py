@@ -22,7 +22,8 @@ PLAIN = [
 ]  # fmt: skip
 OTHERS = [
     "+optimizer.options.momentum=0.9", "loss.class_weights={other: 1}",
-    "data.bands=[red,nir,green]", "utae.head_widths=[16]", "hydra.job.chdir=false", "+tracking.tags.a=b",
+    "data.bands=[red,nir,green]", "utae.head_widths=[16]", "hydra.job.chdir=false",
+    "+tracking.tags.a=b",
 ]  # fmt: skip
 
 

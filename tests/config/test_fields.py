@@ -82,6 +82,8 @@ def test_what_a_groups_files_give_is_missing_without_them() -> None:
     [
         ({"size": 3.0}, "outer.size=3.0: expected 0.5 to 2."),
         ({"size": float("nan")}, "outer.size=nan: expected 0.5 to 2."),
+        ({"speed": 7.5}, "outer.speed=7.5: expected a whole number."),
+        ({"size": "1"}, "outer.size=1: expected a number."),
         ({"kind": "three"}, "outer.kind=three: expected one of one, two."),
         ({"knid": "one"}, "outer.knid: no such option; did you mean kind?"),
         ({"inner": {"widths": [1, 0]}}, "inner.widths=0: expected 1 to 9."),

@@ -40,7 +40,7 @@ def test_sizes_of_a_u_tae_that_do_not_fit_are_refused(
 
 def test_heads_need_not_divide_the_higher_scales_where_they_do_not_share_them() -> None:
     widths = (20, 20, 32, 32)
-    with pytest.raises(ConfigError, match="utae.heads=8 does not divide 20"):
+    with pytest.raises(ConfigError, match=r"utae\.heads=8 does not divide 20"):
         UTAEConfig(**{**SMALL, "encoder_widths": widths, "heads": 8})
     UTAEConfig(**{**SMALL, "encoder_widths": widths, "heads": 8, "aggregation": "mean"})
 

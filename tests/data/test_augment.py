@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flair2_exp.config.data import AugConfig
-from flair2_exp.data.augment import Geometry, Sample, augment, change_photometry, draw_geometry
+from flair2_exp.config.fields import hints
+from flair2_exp.data.augment import (
+    GEOMETRIES,
+    Geometry,
+    Sample,
+    augment,
+    change_photometry,
+    draw_geometry,
+)
 
 PATCH, SUPER = 128, 40
 OPTICAL = (True, True, True, True, False)
@@ -250,3 +258,7 @@ def test_dates_leave_at_their_rate() -> None:
 )
 def test_options_know_whether_they_change_anything(options: AugConfig, active: bool) -> None:
     assert options.active is active
+
+
+def test_every_word_of_the_config_has_its_geometry() -> None:
+    assert set(GEOMETRIES) == set(get_args(hints(AugConfig)["geometry"]))

@@ -39,7 +39,7 @@ BOTH = frozenset({"aerial", "satellite"})
 
 def reader(tree: Tree, reads: frozenset[str] = BOTH, **options: Any) -> TreeReader:
     groups = groups_of(tree.root, **({"s2_preproc": SMALL} | options))
-    return TreeReader(index(locate(groups.dataset), cache=False), groups, reads, 32)
+    return TreeReader(index(locate(groups.dataset)), groups, reads, 32)
 
 
 def dataset(

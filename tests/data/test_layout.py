@@ -39,7 +39,7 @@ def located(root: Path | None = None, **parts: Path) -> Folders:
 
 def found(folders: Folders) -> Index:
     """The index, and that every file it names is there."""
-    listed = index(folders, cache=False)
+    listed = index(folders)
     for patch in range(len(listed)):
         assert listed.image_path(patch).is_file()
         assert listed.mask_path(patch).is_file()
@@ -82,7 +82,7 @@ def test_each_folder_can_be_given_by_itself(own_tree: Tree, tmp_path: Path) -> N
     moved = {part: path.rename(tmp_path / part) for part, path in names.items()}
     assert found(located(**moved)).ids.tolist() == IDS
     only_train = located(aerial_train=moved["aerial_train"])
-    assert index(only_train, cache=False).ids.tolist() == IDS[:4]
+    assert index(only_train).ids.tolist() == IDS[:4]
 
 
 def test_a_given_folder_replaces_the_one_under_the_root(own_tree: Tree, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_changed_tree_is_never_read_from_the_cache(
     assert callable(change)
     change(own_tree)
     again = index(folders)
-    fresh = index(folders, cache=False)
+    fresh = layout._build(folders, {})
     assert len(listings) == 3
     for name in layout._ARRAYS:
         assert np.array_equal(getattr(again, name), getattr(fresh, name))

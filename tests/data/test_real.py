@@ -27,7 +27,7 @@ def test_an_epoch_on_real_patches_scores_alike_from_the_files_and_from_a_store(
     real: Path, tmp_path: Path
 ) -> None:
     overrides = [
-        "dataset=real", f"dataset.root={real}", "model=utt", "s2_preproc=monthly_cloudfree",
+        "dataset=flair2", f"dataset.root={real}", "model=utt", "s2_preproc=monthly_cloudfree",
         "metadata=on", "trainer.limit_train_batches=null",
     ]  # fmt: skip
     store = tmp_path / "store"

@@ -39,7 +39,7 @@ def prepared(
 
 
 def listed(tree: Tree) -> Index:
-    return index(locate(DatasetConfig(root=str(tree.root))), cache=False)
+    return index(locate(DatasetConfig(root=str(tree.root))))
 
 
 def reads(series: S2PreprocConfig | None) -> frozenset[str]:

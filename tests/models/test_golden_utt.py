@@ -103,7 +103,9 @@ def test_five_steps_of_training_lose_what_the_published_ones_lost(
     steps_losses = []
     for _ in range(5):
         losses = task.loss(task(batch), batch)
-        steps_losses.append(torch.stack([losses[head] for head in ("aerial", "satellite", "total")]))
+        steps_losses.append(
+            torch.stack([losses[head] for head in ("aerial", "satellite", "total")])
+        )
         optimizer.zero_grad()
         torch.autograd.backward(losses["total"])
         optimizer.step()

@@ -305,7 +305,9 @@ def test_imagenet_weights_that_cannot_be_had_are_refused_with_the_fix(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     spec = small_spec("unet", encoder=encoder, encoder_weights="imagenet")
-    with pytest.raises(ModelError, match=r"model\.encoder_weights=null.*run once online") as refusal:
+    with pytest.raises(
+        ModelError, match=r"model\.encoder_weights=null.*run once online"
+    ) as refusal:
         build_network(spec)
     assert len(str(refusal.value).splitlines()) == 1
 

@@ -42,11 +42,6 @@ def join(name: str, total: int, queue: Any = (), **options: Any) -> Ledger:
 
 
 def finish(ledger: Ledger, number: int, state: TrialState = TrialState.COMPLETE) -> None:
-    close(ledger, number, state)
-    ledger.done(number)
-
-
-def close(ledger: Ledger, number: int, state: TrialState = TrialState.COMPLETE) -> None:
     values = [1.0] if state == TrialState.COMPLETE else None
     ledger.handle.storage.set_trial_state_values(ledger.handle.trial_id(number), state, values)
 
@@ -203,7 +198,6 @@ def test_a_dead_workers_trial_is_tried_once_more_and_not_twice(name: str) -> Non
     assert ledger.claim() == retry.number
     assert queued_params(retry) == {"x": 0.25}
     assert ledger.new_failures(ledger.handle.trials()) == []  # it has had one of two chances
-    ledger.done(retry.number)
     ledger.handle.mark(retry.number, {WORKER: dead_worker()})
     assert ledger.close_dead() == [retry.number]
     failures = ledger.new_failures(ledger.handle.trials())
@@ -380,7 +374,7 @@ def test_a_retry_is_withdrawn_where_the_first_attempt_ends_after_all(name: str) 
 
     def late(self: Ledger, number: int, *arguments: Any, **options: Any) -> bool:
         if number == silent.number and not self.handle.trial(number).state.is_finished():
-            close(self, number)
+            finish(self, number)
         return real(self, number, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -735,7 +735,10 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"sampler": {"_target_": "optuna.samplers.TPESample"}}, r"did you mean .*TPESampler\?"),
-        ({"sampler": {"_target_": "os.system"}}, "to use it, add its package to hydra.sweeper.allowed_targets"),
+        (
+            {"sampler": {"_target_": "os.system"}},
+            "to use it, add its package to hydra.sweeper.allowed_targets",
+        ),
         ({"sampler": {"_target_": "optuna.samplers.TPESampler", "sed": 1}}, "unexpected keyword"),
         ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, "not of optuna.samplers"),
         ({"sampler": {}}, "names no class"),

@@ -114,6 +114,17 @@ def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path)
 
 
 @pytest.mark.slow
+def test_a_search_on_the_sample_does_not_resume_on_another_sample(searched: Path) -> None:
+    before = table(searched)
+    done = command(searched, *SEARCH, "tune.n_trials=5", "dataset.sample.seed=7")
+    assert done.returncode == 1
+    refusal = r"study unet is another search: data \(aerial\) was \w+, now \w+"
+    assert re.search(refusal, done.stderr), done.stderr
+    assert "tune.name" in done.stderr
+    assert table(searched) == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
@@ -373,6 +384,7 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
         (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),
         (["hydra.sweeper.sampler._target_=optuna.samplers.TPESample"], "did you mean"),
         (["optimizer.lr=interval(1)"], "missing a required argument"),
+        (["model.encoder=nosuch"], "model.encoder=nosuch does not exist"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
@@ -391,7 +403,7 @@ def test_a_search_that_cannot_be_is_refused_in_two_lines(
     ("overrides", "message"),
     [
         (["objective=train/los"], r"objective=train/los was never logged.*train/loss"),
-        (["model.encoder=nosuch", "tune.max_failures=1"], r"1 trials failed .*\n.*nosuch"),
+        (["model.encoder=nosuch,neither", "tune.max_failures=1"], r"1 trials failed .*\n.*encoder"),
     ],
     ids=["objective", "encoder"],
 )

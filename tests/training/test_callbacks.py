@@ -109,7 +109,10 @@ def test_what_a_run_cannot_train_on_from_is_refused_before_it_begins(tmp_path: P
     best = f"checkpoint={RunFolder(tmp_path / 'first').best}"
     for change, message in (
         ("trainer.max_epochs=1", "has trained 1 epochs"),
-        ("optimizer._target_=torch.optim.SGD", "optimizer._target_: torch.optim.AdamW -> torch.optim.SGD"),
+        (
+            "optimizer._target_=torch.optim.SGD",
+            "optimizer._target_: torch.optim.AdamW -> torch.optim.SGD",
+        ),
     ):
         with pytest.raises(CheckpointError, match=message):
             run(tmp_path, tmp_path / "second", ALL_OF_TEST, *model, best, change)

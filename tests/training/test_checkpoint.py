@@ -75,7 +75,7 @@ def test_an_option_that_a_checkpoint_lacks_has_its_default() -> None:
     del older["fusion"]["terms"]
     _require(older, spec_of("utt"))
     other = spec_of("utt", fusion=FusionConfig(terms="collapsed"))
-    with pytest.raises(CheckpointError, match="fusion.terms: both -> collapsed"):
+    with pytest.raises(CheckpointError, match=r"fusion\.terms: both -> collapsed"):
         _require(older, other)
 
 

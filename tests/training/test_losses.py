@@ -46,9 +46,7 @@ def test_cross_entropy_is_pytorchs_weighted_mean(
     batch: tuple[torch.Tensor, torch.Tensor], smoothing: float
 ) -> None:
     weights = torch.tensor([{"other": 0.0, "water": 3.0}.get(name, 1.0) for name in NAMES])
-    expected = functional.cross_entropy(
-        *batch, weights, ignore_index=12, label_smoothing=smoothing
-    )
+    expected = functional.cross_entropy(*batch, weights, ignore_index=12, label_smoothing=smoothing)
     ours = loss_of(weights={"water": 3.0}, label_smoothing=smoothing)(*batch)
     torch.testing.assert_close(ours, expected)
 

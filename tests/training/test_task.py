@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flair2_exp.data.dataset import to_classes
+from flair2_exp.data.readers import to_classes
 from flair2_exp.nomenclature import CLASSES_13, SCORED
 from flair2_exp.score import confusion_matrix, iou, miou
 from flair2_exp.training.task import SegmentationTask

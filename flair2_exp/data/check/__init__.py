@@ -1,5 +1,5 @@
-"""The tree's damage: names, rasters, series and tables, each judged by itself, and all together.
+"""The damage of a tree: all of it in one go, each file judged by itself and against the others.
 
-`check.tree` puts them together. Nothing here stops at the first damage: every function returns all
-that it finds.
+`names`, `rasters` (with `tiff`), `series` and `tables` each judge one kind of file and return
+`findings`; `tree` puts them together. Nothing here stops at the first damage.
 """

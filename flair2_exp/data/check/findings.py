@@ -29,14 +29,14 @@ class Finding:
 
 
 def file_problem(path: Path, subject: str) -> Finding | None:
-    """What keeps a path from being a file with something in it; None where nothing does."""
+    """Return what keeps a path from being a file with something in it; None where nothing does."""
     try:
         if path.is_symlink() and not path.exists():
             return Finding(path, subject, "broken-link", "a link to nowhere")
         if not path.exists():
             return Finding(path, subject, "missing-file", "is not there")
         if not path.is_file():
-            return Finding(path, subject, "not-a-file", "is no regular file")
+            return Finding(path, subject, "not-a-file", "is not a regular file")
         if path.stat().st_size == 0:
             return Finding(path, subject, "empty-file", "holds no byte")
     except OSError as error:
@@ -45,6 +45,6 @@ def file_problem(path: Path, subject: str) -> Finding | None:
 
 
 def some(values: list[str], count: int = 3) -> str:
-    """The first few of some values, and how many more there are."""
+    """Return the first few of some values, and how many more there are."""
     more = f" and {len(values) - count} more" if len(values) > count else ""
     return ", ".join(values[:count]) + more

@@ -40,7 +40,7 @@ class Area:
     series: tuple[Path, Path, Path] | None = None
 
     def patches(self) -> list[str]:
-        """The ids of its images and masks, sorted."""
+        """Return the ids of its images and masks, sorted."""
         return sorted(self.images.keys() | self.masks.keys())
 
 
@@ -51,7 +51,7 @@ class _Part:
     folder: Path
     areas: dict[str, dict[str, Path]] = field(default_factory=dict)
     misnamed: set[str] = field(default_factory=set)
-    """Areas in which a folder has a wrong name, so that emptiness is no news."""
+    """Areas in which a folder has a wrong name, so that emptiness is not news."""
 
 
 def survey(folders: Folders, *, series: bool) -> tuple[list[Finding], list[Area]]:
@@ -106,7 +106,7 @@ def _list_part(name: str, folder: Path, findings: list[Finding]) -> _Part:
 
 
 def _entries(folder: Path, subject: str, findings: list[Finding]) -> list[os.DirEntry[str]]:
-    """A folder's entries, sorted; hidden ones (a desktop's, a file server's) are left out."""
+    """List a folder, sorted; hidden entries (a desktop's, a file server's) are left out."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
@@ -119,7 +119,7 @@ def _entries(folder: Path, subject: str, findings: list[Finding]) -> list[os.Dir
 def _folders(
     folder: Path, pattern: re.Pattern[str], example: str, subject: str, findings: list[Finding]
 ) -> Iterator[Path]:
-    """The folders of a proper name in a folder; the others are reported."""
+    """Return the folders of a proper name in a folder; the others are reported."""
     for entry in _entries(folder, subject, findings):
         path = Path(entry.path)
         if not entry.is_dir():
@@ -132,7 +132,7 @@ def _folders(
 
 
 def _files(folder: Path, part: str, area: str, findings: list[Finding]) -> dict[str, Path]:
-    """The files of an area by patch id (by their ending for a series)."""
+    """Return the files of an area by patch id (by their ending for a series)."""
     stem = f"SEN2_sp_{area.replace('/', '-')}_"
     files = {}
     for entry in _entries(folder, area, findings):
@@ -166,7 +166,7 @@ def _stray(path: Path, subject: str) -> Finding:
 def _areas(
     parts: dict[str, _Part], test: bool, series: bool, findings: list[Finding]
 ) -> Iterator[Area]:
-    """The areas of the train or of the test tree, each part held against the images."""
+    """Return the areas of the train or of the test tree, each part held against the images."""
     aerial = parts["aerial"]
     # The test set may come without labels: they were withheld while the challenge ran.
     withheld = test and ("labels" not in parts or not any(parts["labels"].areas.values()))
@@ -198,7 +198,7 @@ def _areas(
 
 
 def _without_images(name: str, parts: dict[str, _Part]) -> list[Finding]:
-    """An area that has a folder in some part, but no image."""
+    """Judge an area that has a folder in some part, but no image."""
     aerial = parts["aerial"]
     if name in aerial.misnamed:
         return []
@@ -214,7 +214,7 @@ def _without_images(name: str, parts: dict[str, _Part]) -> list[Finding]:
 
 
 def _counterparts(area: Area, labels: _Part) -> Iterator[Finding]:
-    """Images without masks and the reverse."""
+    """Find images without masks and the reverse."""
     if area.name not in labels.areas:
         message = f"no masks for the area's {len(area.images)} images"
         yield Finding(labels.folder / area.name, area.name, "missing-area", message)
@@ -226,7 +226,7 @@ def _counterparts(area: Area, labels: _Part) -> Iterator[Finding]:
 
 
 def _duplicates(areas: list[Area]) -> Iterator[Finding]:
-    """Patches and areas that occur twice: what trains must not be what tests."""
+    """Find patches and areas that occur twice: what trains must not be what tests."""
     places: dict[str, list[Path]] = {}
     seen: dict[str, Area] = {}
     for area in areas:

@@ -82,16 +82,16 @@ def check_patch(
 
 def check_sizes(patches: Iterable[PatchSizes]) -> list[Finding]:
     """Find the patches that are not of the tree's size: the commonest square one."""
-    known = list(patches)
+    patches = list(patches)
     counts: dict[Size, int] = {}
-    for patch in known:
+    for patch in patches:
         for size in patch.sizes:
             if size is not None and size[0] == size[1] <= LARGEST:
                 counts[size] = counts.get(size, 0) + 1
     expected = max(counts, key=lambda size: counts[size], default=None)
     wanted = "a square" if expected is None else f"{expected[0]} x {expected[1]} like the others"
     findings = []
-    for name, image, mask, (image_size, mask_size) in known:
+    for name, image, mask, (image_size, mask_size) in patches:
         if image is not None and image_size not in (None, expected):
             findings.append(Finding(image, name, "wrong-shape", f"{_of(image_size)}, not {wanted}"))
         if mask is None or mask_size in (None, expected):
@@ -109,7 +109,7 @@ def _of(size: Size | None) -> str:
 
 
 def _header(path: Path, patch: str, bands: int, findings: list[Finding]) -> Header | None:
-    """A file's header, where it is a raster of the right kind."""
+    """Return a file's header, where it is a raster of the right kind."""
     problem = file_problem(path, patch)
     if problem is None:
         try:
@@ -132,7 +132,7 @@ def _header(path: Path, patch: str, bands: int, findings: list[Finding]) -> Head
 
 
 def _pixels(path: Path, patch: str, findings: list[Finding]) -> _Pixels | None:
-    """A file's pixels, decoded by GDAL's own GeoTIFF reader and by no other."""
+    """Return a file's pixels, decoded by GDAL's own GeoTIFF reader and by no other."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -151,21 +151,21 @@ def _pixels(path: Path, patch: str, findings: list[Finding]) -> _Pixels | None:
 
 
 def _mask_values(mask: Path, patch: str, values: NDArray[Any]) -> list[Finding]:
-    """Values that no class has."""
-    known = [land_cover.value for land_cover in CLASSES_19]
+    """Find values that no class has."""
+    classes = [land_cover.value for land_cover in CLASSES_19]
     if values.dtype == np.uint8:
         present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     else:
         present = np.unique(values)
-    strange = [str(value) for value in present.tolist() if value not in known]
+    strange = [str(value) for value in present.tolist() if value not in classes]
     if not strange:
         return []
-    message = f"values {some(strange, 5)}, where {known[0]} to {known[-1]} are classes"
+    message = f"values {some(strange, 5)}, where {classes[0]} to {classes[-1]} are classes"
     return [Finding(mask, patch, "bad-mask-values", message)]
 
 
 def _place(mask: Path, patch: str, image: _Pixels, other: _Pixels) -> list[Finding]:
-    """A mask that lies elsewhere than its image, by more than half a pixel.
+    """Find a mask that lies elsewhere than its image, by more than half a pixel.
 
     Corners are compared, not reference systems: some masks carry one without a code. A corner at
     (0, 0) is a file without a place.

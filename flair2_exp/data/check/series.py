@@ -35,25 +35,25 @@ def check_series(
         area: Like "D004_2021/Z1_NN".
         data: Reflectances, (T, 10, H, W) uint16.
         masks: Snow and cloud probabilities, (T, 2, H, W), 0..100.
-        products: A product name a line.
+        products: One product name per line.
         headers_only: Whether to leave the arrays' values unread.
 
     Returns:
         What is wrong, and the shape of the arrays, where one of them tells it.
     """
     findings: list[Finding] = []
-    found = _array(data, area, len(SATELLITE_BANDS), DATA_TYPES, findings)
-    other = _array(masks, area, len(CHANNELS), MASK_TYPES, findings)
-    if found is not None and other is not None and found != other:
-        message = f"{other}, where the data holds {found}"
+    of_data = _array(data, area, len(SATELLITE_BANDS), DATA_TYPES, findings)
+    of_masks = _array(masks, area, len(CHANNELS), MASK_TYPES, findings)
+    if of_data is not None and of_masks is not None and of_data != of_masks:
+        message = f"{of_masks}, where the data holds {of_data}"
         findings.append(Finding(masks, area, "series-mismatch", message))
-    shape = found or other
+    shape = of_data or of_masks
     findings += _products(products, area, shape)
     if not headers_only:
         damaged = {finding.path for finding in findings}
-        if found is not None and data not in damaged:
+        if of_data is not None and data not in damaged:
             findings += _blank(data, area)
-        if other is not None and masks not in damaged:
+        if of_masks is not None and masks not in damaged:
             findings += _probabilities(masks, area)
     return findings, shape
 
@@ -61,7 +61,7 @@ def check_series(
 def _array(
     path: Path, area: str, channels: int, types: tuple[str, ...], findings: list[Finding]
 ) -> SeriesShape | None:
-    """The shape of an array by its header; None where that is none of a series."""
+    """Return an array's shape by its header; None where it cannot be that of a series."""
     problem = file_problem(path, area)
     header = None
     if problem is None:
@@ -85,17 +85,17 @@ def _array(
 def _header_problems(
     path: Path, area: str, header: Header, channels: int, types: tuple[str, ...]
 ) -> list[Finding]:
-    """What an array's header says that no series' does; the first that makes the rest moot."""
+    """Find what an array's header says that no series' does; the first that makes the rest moot."""
     if header.dtype.hasobject:
         message = "holds pickled objects, which are never loaded"
         return [Finding(path, area, "object-array", message)]
-    held = path.stat().st_size
+    size = path.stat().st_size
     findings = []
-    if held < header.length:
-        message = f"{held:,} bytes, where its header announces {header.length:,}"
+    if size < header.length:
+        message = f"{size:,} bytes, where its header announces {header.length:,}"
         findings.append(Finding(path, area, "truncated-array", message))
-    elif held > header.length:
-        message = f"{held - header.length:,} bytes more than its header announces"
+    elif size > header.length:
+        message = f"{size - header.length:,} bytes more than its header announces"
         findings.append(Finding(path, area, "trailing-bytes", message))
     if header.dtype.str not in types:
         wanted = " or ".join(np.dtype(name).name for name in types)
@@ -114,7 +114,7 @@ def _header_problems(
 
 
 def _products(path: Path, area: str, shape: SeriesShape | None) -> list[Finding]:
-    """Lines without a date, and another number of them than of acquisitions."""
+    """Find lines without a date, and another number of them than of acquisitions."""
     problem = file_problem(path, area)
     if problem is not None:
         return [problem]
@@ -135,7 +135,7 @@ def _products(path: Path, area: str, shape: SeriesShape | None) -> list[Finding]
 
 
 def _dated(product: str) -> bool:
-    """Whether a line is empty, which is left out, or has a date where products have it."""
+    """Return whether a line is empty, which is left out, or has a date where products have it."""
     try:
         return not product or len(acquisition_dates([product])) == 1
     except ValueError:
@@ -143,7 +143,7 @@ def _dated(product: str) -> bool:
 
 
 def _blank(path: Path, area: str) -> list[Finding]:
-    """A series without any value; single frames of zeros do occur, where an orbit ends."""
+    """Find a series without any value; single frames of zeros do occur, where an orbit ends."""
     frames = open_array(path)
     if any(frame.any() for frame in frames):
         return []
@@ -152,7 +152,7 @@ def _blank(path: Path, area: str) -> list[Finding]:
 
 
 def _probabilities(path: Path, area: str) -> list[Finding]:
-    """Values that are no per cent."""
+    """Find values that are not per cent."""
     frames = open_array(path)
     largest = max(int(frame.max()) for frame in frames)
     if largest <= 100:

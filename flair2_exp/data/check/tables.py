@@ -107,8 +107,8 @@ def check_metadata(path: Path, patches: Iterable[tuple[str, str]], table: Table)
         if year not in YEARS:
             message = f"year {year} has no place in the code of {YEARS[0]} to {YEARS[-1]}"
             findings.append(Finding(path, patch, "unknown-year", message, "warning"))
-        told = f"{content.get('domain')}/{content.get('zone')}"
-        if told != area:
-            message = f"domain and zone {told[:80]} of a patch in {area}"
+        place = f"{content.get('domain')}/{content.get('zone')}"
+        if place != area:
+            message = f"domain and zone {place[:80]} of a patch in {area}"
             findings.append(Finding(path, patch, "misplaced-metadata", message, "warning"))
     return findings

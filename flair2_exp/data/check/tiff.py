@@ -90,7 +90,7 @@ class _Reader:
         self._big = magic == 43
 
     def tags(self) -> dict[int, tuple[int, ...]]:
-        """The wanted tags' values; checks the blocks of pixels on the way."""
+        """Return the wanted tags' values; check the blocks of pixels on the way."""
         at, count_format, entry_size = (8, "Q", 20) if self._big else (4, "H", 12)
         place = self._unpack("Q" if self._big else "I", at)
         entries = self._unpack(count_format, place)
@@ -107,7 +107,7 @@ class _Reader:
         return tags
 
     def _values(self, kind: int, entry: bytes) -> tuple[int, ...]:
-        """An entry's values: in the entry itself where they fit, else where it points to."""
+        """Return an entry's values: from itself where they fit, else from where it points to."""
         half = len(entry) // 2
         word = self._order + ("Q" if self._big else "I")
         (count,) = struct.unpack(word, entry[:half])

@@ -37,7 +37,7 @@ from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
 
 SUPER_PATCH: Final = 40
-"""Pixels on a side of the satellite crop, unless told otherwise."""
+"""Pixels on a side of the satellite crop, by default."""
 
 Report = Callable[[int, int], None]
 """Called with the number of patches checked so far and their total."""
@@ -57,7 +57,7 @@ def check_tree(
     metadata: bool = True,
     report: Report | None = None,
 ) -> list[Finding]:
-    """Everything that is wrong with a data set, or strange.
+    """Find everything that is wrong with a data set, or strange.
 
     Args:
         folders: Where its parts are, as from `layout.locate`.
@@ -80,8 +80,8 @@ def check_tree(
     done = 0
     sizes: list[PatchSizes] = []
     shapes: dict[tuple[str, bool], SeriesShape | None] = {}
-    for area, (found, patch_sizes, shape) in _checked(areas, headers_only, workers):
-        findings += found
+    for area, (problems, patch_sizes, shape) in _checked(areas, headers_only, workers):
+        findings += problems
         sizes += [
             PatchSizes(patch, area.images.get(patch), area.masks.get(patch), size)
             for patch, size in zip(area.patches(), patch_sizes, strict=True)
@@ -160,7 +160,7 @@ def _summary(errors: Sequence[Finding], super_patch: int) -> str:
 def _checked(
     areas: Sequence[Area], headers_only: bool, workers: int
 ) -> Iterator[tuple[Area, _AreaResult]]:
-    """Each area with what is wrong with it, as they are done."""
+    """Yield each area with what is wrong with it, as they are done."""
     work = [area for area in areas if area.images or area.masks]
     check = partial(_check_area, headers_only=headers_only)
     if workers <= 1 or len(work) <= 1:
@@ -194,15 +194,15 @@ def _check_area(area: Area, *, headers_only: bool) -> _AreaResult:
     sizes: list[Sizes] = []
     shape = None
     for patch in area.patches():
-        found, size = check_patch(
+        problems, size = check_patch(
             patch, area.images.get(patch), area.masks.get(patch), headers_only=headers_only
         )
-        findings += found
+        findings += problems
         sizes.append(size)
     if area.series is not None:
         data, masks, products = area.series
-        found, shape = check_series(area.name, data, masks, products, headers_only=headers_only)
-        findings += found
+        problems, shape = check_series(area.name, data, masks, products, headers_only=headers_only)
+        findings += problems
     return findings, sizes, shape
 
 
@@ -222,11 +222,11 @@ def _centroids(
         return
     for area in areas:
         for patch in area.images:
-            found = check_centroid(
+            problem = check_centroid(
                 path, patch, table, shapes.get((area.name, area.test)), super_patch
             )
-            if found is not None:
-                yield found
+            if problem is not None:
+                yield problem
 
 
 def _metadata(folders: Folders, areas: Sequence[Area]) -> list[Finding]:

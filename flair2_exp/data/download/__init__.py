@@ -1,1 +1,1 @@
-"""The published archives: fetched, checked and unpacked."""
+"""The published archives: `archives` plans and records, `transfer` fetches, `unpack` unpacks."""

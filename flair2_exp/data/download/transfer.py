@@ -1,178 +1,102 @@
-"""One file over HTTP: resumed where it broke off, and believed only when its bytes prove right.
+"""One file over HTTP, resumed where it broke off, and in its place only once it is checked.
 
-Bytes go to `NAME.part`; beside it `NAME.part.json` remembers which version of the file they belong
-to. A later call asks for the rest (`Range`), of that version only (`If-Range`), and starts over
-wherever the server's answer does not fit what is already there. Rules from RFC 9110, sections 13
-and 14.
+Bytes go to `NAME.part`. A later call, also of another process, asks for the rest; the MD5 of the
+whole tells whether all parts belong together, so that a file without one starts over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
-import math
 import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
-from urllib.parse import urljoin, urlsplit
+from typing import Final
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from flair2_exp.errors import DataError
 
-if TYPE_CHECKING:
-    import requests
-
 _LOG = logging.getLogger(__name__)
 
-Report = Callable[[int, int | None], None]
-"""Called with the bytes done so far and their total (None where unknown)."""
+Report = Callable[[str, int, int | None], None]
+"""Called with the step (`downloading`, `checking`), the bytes done and their total (or None)."""
 
-CHUNK: Final = 1 << 16
-"""Bytes read at once: no more than this is lost when a connection breaks."""
+TRIES: Final = 6
+"""Tries in a row that bring no new byte before a transfer gives up."""
 
-SIZE_TOLERANCE: Final = 0.1
-"""Published sizes are rounded, and whether a GB is 10^9 or 2^30 bytes (7.4 % more) is not said."""
+WAIT: Final = 1.0
+"""Seconds before another try; doubled each time, up to a minute."""
 
-_REDIRECTS: Final = 5
-_MOVED: Final = frozenset({301, 302, 303, 307, 308})
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a transfer keeps trying.
-
-    Attributes:
-        attempts: Tries in a row that bring no new bytes before it gives up.
-        wait: Seconds before the second try; doubled before each further one.
-        longest_wait: Seconds that no wait exceeds, not even one the server asks for.
-        timeout: Seconds to connect, and seconds without a byte.
-    """
-
-    attempts: int = 6
-    wait: float = 1.0
-    longest_wait: float = 60.0
-    timeout: tuple[float, float] = (15.0, 60.0)
+_TIMEOUT: Final = (15.0, 60.0)  # seconds to connect, and without a byte
+_CHUNK: Final = 1 << 16  # bytes; no more than this is lost when a connection breaks
+_TEMPORARY: Final = (408, 425, 429, 500, 502, 503, 504)
+_CONTENT_RANGE: Final = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 
 
-class _TryAgainError(Exception):
-    """This try failed; another may not."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-def fetch(
-    url: str,
-    target: Path,
-    *,
-    size: int | None = None,
-    limit: int | None = None,
-    md5: str | None = None,
-    patience: Patience | None = None,
-    report: Report | None = None,
-    checking: Report | None = None,
-) -> None:
-    """Download a file, or the rest of it, and put it in place once it is proven.
+def fetch(url: str, target: Path, sizes: range, md5: str | None, report: Report) -> None:
+    """Download a file, or the rest of it, and put it in place once it is checked.
 
     Args:
-        url: An http or https address.
+        url: An http or https address; a user name and a password in it are sent, never shown.
         target: The file to write. It appears only when complete and checked.
-        size: Published size in bytes, rounded: what the server announces, and what it sends, must
-            be within `SIZE_TOLERANCE`.
-        limit: Bytes that must not be exceeded where no size is published.
-        md5: Published MD5 of the whole file, in hexadecimal. A file with another one is removed
-            and fetched once more from its first byte.
-        patience: How long to keep trying.
-        report: Called as bytes come in.
-        checking: Called as the bytes of an earlier call are read again for their digest.
+        sizes: The counts of bytes that the file may have.
+        md5: Its MD5 in hexadecimal, where one is published. A file with another one is removed and
+            fetched once more from its first byte.
+        report: Called as bytes come in, and as they are read again for their MD5.
 
     Raises:
-        DataError: The server refuses, keeps failing, redirects to where it must not, or sends
-            another file than the published one; or the disk is full. What came in stays for the
-            next call, unless it is proven wrong.
+        DataError: The server refuses, keeps failing, or sends another file than the expected one.
+            The bytes so far stay for the next call, unless they are proven wrong.
+        OSError: The file cannot be written.
     """
-    for last in (False, True):
-        bounds = _Bounds(size, limit)
-        transfer = _Transfer(url, target, bounds, md5, patience or Patience(), report)
-        transfer.remember(checking)
+    part = target.with_name(target.name + ".part")
+    transfer = _Transfer(url, part, sizes, report)
+    if md5 is None:
+        part.unlink(missing_ok=True)
+    for _ in range(2):
         transfer.run()
-        found = transfer.digest.hexdigest()
-        if md5 in (None, found):
-            os.replace(transfer.part, target)
-            transfer.state.unlink(missing_ok=True)
+        if md5 in (None, actual := md5_of(part, report)):
+            os.replace(part, target)
             return
-        transfer.forget()
-        if not last:
-            _LOG.warning("%s: wrong MD5, once more from the start", target.name)
+        _LOG.warning("%s: wrong MD5 %s.", target.name, actual)
+        part.unlink()
     raise DataError(
-        f"{url} has MD5 {found} where {md5} is published, twice in a row.\n"
+        f"{transfer.address} has MD5 {actual} where {md5} is published, twice in a row.\n"
         "The archive was replaced or is damaged at the source: try another --base-url."
     )
 
 
-def md5_of(path: Path, report: Report | None = None) -> str:
-    """The MD5 of a file, in hexadecimal."""
+def md5_of(path: Path, report: Report) -> str:
+    """Return the MD5 of a file, in hexadecimal."""
     digest = hashlib.md5(usedforsecurity=False)
-    _feed(digest, path, report)
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            report("checking", file.tell(), total)
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Bounds:
-    """How many bytes the published file may have: about `size`, or at most `limit`."""
-
-    size: int | None
-    limit: int | None
-
-    @property
-    def most(self) -> float:
-        if self.size is not None:
-            return self.size * (1 + SIZE_TOLERANCE)
-        return math.inf if self.limit is None else self.limit
-
-    def __contains__(self, count: int) -> bool:
-        least = 0.0 if self.size is None else self.size * (1 - SIZE_TOLERANCE)
-        return least <= count <= self.most
-
-    def __str__(self) -> str:
-        if self.size is not None:
-            return f"about {self.size:,} are published"
-        return f"at most {self.limit:,} are expected"
+def _masked(text: str) -> str:
+    """Return an address, or an error about one, without its user, password and query."""
+    return re.sub(r"\?\S+", "?***", re.sub(r"(\w+://)?.*@", r"\1***@", text))
 
 
 class _Transfer:
-    """One file's bytes so far: how many, their digest, and the version they belong to."""
+    """What a file's requests share."""
 
-    def __init__(
-        self,
-        url: str,
-        target: Path,
-        bounds: _Bounds,
-        md5: str | None,
-        patience: Patience,
-        report: Report | None,
-    ) -> None:
+    def __init__(self, url: str, part: Path, sizes: range, report: Report) -> None:
         self.url = url
-        self.bounds = bounds
-        self.md5 = md5
-        self.patience = patience
-        self.report = report or (lambda done, total: None)
-        self.part = target.with_name(target.name + ".part")
-        self.state = target.with_name(target.name + ".part.json")
-        self.offset = 0
-        self.furthest = 0
-        self.total: int | None = None
-        self.validator: str | None = None
-        self.ranges = True
-        self.digest = hashlib.md5(usedforsecurity=False)
+        self.address = _masked(url)
+        self.part = part
+        self.sizes = sizes
+        self.report = report
 
     def run(self) -> None:
         """Fetch until the file is complete.
@@ -180,233 +104,113 @@ class _Transfer:
         Raises:
             DataError: See `fetch`.
         """
-        import requests
-        import urllib3
-
-        failures = 0
+        retry = Retry(
+            total=TRIES - 1,
+            backoff_factor=WAIT,
+            backoff_max=60,
+            status_forcelist=_TEMPORARY,
+            raise_on_status=False,
+            respect_retry_after_header=False,  # it may ask for a day
+        )
+        failures, furthest, complete = 0, self._size(), False
         with requests.Session() as session:
-            while self.total is None or self.offset < self.total:
-                before = self.furthest
-                try:
-                    if self._attempt(session):
-                        break
-                except (
-                    _TryAgainError,
-                    requests.RequestException,
-                    urllib3.exceptions.HTTPError,
-                ) as error:
-                    failures = 0 if self.furthest > before else failures + 1
-                    self._pause(failures, error)
-        self._require_published(self.offset, "sent")
+            session.max_redirects = 5
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(max_retries=retry))
+            while not complete:
+                if failures == TRIES:
+                    raise DataError(
+                        f"{self.address}: gave up after {TRIES} tries in a row without a new byte."
+                        "\nThe bytes so far are kept: the same command resumes there."
+                    )
+                if failures:
+                    time.sleep(min(WAIT * 2 ** (failures - 1), 60))
+                with contextlib.closing(self._request(session)) as response:
+                    complete = self._receive(response)
+                size = self._size()  # going over the same bytes again is no progress
+                failures = 0 if size > furthest else failures + 1
+                furthest = max(furthest, size)
+        self._require_size(self._size())
 
-    def forget(self) -> None:
-        """Drop every byte fetched so far."""
-        self.part.unlink(missing_ok=True)
-        self.state.unlink(missing_ok=True)
-        self.offset = 0
-        self.total = None
-        self.validator = None
-        self.digest = hashlib.md5(usedforsecurity=False)
+    def _size(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
 
-    def _distrust(self, reason: str) -> _TryAgainError:
-        """Drop what came in and ask for no more parts: this server's ranges do not fit."""
-        self.ranges = False
-        self.forget()
-        return _TryAgainError(f"{reason}; starting over")
+    def _request(self, session: requests.Session) -> requests.Response:
+        """Ask for the rest of the file, or for all of it.
 
-    def remember(self, report: Report | None) -> None:
-        """Take up an earlier call's bytes, where they are known to belong to this address."""
-        try:
-            state = json.loads(self.state.read_text("utf-8"))
-            held = self.part.stat().st_size
-            total, validator = state["total"], state["validator"]
-            most = self.bounds.most if total is None else total
-            usable = state["url"] == self.url and held <= most
-        except (OSError, ValueError, KeyError, TypeError):
-            usable = False
-        if not usable:
-            self.forget()
-            return
-        self.total, self.validator = total, validator
-        self.offset = self.furthest = held
-        _feed(self.digest, self.part, report)
-
-    def _attempt(self, session: requests.Session) -> bool:
-        """One request; True when a body of unannounced length came to its end."""
+        Raises:
+            DataError: No answer, or one that cannot be the file.
+        """
         headers = {"Accept-Encoding": "identity"}
-        # Without a validator nothing but the MD5 tells two versions of a file apart.
-        resumable = self.ranges and (self.validator is not None or self.md5 is not None)
-        if self.offset and resumable:
-            headers["Range"] = f"bytes={self.offset}-"
-            if self.validator is not None:
-                headers["If-Range"] = self.validator
-        response = _follow(session, self.url, headers, self.patience.timeout)
-        with contextlib.closing(response):
-            end = self._agree(response, asked="Range" in headers)
-            self._receive(response, end)
-        if end is None:
-            return True
-        if self.offset < end:
-            raise _TryAgainError("the connection closed early")
-        return False
-
-    def _agree(self, response: requests.Response, *, asked: bool) -> int | None:
-        """Judge an answer's head and place `offset`; returns where its body must end."""
-        status = response.status_code
-        if status in _PASSING:
-            raise _TryAgainError(f"the server answers {status}", _retry_after(response))
-        if asked and status == 416:
-            raise self._distrust("the server has fewer bytes than were fetched")
-        if status != 200 and not (asked and status == 206):
+        if size := self._size():
+            headers["Range"] = f"bytes={size}-"
+        try:
+            response = session.get(self.url, headers=headers, stream=True, timeout=_TIMEOUT)
+        except requests.RequestException as error:
+            cause = error.args[0] if error.args else error
+            reason = _masked(str(getattr(cause, "reason", cause)))
             raise DataError(
-                f"{self.url}: the server answers {status} ({response.reason}).\n"
+                f"{self.address} cannot be fetched ({reason}).\n"
+                "Check the connection and --base-url: the same command resumes there."
+            ) from error
+        fault = _fault(response, "Range" in headers)
+        if fault:
+            response.close()
+            raise DataError(
+                f"{self.address}: the server {fault}.\n"
                 "Check the address, or name a mirror with --base-url."
             )
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":
-            raise _TryAgainError(f"the body is encoded as {encoding!r}, which nobody asked for")
-        return self._agree_rest(response) if status == 206 else self._agree_whole(response)
+        return response
 
-    def _agree_whole(self, response: requests.Response) -> int | None:
-        """A 200: the body is the whole file, whatever was asked for."""
-        self.forget()
-        length = response.headers.get("Content-Length", "")
-        self.total = int(length) if length.isdecimal() else None
-        self.validator = _validator(response)
-        if self.total is not None:
-            self._require_published(self.total, "offers")
-        state = {"url": self.url, "total": self.total, "validator": self.validator}
-        self.part.write_bytes(b"")
-        self.state.write_text(json.dumps(state), "utf-8")
-        return self.total
-
-    def _agree_rest(self, response: requests.Response) -> int:
-        """A 206: the body must be what follows the bytes at hand, of the same version."""
-        told = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if told is not None:
-            first, last = int(told[1]), int(told[2])
-            total = None if told[3] == "*" else int(told[3])
-            same = None in (self.validator, _validator(response)) or (
-                self.validator == _validator(response)
-            )
-            fits = self.offset == first <= last and (total is None or last < total)
-            if fits and same and (self.total is None or total in (None, self.total)):
-                self.total = self.total or total  # the whole file came without its length
-                return last + 1
-        raise self._distrust("the server sent another range than asked for")
-
-    def _require_published(self, count: int, verb: str) -> None:
-        """Refuse as many bytes as the published file cannot have, and keep none of them."""
-        if count in self.bounds:
-            return
-        self.forget()
-        raise DataError(
-            f"{self.url}: the server {verb} {count:,} bytes where {self.bounds}.\n"
-            "This is another file: check --base-url."
-        )
-
-    def _receive(self, response: requests.Response, end: int | None) -> None:
-        """Append a body to the part, never beyond `end`."""
-        self.report(self.offset, self.total)
-        with self.part.open("ab") as file:
-            for chunk in response.raw.stream(CHUNK, decode_content=False):
-                if end is not None and self.offset + len(chunk) > end:
-                    raise self._distrust("the body is longer than announced")
-                if self.offset + len(chunk) > self.bounds.most:  # nobody announced an end
-                    self._require_published(self.offset + len(chunk), "sent")
-                self._write(file, chunk)
-                self.digest.update(chunk)
-                self.offset += len(chunk)
-                self.furthest = max(self.furthest, self.offset)
-                self.report(self.offset, self.total)
-
-    def _write(self, file: BinaryIO, chunk: bytes) -> None:
+    def _receive(self, response: requests.Response) -> bool:
+        """Append a body to the part; return whether the file is complete."""
+        size = self._size()
+        if response.status_code == 200:  # the body is the whole file, whatever was requested
+            size, length = 0, response.headers.get("Content-Length", "")
+            total = int(length) if length.isdecimal() else None
+        else:
+            span = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            total = int(span[2]) if span else None
+            if response.status_code == 416 and size == total:
+                return True
+            if span is None or span[1] != str(size):  # not what follows the bytes on disk
+                self.part.unlink()
+                return False
+        if total is not None:
+            self._require_size(total)
         try:
-            file.write(chunk)
-        except OSError as error:
+            with self.part.open("ab" if size else "wb") as file:
+                for chunk in response.iter_content(_CHUNK):
+                    size += len(chunk)
+                    if size >= self.sizes.stop:
+                        self._require_size(size)
+                    file.write(chunk)
+                    self.report("downloading", size, total)
+        except requests.RequestException as error:
+            _LOG.warning("%s: interrupted (%s); trying again.", self.address, type(error).__name__)
+            return False
+        return total in (None, size)
+
+    def _require_size(self, size: int) -> None:
+        """Refuse as many bytes as the file cannot have, and keep none of them."""
+        if size not in self.sizes:
+            self.part.unlink(missing_ok=True)
             raise DataError(
-                f"{self.part}: {error.strerror} after {self.offset:,} bytes.\n"
-                "Make room: the same command goes on from there."
-            ) from error
-
-    def _pause(self, failures: int, error: Exception) -> None:
-        if failures >= self.patience.attempts:
-            raise DataError(
-                f"{self.url}: gave up after {failures} tries in a row without a new byte "
-                f"({_brief(error)}).\nWhat came in is kept: the same command goes on from there."
-            ) from error
-        asked = error.wait if isinstance(error, _TryAgainError) else 0.0
-        wait = min(
-            max(self.patience.wait * 2 ** max(failures - 1, 0), asked), self.patience.longest_wait
-        )
-        _LOG.warning("%s; trying again in %.3g s", _brief(error), wait)
-        time.sleep(wait)
-
-
-def _follow(
-    session: requests.Session, url: str, headers: dict[str, str], timeout: tuple[float, float]
-) -> requests.Response:
-    """Get an address through its redirects, each of them judged before it is followed.
-
-    Raises:
-        DataError: An address that is neither http nor https, a step from https down to http, a
-            redirect to nowhere, or too many of them.
-    """
-    _require_http(url, url)
-    here = url
-    for _ in range(_REDIRECTS + 1):
-        response = session.get(
-            here, headers=headers, stream=True, allow_redirects=False, timeout=timeout
-        )
-        if response.status_code not in _MOVED:
-            return response
-        location = response.headers.get("Location")
-        response.close()
-        if not location:
-            raise DataError(f"{here} redirects to nowhere; check --base-url.")
-        there = urljoin(here, location)
-        _require_http(there, url)
-        if urlsplit(here).scheme == "https" and urlsplit(there).scheme == "http":
-            raise DataError(
-                f"{url} redirects from https to {there}, which is not encrypted; not followed."
+                f"{self.address}: the server sends {size:,} bytes where {self.sizes.start:,} to "
+                f"{self.sizes.stop - 1:,} are expected.\nThis is another file: check --base-url."
             )
-        here = there
-    raise DataError(f"{url} redirects more than {_REDIRECTS} times; check --base-url.")
 
 
-def _require_http(address: str, origin: str) -> None:
-    parts = urlsplit(address)
-    if parts.scheme in ("http", "https") and parts.hostname:
-        return
-    where = "" if address == origin else f" (redirected from {origin})"
-    raise DataError(f"{address!r}{where} is no http or https address; not followed.")
-
-
-def _validator(response: requests.Response) -> str | None:
-    """What names this version of the file: strong ETag or date, the forms that If-Range takes."""
-    etag = response.headers.get("ETag")
-    if etag and not etag.startswith("W/"):
-        return etag
-    return response.headers.get("Last-Modified")
-
-
-def _retry_after(response: requests.Response) -> float:
-    """Seconds the server asks to wait; its other form, a date, is rare and read as none."""
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else 0.0
-
-
-def _brief(error: Exception) -> str:
-    """The first hundred characters of an error: the libraries' repeat each other at length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 100 else text[:99] + "…"
-
-
-def _feed(digest: hashlib._Hash, path: Path, report: Report | None) -> None:
-    done, total = 0, path.stat().st_size
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            done += len(chunk)
-            if report is not None:
-                report(done, total)
+def _fault(response: requests.Response, ranged: bool) -> str | None:
+    """Return why an answer cannot be the file, or None."""
+    status, headers = response.status_code, response.headers
+    addresses = [hop.url for hop in (*response.history, response)]
+    if addresses[0].startswith("https:") and any(url.startswith("http:") for url in addresses):
+        return "redirects from https to http, which is not encrypted"
+    if status != 200 and not (ranged and status in (206, 416)):
+        return f"answers {status} ({response.reason})"
+    if headers.get("Content-Encoding", "identity") != "identity":
+        return f"encodes the file as {headers['Content-Encoding']!r}, which nobody requested"
+    if status == 200 and headers.get("Content-Type", "").startswith("text/html"):
+        return "sends a web page instead of the file"
+    return None

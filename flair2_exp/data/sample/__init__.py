@@ -1,1 +1,1 @@
-"""The synthetic FLAIR #2 tree: its landscape, its rendering, its files."""
+"""The synthetic FLAIR #2 tree: `landscape` its ground, `rendering` its look, `tree` its files."""

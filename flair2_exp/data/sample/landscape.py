@@ -78,7 +78,7 @@ class Noise:
         self._scale = scale
 
     def at(self, y: Floats, x: Floats) -> Floats:
-        """The field's values at points (metres)."""
+        """Return the field's values at points (metres)."""
         rows, columns = self._taps(y), self._taps(x)
         total = np.zeros(y.shape)
         for row, row_weight in rows:
@@ -87,7 +87,7 @@ class Noise:
         return total
 
     def grid(self, y: Floats, x: Floats) -> Floats:
-        """The field's values on a grid, (len(y),len(x)), of rows y and columns x (metres)."""
+        """Return the field's values on a grid, (len(y),len(x)), of rows y and columns x (m)."""
         across = np.zeros((len(self._knots), len(x)))
         for column, weight in self._taps(x):
             across += weight * self._knots[:, column]
@@ -97,7 +97,7 @@ class Noise:
         return total
 
     def _taps(self, place: Floats) -> list[tuple[Ints, Floats]]:
-        """The three knots that weigh in along one axis, with the weights of a quadratic B-spline.
+        """Return the three knots that count along one axis, with a quadratic B-spline's weights.
 
         Places outside take the values at the nearest end.
         """
@@ -184,15 +184,15 @@ class _Mosaic:
         return u * cosine - v * sine + self._middle[0], u * sine + v * cosine + self._middle[1]
 
     def across(self, y: Floats, x: Floats) -> Floats:
-        """Metres across the long side of the cells."""
+        """Return metres across the long side of the cells."""
         return np.asarray(self._turn(y, x)[..., 1])
 
     def nearest(self, y: Floats, x: Floats) -> Ints:
-        """The cell of each point."""
+        """Return the cell of each point."""
         return np.asarray(self._tree.query(self._turn(y, x))[1], dtype=np.int64)
 
     def find(self, y: Floats, x: Floats) -> _Cells:
-        """The cell of each point and how far its boundary is (unstretched mosaics only)."""
+        """Return each point's cell and how far its boundary is (unstretched mosaics only)."""
         distances, cells = self._tree.query(self._turn(y, x), k=2)
         first, second = cells[..., 0], cells[..., 1]
         apart = np.linalg.norm(self._centres[second] - self._centres[first], axis=-1)
@@ -200,7 +200,7 @@ class _Mosaic:
         return _Cells(first.astype(np.int64), second.astype(np.int64), edge)
 
     def facing(self, cells: _Cells) -> Floats:
-        """Angle (radians, of y against x) of the direction towards the boundary."""
+        """Return angle (radians, of y against x) of the direction towards the boundary."""
         y, x = self._back(*self._centres.T)
         return np.arctan2(y[cells.second] - y[cells.index], x[cells.second] - x[cells.index])
 
@@ -258,7 +258,7 @@ class Landscape:
     def _make_blocks(
         self, rng: np.random.Generator, extent: tuple[float, float], theme: str
     ) -> None:
-        """Blocks, what they are used for, and what runs along their boundaries."""
+        """Make blocks, what they are used for, and what runs along their boundaries."""
         self._blocks = _Mosaic(rng, extent, cell=105.0, jitter=0.3)
         deck = _BLOCK_DECK + tuple(_THEME_BLOCKS[letter] for letter in theme)
         distance = self._from_middle(self._blocks.y, self._blocks.x)
@@ -267,7 +267,7 @@ class Landscape:
         self._block_dice = rng.random(count)
 
     def _make_parcels(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
-        """Fields (long, in rows) and stands (roundish), with cover, variety, tone and age."""
+        """Make fields (long, in rows) and stands (roundish), with cover, variety, tone and age."""
         self._fields = _Mosaic(rng, extent, cell=34.0, jitter=0.18, stretch=1.7)
         self._stands = _Mosaic(rng, extent, cell=46.0, jitter=0.4)
         self._parcels: dict[int, tuple[Ints, Ints, Floats, Floats]] = {}
@@ -290,7 +290,7 @@ class Landscape:
         return self._fields if use in (_FARM, _WORKS) else self._stands
 
     def _make_houses(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
-        """Plots along the streets of towns and in works, most with a building."""
+        """Make plots along the streets of towns and in works, most with a building."""
         from scipy.spatial import cKDTree
 
         plots = _Mosaic(rng, extent, cell=19.0, jitter=0.16)
@@ -327,7 +327,7 @@ class Landscape:
         self._house_paved = rng.random(count)
 
     def _make_river(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
-        """A winding river that passes near the middle; its water's colour, and the roads'."""
+        """Make a winding river that passes near the middle; its water's colour, and the roads'."""
         angle = rng.uniform(0, np.pi)
         self._river_along = (np.sin(angle), np.cos(angle))
         self._river_offset = rng.uniform(-0.14, 0.14) * min(extent)
@@ -337,12 +337,12 @@ class Landscape:
         self._road_variety = int(rng.integers(0, VARIETIES))
 
     def ground(self, y: float, x: float) -> float:
-        """Metres of the ground above the sea at one point."""
+        """Return metres of the ground above the sea at one point."""
         relief = self._relief.at(np.array([y]), np.array([x]))
         return max(self._altitude + self._steepness * float(relief[0]), 0.0)
 
     def _river(self, y: Floats, x: Floats) -> Floats:
-        """Metres from the river's bank, negative in the water."""
+        """Return metres from the river's bank, negative in the water."""
         sine, cosine = self._river_along
         v, u = y - self._middle[0], x - self._middle[1]
         along, beside = u * cosine + v * sine, v * cosine - u * sine
@@ -351,7 +351,7 @@ class Landscape:
         return np.asarray(np.abs(beside - course) - self._river_width)
 
     def surface(self, y: Floats, x: Floats) -> Surface:
-        """The surface on a grid, (len(y),len(x)), of rows y and columns x (metres)."""
+        """Return the surface on a grid, (len(y),len(x)), of rows y and columns x (metres)."""
         shape = (len(y), len(x))
         rows, columns = np.meshgrid(y, x, indexing="ij")
         ragged, patchy = self._ragged.grid(y, x), self._patchy.grid(y, x)
@@ -379,7 +379,7 @@ class Landscape:
     def _paint_parcels(
         self, canvas: _Canvas, use: int, at: Ints, near: tuple[Floats, Floats]
     ) -> None:
-        """Fields and stands of the blocks of one use."""
+        """Paint fields and stands of the blocks of one use."""
         mosaic = self._parcel_mosaic(use)
         cover, variety, tone, age = self._parcels[use]
         y, x = near[0][at], near[1][at]
@@ -397,7 +397,7 @@ class Landscape:
             canvas.put(at[trees], DECIDUOUS)
 
     def _paint_margins(self, canvas: _Canvas, cells: _Cells) -> None:
-        """Hedges and scrub along the boundaries of the open country and of the forest."""
+        """Paint hedges and scrub along the boundaries of the open country and of the forest."""
         use = self._use[cells.index]
         pair = self._pair_dice(cells)
         ragged = 1.2 * canvas.ragged
@@ -410,11 +410,11 @@ class Landscape:
         canvas.put(np.flatnonzero(scattered), BRUSHWOOD)
 
     def _pair_dice(self, cells: _Cells) -> Floats:
-        """A number of 0..1 for each boundary, the same from both sides."""
+        """Return a number of 0..1 for each boundary, the same from both sides."""
         return np.mod(self._block_dice[cells.index] + self._block_dice[cells.second], 1.0)
 
     def _paint_houses(self, canvas: _Canvas, use: Ints) -> None:
-        """Buildings with their yards, and pools."""
+        """Paint buildings with their yards, and pools."""
         at = np.flatnonzero((use == _TOWN) | (use == _WORKS))
         points = np.stack((canvas.y[at], canvas.x[at]), axis=-1)
         house = np.asarray(self._house_tree.query(points)[1], dtype=np.int64)
@@ -443,7 +443,7 @@ class Landscape:
         canvas.height[spots] = self._house_height[owner] - fall * np.abs(ahead[roof])
 
     def _paint_river(self, canvas: _Canvas, y: Floats, x: Floats) -> None:
-        """The river, its banks of gravel and its trees."""
+        """Paint the river, its banks of gravel and its trees."""
         bank = self._river(y, x) + canvas.ragged
         canvas.put(np.flatnonzero((bank < 9) & (canvas.patchy > -0.3)), DECIDUOUS)
         canvas.put(np.flatnonzero((bank < 5) & (canvas.patchy <= -0.3)), BRUSHWOOD)
@@ -451,7 +451,7 @@ class Landscape:
         canvas.put(np.flatnonzero(bank < 0), WATER, self._river_variety)
 
     def _paint_roads(self, canvas: _Canvas, cells: _Cells) -> None:
-        """Streets around towns and works, some roads elsewhere, tracks between the rest."""
+        """Paint streets around towns and works, some roads elsewhere, tracks between the rest."""
         use, other = self._use[cells.index], self._use[cells.second]
         pair = self._pair_dice(cells)
         built = np.isin(use, (_TOWN, _WORKS)) | np.isin(other, (_TOWN, _WORKS))
@@ -463,7 +463,7 @@ class Landscape:
         canvas.put(np.flatnonzero(track & (cells.edge < 2.2)), PERVIOUS, self._road_variety)
 
     def _raise(self, canvas: _Canvas, crowns: Floats) -> None:
-        """Heights of the vegetation; buildings have theirs already."""
+        """Raise the vegetation to its heights; buildings have theirs already."""
         table = np.zeros(20)
         spread = np.zeros(20)
         for cover, mean, change in (
@@ -477,7 +477,7 @@ class Landscape:
 
 
 class _Canvas:
-    """The points being painted: flat arrays, one value a point."""
+    """The points being painted: flat arrays, one value per point."""
 
     def __init__(self, y: Floats, x: Floats, ragged: Floats, patchy: Floats) -> None:
         self.y, self.x = y, x
@@ -490,7 +490,7 @@ class _Canvas:
         self.across = np.zeros(y.size)
 
     def put(self, at: Ints, cover: int, variety: int = 0) -> None:
-        """Another cover at some points, over whatever was there."""
+        """Put another cover at some points, over whatever was there."""
         self.cover[at] = cover
         self.variety[at] = variety
         self.tone[at] = 0.0

@@ -106,7 +106,7 @@ class Flight:
 
 
 def plan_flight(rng: np.random.Generator, year: int) -> Flight:
-    """A summer flight with its own light, camera and drought."""
+    """Draw a summer flight with its own light, camera and drought."""
     day = int(rng.integers(0, 120))
     hour, minute = int(rng.integers(9, 16)), int(rng.integers(0, 60))
     number = int(rng.integers(1, 40))
@@ -134,7 +134,7 @@ def render_patch(
     side: float,
     size: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The aerial image and the mask of one patch.
+    """Render the aerial image and the mask of one patch.
 
     Args:
         rng: Source of the image's noise; the mask does not depend on it.
@@ -169,7 +169,7 @@ def render_patch(
 
 
 def _paint(surface: Surface, flight: Flight, pixel: float) -> Floats:
-    """Colours (4,…) by class and variety, with the rows of vineyards and fields."""
+    """Paint colours (4,…) by class and variety, with the rows of vineyards and fields."""
     table = np.zeros((20, VARIETIES, 4))
     for cover, colours in _COLOURS.items():
         table[cover] = colours
@@ -187,7 +187,7 @@ def _paint(surface: Surface, flight: Flight, pixel: float) -> Floats:
 
 
 def _light(height: Floats, sun: tuple[float, float], pixel: float) -> Floats:
-    """Brightness by slope towards the sun, and cast shadows."""
+    """Return the brightness by slope towards the sun, and cast shadows."""
     azimuth, elevation = sun
     towards = np.array([-np.cos(azimuth), np.sin(azimuth)])  # y to the south, x to the east
     down, right = np.gradient(height, pixel)
@@ -206,7 +206,7 @@ def _light(height: Floats, sun: tuple[float, float], pixel: float) -> Floats:
 
 
 def _measure(rng: np.random.Generator, surface: Surface, pixel: float, margin: int) -> Floats:
-    """The elevation band: heights as photogrammetry finds them, in units, without the margin."""
+    """Return the elevation band: heights as photogrammetry has them, without the margin."""
     from scipy.ndimage import gaussian_filter
 
     inner = (slice(margin, -margin), slice(margin, -margin))
@@ -220,7 +220,7 @@ def _measure(rng: np.random.Generator, surface: Surface, pixel: float, margin: i
 def _expose(
     rng: np.random.Generator, image: Floats, grain: Floats, flight: Flight, pixel: float
 ) -> NDArray[np.uint8]:
-    """Texture, optics, the flight's light and noise; then eight bits."""
+    """Add texture, optics, the flight's light and noise; return eight bits."""
     from scipy.ndimage import gaussian_filter
 
     coarse = gaussian_filter(rng.standard_normal(grain.shape), max(0.9 / pixel, 0.5))
@@ -283,14 +283,14 @@ _GROUNDS: Final[dict[int, tuple[tuple[str, str], ...]]] = {
 
 
 def _season(days: Floats, start: float, end: float, pace: float = 9.0) -> Floats:
-    """0 before the day `start` of the year, 1 until `end`, 0 after it; over a few `pace` days."""
+    """Rise from 0 to 1 about the day `start` and fall about `end`, over a few `pace` days."""
     up = 1 / (1 + np.exp((start - days) / pace))
     down = 1 / (1 + np.exp((days - end) / pace))
     return np.asarray(up * down)
 
 
 def _greenness(cover: int, variety: int, days: Floats, late: float) -> Floats:
-    """Share of the ground that is green on each day of the year (phenology by class).
+    """Return the share of the ground that is green on each day of the year, by class.
 
     Args:
         cover: Class value.
@@ -324,7 +324,7 @@ def _greenness(cover: int, variety: int, days: Floats, late: float) -> Floats:
 
 
 def _crop(variety: int, days: Floats, late: float) -> Floats:
-    """Winter wheat, maize, rape with a catch crop, spring barley: their green weeks."""
+    """Return the green weeks of winter wheat, maize, rape with a catch crop, spring barley."""
     if variety == 0:
         return 0.12 + 0.40 * _season(days, -40, 182 + late) + 0.38 * _season(days, 80 + late, 175)
     if variety == 1:
@@ -339,7 +339,7 @@ def _crop(variety: int, days: Floats, late: float) -> Floats:
 
 
 def _courses(rng: np.random.Generator, days: Floats, altitude: float) -> Floats:
-    """Reflectance of every variety on every day, (T,10,20·VARIETIES), in whole units.
+    """Draw every variety's reflectance on every day, (T,10,20·VARIETIES), in whole units.
 
     Whole units make sums over mixed pixels exact, so that no order of summation shows in the files.
     """
@@ -385,7 +385,7 @@ def render_series(
     altitude: float,
     tile: str,
 ) -> Series:
-    """A year of Sentinel-2 acquisitions of an area.
+    """Render a year of Sentinel-2 acquisitions of an area.
 
     Args:
         rng: Source of randomness.
@@ -417,7 +417,7 @@ _SAMPLES: Final = 3  # points a side within a satellite pixel
 
 
 def _mix_pixels(landscape: Landscape, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-    """How many of a pixel's points show each variety (20·VARIETIES,H·W), and its mean tone."""
+    """Count a pixel's points of each variety (20·VARIETIES,H·W); return its mean tone too."""
     rows, columns = (np.arange(side * _SAMPLES) for side in shape)
     surface = landscape.surface((rows + 0.5) * 10 / _SAMPLES, (columns + 0.5) * 10 / _SAMPLES)
     code = surface.cover.astype(np.int64) * VARIETIES + surface.variety
@@ -429,7 +429,7 @@ def _mix_pixels(landscape: Landscape, shape: tuple[int, int]) -> tuple[Floats, F
 
 
 def _open_ground(shares: Floats) -> Floats:
-    """Share of each pixel on which lying snow can be seen from above."""
+    """Return share of each pixel on which lying snow can be seen from above."""
     cover = np.zeros(20)
     cover[[CONIFEROUS, DECIDUOUS, MIXED]] = 0.65
     cover[[BUILDING, WATER, IMPERVIOUS]] = 0.4
@@ -437,7 +437,7 @@ def _open_ground(shares: Floats) -> Floats:
 
 
 def _acquisition_dates(rng: np.random.Generator, year: int) -> list[datetime.date]:
-    """20 to 60 dates of a five-day cycle, from two orbits where there are many; sorted."""
+    """Draw 20 to 60 dates of a five-day cycle, from two orbits where there are many; sorted."""
     count = int(rng.integers(20, 61))
     start = int(rng.integers(0, 5))
     cycle = np.arange(start, 365, 5)
@@ -449,7 +449,7 @@ def _acquisition_dates(rng: np.random.Generator, year: int) -> list[datetime.dat
 
 
 def _make_sky(rng: np.random.Generator, dates: list[datetime.date], altitude: float) -> _Sky:
-    """Weather of each date: a third overcast, a quarter partly cloudy, some snow in winter.
+    """Draw each date's weather: a third overcast, a quarter partly cloudy, some winter snow.
 
     Together about 45 % of pixels are cloudy and, over all altitudes, 5 % snowy, as in real series.
     """
@@ -480,7 +480,7 @@ def _acquire(
     sky: _Sky,
     number: int,
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """One acquisition: snow on the ground, light, clouds with their shadows, noise.
+    """Render one acquisition: snow on the ground, light, clouds with their shadows, noise.
 
     Returns:
         The frame, uint16 (10,H,W), and the probabilities of snow and cloud, uint8 (2,H,W).
@@ -504,27 +504,27 @@ def _acquire(
 
 
 def _blend(frame: NDArray[np.float32], colour: Floats, opacity: Floats) -> NDArray[np.float32]:
-    """A frame (10,H,W) behind something of a colour (10,) and an opacity (H,W)."""
+    """Put a frame (10,H,W) behind something of a colour (10,) and an opacity (H,W)."""
     weight = opacity.astype(np.float32)
     return frame * (1 - weight) + colour.astype(np.float32)[:, None, None] * weight
 
 
 def _field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Floats:
-    """A smooth random field over pixels, with finer detail on it."""
+    """Draw a smooth random field over pixels, with finer detail on it."""
     extent = (float(shape[0]), float(shape[1]))
     y, x = (np.arange(side, dtype=np.float64) for side in shape)
     return Noise(rng, extent, scale).grid(y, x) + 0.35 * Noise(rng, extent, scale / 4).grid(y, x)
 
 
 def _snow_cover(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Share of the ground under snow: most of the area, or drifts."""
+    """Draw the share of the ground under snow: most of the area, or drifts."""
     field = _field(rng, shape, 20.0)
     covered = np.quantile(field, 1 - rng.uniform(0.6, 1.0))
     return np.clip(0.6 + (field - covered), 0, 1)
 
 
 def _cloud_cover(rng: np.random.Generator, shape: tuple[int, int], kind: str) -> Floats:
-    """Opacity of the clouds, 0..1: coherent fields with soft edges; cirrus on some clear days."""
+    """Draw the clouds' opacity, 0..1: coherent, with soft edges; cirrus on some clear days."""
     if kind == "clear":
         cirrus = rng.uniform(0.04, 0.16) if rng.random() < 0.25 else 0.0
         return np.clip(cirrus * (1 + 0.5 * _field(rng, shape, 24.0)), 0, 1)
@@ -538,7 +538,7 @@ def _cloud_cover(rng: np.random.Generator, shape: tuple[int, int], kind: str) ->
 def _probabilities(
     rng: np.random.Generator, snow: Floats, cloud: Floats, bright: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Probabilities of snow and cloud (2,H,W) as a good but fallible detector gives them."""
+    """Draw probabilities of snow and cloud (2,H,W) as a good but fallible detector's."""
     keenness = rng.uniform(0.9, 1.25)
     noise = 0.06 * rng.standard_normal((2, *snow.shape))
     mistaken = bright * rng.uniform(0, 0.4, snow.shape)
@@ -550,7 +550,7 @@ def _probabilities(
 
 
 def _listing_order(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-    """The order in which the products are listed: by date, but for one area in five."""
+    """Draw the order in which products are listed: by date, but for one area in five."""
     order = np.arange(count)
     if rng.random() < 0.2:
         first, second = rng.choice(count, 2, replace=False)
@@ -559,7 +559,7 @@ def _listing_order(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
 
 
 def _product_names(rng: np.random.Generator, dates: list[datetime.date], tile: str) -> list[str]:
-    """Names of the real form, with the acquisition date in characters 11..18."""
+    """Draw names of the real form, with the acquisition date in characters 11..18."""
     orbit = int(rng.integers(1, 144))
     minute, second = int(rng.integers(20, 60)), int(rng.integers(0, 60))
     names = []

@@ -69,7 +69,7 @@ _TEST: Final = (15, 22, 26, 36, 61, 64, 68, 69, 71, 84)
 
 
 def sample_domains(count: int) -> tuple[list[int], list[int], list[int]]:
-    """The domain numbers that train, validate and test in a sample of `count` domains (6..40)."""
+    """Return the domains that train, validate and test in a sample of `count` (6..40)."""
     validation = _VALIDATION[: count // 4]
     test = _TEST[: count // 4]
     others = [number for number in _PLACES if number not in _VALIDATION + _TEST]
@@ -162,7 +162,7 @@ def _is_made(target: Path, options: SampleConfig) -> bool:
 
 
 def _read_manifest(root: Path) -> dict[str, Any] | None:
-    """The manifest of a tree; None where there is none that can be read."""
+    """Return the manifest of a tree; None where there is none that can be read."""
     try:
         content = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -171,21 +171,21 @@ def _read_manifest(root: Path) -> dict[str, Any] | None:
 
 
 def _occupied(target: Path, options: SampleConfig) -> str:
-    """What a folder holds instead of the sample asked for."""
+    """Return what a folder holds instead of the wanted sample."""
     if not target.is_dir():
         return f"{target} is a file; the sample data set needs a folder of its own"
     fix = "remove it or choose another folder with dataset.root"
-    found, wanted = _read_manifest(target), _manifest(options)
-    if found == wanted:
+    present, wanted = _read_manifest(target), _manifest(options)
+    if present == wanted:
         return f"{target} holds this sample data set already; {fix}"
-    if found is None or found.get("generator") != wanted["generator"]:
+    if present is None or present.get("generator") != wanted["generator"]:
         return f"{target} is not empty and holds no sample data set; {fix}"
-    if found.get("version") != VERSION:
+    if present.get("version") != VERSION:
         return (
-            f"{target} holds a sample data set of generator version {found.get('version')}, "
+            f"{target} holds a sample data set of generator version {present.get('version')}, "
             f"this is version {VERSION}; {fix}"
         )
-    there = found.get("options")
+    there = present.get("options")
     changes = values.differences(there if isinstance(there, dict) else {}, wanted["options"])
     differences = ", ".join(
         f"{name}={old} instead of {new}" for name, (old, new) in changes.items()
@@ -206,7 +206,7 @@ def _publish(partial: Path, target: Path, options: SampleConfig) -> None:
 
 
 def _write_tree(root: Path, options: SampleConfig) -> None:
-    """All files of a sample data set."""
+    """Write all files of a sample data set."""
     train, validation, test = sample_domains(options.domains)
     centroids: dict[str, list[int]] = {}
     metadata: dict[str, dict[str, Any]] = {}
@@ -258,7 +258,7 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
 
 
 def _areas(numbers: list[int], options: SampleConfig) -> Iterator[_Area]:
-    """The areas of some domains, one after the other."""
+    """Yield the areas of some domains, one after the other."""
     from flair2_exp.data.sample.landscape import THEMES, Landscape
     from flair2_exp.data.sample.rendering import plan_flight
 
@@ -300,7 +300,7 @@ def _areas(numbers: list[int], options: SampleConfig) -> Iterator[_Area]:
 def _arrange(
     rng: np.random.Generator, options: SampleConfig
 ) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-    """Shape of an area's satellite array, and the patches' centres in it.
+    """Draw the shape of an area's satellite array, and the patches' centres in it.
 
     Every crop of `super_patch` pixels around a centre lies inside.
     """
@@ -323,7 +323,7 @@ def _write_area(
     centroids: dict[str, list[int]],
     metadata: dict[str, dict[str, Any]],
 ) -> None:
-    """The files of one area; its patches are numbered from `first` on."""
+    """Write the files of one area; its patches are numbered from `first` on."""
     for name, leaf in (("aerial", "img"), ("labels", "msk"), ("sen", "sen")):
         folders[name] = folders[name] / leaf
         folders[name].mkdir(parents=True)
@@ -336,7 +336,7 @@ def _write_area(
 
 
 def _describe(area: _Area, centre: tuple[int, int]) -> dict[str, Any]:
-    """The aerial metadata of a patch."""
+    """Return the aerial metadata of a patch."""
     altitude = area.landscape.ground(10.0 * centre[0], 10.0 * centre[1])
     return {
         "domain": area.domain,
@@ -351,7 +351,7 @@ def _describe(area: _Area, centre: tuple[int, int]) -> dict[str, Any]:
 
 
 def _write_patch(area: _Area, folders: dict[str, Path], name: str, centre: tuple[int, int]) -> None:
-    """The image and the mask of one patch."""
+    """Write the image and the mask of one patch."""
     import rasterio
     from affine import Affine
     from rasterio.crs import CRS
@@ -386,7 +386,7 @@ def _write_patch(area: _Area, folders: dict[str, Path], name: str, centre: tuple
 
 
 def _write_series(area: _Area, folder: Path) -> None:
-    """The satellite arrays of one area and the names of its products."""
+    """Write the satellite arrays of one area and the names of its products."""
     import numpy as np
 
     from flair2_exp.data.sample.rendering import render_series
