@@ -1,4 +1,4 @@
-"""What cannot run is refused before anything is written, and takes nothing of the user's with it."""
+"""What cannot run is refused before anything is written, and takes nothing of the user's along."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no job could be built from is refused before the first job trains, in whichever job it is."""
+"""What cannot be built is refused before the first job trains, in whichever job it is."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_another_file_under_the_same_name_is_another_experiment(
     again, other = job_in(tmp_path / "again")
     assert other != identity
     assert again.experiment != job.experiment
-    with pytest.raises(ConfigError, match="holds a run of (another experiment|other data)"):
+    with pytest.raises(ConfigError, match=r"holds a run of (another experiment|other data)"):
         job_in(tmp_path)
 
 
