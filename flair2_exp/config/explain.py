@@ -164,7 +164,7 @@ _CASES = (
     (r"Error merging override (?P<override>.+?)(?:\n|$)", _wrong_type),
     (r"Ambiguous value for argument '(?P<override>.+?)'\n", _several_values),
     (r"Multiple values for (?P<group>[^.]+)\. To override", _given_twice),
-    (r"Interpolation key '(?P<name>[^']+)' not match\s+full_key: (?P<key>\S+)", _no_interpolation),
+    (r"Interpolation key '(?P<name>[^']+)' not found\s+full_key: (?P<key>\S+)", _no_interpolation),
     (r"Cannot find primary config '(?P<name>[^']+)'", _no_primary),
     (r"Missing mandatory value: (?P<key>\S+)", _no_value),
     (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import answer
+
+HEAVY = ("torch", "lightning", "mlflow", "rasterio", "optuna", "pandas")
 
 MISTAKES = [
     ("modell=utt", "modell: no such option; did you mean model?"),
@@ -40,7 +43,10 @@ MISTAKES = [
     ("hydra.launcher=joblib", "chosen with a slash: hydra/launcher=joblib"),
     ("sweep.dry_run=true", "this is a single run; add sweep=NAME, or --multirun."),
     ("tune.n_trials=3", "this is a single run; add tune=NAME."),
-    ("sweep=leaderboard,factors", "one sweep at a time"),
+    ("sweep=leaderboard,factors", "sweep holds for a whole sweep: start a command for each value"),
+    ("--multirun seed=1 sweep.name=a,b", "sweep.name holds for a whole sweep"),
+    ("--multirun seed=1 paths.root=a,b", "paths.root holds for a whole sweep"),
+    ("--multirun model=unet,utae,utt data=aerial_only", "model=utae needs the satellite series"),
     ("experiment=leaderboard/utt.yaml", "experiment=leaderboard/utt"),
     ("s2_preproc.size=30", "multiple of 8"),
     ("paths.root=/proc/nowhere", "cannot write to /proc/nowhere"),
@@ -50,105 +56,85 @@ MISTAKES = [
 ]
 
 
-def command(*arguments: str, folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run `python -m flair2_exp` in a folder."""
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-m", "flair2_exp", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120, **options,
-    )  # fmt: skip
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("override", "message"), MISTAKES, ids=[each for each, _ in MISTAKES])
-def test_a_mistake_is_told_in_two_lines_and_leaves_nothing_behind(
-    override: str, message: str, tmp_path: Path
+@pytest.mark.parametrize(("line", "message"), MISTAKES, ids=[each for each, _ in MISTAKES])
+def test_a_mistake_costs_two_lines_and_leaves_nothing_behind(
+    line: str, message: str, tmp_path: Path
 ) -> None:
-    done = command(override, folder=tmp_path)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 2
-    assert not done.stdout
+    done = answer(*line.split())
+    assert done.status == 1
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) <= 2
+    assert not done.out
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "line",
     [
         "--foo", "--cfg foo", "--cfg", "--multirun --cfg job", "--cfg job --info all", "--resolve",
         "--package data", "-sc x", "-sc install=cmd", "sweep=leaderboard --run",
         "--config-dir missing", "--experimental-rerun missing",
     ],
 )  # fmt: skip
-def test_a_misused_flag_is_told_in_one_line(arguments: str, tmp_path: Path) -> None:
-    done = command(*arguments.split(), folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("flair2-exp: ")
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+def test_a_misused_flag_costs_one_line(line: str, tmp_path: Path) -> None:
+    done = answer(*line.split())
+    assert done.status == 2
+    assert done.err.startswith("flair2-exp: ")
+    assert len(done.err.splitlines()) == 1, done.err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "shown"),
+    ("line", "shown"),
     [
-        (["sweep=factors", "--cfg", "job", "--package", "sweep.name"], "factors"),
-        (["--cfg", "job", "--package", "tune.name", "tune=unet"], "unet"),
-        (["tune=unet", "--cfg", "all", "-p", "hydra.sweeper", "--resolve"], "study_name: unet"),
-        (["model=unet", "--cfg", "job", "seed=5", "-p", "seed"], "5"),
-        (["sweep=factors", "--info", "searchpath"], "pkg://hydra.conf"),
+        ("sweep=factors --cfg job --package sweep.name", "factors"),
+        ("--cfg job --package tune.name tune=unet", "unet"),
+        ("tune=unet --cfg all -p hydra.sweeper --resolve", "study_name: unet"),
+        ("model=unet --cfg job seed=5 -p seed", "5"),
+        ("sweep=factors --info searchpath", "pkg://hydra.conf"),
     ],
 )
 def test_what_a_sweep_and_a_search_start_from_is_shown(
-    arguments: list[str], shown: str, tmp_path: Path
+    line: str, shown: str, tmp_path: Path
 ) -> None:
-    done = command(*arguments, folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert shown in done.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_search_has_no_dry_run_and_starts_none(tmp_path: Path) -> None:
-    done = command("tune=unet", "sweep.dry_run=true", folder=tmp_path)
-    assert done.returncode == 1
-    assert "sweep.dry_run: a search finds its trials as it goes" in done.stderr
+    done = answer(*line.split())
+    assert (done.status, done.err) == (0, "")
+    assert shown in done.out
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("line", "message"),
     [
-        (["sweep=leaderboard", "hydra/sweeper=basic"], "sweep=leaderboard is for hydra/sweeper="),
-        (["--multirun", "sweep.dry_run=true", "hydra/sweeper=basic"], "sweep.dry_run=true is for"),
-        (["tune=unet", "hydra/sweeper=ablation"], "tune=unet is for hydra/sweeper=optuna_study"),
-        (["sweep=leaderboard", "dataset=flair2", "dataset.root=/nowhere"], "is no folder"),
-        (["tune=unet", "dataset=flair2", "dataset.root=/nowhere"], "is no folder"),
+        ("sweep=leaderboard hydra/sweeper=basic", "sweep=leaderboard is for hydra/sweeper="),
+        ("--multirun sweep.dry_run=true hydra/sweeper=basic", "sweep.dry_run=true is for"),
+        ("tune=unet hydra/sweeper=ablation", "tune=unet is for hydra/sweeper=optuna_study"),
+        ("tune=unet hydra/sweeper/sampler=foo",
+         "foo: no such option; there are cmaes, gp, grid, nsgaii, random, tpe."),
+        ("tune=unet sweep.dry_run=true",
+         "sweep.dry_run: a search finds its trials as it goes"),
+        ("sweep=leaderboard dataset=flair2 dataset.root=/nowhere", "is not a folder"),
+        ("tune=unet dataset=flair2 dataset.root=/nowhere", "is not a folder"),
     ],
-)
+)  # fmt: skip
 def test_many_runs_that_could_not_be_made_are_not_begun(
-    arguments: list[str], told: str, tmp_path: Path
+    line: str, message: str, tmp_path: Path
 ) -> None:
-    done = command(*arguments, folder=tmp_path)
-    assert done.returncode == 1
-    assert told in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 2
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_mistake_in_a_later_job_stops_the_sweep_before_the_first(tmp_path: Path) -> None:
-    done = command("--multirun", "model=unet,utae,utt", "data=aerial_only", folder=tmp_path)
-    assert done.returncode == 1
-    assert "model=utae needs the satellite series" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unknown_sampler_is_told_with_those_there_are(tmp_path: Path) -> None:
-    done = command("tune=unet", "hydra/sweeper/sampler=foo", folder=tmp_path)
-    assert done.returncode == 1
-    assert "foo: no such option; there are cmaes, gp, grid, nsgaii, random, tpe." in done.stderr
+    done = answer(*line.split())
+    assert done.status == 1
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) <= 2
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_that_has_had_enough_costs_no_traceback(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "flair2_exp", "sweep=factors", "sweep.dry_run=true"]
+    line = [sys.executable, "-m", "flair2_exp", "sweep=s2_preproc", "sweep.dry_run=true"]
     done = subprocess.Popen(
         line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -159,11 +145,11 @@ def test_a_reader_that_has_had_enough_costs_no_traceback(tmp_path: Path) -> None
     assert done.wait(timeout=120) == 141
 
 
-def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
-    done = command("--help", folder=tmp_path)
-    assert done.returncode == 0
+def test_help_lists_every_group_with_its_options() -> None:
+    done = answer("--help")
+    assert done.status == 0
     for words in ("s2_preproc", "monthly_cloudfree", "leaderboard/utt", "--multirun"):
-        assert words in done.stdout
+        assert words in done.out
 
 
 @pytest.mark.parametrize(
@@ -175,22 +161,36 @@ def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
         ("tune=utt hydra/sweeper/sampler=t", ["hydra/sweeper/sampler=tpe"]),
     ],
 )
-def test_the_tab_key_offers_what_there_is(line: str, words: list[str], tmp_path: Path) -> None:
-    asked = {**os.environ, "COMP_LINE": f"flair2-exp {line}"}
-    done = command("-sc", "query=bash", folder=tmp_path, env=asked)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(word in done.stdout for word in words), done.stdout
+def test_the_tab_key_offers_what_there_is(
+    line: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", f"flair2-exp {line}")
+    done = answer("-sc", "query=bash")
+    assert (done.status, done.err) == (0, "")
+    assert all(word in done.out for word in words), done.out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["modell=utt"]])
-def test_nothing_heavy_is_imported_before_an_experiment(arguments: list[str]) -> None:
+COMMANDS = [
+    ["--help"],
+    ["--cfg", "job"],
+    ["modell=utt"],
+    ["--multirun", "model=unet,utt", "seed=1,2,3", "sweep.dry_run=true"],
+]
+
+
+def test_nothing_heavy_is_imported_before_an_experiment(tmp_path: Path) -> None:
+    """A dry run, the last one, may need NumPy for the data's fingerprint."""
     program = (
         "import sys\n"
-        f"sys.argv = ['flair2-exp', *{arguments!r}]\n"
         "from flair2_exp.cli.main import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'lightning', 'mlflow', 'numpy', 'rasterio', 'optuna', 'pandas'}\n"
-        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+        f"for arguments in {COMMANDS!r}:\n"
+        "    try:\n        main(arguments)\n    except SystemExit:\n        pass\n"
+        f"    print('heavy:', sorted({set(HEAVY)!r} & set(sys.modules)))\n"
+        "    if arguments[0] != '--multirun':\n"
+        "        print('heavy:', sorted({'numpy'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.rstrip().endswith("heavy: []"), done.stdout[-300:] + done.stderr
+    heavy = [line for line in done.stdout.splitlines() if line.startswith("heavy: ")]
+    assert heavy == ["heavy: []"] * 7, done.stderr
+    assert "6 jobs, 0 done; to go: unknown" in done.stdout
+    assert list(tmp_path.iterdir()) == []

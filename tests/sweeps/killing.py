@@ -19,12 +19,11 @@ def attempt(arguments: list[str], seconds: float) -> int | None:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        sys.argv = ["flair2-exp", *arguments]
-        from flair2_exp.__main__ import main
+        from flair2_exp.cli.main import main
 
         status = 0
         try:
-            main()
+            main(arguments)
         except SystemExit as end:
             status = int(end.code or 0)
         finally:
@@ -41,7 +40,7 @@ def attempt(arguments: list[str], seconds: float) -> int | None:
     return None
 
 
-def main() -> None:
+def kill_until_done() -> None:
     """Kill until done; after many kills let it end."""
     seed, most, arguments = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     import lightning
@@ -65,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    kill_until_done()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,10 @@ class MadeSweep:
         self.root, self.folder = root, sweep_folder(root)
         self.launcher = Launcher(self.folder, lambda seed, folder: None)
 
-    def run(self, behaviour: Behaviour, *options: str, **launcher: Any) -> None:
-        """Run it, with options of the node `sweep` and entries of `hydra.launcher`."""
+    def run(
+        self, behaviour: Behaviour, *options: str, overrides: Sequence[str] = (), **launcher: Any
+    ) -> None:
+        """Run it, with options of the node `sweep`, jobs' overrides, and parts of the launcher."""
         sweeper = AblationSweeper()
         config, sweeper.config_loader = sweep_config(self.root, SUBDIR)
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(options)))
@@ -98,7 +100,7 @@ class MadeSweep:
             config.hydra.launcher = {"_target_": "Launcher", **launcher}
         sweeper.config = config  # type: ignore[assignment]
         self.launcher = sweeper.launcher = Launcher(self.folder, behaviour)  # type: ignore[assignment]
-        sweeper.sweep(["seed=1,2,3,4", *FIXED, *options, *of_sweep(self.root)])
+        sweeper.sweep(["seed=1,2,3,4", *FIXED, *overrides, *options, *of_sweep(self.root)])
 
     @property
     def launches(self) -> list[list[int]]:
