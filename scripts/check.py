@@ -153,14 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         parser.add_argument(flag, action="store_true", help=text)
     for flag, default, text in (
-        ("--workers", os.cpu_count() or 1, "processes (default: one per processor)"),
-        (
-            "--super-patch",
-            SUPER_PATCH,
-            "pixels on a side of the satellite crop (default: %(default)s)",
-        ),
-        ("--limit", 100, "rows of the table (default: %(default)s)"),
+        ("--workers", os.cpu_count() or 1, "processes"),
+        ("--super-patch", SUPER_PATCH, "pixels on a side of the satellite crop"),
+        ("--limit", 100, "rows of the table"),
     ):
+        text = f"{text} (default: %(default)s)"
         parser.add_argument(flag, type=_positive, default=default, help=text)
     return parser
 
