@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 Severity = Literal["error", "warning"]
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, order=True)
@@ -28,20 +31,58 @@ class Finding:
     severity: Severity = "error"
 
 
-def file_problem(path: Path, subject: str) -> Finding | None:
-    """Return what keeps a path from being a file with something in it; None where nothing does."""
-    try:
-        if path.is_symlink() and not path.exists():
-            return Finding(path, subject, "broken-link", "a link to nowhere")
-        if not path.exists():
-            return Finding(path, subject, "missing-file", "is not there")
-        if not path.is_file():
-            return Finding(path, subject, "not-a-file", "is not a regular file")
-        if path.stat().st_size == 0:
-            return Finding(path, subject, "empty-file", "holds no byte")
-    except OSError as error:
-        return Finding(path, subject, "unreadable-file", f"cannot be read: {error.strerror}")
-    return None
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder under check.
+
+    Attributes:
+        path: Where it is, or should be.
+        subject: As in `Finding`.
+        findings: Receives what is wrong with it.
+    """
+
+    path: Path
+    subject: str
+    findings: list[Finding]
+
+    def error(self, kind: str, message: str) -> None:
+        """Report what keeps a run from using it."""
+        self.findings.append(Finding(self.path, self.subject, kind, message))
+
+    def warn(self, kind: str, message: str) -> None:
+        """Report what is worth knowing."""
+        self.findings.append(Finding(self.path, self.subject, kind, message, "warning"))
+
+    def read(
+        self, reader: Callable[[Path], Content], unreadable: str, truncated: str = ""
+    ) -> Content | None:
+        """Return what a reader makes of the file; None, and an error, where that is nothing.
+
+        Args:
+            reader: Raises EOFError for a file that ends too early, ValueError for another content.
+            unreadable: The kind of the error for a ValueError.
+            truncated: The kind of the error for an EOFError, where the reader raises it.
+        """
+        try:
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                self.error("not-a-file", "is not a regular file")
+            elif status.st_size == 0:
+                self.error("empty-file", "holds no byte")
+            else:
+                return reader(self.path)
+        except FileNotFoundError:
+            if self.path.is_symlink():
+                self.error("broken-link", "a link to nowhere")
+            else:
+                self.error("missing-file", "is not there")
+        except EOFError as error:
+            self.error(truncated, str(error))
+        except ValueError as error:
+            self.error(unreadable, f"cannot be read: {str(error)[:200]}")
+        except OSError as error:
+            self.error("unreadable-file", f"cannot be read: {error.strerror}")
+        return None
 
 
 def some(values: list[str], count: int = 3) -> str:

@@ -25,14 +25,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from flair2_exp.config.data import DataGroups
-from flair2_exp.data.check.findings import Finding
+from flair2_exp.data.check.findings import Entry, Finding
 from flair2_exp.data.check.names import Area, survey
-from flair2_exp.data.check.rasters import PatchSizes, Sizes, check_patch, check_sizes
+from flair2_exp.data.check.rasters import Size, check_patch, check_sizes
 from flair2_exp.data.check.series import SeriesShape, check_series
-from flair2_exp.data.check.tables import check_centroid, check_metadata, read_table
+from flair2_exp.data.check.tables import check_centroid, check_metadata, check_table
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
 
@@ -42,9 +42,13 @@ SUPER_PATCH: Final = 40
 Report = Callable[[int, int], None]
 """Called with the number of patches checked so far and their total."""
 
-_AreaResult = tuple[list[Finding], list[Sizes], SeriesShape | None]
-"""Findings, sizes of the area's patches in their order, shape of its series: little to send from
-one process to another."""
+
+class _AreaResult(NamedTuple):
+    """What is wrong in an area, and what is compared across areas."""
+
+    findings: list[Finding]
+    sizes: dict[Path, Size]
+    shape: SeriesShape | None
 
 
 def check_tree(
@@ -75,26 +79,28 @@ def check_tree(
     Raises:
         DataError: A worker process died, which a file can cause that crashes GDAL.
     """
-    findings, areas = survey(folders, series=series)
+    findings: list[Finding] = []
+    areas = survey(folders, findings, series=series)
     total = sum(len(area.images) for area in areas)
     done = 0
-    sizes: list[PatchSizes] = []
+    sizes: dict[Path, Size] = {}
     shapes: dict[tuple[str, bool], SeriesShape | None] = {}
-    for area, (problems, patch_sizes, shape) in _checked(areas, headers_only, workers):
-        findings += problems
-        sizes += [
-            PatchSizes(patch, area.images.get(patch), area.masks.get(patch), size)
-            for patch, size in zip(area.patches(), patch_sizes, strict=True)
-        ]
-        shapes[area.name, area.test] = shape
+    for area, result in _checked(areas, headers_only, workers):
+        findings += result.findings
+        sizes |= result.sizes
+        shapes[area.name, area.test] = result.shape
         done += len(area.images)
         if report is not None:
             report(done, total)
-    findings += check_sizes(sorted(sizes, key=lambda size: (size.patch, str(size.image))))
-    if series and any(area.images for area in areas):
-        findings += _centroids(folders, areas, shapes, super_patch)
-    if metadata and any(area.images for area in areas):
-        findings += _metadata(folders, areas)
+    check_sizes(areas, sizes, findings)
+
+    def check_place(entry: Entry, value: object, area: Area) -> None:
+        check_centroid(entry, value, shapes[area.name, area.test], super_patch)
+
+    if series and areas:
+        check_table(folders, "centroids", areas, check_place, findings)
+    if metadata and areas:
+        check_table(folders, "aerial_metadata", areas, check_metadata, findings)
     return sorted(findings, key=lambda finding: (finding.severity, finding))
 
 
@@ -161,15 +167,14 @@ def _checked(
     areas: Sequence[Area], headers_only: bool, workers: int
 ) -> Iterator[tuple[Area, _AreaResult]]:
     """Yield each area with what is wrong with it, as they are done."""
-    work = [area for area in areas if area.images or area.masks]
     check = partial(_check_area, headers_only=headers_only)
-    if workers <= 1 or len(work) <= 1:
-        yield from ((area, check(area)) for area in work)
+    if workers <= 1 or len(areas) <= 1:
+        yield from ((area, check(area)) for area in areas)
         return
     # Fresh processes: a forked one would inherit the locks that this one's threads hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts) as pool:
-        futures = {pool.submit(check, area): area for area in work}
+        futures = {pool.submit(check, area): area for area in areas}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -191,54 +196,10 @@ def _ignore_interrupts() -> None:
 def _check_area(area: Area, *, headers_only: bool) -> _AreaResult:
     """Check the files of one area."""
     findings: list[Finding] = []
-    sizes: list[Sizes] = []
-    shape = None
+    sizes: dict[Path, Size] = {}
     for patch in area.patches():
-        problems, size = check_patch(
-            patch, area.images.get(patch), area.masks.get(patch), headers_only=headers_only
-        )
-        findings += problems
-        sizes.append(size)
+        sizes |= check_patch(area, patch, findings, headers_only=headers_only)
+    shape = None
     if area.series is not None:
-        data, masks, products = area.series
-        problems, shape = check_series(area.name, data, masks, products, headers_only=headers_only)
-        findings += problems
-    return findings, sizes, shape
-
-
-def _centroids(
-    folders: Folders,
-    areas: Sequence[Area],
-    shapes: dict[tuple[str, bool], SeriesShape | None],
-    super_patch: int,
-) -> Iterator[Finding]:
-    path = folders.get("centroids")
-    if path is None:
-        yield _missing_table("centroids")
-        return
-    findings, table = read_table(path, "centroids")
-    yield from findings
-    if table is None:
-        return
-    for area in areas:
-        for patch in area.images:
-            problem = check_centroid(
-                path, patch, table, shapes.get((area.name, area.test)), super_patch
-            )
-            if problem is not None:
-                yield problem
-
-
-def _metadata(folders: Folders, areas: Sequence[Area]) -> list[Finding]:
-    path = folders.get("aerial_metadata")
-    if path is None:
-        return [_missing_table("aerial_metadata")]
-    findings, table = read_table(path, "aerial_metadata")
-    if table is None:
-        return findings
-    patches = [(patch, area.name) for area in areas for patch in area.images]
-    return findings + check_metadata(path, patches, table)
-
-
-def _missing_table(name: str) -> Finding:
-    return Finding(Path(name), name, "missing-part", "no such JSON file beside the folders")
+        shape = check_series(area.name, area.series, findings, headers_only=headers_only)
+    return _AreaResult(findings, sizes, shape)
