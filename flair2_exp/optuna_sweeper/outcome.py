@@ -8,16 +8,15 @@ import math
 import numbers
 import signal
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
+import optuna
 from hydra.core.utils import JobReturn, JobStatus
 
 from .compat import returned
+from .config import OptunaStudyConf
 from .storage import redact
 from .trial import TrialPruned, UnknownObjective
-
-if TYPE_CHECKING:
-    from .config import OptunaStudyConf
 
 _ENDS: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of a process that was asked to end, as a shell gives them."""
@@ -44,8 +43,6 @@ def read_outcome(job_return: JobReturn, options: OptunaStudyConf) -> list[float]
 
 def is_pruned(job_return: JobReturn) -> bool:
     """Return whether a job ended by saying that it was pruned."""
-    import optuna
-
     return isinstance(returned(job_return), TrialPruned | optuna.TrialPruned)
 
 
@@ -86,15 +83,7 @@ def one_line(error: BaseException) -> str:
 
 
 def read_values(value: object, names: Sequence[str], objectives: int) -> list[float] | str:
-    """Return the objective values in what a job returned.
-
-    Args:
-        value: A number, a list of numbers, or a mapping by name.
-        names: The objectives' names.
-        objectives: How many values are due.
-
-    Returns:
-        The values, or in one line why there are none.
+    """Return the values in a number, a list or a mapping; or in one line why there are none.
 
     Raises:
         UnknownObjective: The mapping lacks one of the names.
@@ -108,11 +97,9 @@ def read_values(value: object, names: Sequence[str], objectives: int) -> list[fl
         return f"the job returned {len(values)} values for {objectives} objectives"
     result = []
     for name, each in itertools.zip_longest(names, values, fillvalue="objective"):
-        if each is None:
-            return f"{name}: the job returned no value"
         number = _number(each)
         if number is None:
-            return f"{name}: the job returned no number"
+            return f"{name}: the job returned no {'value' if each is None else 'number'}"
         if not math.isfinite(number):
             return f"{name}: the job returned {number}"
         result.append(number)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib.metadata
+from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from .config import OptunaStudyConf, store_configs
+from .errors import SweepError
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, TaskFunction
+
+OPTUNA_RANGE: Final = (4, 6)  # first major version that works, first that is unknown
 
 
 class OptunaStudySweeper(Sweeper):
@@ -50,6 +54,7 @@ class OptunaStudySweeper(Sweeper):
         Raises:
             SweepError: The search cannot be run as configured, or too many of its trials failed.
         """
+        check_optuna()
         from .search import Search
 
         if self.config is None or self.launcher is None or self.hydra_context is None:
@@ -61,6 +66,22 @@ class OptunaStudySweeper(Sweeper):
             config_loader=self.hydra_context.config_loader,
             arguments=arguments,
         ).run()
+
+
+def check_optuna() -> None:
+    """Refuse a version of Optuna that the sweeper was not made for.
+
+    Raises:
+        SweepError: It is missing or outside of the range.
+    """
+    low, high = OPTUNA_RANGE
+    needed = f"the sweeper needs optuna>={low},<{high} (pip install 'optuna>={low},<{high}')"
+    try:
+        version = importlib.metadata.version("optuna")
+    except importlib.metadata.PackageNotFoundError:
+        raise SweepError(f"Optuna is not installed; {needed}.") from None
+    if not low <= int(version.partition(".")[0]) < high:
+        raise SweepError(f"Optuna {version} is installed; {needed}.")
 
 
 def _plain(value: object) -> Any:

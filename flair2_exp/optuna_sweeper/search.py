@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import importlib.metadata
 import itertools
 import logging
 import re
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
@@ -23,8 +23,10 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
+from optuna.trial import FrozenTrial, TrialState
 
 from . import ledger, results, storage
+from .components import SamplerFactory, build_pruner, import_function
 from .config import OptunaStudyConf
 from .errors import SweepError
 from .ledger import Ledger
@@ -33,34 +35,13 @@ from .points import queue_and_total
 from .results import SearchResult
 from .space import read_space
 from .study import UNKNOWN_OBJECTIVE, Opening, Plan, StudyHandle
-from .trial import PRUNED_AT, VARIABLE, Ticket, UnknownObjective, pruner_text
+from .trial import PRUNED_AT, VARIABLE, Ticket, UnknownObjective
 from .worker import Heart, Watch
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
 log = logging.getLogger(__name__)
-OPTUNA_RANGE: Final = (4, 6)  # first major version that works, first that is unknown
 _TICKET_KEY: Final = f"hydra.job.env_set.{VARIABLE}"
 _HOOKS: Final = ("custom_search_space", "on_start", "on_create", "on_finish")
 _INTERPOLATION: Final = re.compile(r"\$\{([\w.]+)\}")
-
-
-def check_optuna() -> None:
-    """Refuse a version of Optuna that the sweeper was not made for.
-
-    Raises:
-        SweepError: It is missing or outside of the range.
-    """
-    low, high = OPTUNA_RANGE
-    needed = f"the sweeper needs optuna>={low},<{high} (pip install 'optuna>={low},<{high}')"
-    try:
-        version = importlib.metadata.version("optuna")
-    except importlib.metadata.PackageNotFoundError:
-        raise SweepError(f"Optuna is not installed; {needed}.") from None
-    if not low <= int(version.partition(".")[0]) < high:
-        raise SweepError(f"Optuna {version} is installed; {needed}.")
 
 
 @dataclass(frozen=True)
@@ -99,11 +80,6 @@ class Search:
         config_loader: ConfigLoader,
         arguments: Sequence[str],
     ) -> None:
-        check_optuna()
-        import optuna
-
-        from .components import SamplerFactory, build_pruner, import_function
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # this module says what happens
         self.options = options
         self.config = config
@@ -140,21 +116,17 @@ class Search:
             with storage.errors_in_one_line(self._storage_name), self._heart:
                 self._loop()
         finally:
-            with storage.errors_in_one_line(self._storage_name):
-                trials = self._handle.trials()
-            results.write_results(self._results, self._handle.name, trials, self.options.directions)
-        self._summarise(trials)
-        self._finish(trials, leader=was_complete or self._ledger.ended_last(trials))
+            result = self._result()
+            results.write_results(result)
+        self._summarise(result)
+        self._finish(result, leads=was_complete or self._ledger.ended_last(result.trials))
         return self._returns
 
     # --- opening --------------------------------------------------------------------------------
 
     def _validate_config(self) -> None:
         """Compose one trial's config, so that a misspelt key is refused before anything runs."""
-        values = {
-            name: dimension.choices[0] if dimension.choices else dimension.low
-            for name, dimension in self.space.dimensions.items()
-        }
+        values = {name: each.example for name, each in self.space.dimensions.items()}
         self._loader.load_sweep_config(self.config, self.space.overrides(values))
 
     def _plan(self) -> Plan:
@@ -261,8 +233,6 @@ class Search:
 
     def _announce_wait(self, trials: Sequence[FrozenTrial]) -> None:
         """Log what the search waits for, whenever that changes."""
-        from optuna.trial import TrialState
-
         running = [str(t.number) for t in trials if t.state == TrialState.RUNNING]
         if running and running != self._awaited:
             log.info("Waiting for trial %s, which other processes run", ", ".join(running))
@@ -282,8 +252,6 @@ class Search:
 
     def _draw(self, number: int) -> _Job:
         """Draw the values of a claimed trial."""
-        import optuna
-
         trial_id = self._handle.trial_id(number)
         try:
             with warnings.catch_warnings():
@@ -331,10 +299,10 @@ class Search:
         """Return the overrides of each job, with its ticket and, where need be, its own folder."""
         numbers = [job.number for job in batch]
         contiguous = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-        pruner = pruner_text(self.options.pruner, self.options.allowed_targets)
+        pruner, allowed = self.options.pruner, self.options.allowed_targets
         result = []
         for job in batch:
-            ticket = Ticket(self._storage_name, self._handle.name, job.number, pruner)
+            ticket = Ticket(self._storage_name, self._handle.name, job.number, pruner, allowed)
             further = [f"{_TICKET_KEY}='{ticket.encode()}'"]
             # A retried trial resumes in its first attempt's folder, which may hold a checkpoint.
             first = int(job.trial.user_attrs.get(ledger.FIRST, job.number))
@@ -371,8 +339,6 @@ class Search:
     # --- what jobs came to ----------------------------------------------------------------------
 
     def _tell(self, trial: optuna.Trial, job_return: JobReturn) -> None:
-        from optuna.trial import TrialState
-
         marks: dict[str, object] = {}
         try:
             outcome = read_outcome(job_return, self.options)
@@ -385,7 +351,7 @@ class Search:
             log.error("Trial %d failed: %s", trial.number, outcome)
             return
         state = TrialState.PRUNED if outcome is None else TrialState.COMPLETE
-        with contextlib.suppress(storage.already_finished()):
+        with contextlib.suppress(storage.ALREADY_FINISHED):
             self._ledger.ending(trial.number)
         closed = trial.study.tell(trial, outcome, state=state, skip_if_finished=True)
         if closed.state == TrialState.FAIL:
@@ -415,12 +381,23 @@ class Search:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _summarise(self, trials: Sequence[FrozenTrial]) -> None:
-        best = results.best_trials(trials, self.options.directions)
-        if not best:
+    def _result(self) -> SearchResult:
+        with storage.errors_in_one_line(self._storage_name):
+            return SearchResult(
+                study=self._handle.study,
+                trials=self._handle.trials(),
+                best=results.best_trials(self._handle.study),
+                objective=self.options.objectives,
+                folder=self._results,
+                space=self.space,
+                leader=False,
+            )
+
+    def _summarise(self, result: SearchResult) -> None:
+        if not result.best:
             self._raise_first_error()
             log.warning("No trial of study %s came to a result", self._handle.name)
-        for trial in best:
+        for trial in result.best:
             params = " ".join(f"{name}={value}" for name, value in trial.params.items())
             log.info("Best: trial %d with %s: %s", trial.number, params, _shown(trial.values))
 
@@ -430,20 +407,10 @@ class Search:
             if job_return.status == JobStatus.FAILED and not is_pruned(job_return):
                 _ = job_return.return_value
 
-    def _finish(self, trials: Sequence[FrozenTrial], *, leader: bool) -> None:
+    def _finish(self, result: SearchResult, *, leads: bool) -> None:
         """Call `on_finish`; of several workers that would lead one does."""
-        with results.only_one(self._results) if leader else contextlib.nullcontext(False) as leads:
-            result = SearchResult(
-                study_name=self._handle.name,
-                storage=self._storage_name,
-                trials=trials,
-                objective=self.options.objectives,
-                direction=self.options.directions,
-                folder=self._results,
-                space=self.space,
-                leader=leads,
-            )
-            self._hooks["on_finish"](result, self.config)
+        with results.only_one(self._results) if leads else contextlib.nullcontext(False) as leader:
+            self._hooks["on_finish"](replace(result, leader=leader), self.config)
 
 
 def _shown(values: Sequence[float]) -> str:

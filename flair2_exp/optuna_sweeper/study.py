@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from .errors import SweepError
 from .process import Process
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial, TrialState
 
 MAKER: Final = "maker"
 """Study attribute: the process that makes the study ready. Written before anything else."""
@@ -53,12 +54,7 @@ class Plan:
         return {"format": _FORMAT, "aim": aim, "search": search, "facts": dict(self.facts)}
 
     def differences(self, then: Mapping[str, Any], *, aim: bool = True) -> list[str]:
-        """Return what differs from a study's own plan, a phrase each.
-
-        Args:
-            then: What `plain` gave when the study was made.
-            aim: Whether objective and direction count.
-        """
+        """Return what differs from a study's own `plain` plan, a phrase each, with its aim or not."""
         if then.get("format") != _FORMAT:
             return ["it was made by another program, or another version of this sweeper"]
         now = self.plain()
@@ -95,8 +91,6 @@ class StudyHandle:
     @cached_property
     def study(self) -> optuna.Study:
         """The study as Optuna has it, to add trials to; nothing is drawn with it."""
-        import optuna
-
         sampler = optuna.samplers.RandomSampler()
         return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler)
 
@@ -116,7 +110,7 @@ class StudyHandle:
         """Set attributes of a trial.
 
         Raises:
-            Exception: `storage.already_finished()`, where the trial has been closed.
+            ALREADY_FINISHED: The trial has been closed.
         """
         trial_id = self.trial_id(number)
         for key, value in attributes.items():
@@ -126,7 +120,7 @@ class StudyHandle:
         """Change a trial's state; False where another worker was first to start it.
 
         Raises:
-            Exception: `storage.already_finished()`, where the trial has been closed.
+            ALREADY_FINISHED: The trial has been closed.
         """
         return self.storage.set_trial_state_values(self.trial_id(number), state)
 
@@ -192,8 +186,6 @@ class Opening:
 
     def _is_slip(self, handle: StudyHandle, then: Mapping[str, Any]) -> bool:
         """Return whether the study only sought an objective that does not exist."""
-        from optuna.trial import TrialState
-
         if self.plan.differences(then, aim=False):
             return False
         trials = handle.trials()
@@ -233,9 +225,6 @@ def create_or_load(
     storage: BaseStorage, name: str, directions: Sequence[str]
 ) -> tuple[StudyHandle, bool]:
     """Return the study of that name, and whether it is new."""
-    from optuna.exceptions import DuplicatedStudyError
-    from optuna.study import StudyDirection
-
     named = [StudyDirection[direction.upper()] for direction in directions]
     try:
         return StudyHandle(storage, storage.create_new_study(named, name), name), True
@@ -279,8 +268,6 @@ def _is_empty(handle: StudyHandle) -> bool:
 
 def fill(handle: StudyHandle, queue: Sequence[Mapping[str, Any]]) -> None:
     """Queue those of the parameters that no trial has yet, or only failed ones."""
-    from optuna.trial import TrialState
-
     index_of: dict[int, Any] = {}  # by trial number; a retry stands for the trial it retries
     covered = set()
     for trial in handle.trials():

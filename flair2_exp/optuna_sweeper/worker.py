@@ -12,13 +12,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from .process import Process
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
 
 WORKER: Final = "worker"
 """Trial attribute: the process that handed the trial to its launcher."""

@@ -52,12 +52,12 @@ def write_experiments(result: SearchResult) -> list[Path]:
         The files `experiment/best.yaml` (several objectives: `best_1.yaml`, ...; best in the first
         objective first) and `experiment/default.yaml` in the sweep's folder.
     """
-    folder, study = result.folder / "experiment", result.study_name
+    folder, study = result.folder / "experiment", result.study.study_name
     for stale in folder.glob("best_[0-9]*.yaml"):  # of a front that had more trials
         stale.unlink()
     files = []
     for place, trial in enumerate(result.best, start=1):
-        path = folder / f"{'best' if len(result.direction) == 1 else f'best_{place}'}.yaml"
+        path = folder / f"{'best' if len(result.names) == 1 else f'best_{place}'}.yaml"
         values = ", ".join(f"{value:.6g}" for value in trial.values)
         comment = f"Trial {trial.number} of the study {study}: {', '.join(result.names)} {values}"
         name = f"{study}_trial_{trial.number}"
@@ -150,7 +150,7 @@ def repeat(result: SearchResult, config: Config, overrides: Sequence[str], paren
         f"experiment={','.join(files)}", f"seed={','.join(seeds)}",
         *(each for each in overrides if each.startswith(("tracking", "paths"))),
         f"sweep.name={config.sweep.name}_{REPEATS}",
-        f"sweep.baseline={result.study_name}_default",
+        f"sweep.baseline={result.study.study_name}_default",
         f"hydra.sweep.dir='{folder}'",
     ]  # fmt: skip
     log.info("%s over seeds: %s", " and ".join(rows), " ".join(command[1:]))
@@ -174,4 +174,4 @@ def repeated(result: SearchResult) -> list[str]:
     best, _ = _composed(_overrides(result, result.best[0]))
     if best == default:
         return ["default"]
-    return ["default", "best" if len(result.direction) == 1 else "best_1"]
+    return ["default", "best" if len(result.names) == 1 else "best_1"]

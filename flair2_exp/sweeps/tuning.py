@@ -221,12 +221,9 @@ def on_create(config: DictConfig) -> dict[str, Any]:
 
 def _parent(result: SearchResult, config: Config) -> Run:
     """Return the study's MLflow run, or what stands in for it."""
-    from flair2_exp.optuna_sweeper.storage import open_storage
     from flair2_exp.tracking.run import Run, open_run
 
-    storage = open_storage(result.storage)
-    study_id = storage.get_study_id_from_name(result.study_name)
-    run_id = storage.get_study_user_attrs(study_id).get(PARENT)
+    run_id = result.study.user_attrs.get(PARENT)
     if not run_id:
         return Run()
     store, pending = assembly.open_store(config), RunFolder(result.folder).unsent
@@ -279,7 +276,7 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
     parent.set_tags(
         {
             Tag.BEST_TRIAL: best.number,
-            Tag.STUDY: result.study_name,
+            Tag.STUDY: result.study.study_name,
             Tag.FOLDER: result.folder.absolute(),
         }
     )
@@ -294,7 +291,7 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
 def summary(result: SearchResult) -> str:
     """Return the study in Markdown: its best trials with their parameters."""
     swept = list(result.space.dimensions)
-    lines = [f"Study {result.study_name}: {len(result.trials)} trials", ""]
+    lines = [f"Study {result.study.study_name}: {len(result.trials)} trials", ""]
     lines += [f"| trial | {' | '.join([*result.names, *swept])} |"]
     lines += ["|" + "---|" * (1 + len(result.names) + len(swept))]
     for trial in result.best[:10]:

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flair2_exp.optuna_sweeper import SweepError, search
+from flair2_exp.optuna_sweeper import SweepError, plugin
 from flair2_exp.optuna_sweeper.outcome import read_values
 from flair2_exp.optuna_sweeper.process import Process
 from flair2_exp.optuna_sweeper.results import SearchResult
@@ -778,12 +778,12 @@ def test_a_sampler_of_ones_own_needs_its_package_allowed(tmp_path: Path) -> None
 def test_another_optuna_is_refused(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
     def find(_: str) -> str:
         if version is None:
-            raise search.importlib.metadata.PackageNotFoundError
+            raise plugin.importlib.metadata.PackageNotFoundError
         return version
 
-    monkeypatch.setattr(search.importlib.metadata, "version", find)
+    monkeypatch.setattr(plugin.importlib.metadata, "version", find)
     with pytest.raises(SweepError, match=r"optuna>=4,<6"):
-        search.check_optuna()
+        plugin.check_optuna()
 
 
 @pytest.mark.parametrize("name", ["CmaEsSampler", "NSGAIISampler", "QMCSampler"])

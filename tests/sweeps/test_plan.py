@@ -122,9 +122,7 @@ def test_rows_that_would_share_a_name_are_named_by_what_they_sweep(tmp_path: Pat
         "raw_lr=0.1", "raw_lr=0.2", "monthly_lr=0.1", "monthly_lr=0.2",
     ]  # fmt: skip
     assert len({job.folder for job in made.jobs}) == 8
-    assert made.notes == [
-        "The rows are named by what sets them apart: s2_preproc, optimizer.lr."
-    ]
+    assert made.notes == ["The rows are named by what sets them apart: s2_preproc, optimizer.lr."]
     assert plan(tmp_path, "model=unet,utt", "seed=1,2").notes == []  # named as they are
 
 
