@@ -20,14 +20,10 @@ OPTUNA_RANGE: Final = (4, 6)  # first major version that works, first that is un
 
 
 class OptunaStudySweeper(Sweeper):
-    """A sweeper that runs the trials of an Optuna study through Hydra's launchers.
-
-    Args:
-        options: The fields of `OptunaStudyConf`, as Hydra hands them over.
-    """
+    """A sweeper that runs the trials of an Optuna study through Hydra's launchers."""
 
     def __init__(self, **options: object) -> None:
-        self.options = options
+        self.options = options  # the fields of `OptunaStudyConf`, as Hydra hands them over
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
         self.hydra_context: HydraContext | None = None
@@ -43,13 +39,7 @@ class OptunaStudySweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Any]:
-        """Run the search.
-
-        Args:
-            arguments: The overrides of the command line.
-
-        Returns:
-            Hydra's `JobReturn`s, one list for each call of the launcher.
+        """Run the search; return Hydra's `JobReturn`s, one list for each call of the launcher.
 
         Raises:
             SweepError: The search cannot be run as configured, or too many of its trials failed.
@@ -89,14 +79,9 @@ def _plain(value: object) -> Any:
 
 
 def register_sweeper(kind: type[Sweeper], package: str) -> str:
-    """Make a sweeper of any package known to Hydra; harmless when repeated.
+    """Make a sweeper known to Hydra, in a package of its own; return the `_target_` of its configs.
 
-    Args:
-        kind: The sweeper.
-        package: A name of its own below `hydra_plugins`.
-
-    Returns:
-        The `_target_` by which a config names it.
+    That may be repeated.
     """
     plugins = Plugins.instance()
     plugins.register(kind)
@@ -110,5 +95,5 @@ def register_sweeper(kind: type[Sweeper], package: str) -> str:
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra; harmless when repeated."""
+    """Make the sweeper and its config groups known to Hydra; that may be repeated."""
     store_configs(register_sweeper(OptunaStudySweeper, "optuna_study"))

@@ -109,11 +109,7 @@ def _seconds(trial: FrozenTrial) -> float | str:
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[bool]:
-    """Yield whether no other process is in this context for the folder; a killed one leaves it.
-
-    Args:
-        folder: Any folder; it gets the file `.finishing`.
-    """
+    """Yield whether no other process is in this context for the folder; a killed one leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".finishing").open("w") as file:
         try:

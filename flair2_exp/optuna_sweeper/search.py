@@ -58,14 +58,7 @@ class _Job:
 
 
 class Search:
-    """One command's part in a search.
-
-    Args:
-        options: What to search.
-        config: The composed config, with Hydra's part.
-        launcher: Runs the jobs.
-        config_loader: Composes a job's config.
-        arguments: Overrides of the command line.
+    """One command's part in a search: `config` has Hydra's part, `arguments` are its overrides.
 
     Raises:
         SweepError: The search cannot be run as configured.
@@ -99,10 +92,7 @@ class Search:
         self._awaited: list[str] = []
 
     def run(self) -> list[Sequence[JobReturn]]:
-        """Run trials until the study has its total.
-
-        Returns:
-            The returns of the jobs that this command launched, one list for each launch.
+        """Run trials until the study has its total; return what the jobs did, a list per launch.
 
         Raises:
             SweepError: Too many trials failed, or the search cannot be run.

@@ -58,14 +58,15 @@ class Dimension:
         return self.key.lstrip("+")
 
     @property
-    def choices(self) -> tuple[Any, ...]:
+    def choices(self) -> tuple[Value, ...]:
         """The options; none where the values are numbers between two ends."""
         return getattr(self.drawn_from, "choices", ())
 
     @property
     def example(self) -> Value:
         """One of the values."""
-        return self.choices[0] if self.choices else self.drawn_from.low
+        values = self.drawn_from
+        return self.choices[0] if isinstance(values, CategoricalDistribution) else values.low
 
     def suggest(self, trial: Trial) -> None:
         """Let Optuna draw a value for a trial."""
@@ -117,7 +118,7 @@ class Dimension:
         count = round((values.high - values.low) / values.step) + 1
         return [_on_step(values, values.low + i * values.step) for i in range(count)]
 
-    def internal(self, value: ParsedElementType) -> Value:
+    def internal(self, value: Any) -> Value:
         """Return a value written by a person (in `first`) as the study holds it.
 
         Raises:
@@ -279,9 +280,11 @@ def _is_number(element: object) -> bool:
 
 def _numbers(key: str, sweep: IntervalSweep | RangeSweep) -> Dimension:
     """Return the numbers of an interval, or of a range, which leaves its stop out."""
-    is_range = isinstance(sweep, RangeSweep)
-    given = _plain_range(sweep) if is_range else (sweep.start, sweep.end)
-    text = f"{'range' if is_range else 'interval'}({','.join(map(str, given))})"
+    if isinstance(sweep, RangeSweep):
+        word, given = "range", _plain_range(sweep)
+    else:
+        word, given = "interval", (sweep.start, sweep.end)
+    text = f"{word}({','.join(map(str, given))})"
     unknown, log = sweep.tags - {_LOG}, _LOG in sweep.tags
     if unknown:
         raise SweepError(f"{key}: unknown tag {', '.join(sorted(unknown))}; the only one is log.")
@@ -294,9 +297,7 @@ def _numbers(key: str, sweep: IntervalSweep | RangeSweep) -> Dimension:
         count = int(((high - low) / steps[0]).to_integral_value(ROUND_CEILING)) if steps[0] else 0
         low, high = sorted((low, low + (count - 1) * steps[0]))
     if count < 1:
-        raise SweepError(
-            f"{key}: {text} is empty; a low end comes first, a step leads to the stop."
-        )
+        raise SweepError(f"{key}: {text} is empty: its steps lead from the start to no end.")
     whole = all(isinstance(number, int) for number in given)
     step = abs(steps[0]) if steps else None
     if log and step is not None and not (whole and step == 1):
@@ -309,11 +310,11 @@ def _numbers(key: str, sweep: IntervalSweep | RangeSweep) -> Dimension:
     return Dimension(key, FloatDistribution(float(low), float(high), log, size))
 
 
-def _plain_range(sweep: RangeSweep) -> tuple[Any, Any, Any]:
+def _plain_range(sweep: RangeSweep) -> tuple[Any, ...]:
     """Return start, stop and step, with the casts that Hydra 1.4 leaves for later already made."""
-    numbers = (sweep.start, sweep.stop, sweep.step)
+    numbers: tuple[Any, ...] = (sweep.start, sweep.stop, sweep.step)
     for convert in getattr(sweep, "transformers", ()):
-        numbers = (convert(numbers[0]), convert(numbers[1]), convert(numbers[2]))
+        numbers = tuple(map(convert, numbers))
     return numbers
 
 

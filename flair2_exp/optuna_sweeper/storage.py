@@ -188,7 +188,8 @@ def _within(timeout: float, name: str, work: Callable[[], None]) -> None:
 
     def call() -> None:
         try:
-            end.set_result(work())
+            work()
+            end.set_result(None)
         except BaseException as error:  # raised below, in the thread that waits
             end.set_exception(error)
 

@@ -54,7 +54,7 @@ class Plan:
         return {"format": _FORMAT, "aim": aim, "search": search, "facts": dict(self.facts)}
 
     def differences(self, then: Mapping[str, Any], *, aim: bool = True) -> list[str]:
-        """Return what differs from a study's own `plain` plan, a phrase each, with its aim or not."""
+        """Return what differs from a study's own plan, a phrase each; `aim=False` for the rest."""
         if then.get("format") != _FORMAT:
             return ["it was made by another program, or another version of this sweeper"]
         now = self.plain()
@@ -107,21 +107,13 @@ class StudyHandle:
         return self.storage.get_trial(self.trial_id(number))
 
     def mark(self, number: int, attributes: Mapping[str, Any]) -> None:
-        """Set attributes of a trial.
-
-        Raises:
-            ALREADY_FINISHED: The trial has been closed.
-        """
+        """Set attributes of a trial; raises `ALREADY_FINISHED` where it has been closed."""
         trial_id = self.trial_id(number)
         for key, value in attributes.items():
             self.storage.set_trial_user_attr(trial_id, key, value)
 
     def set_state(self, number: int, state: TrialState) -> bool:
-        """Change a trial's state; False where another worker was first to start it.
-
-        Raises:
-            ALREADY_FINISHED: The trial has been closed.
-        """
+        """Change a trial's state as `mark` its attributes; False where another one started it."""
         return self.storage.set_trial_state_values(self.trial_id(number), state)
 
     def queue(self, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
@@ -155,10 +147,6 @@ class Opening:
 
     def open(self, storage: BaseStorage, name: str) -> StudyHandle:
         """Create the study, or join it if it is the same search.
-
-        Args:
-            storage: Where it is kept.
-            name: The study's name.
 
         Raises:
             SweepError: The study is of another search.
@@ -237,11 +225,7 @@ def create_or_load(
 
 
 def _wait_for_plan(handle: StudyHandle, grace: float) -> dict[str, Any]:
-    """Return the study's plan, once it is ready; an empty one where another program made it.
-
-    Raises:
-        _GoneError: Its maker failed, or is dead and the study was removed.
-    """
+    """Return the study's plan, once it is ready; an empty one where another program made it."""
     storage, deadline = handle.storage, time.monotonic() + grace
     while True:
         attributes = storage.get_study_user_attrs(handle.study_id)

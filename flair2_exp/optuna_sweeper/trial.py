@@ -99,12 +99,7 @@ class Ticket:
 
 
 class RunningTrial:
-    """The trial that this job evaluates.
-
-    Attributes:
-        number: Its number in the study.
-        study_name: The study's name.
-    """
+    """The trial that this job evaluates."""
 
     def __init__(self, ticket: Ticket, trial: optuna.Trial) -> None:
         self.number = ticket.number
@@ -128,9 +123,6 @@ class RunningTrial:
 
         A study of several objectives knows no pruning: its reports are dropped. A storage that does
         not answer costs the report, not the training.
-
-        Returns:
-            Whether the job should stop now, as `should_prune`.
 
         Raises:
             TrialClosed: Another worker took this one for dead and closed the trial.

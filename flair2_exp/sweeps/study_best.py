@@ -45,12 +45,8 @@ class RepeatError(FlairError):
 def write_experiments(result: SearchResult) -> list[Path]:
     """Write the best trial, or each of the Pareto front, and the default as experiment files.
 
-    Args:
-        result: What the search came to.
-
-    Returns:
-        The files `experiment/best.yaml` (several objectives: `best_1.yaml`, ...; best in the first
-        objective first) and `experiment/default.yaml` in the sweep's folder.
+    They are `experiment/best.yaml` (several objectives: `best_1.yaml`, ...; best in the first
+    objective first) and, last, `experiment/default.yaml` in the sweep's folder.
     """
     folder, study = result.folder / "experiment", result.study.study_name
     for stale in folder.glob("best_[0-9]*.yaml"):  # of a front that had more trials
@@ -75,16 +71,8 @@ def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: s
     """Write an experiment file that composes to the config of these overrides.
 
     Group files come first, then every value that they do not give: presets that the overrides name
-    are in the values, since a preset would win over an experiment.
-
-    Args:
-        path: The file, in a folder called `experiment`.
-        name: The experiment's name.
-        overrides: As on the command line.
-        comment: A line for the file's head.
-
-    Returns:
-        The path.
+    are in the values, since a preset would win over an experiment. The comment is a line for the
+    file's head; return the path.
     """
     wanted, choices = _composed(overrides)
     _, defaults = _composed([])
@@ -130,13 +118,8 @@ def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[s
 def repeat(result: SearchResult, config: Config, overrides: Sequence[str], parent: Run) -> None:
     """Train the best and the default over seeds, as a sweep with the leaderboard's report.
 
-    It is a command of its own: finished runs are kept when it is given again.
-
-    Args:
-        result: What the search came to.
-        config: The command's.
-        overrides: The command's; those of tracking and paths are handed on.
-        parent: The study's MLflow run, which gets the report.
+    It is a command of its own: finished runs are kept when it is given again. Overrides of tracking
+    and paths are handed on, and the study's MLflow run gets the report.
 
     Raises:
         RepeatError: The comparison failed.

@@ -55,9 +55,6 @@ def on_start(config: DictConfig) -> dict[str, str]:
 
     Called by every worker, before it opens the study.
 
-    Args:
-        config: The command's config, with Hydra's part.
-
     Returns:
         Facts that must be equal for all commands on one study: which data and weights they read
         (`facts_of`). Where the jobs run on other machines, the places and settings that lead to
@@ -88,10 +85,8 @@ def on_start(config: DictConfig) -> dict[str, str]:
 def facts_of(config: Config, fingerprint: str) -> dict[str, str]:
     """Return on what an experiment is made, for comparison with others of its study.
 
-    Args:
-        config: The experiment's.
-        fingerprint: Of its data. It is that of the inputs that are read, so only those of
-            experiments that read the same are compared.
+    A fingerprint is that of the inputs that are read, so only those of experiments that read the
+    same are compared.
     """
     data = f"data ({', '.join(sorted(config.reads))})"
     return {data: fingerprint[:16], "weights": _joined(contents(config))}
@@ -107,11 +102,6 @@ def require_study_data(trial: RunningTrial, config: Config, fingerprint: str) ->
 
     Each job asks once its data are known: files may have changed since the search began, and those
     of another machine were not seen before. What is searched over may differ between trials.
-
-    Args:
-        trial: The job's.
-        config: The trial's.
-        fingerprint: Of the data that the job reads.
 
     Raises:
         DataError: They are others than the study's, or than those of another of its trials.
@@ -130,13 +120,10 @@ def require_study_data(trial: RunningTrial, config: Config, fingerprint: str) ->
 
 
 def may_change(key: str) -> bool:
-    """Return whether an override may differ between two commands on one study.
+    """Return whether an option or a group may differ between two commands on one study.
 
     It may where no result depends on it: files may lie elsewhere on another machine, since the
     study's facts say which they are.
-
-    Args:
-        key: An option's dotted name, or a group's name.
     """
     if key in _groups():  # the files of the others, as `compat`, set options that decide
         return key in ("tracking", "paths")
@@ -186,13 +173,9 @@ def _devices(number: int) -> int:
 
 
 def on_create(config: DictConfig) -> dict[str, Any]:
-    """Make the study's MLflow run; called by the one worker that makes the study.
+    """Make the study's MLflow run, and return its id as an attribute of the study.
 
-    Args:
-        config: The command's config, with Hydra's part.
-
-    Returns:
-        Attributes for the study: the run's id, for the trials of all workers.
+    Called by the one worker that makes the study.
 
     Raises:
         FlairError: The MLflow store does not answer.
@@ -241,12 +224,7 @@ def _parent(result: SearchResult, config: Config) -> Run:
 
 
 def on_finish(result: SearchResult, config: DictConfig) -> None:
-    """Write down the best, once the study is complete; one worker does.
-
-    Args:
-        result: What the search came to.
-        config: The command's config, with Hydra's part.
-    """
+    """Write down the best, once the study is complete; one worker does."""
     from flair2_exp.sweeps.study_best import repeat, write_experiments
 
     if not result.leader:

@@ -41,7 +41,7 @@ def measure(rounds: int) -> tuple[list[Figure], dict[str, Any]]:
     for size in (10, _largest(model, optimizer)):
         figures += _steps(model, optimizer, size, rounds, peak_rate)
     card = torch.cuda.get_device_properties(0)
-    facts = {"card": card.name, "memory": f"{card.total_memory / 2**30:.0f} GiB"}
+    facts: dict[str, Any] = {"card": card.name, "memory": f"{card.total_memory / 2**30:.0f} GiB"}
     facts |= {"torch": torch.__version__, "dates": _DATES, "patch": PATCH}
     return [*figures, *_parts(model, rounds)], facts | {"precision": "bf16 autocast, channels last"}
 
