@@ -8,7 +8,7 @@ import math
 import numbers
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import optuna
 from hydra.core.utils import JobReturn, JobStatus
@@ -46,34 +46,20 @@ def is_pruned(job_return: JobReturn) -> bool:
     return isinstance(returned(job_return), TrialPruned | optuna.TrialPruned)
 
 
-def ending_of(job_return: JobReturn) -> BaseException | None:
-    """Return what ended a job, where it means that the whole command shall end."""
-    error = returned(job_return) if job_return.status == JobStatus.FAILED else None
-    return error if is_end(error) else None
-
-
-def is_end(error: object) -> bool:
-    """Return whether a job ended because the whole command shall: by Ctrl-C or SIGTERM.
+def ending(error: object) -> BaseException | None:
+    """Return what to end the command with where that was asked for, by Ctrl-C or SIGTERM.
 
     A framework may say so by another exception (Lightning turns Ctrl-C into `SystemExit`), whose
     context then still holds the interrupt.
     """
-    seen: set[int] = set()
-    while isinstance(error, BaseException) and id(error) not in seen:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        if isinstance(error, SystemExit) and error.code in _ENDS:
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def end_as(error: BaseException) -> NoReturn:
-    """End the command as it was asked to."""
-    if isinstance(error, SystemExit) and error.code in _ENDS:
-        raise error
-    raise KeyboardInterrupt
+    each, seen = error, set[int]()
+    while isinstance(each, BaseException) and id(each) not in seen:
+        by_signal = isinstance(each, SystemExit) and each.code in _ENDS
+        if by_signal or isinstance(each, KeyboardInterrupt):
+            return each if by_signal and each is error else KeyboardInterrupt()
+        seen.add(id(each))
+        each = each.__cause__ or each.__context__
+    return None
 
 
 def one_line(error: BaseException) -> str:

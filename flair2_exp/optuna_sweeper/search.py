@@ -10,7 +10,7 @@ import re
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -26,11 +26,12 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial, TrialState
 
 from . import ledger, results, storage
+from .compat import returned
 from .components import SamplerFactory, build_pruner, import_function
 from .config import OptunaStudyConf
 from .errors import SweepError
 from .ledger import Ledger
-from .outcome import end_as, ending_of, is_end, is_pruned, one_line, read_outcome
+from .outcome import ending, is_pruned, one_line, read_outcome
 from .points import queue_and_total
 from .results import SearchResult
 from .space import read_space
@@ -42,19 +43,6 @@ log = logging.getLogger(__name__)
 _TICKET_KEY: Final = f"hydra.job.env_set.{VARIABLE}"
 _HOOKS: Final = ("custom_search_space", "on_start", "on_create", "on_finish")
 _INTERPOLATION: Final = re.compile(r"\$\{([\w.]+)\}")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A trial that this worker runs, its values drawn."""
-
-    trial: optuna.Trial
-    trial_id: int
-    overrides: list[str]
-
-    @property
-    def number(self) -> int:
-        return self.trial.number
 
 
 class Search:
@@ -199,15 +187,17 @@ class Search:
                 return
             self._stop_after_failures(self._ledger.new_failures(trials))
             self._close_dead()
-            batch: list[_Job] = []
+            batch: list[optuna.Trial] = []
             try:
                 self._claim(batch)
                 if batch:
                     self._run_batch(batch)
                     continue
             except BaseException as error:
-                for job in batch:
-                    self._ledger.give_up(job.number, one_line(error), interrupted=is_end(error))
+                for trial in batch:
+                    self._ledger.give_up(
+                        trial.number, one_line(error), interrupted=bool(ending(error))
+                    )
                 raise
             trials = self._handle.trials()
             if self._ledger.is_exhausted(trials):
@@ -228,7 +218,7 @@ class Search:
             log.info("Waiting for trial %s, which other processes run", ", ".join(running))
             self._awaited = running
 
-    def _claim(self, batch: list[_Job]) -> None:
+    def _claim(self, batch: list[optuna.Trial]) -> None:
         """Take as many trials as the launcher runs at once, and draw their values."""
         while len(batch) < self.options.n_jobs:
             number = self._ledger.claim()
@@ -237,12 +227,11 @@ class Search:
             batch.append(self._draw(number))
             # What killed a process before may do so again: of its batch it is the last, so that no
             # other trial shares both its tries.
-            if batch[-1].trial.user_attrs.get(ledger.TRIES, 1) > 1:
+            if batch[-1].user_attrs.get(ledger.TRIES, 1) > 1:
                 return
 
-    def _draw(self, number: int) -> _Job:
+    def _draw(self, number: int) -> optuna.Trial:
         """Draw the values of a claimed trial."""
-        trial_id = self._handle.trial_id(number)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -252,7 +241,7 @@ class Search:
                     sampler=self._samplers(number),
                     pruner=self._pruner,
                 )
-                trial = optuna.Trial(study, trial_id)
+                trial = optuna.Trial(study, self._handle.trial_id(number))
                 for dimension in self.space.dimensions.values():
                     dimension.suggest(trial)
                 self._hooks["custom_search_space"](self.config, trial)  # suggests further values
@@ -261,44 +250,44 @@ class Search:
                 self._ledger.give_up(number, f"sampler: {error}")
                 raise SweepError(f"sampler: another package is needed: {error}.") from None
             reason = f"sampler: {one_line(error)}"
-            self._ledger.give_up(number, reason, interrupted=is_end(error))
+            self._ledger.give_up(number, reason, interrupted=bool(ending(error)))
             raise
-        return _Job(trial, trial_id, self.space.overrides(trial.params))
+        return trial
 
-    def _run_batch(self, batch: list[_Job]) -> None:
+    def _run_batch(self, batch: list[optuna.Trial]) -> None:
         overrides = self._launch_overrides(batch)
-        self._heart.trial_ids = tuple(job.trial_id for job in batch)
+        self._heart.trial_ids = tuple(self._handle.trial_id(trial.number) for trial in batch)
         try:
             returns = self.launcher.launch(overrides, initial_job_idx=batch[0].number)
         except (Exception, SystemExit) as error:  # a launcher may raise anything
-            if is_end(error):
-                end_as(error)
+            if end := ending(error):
+                raise end from None
             self._launch_failed(batch, error)
             return
         finally:
             self._heart.trial_ids = ()
         self._returns.append(returns)
-        endings = [ending_of(job_return) for job_return in returns]
-        for job, job_return, ending in zip(batch, returns, endings, strict=True):
-            if ending is None:
-                self._tell(job.trial, job_return)
-        for ending in filter(None, endings):
-            end_as(ending)
+        endings = [ending(returned(job_return)) for job_return in returns]
+        for trial, job_return, end in zip(batch, returns, endings, strict=True):
+            if end is None:
+                self._tell(trial, job_return)
+        for end in filter(None, endings):
+            raise end
 
-    def _launch_overrides(self, batch: list[_Job]) -> list[list[str]]:
+    def _launch_overrides(self, batch: list[optuna.Trial]) -> list[list[str]]:
         """Return the overrides of each job, with its ticket and, where need be, its own folder."""
-        numbers = [job.number for job in batch]
+        numbers = [trial.number for trial in batch]
         contiguous = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         pruner, allowed = self.options.pruner, self.options.allowed_targets
         result = []
-        for job in batch:
-            ticket = Ticket(self._storage_name, self._handle.name, job.number, pruner, allowed)
+        for trial in batch:
+            ticket = Ticket(self._storage_name, self._handle.name, trial.number, pruner, allowed)
             further = [f"{_TICKET_KEY}='{ticket.encode()}'"]
             # A retried trial resumes in its first attempt's folder, which may hold a checkpoint.
-            first = int(job.trial.user_attrs.get(ledger.FIRST, job.number))
-            if not contiguous or first != job.number or self._beside:
+            first = int(trial.user_attrs.get(ledger.FIRST, trial.number))
+            if not contiguous or first != trial.number or self._beside:
                 further.append(self._own_folder(first))
-            result.append([*job.overrides, *further])
+            result.append([*self.space.overrides(trial.params), *further])
         return result
 
     def _own_folder(self, number: int) -> str:
@@ -312,19 +301,17 @@ class Search:
         text = self._beside + re.sub(r"\$\{hydra[.:]job\.num\}", str(number), subdir)
         return f"hydra.sweep.subdir={QuotedString(text, Quote.single).with_quotes()}"
 
-    def _launch_failed(self, batch: list[_Job], error: BaseException) -> None:
+    def _launch_failed(self, batch: list[optuna.Trial], error: BaseException) -> None:
         """Close the trials of a launcher that gave up itself.
 
         A job's process was killed, or a config does not compose. It returns nothing of the other
         jobs either. A config error would come again, all else is tried once more.
         """
         reason = one_line(error)
-        for job in batch:
-            if isinstance(error, HydraException | OmegaConfBaseException | SystemExit):
-                self._ledger.fail(job.number, reason)
-            else:
-                self._ledger.give_up(job.number, reason)
-        log.error("Trial %s: %s", ", ".join(str(job.number) for job in batch), reason)
+        comes_again = isinstance(error, HydraException | OmegaConfBaseException | SystemExit)
+        for trial in batch:
+            (self._ledger.fail if comes_again else self._ledger.give_up)(trial.number, reason)
+        log.error("Trial %s: %s", ", ".join(str(trial.number) for trial in batch), reason)
 
     # --- what jobs came to ----------------------------------------------------------------------
 
@@ -334,8 +321,9 @@ class Search:
             outcome = read_outcome(job_return, self.options)
         except UnknownObjective as error:
             outcome, marks = str(error), {UNKNOWN_OBJECTIVE: True}
-        if job_return.status == JobStatus.COMPLETED and self._was_stopped(trial.number):
-            outcome, marks = None, {}
+        stopped = PRUNED_AT in self._handle.trial(trial.number).user_attrs
+        if stopped and job_return.status == JobStatus.COMPLETED:
+            outcome, marks = None, {}  # what a job returned that was to stop has no meaning
         if isinstance(outcome, str):
             self._ledger.fail(trial.number, outcome, **marks)
             log.error("Trial %d failed: %s", trial.number, outcome)
@@ -350,10 +338,6 @@ class Search:
         else:
             text = "pruned" if outcome is None else _shown(outcome)
             log.info("Trial %d: %s", trial.number, text)
-
-    def _was_stopped(self, number: int) -> bool:
-        """Return whether a trial was to stop, so that what its job returned has no meaning."""
-        return PRUNED_AT in self._handle.trial(number).user_attrs
 
     def _stop_after_failures(self, failures: Sequence[FrozenTrial]) -> None:
         limit = self.options.max_failures

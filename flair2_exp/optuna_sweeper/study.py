@@ -184,12 +184,12 @@ class Opening:
         self, storage: BaseStorage, name: str, on_create: Callable[[], Mapping[str, Any]]
     ) -> tuple[StudyHandle, Mapping[str, Any]]:
         """Return the study of that name and its plan."""
-        handle, created = create_or_load(storage, name, self.plan.directions)
-        if not created:
-            try:
+        try:
+            handle, created = create_or_load(storage, name, self.plan.directions)
+            if not created:
                 return handle, _wait_for_plan(handle, self.grace)
-            except KeyError:  # no such study any more
-                raise _GoneError from None
+        except KeyError:  # no such study any more
+            raise _GoneError from None
         maker, plan = Process.this().plain(), self.plan.plain()
         try:
             storage.set_study_user_attr(handle.study_id, MAKER, maker)
@@ -217,11 +217,7 @@ def create_or_load(
     try:
         return StudyHandle(storage, storage.create_new_study(named, name), name), True
     except DuplicatedStudyError:
-        pass
-    try:
         return StudyHandle(storage, storage.get_study_id_from_name(name), name), False
-    except KeyError:
-        raise _GoneError from None
 
 
 def _wait_for_plan(handle: StudyHandle, grace: float) -> dict[str, Any]:

@@ -17,8 +17,6 @@ from flair2_exp.errors import FlairError
 from flair2_exp.files import write_text
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from flair2_exp.optuna_sweeper.results import SearchResult
     from flair2_exp.tracking.run import Run
 
@@ -57,14 +55,10 @@ def write_experiments(result: SearchResult) -> list[Path]:
         values = ", ".join(f"{value:.6g}" for value in trial.values)
         comment = f"Trial {trial.number} of the study {study}: {', '.join(result.names)} {values}"
         name = f"{study}_trial_{trial.number}"
-        files.append(write_experiment(path, name, _overrides(result, trial), comment))
+        files.append(write_experiment(path, name, result.space.overrides(trial.params), comment))
     path, overrides = folder / "default.yaml", list(result.space.fixed.values())
     comment = f"What the study {study} started from."
     return [*files, write_experiment(path, f"{study}_default", overrides, comment)]
-
-
-def _overrides(result: SearchResult, trial: FrozenTrial) -> list[str]:
-    return result.space.overrides(trial.params)
 
 
 def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: str) -> Path:
@@ -154,7 +148,7 @@ def repeated(result: SearchResult) -> list[str]:
     Where the default is the best itself, as it may be after a short search, it stands alone.
     """
     default, _ = _composed(list(result.space.fixed.values()))
-    best, _ = _composed(_overrides(result, result.best[0]))
+    best, _ = _composed(result.space.overrides(result.best[0].params))
     if best == default:
         return ["default"]
     return ["default", "best" if len(result.names) == 1 else "best_1"]

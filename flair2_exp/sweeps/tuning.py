@@ -151,7 +151,12 @@ def _refuse_devices(config: Config) -> None:
     """Refuse several devices for each trial: Lightning starts the command again for each."""
     trainer = config.trainer
     copying = any(word in trainer.strategy for word in _COPYING)
-    if copying or (trainer.num_nodes == 1 and _devices(trainer.devices) <= 1):
+    devices = trainer.devices
+    if devices == -1:
+        import torch
+
+        devices = torch.cuda.device_count()
+    if copying or (trainer.num_nodes == 1 and devices <= 1):
         return
     raise ConfigError(
         f"trainer.devices={trainer.devices}: in a search Lightning's further processes would run "
@@ -159,14 +164,6 @@ def _refuse_devices(config: Config) -> None:
         "Give trainer.devices=1 and start the command once per device (CUDA_VISIBLE_DEVICES=0, 1, "
         "...): they share the study. Or hydra/launcher=submitit_slurm."
     )
-
-
-def _devices(number: int) -> int:
-    if number != -1:
-        return number
-    import torch
-
-    return torch.cuda.device_count()
 
 
 # --- the parent run -----------------------------------------------------------------------------
@@ -180,44 +177,39 @@ def on_create(config: DictConfig) -> dict[str, Any]:
     Raises:
         FlairError: The MLflow store does not answer.
     """
-    from flair2_exp.tracking.run import open_run
-
     options = typed(config)
     if not options.tracking.enabled:
         return {}
     folder = RunFolder(Path(config.hydra.sweep.dir))
-    run = open_run(
-        assembly.open_store(options),
-        options.tracking.experiment,
-        options.sweep.name,
-        folder.unsent,
-        tags={
-            Tag.KIND: "study",
-            Tag.STUDY: options.tune.name,
-            Tag.SWEEP: options.sweep.name,
-            Tag.FOLDER: folder.path.absolute(),
-        },
-    )
+    tags = {
+        Tag.KIND: "study",
+        Tag.STUDY: options.tune.name,
+        Tag.SWEEP: options.sweep.name,
+        Tag.FOLDER: folder.path.absolute(),
+    }
+    run = _open_parent(options, folder, tags=tags)
     run.release()  # to all workers: `on_finish` of one of them resumes it
     return {PARENT: run.run_id}
 
 
+def _open_parent(config: Config, folder: RunFolder, **which: Any) -> Run:
+    from flair2_exp.tracking.run import open_run
+
+    store, tracking = assembly.open_store(config), config.tracking
+    return open_run(store, tracking.experiment, config.sweep.name, folder.unsent, **which)
+
+
 def _parent(result: SearchResult, config: Config) -> Run:
     """Return the study's MLflow run, or what stands in for it."""
-    from flair2_exp.tracking.run import Run, open_run
+    from flair2_exp.tracking.run import Run
 
     run_id = result.study.user_attrs.get(PARENT)
-    if not run_id:
-        return Run()
-    store, pending = assembly.open_store(config), RunFolder(result.folder).unsent
-    tracking = config.tracking
-    try:
-        return open_run(
-            store, tracking.experiment, config.sweep.name, pending, tags={}, run_id=str(run_id)
-        )
-    except TrackingError as error:
-        log.warning("the study's MLflow run gets no results: %s", error)
-        return Run()
+    if run_id:
+        try:
+            return _open_parent(config, RunFolder(result.folder), tags={}, run_id=str(run_id))
+        except TrackingError as error:
+            log.warning("the study's MLflow run gets no results: %s", error)
+    return Run()
 
 
 # --- the end ------------------------------------------------------------------------------------
@@ -269,15 +261,10 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
 def summary(result: SearchResult) -> str:
     """Return the study in Markdown: its best trials with their parameters."""
     swept = list(result.space.dimensions)
-    lines = [f"Study {result.study.study_name}: {len(result.trials)} trials", ""]
-    lines += [f"| trial | {' | '.join([*result.names, *swept])} |"]
-    lines += ["|" + "---|" * (1 + len(result.names) + len(swept))]
+    rows = [["trial", *result.names, *swept], ["---"] * (1 + len(result.names) + len(swept))]
     for trial in result.best[:10]:
-        cells = [f"{value:.6g}" for value in trial.values]
-        cells += [_cell(trial.params.get(name)) for name in swept]
-        lines.append(f"| {trial.number} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        params = (trial.params.get(name) for name in swept)
+        cells = [f"{each:.4g}" if isinstance(each, float) else str(each) for each in params]
+        rows.append([str(trial.number), *(f"{value:.6g}" for value in trial.values), *cells])
+    head = f"Study {result.study.study_name}: {len(result.trials)} trials\n"
+    return "\n".join([head, *(f"| {' | '.join(row)} |" for row in rows)])
