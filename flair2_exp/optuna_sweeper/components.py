@@ -12,15 +12,20 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from types import ModuleType
+from typing import Any, Final, cast
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, RandomSampler
 
 from .errors import SweepError
 
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
-
-_HOMES: Final = {"sampler": "optuna.samplers", "pruner": "optuna.pruners"}
+_KINDS: Final[Mapping[str, tuple[ModuleType, type]]] = {
+    "sampler": (optuna.samplers, BaseSampler),
+    "pruner": (optuna.pruners, BasePruner),
+}
 # Samplers that draw at random, trial by trial. The others (grid, quasi-Monte Carlo, one's own) lay
 # out a fixed design from the seed, which therefore must be the same for every trial and worker.
 _RANDOM_SAMPLERS: Final = (
@@ -34,11 +39,7 @@ _RANDOM_SAMPLERS: Final = (
 
 
 def import_function(key: str, path: str | None) -> Callable[..., Any]:
-    """Return the function of a dotted path.
-
-    Args:
-        key: The sweeper's option that names it.
-        path: Package, module and name; None for a function that does nothing.
+    """Return the function whose dotted path an option gives; for None one that does nothing.
 
     Raises:
         SweepError: There is no such function.
@@ -58,23 +59,22 @@ def import_function(key: str, path: str | None) -> Callable[..., Any]:
 def target_class(
     role: str, config: object, allowed: Sequence[str] = (), *, part: bool = False
 ) -> type[Any]:
-    """Return the class that a config names.
+    """Return the class that the `_target_` of a sampler's or pruner's config names.
 
     Args:
         role: `sampler` or `pruner`.
-        config: Mapping with `_target_`.
+        config: A mapping, once it is checked.
         allowed: Prefixes of dotted paths outside of Optuna that may be used.
         part: It is an argument of the sampler or pruner, and may be of another kind.
 
     Raises:
         SweepError: The path is unknown, not allowed, or names something else.
     """
+    home_module, base = _KINDS[role]
+    home = home_module.__name__
     path = config.get("_target_") if isinstance(config, Mapping) else None
     if not isinstance(path, str):
-        raise SweepError(
-            f"{role}: {config!r} names no class. Give {{_target_: {_HOMES[role]}....}}."
-        )
-    home = _HOMES[role]
+        raise SweepError(f"{role}: {config!r} names no class. Give {{_target_: {home}....}}.")
     if not any(path == p or path.startswith(p.rstrip(".") + ".") for p in (home, *allowed)):
         raise SweepError(
             f"{role}: {path} is not of {home}; to use it, add its package to "
@@ -86,9 +86,8 @@ def target_class(
     except ImportError as error:
         raise SweepError(f"{role}: {path} cannot be imported: {error}.") from None
     cls = getattr(module, name, None)
-    base = getattr(importlib.import_module(home), f"Base{role.capitalize()}")
     if not (inspect.isclass(cls) and (part or issubclass(cls, base))):
-        names = [n for n in dir(importlib.import_module(home)) if n.endswith(role.capitalize())]
+        names = [n for n in dir(home_module) if n.endswith(role.capitalize())]
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"; did you mean {home}.{near[0]}?" if near else f"; there are {', '.join(names)}."
         raise SweepError(f"{role}: there is no {role} {path}{hint}")
@@ -98,8 +97,6 @@ def target_class(
 def _build(
     role: str, config: Mapping[str, Any], allowed: Sequence[str], *, part: bool = False
 ) -> object:
-    from optuna.exceptions import ExperimentalWarning
-
     cls = target_class(role, config, allowed, part=part)
     arguments = {
         # A pruner around a pruner, a sampler's crossover.
@@ -152,8 +149,6 @@ class SamplerFactory:
     def __call__(self, number: int) -> BaseSampler:
         """Return the sampler for the trial of that number."""
         if self.is_grid:
-            from optuna.samplers import RandomSampler
-
             return RandomSampler()  # every value of a grid's trial is already fixed
         if self._varies or self._kept is None:
             return self._make(seed=_mix(self.seed, number))

@@ -8,7 +8,6 @@ hyperband, none). Nothing here imports Optuna.
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import itertools
 from collections.abc import Mapping
@@ -172,19 +171,12 @@ _PRUNERS: Final[dict[str, dict[str, Any]]] = {
 
 
 def store_configs(target: str) -> None:
-    """Put the sweeper's groups into Hydra's ConfigStore.
-
-    Args:
-        target: The name by which Hydra finds the sweeper's class.
-    """
-    store = ConfigStore.instance()
-    with contextlib.suppress(OSError):  # Hydra's answer when the group is not there
-        if f"{NAME}.yaml" in store.list("hydra/sweeper"):
-            return
-    provider = "optuna_study_sweeper"
-    store.store(
-        group="hydra/sweeper", name=NAME, node=OptunaStudyConf(_target_=target), provider=provider
-    )
-    for group, options in (("sampler", _SAMPLERS), ("pruner", _PRUNERS)):
+    """Put the sweeper's groups into Hydra's ConfigStore; `target` is its class's name there."""
+    groups: dict[str, Mapping[str, Any]] = {
+        "hydra/sweeper": {NAME: OptunaStudyConf(_target_=target)},
+        "hydra/sweeper/sampler": _SAMPLERS,
+        "hydra/sweeper/pruner": _PRUNERS,
+    }
+    for group, options in groups.items():
         for name, node in options.items():
-            store.store(group=f"hydra/sweeper/{group}", name=name, node=node, provider=provider)
+            ConfigStore.instance().store(name, node, group, provider="optuna_study_sweeper")

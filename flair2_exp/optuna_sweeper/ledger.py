@@ -20,16 +20,15 @@ A withdrawn trial is a failed one with the attribute `withdrawn`; it was never r
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from .compat import queued_params
 from .process import Process
-from .storage import already_finished
+from .storage import ALREADY_FINISHED
 from .study import QUEUED, RETRY_OF, StudyHandle
 from .worker import WORKER, Watch
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 ENDED: Final = "ended"
 """Trial attribute: who closed it, and how many trials were closed then."""
@@ -48,23 +47,17 @@ _MOST_TRIES: Final = 2  # what kills a process once may be chance, twice it is t
 
 def finished(trials: Iterable[FrozenTrial]) -> int:
     """Return how many trials are complete or pruned."""
-    from optuna.trial import TrialState
-
     return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
 
 
 def _failed(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """Return the trials that ran and failed for good."""
-    from optuna.trial import TrialState
-
     failed = (trial for trial in trials if trial.state == TrialState.FAIL)
     return [t for t in failed if not {LOST, WITHDRAWN} & t.user_attrs.keys()]
 
 
 def _is_copy(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     """Return whether a trial before this one was queued for the same purpose by another worker."""
-    from optuna.trial import TrialState
-
     retried, queued = (trial.user_attrs.get(key) for key in (RETRY_OF, QUEUED))
     for other in trials[: trial.number]:
         if retried is not None and other.user_attrs.get(RETRY_OF) == retried:
@@ -76,13 +69,10 @@ def _is_copy(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
 
 
 class Ledger:
-    """This worker's dealings with the others; trials go by their numbers.
+    """This worker's dealings with the others on the way to `total` complete and pruned trials.
 
-    Args:
-        handle: The study.
-        total: Complete and pruned trials to reach.
-        watch: Tells dead workers.
-        may_create: Whether new trials may be made once the queue is empty (not for a grid).
+    Trials go by their numbers. New ones are made once the queue is empty, where that may be: a grid
+    has no others.
     """
 
     def __init__(
@@ -115,8 +105,6 @@ class Ledger:
 
     def close_dead(self) -> list[int]:
         """Close the running trials whose process died, and return their numbers."""
-        from optuna.trial import TrialState
-
         closed = []
         for trial in self.handle.trials():
             dead = trial.state == TrialState.RUNNING and self._watch.is_dead(trial)
@@ -127,14 +115,8 @@ class Ledger:
     def give_up(self, number: int, reason: str, *, interrupted: bool = False) -> bool:
         """Close a trial that came to no result, and queue its parameters if that is the first time.
 
-        Args:
-            number: The trial's.
-            reason: Why, in one line.
-            interrupted: It was stopped by the user, which is no fault of its parameters: they are
-                tried again however often that happens.
-
-        Returns:
-            False if it had been closed already.
+        One that the user interrupted is no fault of its parameters: they are tried again however
+        often that happens. Return False if it had been closed already.
         """
         trial = self.handle.trial(number)
         if trial.state.is_finished():
@@ -152,28 +134,24 @@ class Ledger:
 
     def fail(self, number: int, reason: str, **attributes: object) -> bool:
         """Close a trial as failed; False if it had been closed already."""
-        from optuna.trial import TrialState
-
         try:
             self.ending(number)
             self.handle.mark(number, {FAILURE: reason, **attributes})
             return self.handle.set_state(number, TrialState.FAIL)
-        except already_finished():
+        except ALREADY_FINISHED:
             return False
 
     def ending(self, number: int) -> None:
         """Note that this worker is about to close a trial.
 
         Raises:
-            Exception: `already_finished()`, where it has been closed.
+            ALREADY_FINISHED: It has been closed.
         """
         closed = sum(trial.state.is_finished() for trial in self.handle.trials())
         self.handle.mark(number, {ENDED: {"worker": self._identity, "after": closed}})
 
     def claim(self) -> int | None:
         """Take the next trial to run, and return its number; None if there is none for now."""
-        from optuna.trial import TrialState
-
         trials = self.handle.trials()
         active = [trial for trial in trials if trial.state != TrialState.FAIL]
         for trial in active[: self._total]:
@@ -185,22 +163,21 @@ class Ledger:
 
     def _take(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
         """Try to be the one that runs a waiting trial."""
-        from optuna.trial import TrialState
-
         number = trial.number
         try:
             if not self.handle.set_state(number, TrialState.RUNNING):
                 return False
-        except already_finished():
+        except ALREADY_FINISHED:
             return False
         self.handle.mark(number, {WORKER: self._identity})
         if _is_copy(trial, trials):
-            self.fail(number, "queued twice", **{WITHDRAWN: True})
-            return False
-        if self._was_finished(trial.user_attrs.get(RETRY_OF)):
-            self.fail(number, "its first attempt was finished after all", **{WITHDRAWN: True})
-            return False
-        return True
+            reason = "queued twice"
+        elif self._was_finished(trial.user_attrs.get(RETRY_OF)):
+            reason = "its first attempt was finished after all"
+        else:
+            return True
+        self.fail(number, reason, **{WITHDRAWN: True})
+        return False
 
     def _was_finished(self, number: int | None) -> bool:
         """Return whether a trial that is to be tried again came to its end after all.
@@ -208,16 +185,12 @@ class Ledger:
         A trial is queued again before it is closed. Where that has not happened yet it does now, so
         that from here on it has one ending.
         """
-        from optuna.trial import TrialState
-
         if number is None:
             return False
         self.fail(number, "its process died", **{LOST: True})
         return self.handle.trial(number).state != TrialState.FAIL
 
     def _create(self) -> int | None:
-        from optuna.trial import TrialState, create_trial
-
         storage, study_id = self.handle.storage, self.handle.study_id
         running = create_trial(state=TrialState.RUNNING, user_attrs={WORKER: self._identity})
         number = storage.get_trial_number_from_id(storage.create_new_trial(study_id, running))

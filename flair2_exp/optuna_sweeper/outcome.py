@@ -8,16 +8,15 @@ import math
 import numbers
 import signal
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final
 
+import optuna
 from hydra.core.utils import JobReturn, JobStatus
 
 from .compat import returned
+from .config import OptunaStudyConf
 from .storage import redact
 from .trial import TrialPruned, UnknownObjective
-
-if TYPE_CHECKING:
-    from .config import OptunaStudyConf
 
 _ENDS: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of a process that was asked to end, as a shell gives them."""
@@ -44,39 +43,23 @@ def read_outcome(job_return: JobReturn, options: OptunaStudyConf) -> list[float]
 
 def is_pruned(job_return: JobReturn) -> bool:
     """Return whether a job ended by saying that it was pruned."""
-    import optuna
-
     return isinstance(returned(job_return), TrialPruned | optuna.TrialPruned)
 
 
-def ending_of(job_return: JobReturn) -> BaseException | None:
-    """Return what ended a job, where it means that the whole command shall end."""
-    error = returned(job_return) if job_return.status == JobStatus.FAILED else None
-    return error if is_end(error) else None
-
-
-def is_end(error: object) -> bool:
-    """Return whether a job ended because the whole command shall: by Ctrl-C or SIGTERM.
+def ending(error: object) -> BaseException | None:
+    """Return what to end the command with where that was asked for, by Ctrl-C or SIGTERM.
 
     A framework may say so by another exception (Lightning turns Ctrl-C into `SystemExit`), whose
     context then still holds the interrupt.
     """
-    seen: set[int] = set()
-    while isinstance(error, BaseException) and id(error) not in seen:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        if isinstance(error, SystemExit) and error.code in _ENDS:
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def end_as(error: BaseException) -> NoReturn:
-    """End the command as it was asked to."""
-    if isinstance(error, SystemExit) and error.code in _ENDS:
-        raise error
-    raise KeyboardInterrupt
+    each, seen = error, set[int]()
+    while isinstance(each, BaseException) and id(each) not in seen:
+        by_signal = isinstance(each, SystemExit) and each.code in _ENDS
+        if by_signal or isinstance(each, KeyboardInterrupt):
+            return each if by_signal and each is error else KeyboardInterrupt()
+        seen.add(id(each))
+        each = each.__cause__ or each.__context__
+    return None
 
 
 def one_line(error: BaseException) -> str:
@@ -86,15 +69,7 @@ def one_line(error: BaseException) -> str:
 
 
 def read_values(value: object, names: Sequence[str], objectives: int) -> list[float] | str:
-    """Return the objective values in what a job returned.
-
-    Args:
-        value: A number, a list of numbers, or a mapping by name.
-        names: The objectives' names.
-        objectives: How many values are due.
-
-    Returns:
-        The values, or in one line why there are none.
+    """Return the values in a number, a list or a mapping; or in one line why there are none.
 
     Raises:
         UnknownObjective: The mapping lacks one of the names.
@@ -108,11 +83,9 @@ def read_values(value: object, names: Sequence[str], objectives: int) -> list[fl
         return f"the job returned {len(values)} values for {objectives} objectives"
     result = []
     for name, each in itertools.zip_longest(names, values, fillvalue="objective"):
-        if each is None:
-            return f"{name}: the job returned no value"
         number = _number(each)
         if number is None:
-            return f"{name}: the job returned no number"
+            return f"{name}: the job returned no {'value' if each is None else 'number'}"
         if not math.isfinite(number):
             return f"{name}: the job returned {number}"
         result.append(number)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib.metadata
+from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from .config import OptunaStudyConf, store_configs
+from .errors import SweepError
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, TaskFunction
 
+OPTUNA_RANGE: Final = (4, 6)  # first major version that works, first that is unknown
+
 
 class OptunaStudySweeper(Sweeper):
-    """A sweeper that runs the trials of an Optuna study through Hydra's launchers.
-
-    Args:
-        options: The fields of `OptunaStudyConf`, as Hydra hands them over.
-    """
+    """A sweeper that runs the trials of an Optuna study through Hydra's launchers."""
 
     def __init__(self, **options: object) -> None:
-        self.options = options
+        self.options = options  # the fields of `OptunaStudyConf`, as Hydra hands them over
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
         self.hydra_context: HydraContext | None = None
@@ -39,17 +39,12 @@ class OptunaStudySweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Any]:
-        """Run the search.
-
-        Args:
-            arguments: The overrides of the command line.
-
-        Returns:
-            Hydra's `JobReturn`s, one list for each call of the launcher.
+        """Run the search; return Hydra's `JobReturn`s, one list for each call of the launcher.
 
         Raises:
             SweepError: The search cannot be run as configured, or too many of its trials failed.
         """
+        check_optuna()
         from .search import Search
 
         if self.config is None or self.launcher is None or self.hydra_context is None:
@@ -63,19 +58,30 @@ class OptunaStudySweeper(Sweeper):
         ).run()
 
 
+def check_optuna() -> None:
+    """Refuse a version of Optuna that the sweeper was not made for.
+
+    Raises:
+        SweepError: It is missing or outside of the range.
+    """
+    low, high = OPTUNA_RANGE
+    needed = f"the sweeper needs optuna>={low},<{high} (pip install 'optuna>={low},<{high}')"
+    try:
+        version = importlib.metadata.version("optuna")
+    except importlib.metadata.PackageNotFoundError:
+        raise SweepError(f"Optuna is not installed; {needed}.") from None
+    if not low <= int(version.partition(".")[0]) < high:
+        raise SweepError(f"Optuna {version} is installed; {needed}.")
+
+
 def _plain(value: object) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def register_sweeper(kind: type[Sweeper], package: str) -> str:
-    """Make a sweeper of any package known to Hydra; harmless when repeated.
+    """Make a sweeper known to Hydra, in a package of its own; return the `_target_` of its configs.
 
-    Args:
-        kind: The sweeper.
-        package: A name of its own below `hydra_plugins`.
-
-    Returns:
-        The `_target_` by which a config names it.
+    That may be repeated.
     """
     plugins = Plugins.instance()
     plugins.register(kind)
@@ -89,5 +95,5 @@ def register_sweeper(kind: type[Sweeper], package: str) -> str:
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra; harmless when repeated."""
+    """Make the sweeper and its config groups known to Hydra; that may be repeated."""
     store_configs(register_sweeper(OptunaStudySweeper, "optuna_study"))

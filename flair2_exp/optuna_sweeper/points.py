@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from .components import SamplerFactory
+from .config import OptunaStudyConf
 from .errors import SweepError
-
-if TYPE_CHECKING:
-    from .components import SamplerFactory
-    from .config import OptunaStudyConf
-    from .space import Space
+from .space import Space
 
 _DEFAULT_TRIALS: Final = 20
 _LARGEST_GRID: Final = 10_000

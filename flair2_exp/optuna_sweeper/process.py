@@ -77,13 +77,8 @@ def start_time(pid: int) -> str:
     """Return when a process started, in clock ticks since the machine did.
 
     Field 22 of /proc/PID/stat (proc_pid_stat(5)), counted behind the command's closing bracket,
-    since a command may hold blanks and brackets itself. A zombie has ended: it counts as none.
-
-    Args:
-        pid: The process number.
-
-    Returns:
-        The ticks; "" where there is no such process, or no /proc.
+    since a command may hold blanks and brackets itself. "" where there is no such process, or no
+    /proc; a zombie has ended and counts as none.
     """
     try:
         columns = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

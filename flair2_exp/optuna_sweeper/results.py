@@ -7,20 +7,19 @@ import csv
 import fcntl
 import io
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 from omegaconf import OmegaConf
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from .ledger import FAILURE, LOST, WITHDRAWN
+from .space import Space
 from .study import RETRY_OF
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from .space import Space
 
 
 @dataclass(frozen=True)
@@ -28,22 +27,20 @@ class SearchResult:
     """What a search came to, for `on_finish`.
 
     Attributes:
-        study_name: The study's name.
-        storage: The storage's name, as `open_storage` takes it.
-        trials: All trials of the study, by number.
-        objective: The objectives' names.
-        direction: `minimize` or `maximize` of each objective.
+        study: The study, as Optuna has it.
+        trials: All its trials at the end of the search, by number.
+        best: The best of them, or the Pareto front.
+        objective: The objectives' names; empty where the job returns its value without a name.
         folder: Where results go: the sweep's folder, or the one of a study opened beside another.
         space: Turns a trial's parameters into its overrides, and knows the config groups.
         leader: Whether this worker should do what is to be done once: it ended the last trial, or
             found the study complete, and no other process is doing it.
     """
 
-    study_name: str
-    storage: str
+    study: optuna.Study
     trials: Sequence[FrozenTrial]
+    best: Sequence[FrozenTrial]
     objective: tuple[str, ...]
-    direction: tuple[str, ...]
     folder: Path
     space: Space
     leader: bool
@@ -51,61 +48,36 @@ class SearchResult:
     @property
     def names(self) -> tuple[str, ...]:
         """What to call the objectives, also where they have no names."""
-        return self.objective or tuple(f"value_{i}" for i in range(len(self.direction)))
-
-    @property
-    def best(self) -> list[FrozenTrial]:
-        """The best trial, or the Pareto front."""
-        return best_trials(self.trials, self.direction)
+        return self.objective or tuple(f"value_{i}" for i in range(len(self.study.directions)))
 
 
-def best_trials(trials: Iterable[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """Return the complete trials that no other beats in all objectives (of one: the best).
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials that no other beats in all objectives; of one, the best alone.
 
-    Args:
-        trials: Trials of a study.
-        directions: `minimize` or `maximize` of each objective.
-
-    Returns:
-        By the first objective, best first; the earlier of two equal single-objective ones.
+    They stand by the first objective, best first; of equal ones the earlier comes first.
     """
-    from optuna.trial import TrialState
+    signs = [1.0 if each == StudyDirection.MINIMIZE else -1.0 for each in study.directions]
 
-    signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
-    costs = [
-        (tuple(s * v for s, v in zip(signs, trial.values, strict=True)), trial)
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.values is not None
-    ]
-    if len(signs) == 1:
-        return [min(costs, key=lambda pair: (pair[0], pair[1].number))[1]] if costs else []
-    front = [
-        pair
-        for pair in costs
-        if not any(
-            other != pair[0] and all(a <= b for a, b in zip(other, pair[0], strict=True))
-            for other, _ in costs
-        )
-    ]
-    return [trial for _, trial in sorted(front, key=lambda pair: (pair[0], pair[1].number))]
+    def rank(trial: FrozenTrial) -> tuple[list[float], int]:
+        return [s * v for s, v in zip(signs, trial.values, strict=True)], trial.number
+
+    front = sorted(study.best_trials, key=rank)
+    return front[:1] if len(signs) == 1 else front
 
 
-def write_results(
-    folder: Path, name: str, trials: Sequence[FrozenTrial], directions: Sequence[str]
-) -> None:
+def write_results(result: SearchResult) -> None:
     """Write `optimization_results.yaml`, as Hydra's own sweepers do, and `trials.csv`."""
-    best = best_trials(trials, directions)
-    content: dict[str, Any] = {"name": "optuna", "study": name}
-    if len(directions) == 1:
-        if best:
-            content |= {"best_params": best[0].params, "best_value": best[0].values[0]}
-            content["best_trial"] = best[0].number
-    else:
+    best, objectives = result.best, len(result.names)
+    content: dict[str, Any] = {"name": "optuna", "study": result.study.study_name}
+    if objectives > 1:
         content["solutions"] = [
             {"params": t.params, "values": list(t.values), "trial": t.number} for t in best
         ]
-    _replace(folder / "optimization_results.yaml", OmegaConf.to_yaml(content))
-    write_table(folder / "trials.csv", trials, len(directions))
+    elif best:
+        content |= {"best_params": best[0].params, "best_value": best[0].values[0]}
+        content["best_trial"] = best[0].number
+    _replace(result.folder / "optimization_results.yaml", OmegaConf.to_yaml(content))
+    write_table(result.folder / "trials.csv", result.trials, objectives)
 
 
 def write_table(path: Path, trials: Sequence[FrozenTrial], objectives: int) -> None:
@@ -117,9 +89,7 @@ def write_table(path: Path, trials: Sequence[FrozenTrial], objectives: int) -> N
     writer = csv.writer(text)
     writer.writerow([*head, *names])
     for trial in trials:
-        numbers = list(trial.values or [])
-        numbers += [""] * (objectives - len(numbers))
-        row: list[Any] = [trial.number, state_name(trial), *numbers]
+        row: list[Any] = [trial.number, state_name(trial), *(trial.values or [""] * objectives)]
         row += [len(trial.intermediate_values), trial.datetime_start, _seconds(trial)]
         row += [trial.user_attrs.get(key, "") for key in (RETRY_OF, FAILURE)]
         writer.writerow(row + [trial.params.get(name, "") for name in names])
@@ -139,11 +109,7 @@ def _seconds(trial: FrozenTrial) -> float | str:
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[bool]:
-    """Yield whether no other process is in this context for the folder; a killed one leaves it.
-
-    Args:
-        folder: Any folder; it gets the file `.finishing`.
-    """
+    """Yield whether no other process is in this context for the folder; a killed one leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".finishing").open("w") as file:
         try:

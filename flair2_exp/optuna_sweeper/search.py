@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import importlib.metadata
 import itertools
 import logging
 import re
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
@@ -23,68 +23,30 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
+from optuna.trial import FrozenTrial, TrialState
 
 from . import ledger, results, storage
+from .compat import returned
+from .components import SamplerFactory, build_pruner, import_function
 from .config import OptunaStudyConf
 from .errors import SweepError
 from .ledger import Ledger
-from .outcome import end_as, ending_of, is_end, is_pruned, one_line, read_outcome
+from .outcome import ending, is_pruned, one_line, read_outcome
 from .points import queue_and_total
 from .results import SearchResult
 from .space import read_space
 from .study import UNKNOWN_OBJECTIVE, Opening, Plan, StudyHandle
-from .trial import PRUNED_AT, VARIABLE, Ticket, UnknownObjective, pruner_text
+from .trial import PRUNED_AT, VARIABLE, Ticket, UnknownObjective
 from .worker import Heart, Watch
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
 log = logging.getLogger(__name__)
-OPTUNA_RANGE: Final = (4, 6)  # first major version that works, first that is unknown
 _TICKET_KEY: Final = f"hydra.job.env_set.{VARIABLE}"
 _HOOKS: Final = ("custom_search_space", "on_start", "on_create", "on_finish")
 _INTERPOLATION: Final = re.compile(r"\$\{([\w.]+)\}")
 
 
-def check_optuna() -> None:
-    """Refuse a version of Optuna that the sweeper was not made for.
-
-    Raises:
-        SweepError: It is missing or outside of the range.
-    """
-    low, high = OPTUNA_RANGE
-    needed = f"the sweeper needs optuna>={low},<{high} (pip install 'optuna>={low},<{high}')"
-    try:
-        version = importlib.metadata.version("optuna")
-    except importlib.metadata.PackageNotFoundError:
-        raise SweepError(f"Optuna is not installed; {needed}.") from None
-    if not low <= int(version.partition(".")[0]) < high:
-        raise SweepError(f"Optuna {version} is installed; {needed}.")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A trial that this worker runs, its values drawn."""
-
-    trial: optuna.Trial
-    trial_id: int
-    overrides: list[str]
-
-    @property
-    def number(self) -> int:
-        return self.trial.number
-
-
 class Search:
-    """One command's part in a search.
-
-    Args:
-        options: What to search.
-        config: The composed config, with Hydra's part.
-        launcher: Runs the jobs.
-        config_loader: Composes a job's config.
-        arguments: Overrides of the command line.
+    """One command's part in a search: `config` has Hydra's part, `arguments` are its overrides.
 
     Raises:
         SweepError: The search cannot be run as configured.
@@ -99,11 +61,6 @@ class Search:
         config_loader: ConfigLoader,
         arguments: Sequence[str],
     ) -> None:
-        check_optuna()
-        import optuna
-
-        from .components import SamplerFactory, build_pruner, import_function
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # this module says what happens
         self.options = options
         self.config = config
@@ -123,10 +80,7 @@ class Search:
         self._awaited: list[str] = []
 
     def run(self) -> list[Sequence[JobReturn]]:
-        """Run trials until the study has its total.
-
-        Returns:
-            The returns of the jobs that this command launched, one list for each launch.
+        """Run trials until the study has its total; return what the jobs did, a list per launch.
 
         Raises:
             SweepError: Too many trials failed, or the search cannot be run.
@@ -140,21 +94,17 @@ class Search:
             with storage.errors_in_one_line(self._storage_name), self._heart:
                 self._loop()
         finally:
-            with storage.errors_in_one_line(self._storage_name):
-                trials = self._handle.trials()
-            results.write_results(self._results, self._handle.name, trials, self.options.directions)
-        self._summarise(trials)
-        self._finish(trials, leader=was_complete or self._ledger.ended_last(trials))
+            result = self._result()
+            results.write_results(result)
+        self._summarise(result)
+        self._finish(result, leads=was_complete or self._ledger.ended_last(result.trials))
         return self._returns
 
     # --- opening --------------------------------------------------------------------------------
 
     def _validate_config(self) -> None:
         """Compose one trial's config, so that a misspelt key is refused before anything runs."""
-        values = {
-            name: dimension.choices[0] if dimension.choices else dimension.low
-            for name, dimension in self.space.dimensions.items()
-        }
+        values = {name: each.example for name, each in self.space.dimensions.items()}
         self._loader.load_sweep_config(self.config, self.space.overrides(values))
 
     def _plan(self) -> Plan:
@@ -237,15 +187,17 @@ class Search:
                 return
             self._stop_after_failures(self._ledger.new_failures(trials))
             self._close_dead()
-            batch: list[_Job] = []
+            batch: list[optuna.Trial] = []
             try:
                 self._claim(batch)
                 if batch:
                     self._run_batch(batch)
                     continue
             except BaseException as error:
-                for job in batch:
-                    self._ledger.give_up(job.number, one_line(error), interrupted=is_end(error))
+                for trial in batch:
+                    self._ledger.give_up(
+                        trial.number, one_line(error), interrupted=bool(ending(error))
+                    )
                 raise
             trials = self._handle.trials()
             if self._ledger.is_exhausted(trials):
@@ -261,14 +213,12 @@ class Search:
 
     def _announce_wait(self, trials: Sequence[FrozenTrial]) -> None:
         """Log what the search waits for, whenever that changes."""
-        from optuna.trial import TrialState
-
         running = [str(t.number) for t in trials if t.state == TrialState.RUNNING]
         if running and running != self._awaited:
             log.info("Waiting for trial %s, which other processes run", ", ".join(running))
             self._awaited = running
 
-    def _claim(self, batch: list[_Job]) -> None:
+    def _claim(self, batch: list[optuna.Trial]) -> None:
         """Take as many trials as the launcher runs at once, and draw their values."""
         while len(batch) < self.options.n_jobs:
             number = self._ledger.claim()
@@ -277,14 +227,11 @@ class Search:
             batch.append(self._draw(number))
             # What killed a process before may do so again: of its batch it is the last, so that no
             # other trial shares both its tries.
-            if batch[-1].trial.user_attrs.get(ledger.TRIES, 1) > 1:
+            if batch[-1].user_attrs.get(ledger.TRIES, 1) > 1:
                 return
 
-    def _draw(self, number: int) -> _Job:
+    def _draw(self, number: int) -> optuna.Trial:
         """Draw the values of a claimed trial."""
-        import optuna
-
-        trial_id = self._handle.trial_id(number)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -294,7 +241,7 @@ class Search:
                     sampler=self._samplers(number),
                     pruner=self._pruner,
                 )
-                trial = optuna.Trial(study, trial_id)
+                trial = optuna.Trial(study, self._handle.trial_id(number))
                 for dimension in self.space.dimensions.values():
                     dimension.suggest(trial)
                 self._hooks["custom_search_space"](self.config, trial)  # suggests further values
@@ -303,44 +250,44 @@ class Search:
                 self._ledger.give_up(number, f"sampler: {error}")
                 raise SweepError(f"sampler: another package is needed: {error}.") from None
             reason = f"sampler: {one_line(error)}"
-            self._ledger.give_up(number, reason, interrupted=is_end(error))
+            self._ledger.give_up(number, reason, interrupted=bool(ending(error)))
             raise
-        return _Job(trial, trial_id, self.space.overrides(trial.params))
+        return trial
 
-    def _run_batch(self, batch: list[_Job]) -> None:
+    def _run_batch(self, batch: list[optuna.Trial]) -> None:
         overrides = self._launch_overrides(batch)
-        self._heart.trial_ids = tuple(job.trial_id for job in batch)
+        self._heart.trial_ids = tuple(self._handle.trial_id(trial.number) for trial in batch)
         try:
             returns = self.launcher.launch(overrides, initial_job_idx=batch[0].number)
         except (Exception, SystemExit) as error:  # a launcher may raise anything
-            if is_end(error):
-                end_as(error)
+            if end := ending(error):
+                raise end from None
             self._launch_failed(batch, error)
             return
         finally:
             self._heart.trial_ids = ()
         self._returns.append(returns)
-        endings = [ending_of(job_return) for job_return in returns]
-        for job, job_return, ending in zip(batch, returns, endings, strict=True):
-            if ending is None:
-                self._tell(job.trial, job_return)
-        for ending in filter(None, endings):
-            end_as(ending)
+        endings = [ending(returned(job_return)) for job_return in returns]
+        for trial, job_return, end in zip(batch, returns, endings, strict=True):
+            if end is None:
+                self._tell(trial, job_return)
+        for end in filter(None, endings):
+            raise end
 
-    def _launch_overrides(self, batch: list[_Job]) -> list[list[str]]:
+    def _launch_overrides(self, batch: list[optuna.Trial]) -> list[list[str]]:
         """Return the overrides of each job, with its ticket and, where need be, its own folder."""
-        numbers = [job.number for job in batch]
+        numbers = [trial.number for trial in batch]
         contiguous = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-        pruner = pruner_text(self.options.pruner, self.options.allowed_targets)
+        pruner, allowed = self.options.pruner, self.options.allowed_targets
         result = []
-        for job in batch:
-            ticket = Ticket(self._storage_name, self._handle.name, job.number, pruner)
+        for trial in batch:
+            ticket = Ticket(self._storage_name, self._handle.name, trial.number, pruner, allowed)
             further = [f"{_TICKET_KEY}='{ticket.encode()}'"]
             # A retried trial resumes in its first attempt's folder, which may hold a checkpoint.
-            first = int(job.trial.user_attrs.get(ledger.FIRST, job.number))
-            if not contiguous or first != job.number or self._beside:
+            first = int(trial.user_attrs.get(ledger.FIRST, trial.number))
+            if not contiguous or first != trial.number or self._beside:
                 further.append(self._own_folder(first))
-            result.append([*job.overrides, *further])
+            result.append([*self.space.overrides(trial.params), *further])
         return result
 
     def _own_folder(self, number: int) -> str:
@@ -354,38 +301,35 @@ class Search:
         text = self._beside + re.sub(r"\$\{hydra[.:]job\.num\}", str(number), subdir)
         return f"hydra.sweep.subdir={QuotedString(text, Quote.single).with_quotes()}"
 
-    def _launch_failed(self, batch: list[_Job], error: BaseException) -> None:
+    def _launch_failed(self, batch: list[optuna.Trial], error: BaseException) -> None:
         """Close the trials of a launcher that gave up itself.
 
         A job's process was killed, or a config does not compose. It returns nothing of the other
         jobs either. A config error would come again, all else is tried once more.
         """
         reason = one_line(error)
-        for job in batch:
-            if isinstance(error, HydraException | OmegaConfBaseException | SystemExit):
-                self._ledger.fail(job.number, reason)
-            else:
-                self._ledger.give_up(job.number, reason)
-        log.error("Trial %s: %s", ", ".join(str(job.number) for job in batch), reason)
+        comes_again = isinstance(error, HydraException | OmegaConfBaseException | SystemExit)
+        for trial in batch:
+            (self._ledger.fail if comes_again else self._ledger.give_up)(trial.number, reason)
+        log.error("Trial %s: %s", ", ".join(str(trial.number) for trial in batch), reason)
 
     # --- what jobs came to ----------------------------------------------------------------------
 
     def _tell(self, trial: optuna.Trial, job_return: JobReturn) -> None:
-        from optuna.trial import TrialState
-
         marks: dict[str, object] = {}
         try:
             outcome = read_outcome(job_return, self.options)
         except UnknownObjective as error:
             outcome, marks = str(error), {UNKNOWN_OBJECTIVE: True}
-        if job_return.status == JobStatus.COMPLETED and self._was_stopped(trial.number):
-            outcome, marks = None, {}
+        stopped = PRUNED_AT in self._handle.trial(trial.number).user_attrs
+        if stopped and job_return.status == JobStatus.COMPLETED:
+            outcome, marks = None, {}  # what a job returned that was to stop has no meaning
         if isinstance(outcome, str):
             self._ledger.fail(trial.number, outcome, **marks)
             log.error("Trial %d failed: %s", trial.number, outcome)
             return
         state = TrialState.PRUNED if outcome is None else TrialState.COMPLETE
-        with contextlib.suppress(storage.already_finished()):
+        with contextlib.suppress(storage.ALREADY_FINISHED):
             self._ledger.ending(trial.number)
         closed = trial.study.tell(trial, outcome, state=state, skip_if_finished=True)
         if closed.state == TrialState.FAIL:
@@ -394,10 +338,6 @@ class Search:
         else:
             text = "pruned" if outcome is None else _shown(outcome)
             log.info("Trial %d: %s", trial.number, text)
-
-    def _was_stopped(self, number: int) -> bool:
-        """Return whether a trial was to stop, so that what its job returned has no meaning."""
-        return PRUNED_AT in self._handle.trial(number).user_attrs
 
     def _stop_after_failures(self, failures: Sequence[FrozenTrial]) -> None:
         limit = self.options.max_failures
@@ -415,12 +355,23 @@ class Search:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _summarise(self, trials: Sequence[FrozenTrial]) -> None:
-        best = results.best_trials(trials, self.options.directions)
-        if not best:
+    def _result(self) -> SearchResult:
+        with storage.errors_in_one_line(self._storage_name):
+            return SearchResult(
+                study=self._handle.study,
+                trials=self._handle.trials(),
+                best=results.best_trials(self._handle.study),
+                objective=self.options.objectives,
+                folder=self._results,
+                space=self.space,
+                leader=False,
+            )
+
+    def _summarise(self, result: SearchResult) -> None:
+        if not result.best:
             self._raise_first_error()
             log.warning("No trial of study %s came to a result", self._handle.name)
-        for trial in best:
+        for trial in result.best:
             params = " ".join(f"{name}={value}" for name, value in trial.params.items())
             log.info("Best: trial %d with %s: %s", trial.number, params, _shown(trial.values))
 
@@ -430,20 +381,10 @@ class Search:
             if job_return.status == JobStatus.FAILED and not is_pruned(job_return):
                 _ = job_return.return_value
 
-    def _finish(self, trials: Sequence[FrozenTrial], *, leader: bool) -> None:
+    def _finish(self, result: SearchResult, *, leads: bool) -> None:
         """Call `on_finish`; of several workers that would lead one does."""
-        with results.only_one(self._results) if leader else contextlib.nullcontext(False) as leads:
-            result = SearchResult(
-                study_name=self._handle.name,
-                storage=self._storage_name,
-                trials=trials,
-                objective=self.options.objectives,
-                direction=self.options.directions,
-                folder=self._results,
-                space=self.space,
-                leader=leads,
-            )
-            self._hooks["on_finish"](result, self.config)
+        with results.only_one(self._results) if leads else contextlib.nullcontext(False) as leader:
+            self._hooks["on_finish"](replace(result, leader=leader), self.config)
 
 
 def _shown(values: Sequence[float]) -> str:

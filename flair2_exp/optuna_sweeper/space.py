@@ -20,8 +20,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -34,12 +35,10 @@ from hydra.core.override_parser.types import (
     Transformer,
 )
 from hydra.errors import HydraException
+from optuna import Trial
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from .errors import SweepError
-
-if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
-    from optuna import Trial
 
 Value = str | int | float
 _LOG: Final = "log"
@@ -47,51 +46,58 @@ _LOG: Final = "log"
 
 @dataclass(frozen=True)
 class Dimension:
-    """One swept key: either `choices`, or the numbers from `low` to `high`, both included."""
+    """One swept key and what its values are drawn from; numbers have both ends included."""
 
     key: str
     """As in the override, with its `+` if it has one."""
-    choices: tuple[Value, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-    step: float | None = None
-    log: bool = False
-    whole: bool = False
+    drawn_from: CategoricalDistribution | IntDistribution | FloatDistribution
 
     @property
     def name(self) -> str:
         """The key without the prefix that adds it."""
         return self.key.lstrip("+")
 
+    @property
+    def choices(self) -> tuple[Value, ...]:
+        """The options; none where the values are numbers between two ends."""
+        return getattr(self.drawn_from, "choices", ())
+
+    @property
+    def example(self) -> Value:
+        """One of the values."""
+        values = self.drawn_from
+        return self.choices[0] if isinstance(values, CategoricalDistribution) else values.low
+
     def suggest(self, trial: Trial) -> None:
         """Let Optuna draw a value for a trial."""
-        if self.choices:
-            trial.suggest_categorical(self.name, self.choices)
-        elif self.whole:
-            step = 1 if self.step is None else int(self.step)
-            trial.suggest_int(self.name, int(self.low), int(self.high), step=step, log=self.log)
+        values = self.drawn_from
+        if isinstance(values, CategoricalDistribution):
+            trial.suggest_categorical(self.name, values.choices)
+        elif isinstance(values, IntDistribution):
+            trial.suggest_int(self.name, values.low, values.high, step=values.step, log=values.log)
         else:
-            trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+            low, high = values.low, values.high
+            trial.suggest_float(self.name, low, high, step=values.step, log=values.log)
 
     def describe(self) -> str:
         """Return the sweep in one canonical form; two dimensions are the same when these are."""
-        if self.choices:
-            return f"choice({','.join(map(str, self.choices))})"
-        ends = f"{_number(self.low, self.whole)},{_number(self.high, self.whole)}"
-        if self.step is not None:
-            text = f"range({ends} inclusive,{_number(self.step, self.whole)})"
+        values = self.drawn_from
+        if isinstance(values, CategoricalDistribution):
+            return f"choice({','.join(map(str, values.choices))})"
+        ends, whole = f"{values.low},{values.high}", isinstance(values, IntDistribution)
+        if values.step is not None and (not whole or values.step != 1):
+            text = f"range({ends} inclusive,{values.step})"
         else:
-            text = f"int(interval({ends}))" if self.whole else f"interval({ends})"
-        return f"tag(log,{text})" if self.log else text
+            text = f"int(interval({ends}))" if whole else f"interval({ends})"
+        return f"tag(log,{text})" if values.log else text
 
     def override(self, value: Value) -> str:
         """Return the override that sets a suggested value."""
-        if self.choices:
-            return f"{self.key}={value}"
-        number = float(value)
-        if self.step is not None and not self.whole:
-            number = _on_step(self.low, self.step, number)
-        return f"{self.key}={_number(number, self.whole)}"
+        if isinstance(self.drawn_from, IntDistribution):
+            value = int(value)
+        elif isinstance(self.drawn_from, FloatDistribution):
+            value = _on_step(self.drawn_from, float(value))
+        return f"{self.key}={value}"
 
     def points(self) -> list[Value]:
         """Return every value, in order, for a grid.
@@ -99,42 +105,36 @@ class Dimension:
         Raises:
             SweepError: The values cannot be listed.
         """
-        if self.choices:
+        values = self.drawn_from
+        if isinstance(values, CategoricalDistribution):
             return list(self.choices)
-        if self.whole:
-            step = 1 if self.step is None else int(self.step)
-            return list(range(int(self.low), int(self.high) + 1, step))
-        if self.step is None:
+        if isinstance(values, IntDistribution):
+            return list(range(values.low, values.high + 1, values.step))
+        if values.step is None:
             raise SweepError(
                 f"{self.name}: a grid has no end over {self.describe()}. "
                 "Give choice(...) or range(start,stop,step), or another sampler."
             )
-        count = round((self.high - self.low) / self.step) + 1
-        return [_on_step(self.low, self.step, self.low + i * self.step) for i in range(count)]
+        count = round((values.high - values.low) / values.step) + 1
+        return [_on_step(values, values.low + i * values.step) for i in range(count)]
 
-    def internal(self, value: ParsedElementType) -> Value:
+    def internal(self, value: Any) -> Value:
         """Return a value written by a person (in `first`) as the study holds it.
 
         Raises:
             SweepError: The dimension does not hold it.
         """
-        if self.choices:
+        values = self.drawn_from
+        if isinstance(values, CategoricalDistribution):
             texts = (as_text(value), str(value))
             for choice in self.choices:
                 if choice == value or choice in texts:
                     return choice
-        elif isinstance(value, int | float) and self._holds(value):
-            return int(value) if self.whole else float(value)
+        elif _is_number(value) and values.low <= value <= values.high:
+            past = Decimal(str(value)) - Decimal(str(values.low))
+            if values.step is None or past % Decimal(str(values.step)) == 0:
+                return int(value) if isinstance(values, IntDistribution) else float(value)
         raise SweepError(f"first: {self.name}={value} is none of {self.describe()}.")
-
-    def _holds(self, value: float) -> bool:
-        """Return whether a number is one of the values, also of those between the ends."""
-        if isinstance(value, bool) or not self.low <= value <= self.high:
-            return False
-        step = self.step or (1 if self.whole else None)
-        if step is None:
-            return True
-        return (Decimal(str(value)) - Decimal(str(self.low))) % Decimal(str(step)) == 0
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,11 @@ class Space:
 def read_space(
     params: Mapping[str, Any], arguments: Sequence[str], config_loader: ConfigLoader | None
 ) -> Space:
-    """Parse the search space.
+    """Parse the search space: the config's params, each replaced by an override of the same key.
 
     Args:
-        params: Override key to sweep or value, from the config; keys may be nested.
-        arguments: Overrides of the command line; each replaces the param of the same key.
+        params: Override key to sweep or value; keys may be nested.
+        arguments: Overrides of the command line.
         config_loader: Knows the config groups and their options.
 
     Raises:
@@ -239,16 +239,14 @@ def _parse(parser: OverridesParser, text: str) -> Override:
 
 def _dimension(override: Override) -> Dimension:
     key, value = override.get_key_element(), override.value()
-    if isinstance(value, IntervalSweep):
-        return _interval(key, value)
-    if isinstance(value, RangeSweep):
-        return _range(key, value)
+    if isinstance(value, IntervalSweep | RangeSweep):
+        return _numbers(key, value)
     if getattr(value, "tags", None):
         raise SweepError(f"{key}: tag(...) goes with range and interval, options have no scale.")
     choices = _choices(override.sweep_iterator())
     if not choices:
         raise SweepError(f"{override.input_line}: no option matches, the sweep is empty.")
-    return Dimension(key, choices=choices)
+    return Dimension(key, CategoricalDistribution(choices))
 
 
 def _choices(elements: Iterable[Any]) -> tuple[Value, ...]:
@@ -280,57 +278,44 @@ def _is_number(element: object) -> bool:
     return math.isfinite(element)
 
 
-def _is_log(key: str, tags: set[str]) -> bool:
-    unknown = tags - {_LOG}
+def _numbers(key: str, sweep: IntervalSweep | RangeSweep) -> Dimension:
+    """Return the numbers of an interval, or of a range, which leaves its stop out."""
+    if isinstance(sweep, RangeSweep):
+        word, given = "range", _plain_range(sweep)
+    else:
+        word, given = "interval", (sweep.start, sweep.end)
+    text = f"{word}({','.join(map(str, given))})"
+    unknown, log = sweep.tags - {_LOG}, _LOG in sweep.tags
     if unknown:
         raise SweepError(f"{key}: unknown tag {', '.join(sorted(unknown))}; the only one is log.")
-    return _LOG in tags
-
-
-def _interval(key: str, sweep: IntervalSweep) -> Dimension:
-    low, high, log = sweep.start, sweep.end, _is_log(key, sweep.tags)
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        raise SweepError(f"{key}: interval({low},{high}) needs two finite ends.")
-    whole = isinstance(low, int) and isinstance(high, int)
-    if low > high:
-        raise SweepError(f"{key}: interval({low},{high}) is empty, its low end comes first.")
-    return _scaled(Dimension(key, low=low, high=high, log=log, whole=whole))
-
-
-def _range(key: str, sweep: RangeSweep) -> Dimension:
-    if sweep.start is None or sweep.stop is None:
-        raise SweepError(f"{key}: range needs a stop.")
-    if not all(math.isfinite(number) for number in (sweep.start, sweep.stop, sweep.step)):
-        raise SweepError(f"{key}: range({sweep.start},{sweep.stop},{sweep.step}) is not finite.")
+    if not all(number is not None and math.isfinite(number) for number in given):
+        raise SweepError(f"{key}: {text} needs two finite ends.")
     # Decimals: 0.1 means a tenth here, not the nearest binary fraction, so that the end is met.
-    numbers = _plain_range(sweep)
-    start, stop, step = (Decimal(str(number)) for number in numbers)
-    count = int(((stop - start) / step).to_integral_value(ROUND_CEILING)) if step else 0
+    low, high, *steps = (Decimal(str(number)) for number in given)
+    count = 1 if low <= high else 0
+    if steps:
+        count = int(((high - low) / steps[0]).to_integral_value(ROUND_CEILING)) if steps[0] else 0
+        low, high = sorted((low, low + (count - 1) * steps[0]))
     if count < 1:
-        raise SweepError(f"{key}: range({numbers[0]},{numbers[1]},{numbers[2]}) is empty.")
-    low, high = sorted((start, start + (count - 1) * step))
-    whole = all(isinstance(number, int) for number in numbers)
-    size = None if whole and abs(step) == 1 else float(abs(step))
-    log = _is_log(key, sweep.tags)
-    return _scaled(
-        Dimension(key, low=float(low), high=float(high), step=size, log=log, whole=whole)
-    )
+        raise SweepError(f"{key}: {text} is empty: its steps lead from the start to no end.")
+    whole = all(isinstance(number, int) for number in given)
+    step = abs(steps[0]) if steps else None
+    if log and step is not None and not (whole and step == 1):
+        raise SweepError(f"{key}: a log scale has no step; use tag(log,interval(...)).")
+    if log and low <= 0:
+        raise SweepError(f"{key}: tag(log,{text}) must start above 0.")
+    if whole:
+        return Dimension(key, IntDistribution(int(low), int(high), log, int(step or 1)))
+    size = None if step is None else float(step)
+    return Dimension(key, FloatDistribution(float(low), float(high), log, size))
 
 
-def _plain_range(sweep: RangeSweep) -> tuple[Any, Any, Any]:
+def _plain_range(sweep: RangeSweep) -> tuple[Any, ...]:
     """Return start, stop and step, with the casts that Hydra 1.4 leaves for later already made."""
-    numbers = (sweep.start, sweep.stop, sweep.step)
+    numbers: tuple[Any, ...] = (sweep.start, sweep.stop, sweep.step)
     for convert in getattr(sweep, "transformers", ()):
-        numbers = (convert(numbers[0]), convert(numbers[1]), convert(numbers[2]))
+        numbers = tuple(map(convert, numbers))
     return numbers
-
-
-def _scaled(dimension: Dimension) -> Dimension:
-    if dimension.log and dimension.step is not None:
-        raise SweepError(f"{dimension.key}: a log scale has no step; use tag(log,interval(...)).")
-    if dimension.log and dimension.low <= 0:
-        raise SweepError(f"{dimension.key}: {dimension.describe()} must start above 0.")
-    return dimension
 
 
 def _options(name: str, config_loader: ConfigLoader | None) -> list[str]:
@@ -365,11 +350,9 @@ def _param_text(value: ParsedElementType) -> str:
     return value if isinstance(value, str) else as_text(value)
 
 
-def _number(value: float, whole: bool) -> str:
-    return str(int(value)) if whole else str(float(value))
-
-
-def _on_step(low: float, step: float, value: float) -> float:
+def _on_step(values: FloatDistribution, number: float) -> float:
     """Return the decimal number on the grid of a range that a binary sum came near to."""
-    start, size = Decimal(str(low)), Decimal(str(step))
-    return float(start + size * round((Decimal(str(value)) - start) / size))
+    if values.step is None:
+        return number
+    start, size = Decimal(str(values.low)), Decimal(str(values.step))
+    return float(start + size * round((Decimal(str(number)) - start) / size))

@@ -17,18 +17,30 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final
+
+import optuna.exceptions
+import sqlalchemy
+from optuna.exceptions import OptunaError, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from .errors import SweepError
 
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from sqlalchemy.engine import URL, Connection, Engine
-    from sqlalchemy.engine.interfaces import DBAPIConnection
-
-T = TypeVar("T")
+STORAGE_ERRORS: Final = (OptunaError, SQLAlchemyError, OSError)
+"""What a storage raises that is away, or refuses."""
+# Its own class came with Optuna 4.2; it is a RuntimeError, and was one before.
+ALREADY_FINISHED: Final[type[Exception]] = getattr(
+    optuna.exceptions, "UpdateFinishedTrialError", RuntimeError
+)
+"""What a storage raises when a finished trial is to be changed."""
 PASSWORD_VARIABLE: Final = "OPTUNA_STORAGE_PASSWORD"
 # Up to the last @ of the word, or the next one: SQLAlchemy takes a password with / ? and blanks,
 # and one who forgot to quote an @ shall not find the rest in the log.
@@ -70,37 +82,31 @@ def _cut_half_record(path: str) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _journal(path: str) -> BaseStorage:
-    """Return a journal that waits for the disk once per trial, when its outcome is written.
+class _Journal(JournalFileBackend):
+    """A journal that waits for the disk once per trial, when its outcome is written.
 
     Optuna's own waits after every record, some ten times a trial. What a process has written
     outlives the process; only a machine that loses power may lose a trial that still ran.
     """
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import TrialState
 
-    class Backend(JournalFileBackend):
-        def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-            ends = any("state" in log and TrialState(log["state"]).is_finished() for log in logs)
-            with locked(path):
-                _cut_half_record(path)
-                with open(path, "ab") as file:
-                    file.write("".join(lines).encode())
-                    file.flush()
-                    if ends:
-                        os.fsync(file.fileno())
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = path
 
-    return JournalStorage(Backend(path))
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write records that no other process writes between."""
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        with locked(self._path):
+            _cut_half_record(self._path)
+            with open(self._path, "ab") as file:
+                file.write("".join(lines).encode())
+                file.flush()
+                if any("state" in log and TrialState(log["state"]).is_finished() for log in logs):
+                    os.fsync(file.fileno())
 
 
 def resolve(storage: str | None, folder: Path) -> str:
-    """Return the storage's full name: an absolute path or a URL.
-
-    Args:
-        storage: As configured; None for a journal in `folder`.
-        folder: The sweep's folder.
+    """Return the storage's full name, an absolute path or a URL; None is a journal in the folder.
 
     Raises:
         SweepError: The URL holds a password.
@@ -121,9 +127,6 @@ def resolve(storage: str | None, folder: Path) -> str:
 
 def _has_password(storage: str) -> bool:
     """Return whether SQLAlchemy, which has its own idea of where a password ends, finds one."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     try:
         return make_url(storage).password is not None
     except (ArgumentError, ValueError):  # a port that is not a number
@@ -171,36 +174,33 @@ def open_storage(name: str, timeout: float = 10.0) -> BaseStorage:
 
 def _connect(name: str, timeout: float) -> BaseStorage:
     if "://" not in name:
-        _within(timeout, name, lambda: _touch(Path(name)))
-        return _journal(name)
+        _within(timeout, name, lambda: Path(name).parent.mkdir(parents=True, exist_ok=True))
+        return JournalStorage(_Journal(name))
     url = _driver_url(name)
     options = _engine_options(url, timeout)
     _within(timeout, name, lambda: _knock(url, options))
     return _database(url, options)
 
 
-def _within(timeout: float, name: str, work: Callable[[], T]) -> T:
-    """Return the result of `work`; a database may keep a connection waiting past its time-outs."""
-    results: list[T] = []
-    errors: list[BaseException] = []
+def _within(timeout: float, name: str, work: Callable[[], None]) -> None:
+    """Do `work` in time; a database may keep a connection waiting past its own time-outs."""
+    end: Future[None] = Future()
 
     def call() -> None:
         try:
-            results.append(work())
+            work()
+            end.set_result(None)
         except BaseException as error:  # raised below, in the thread that waits
-            errors.append(error)
+            end.set_exception(error)
 
-    thread = threading.Thread(target=call, daemon=True, name="storage")
-    thread.start()
-    thread.join(timeout)
-    if results:
-        return results[0]
-    if not errors:
+    threading.Thread(target=call, daemon=True, name="storage").start()
+    if end not in wait([end], timeout).done:
         raise SweepError(
             f"storage {redact(name)} does not answer within {timeout:g} s. Is the server running, "
             "and can this machine reach it?"
         )
-    raise SweepError(f"storage {redact(name)}: {explain(errors[0])}") from None
+    if error := end.exception():
+        raise SweepError(f"storage {redact(name)}: {explain(error)}") from None
 
 
 def explain(error: BaseException) -> str:
@@ -214,35 +214,11 @@ def explain(error: BaseException) -> str:
 
 @contextmanager
 def errors_in_one_line(name: str) -> Iterator[None]:
-    """Make one line of whatever a storage raises in this context.
-
-    Args:
-        name: The storage's.
-
-    Raises:
-        SweepError: The storage failed.
-    """
-    from optuna.exceptions import OptunaError
-    from sqlalchemy.exc import SQLAlchemyError
-
+    """Make a `SweepError` of one line of whatever a storage raises in this context."""
     try:
         yield
-    except (OptunaError, SQLAlchemyError, OSError) as error:
+    except STORAGE_ERRORS as error:
         raise SweepError(f"storage {redact(name)}: {explain(error)}") from None
-
-
-def already_finished() -> type[Exception]:
-    """Return what a storage raises when a finished trial is to be changed."""
-    import optuna.exceptions
-
-    # Its own class came with Optuna 4.2; it is a RuntimeError, and was one before.
-    kind: type[Exception] = getattr(optuna.exceptions, "UpdateFinishedTrialError", RuntimeError)
-    return kind
-
-
-def _touch(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
 
 
 def _engine_options(url: URL, timeout: float) -> dict[str, Any]:
@@ -258,18 +234,12 @@ def _engine_options(url: URL, timeout: float) -> dict[str, Any]:
 
 def _knock(url: URL, options: dict[str, Any]) -> None:
     """Connect and go: making tables may take its time, behind other workers; answering may not."""
-    from sqlalchemy import create_engine
-
-    engine = create_engine(url, **options)
+    engine = sqlalchemy.create_engine(url, **options)
     engine.connect().close()
     engine.dispose()
 
 
 def _database(url: URL, options: dict[str, Any]) -> BaseStorage:
-    from optuna.exceptions import StorageInternalError
-    from optuna.storages import RDBStorage, get_storage
-    from sqlalchemy.exc import DBAPIError
-
     text = url.render_as_string(hide_password=False)
     for attempt in range(_ATTEMPTS):
         try:
@@ -292,9 +262,6 @@ def _is_creation_race(error: BaseException) -> bool:
 
 
 def _driver_url(name: str) -> URL:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     try:
         url = make_url(name)
         if url.drivername == "postgresql" and importlib.util.find_spec("psycopg"):
@@ -322,7 +289,6 @@ def _serialise(engine: Engine) -> None:
     By default it takes none until it writes, so two workers could read that a trial waits and both
     take it.
     """
-    from sqlalchemy import event
 
     def connect(connection: DBAPIConnection, _: object) -> None:
         connection.isolation_level = None  # the driver begins no transactions of its own
@@ -332,5 +298,5 @@ def _serialise(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()
-    event.listen(engine, "connect", connect)
-    event.listen(engine, "begin", begin)
+    sqlalchemy.event.listen(engine, "connect", connect)
+    sqlalchemy.event.listen(engine, "begin", begin)

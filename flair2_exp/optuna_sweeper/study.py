@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from .errors import SweepError
 from .process import Process
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial, TrialState
 
 MAKER: Final = "maker"
 """Study attribute: the process that makes the study ready. Written before anything else."""
@@ -53,12 +54,7 @@ class Plan:
         return {"format": _FORMAT, "aim": aim, "search": search, "facts": dict(self.facts)}
 
     def differences(self, then: Mapping[str, Any], *, aim: bool = True) -> list[str]:
-        """Return what differs from a study's own plan, a phrase each.
-
-        Args:
-            then: What `plain` gave when the study was made.
-            aim: Whether objective and direction count.
-        """
+        """Return what differs from a study's own plan, a phrase each; `aim=False` for the rest."""
         if then.get("format") != _FORMAT:
             return ["it was made by another program, or another version of this sweeper"]
         now = self.plain()
@@ -95,8 +91,6 @@ class StudyHandle:
     @cached_property
     def study(self) -> optuna.Study:
         """The study as Optuna has it, to add trials to; nothing is drawn with it."""
-        import optuna
-
         sampler = optuna.samplers.RandomSampler()
         return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler)
 
@@ -113,21 +107,13 @@ class StudyHandle:
         return self.storage.get_trial(self.trial_id(number))
 
     def mark(self, number: int, attributes: Mapping[str, Any]) -> None:
-        """Set attributes of a trial.
-
-        Raises:
-            Exception: `storage.already_finished()`, where the trial has been closed.
-        """
+        """Set attributes of a trial; raises `ALREADY_FINISHED` where it has been closed."""
         trial_id = self.trial_id(number)
         for key, value in attributes.items():
             self.storage.set_trial_user_attr(trial_id, key, value)
 
     def set_state(self, number: int, state: TrialState) -> bool:
-        """Change a trial's state; False where another worker was first to start it.
-
-        Raises:
-            Exception: `storage.already_finished()`, where the trial has been closed.
-        """
+        """Change a trial's state as `mark` its attributes; False where another one started it."""
         return self.storage.set_trial_state_values(self.trial_id(number), state)
 
     def queue(self, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
@@ -162,10 +148,6 @@ class Opening:
     def open(self, storage: BaseStorage, name: str) -> StudyHandle:
         """Create the study, or join it if it is the same search.
 
-        Args:
-            storage: Where it is kept.
-            name: The study's name.
-
         Raises:
             SweepError: The study is of another search.
         """
@@ -192,8 +174,6 @@ class Opening:
 
     def _is_slip(self, handle: StudyHandle, then: Mapping[str, Any]) -> bool:
         """Return whether the study only sought an objective that does not exist."""
-        from optuna.trial import TrialState
-
         if self.plan.differences(then, aim=False):
             return False
         trials = handle.trials()
@@ -204,12 +184,12 @@ class Opening:
         self, storage: BaseStorage, name: str, on_create: Callable[[], Mapping[str, Any]]
     ) -> tuple[StudyHandle, Mapping[str, Any]]:
         """Return the study of that name and its plan."""
-        handle, created = create_or_load(storage, name, self.plan.directions)
-        if not created:
-            try:
+        try:
+            handle, created = create_or_load(storage, name, self.plan.directions)
+            if not created:
                 return handle, _wait_for_plan(handle, self.grace)
-            except KeyError:  # no such study any more
-                raise _GoneError from None
+        except KeyError:  # no such study any more
+            raise _GoneError from None
         maker, plan = Process.this().plain(), self.plan.plain()
         try:
             storage.set_study_user_attr(handle.study_id, MAKER, maker)
@@ -233,26 +213,15 @@ def create_or_load(
     storage: BaseStorage, name: str, directions: Sequence[str]
 ) -> tuple[StudyHandle, bool]:
     """Return the study of that name, and whether it is new."""
-    from optuna.exceptions import DuplicatedStudyError
-    from optuna.study import StudyDirection
-
     named = [StudyDirection[direction.upper()] for direction in directions]
     try:
         return StudyHandle(storage, storage.create_new_study(named, name), name), True
     except DuplicatedStudyError:
-        pass
-    try:
         return StudyHandle(storage, storage.get_study_id_from_name(name), name), False
-    except KeyError:
-        raise _GoneError from None
 
 
 def _wait_for_plan(handle: StudyHandle, grace: float) -> dict[str, Any]:
-    """Return the study's plan, once it is ready; an empty one where another program made it.
-
-    Raises:
-        _GoneError: Its maker failed, or is dead and the study was removed.
-    """
+    """Return the study's plan, once it is ready; an empty one where another program made it."""
     storage, deadline = handle.storage, time.monotonic() + grace
     while True:
         attributes = storage.get_study_user_attrs(handle.study_id)
@@ -279,8 +248,6 @@ def _is_empty(handle: StudyHandle) -> bool:
 
 def fill(handle: StudyHandle, queue: Sequence[Mapping[str, Any]]) -> None:
     """Queue those of the parameters that no trial has yet, or only failed ones."""
-    from optuna.trial import TrialState
-
     index_of: dict[int, Any] = {}  # by trial number; a retry stands for the trial it retries
     covered = set()
     for trial in handle.trials():

@@ -23,10 +23,10 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import quote, unquote
 
 from .errors import SweepError
 
@@ -70,17 +70,18 @@ class TrialClosed(Exception):
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a job needs to find its trial."""
+    """What a job needs to find its trial, and to ask whether to stop."""
 
     storage: str
     study: str
     number: int
-    pruner: str
-    """The pruner's config and the allowed prefixes, as JSON."""
+    pruner: Mapping[str, Any]
+    allowed: Sequence[str]
+    """Prefixes of dotted paths that the pruner may come from."""
 
     def encode(self) -> str:
-        """Return one line of letters, digits and `%&=+-._`: no shell or YAML needs an escape."""
-        return urlencode(asdict(self))
+        """Return one line of letters, digits and `%-._~`: no shell or YAML needs an escape."""
+        return quote(json.dumps(asdict(self)), safe="")
 
     @classmethod
     def decode(cls, text: str) -> Ticket:
@@ -89,27 +90,16 @@ class Ticket:
         Raises:
             SweepError: It is not a ticket.
         """
-        fields = dict(parse_qsl(text))
         try:
-            return cls(fields["storage"], fields["study"], int(fields["number"]), fields["pruner"])
-        except (KeyError, ValueError):
+            return cls(**json.loads(unquote(text)))
+        except (TypeError, ValueError):
             raise SweepError(
                 f"{VARIABLE}={text!r} is not a trial of a search; unset it to run outside of one."
             ) from None
 
 
-def pruner_text(config: Mapping[str, Any], allowed: list[str]) -> str:
-    """Return the pruner as a ticket carries it."""
-    return json.dumps({"config": dict(config), "allowed": allowed}, sort_keys=True)
-
-
 class RunningTrial:
-    """The trial that this job evaluates.
-
-    Attributes:
-        number: Its number in the study.
-        study_name: The study's name.
-    """
+    """The trial that this job evaluates."""
 
     def __init__(self, ticket: Ticket, trial: optuna.Trial) -> None:
         self.number = ticket.number
@@ -126,39 +116,27 @@ class RunningTrial:
     @property
     def study_attributes(self) -> dict[str, Any]:
         """The study's attributes, among them those that `on_create` made."""
-        attributes: dict[str, Any] = self._trial.study.user_attrs
-        return attributes
+        return dict(self._trial.study.user_attrs)
 
     def report(self, value: float, step: int) -> bool:
-        """Report the objective at a step and learn whether to stop.
+        """Report the objective at a step (an epoch or the like, from 0), and learn whether to stop.
 
         A study of several objectives knows no pruning: its reports are dropped. A storage that does
         not answer costs the report, not the training.
 
-        Args:
-            value: The objective so far, in the study's direction.
-            step: Epoch or the like, from 0.
-
-        Returns:
-            Whether the job should stop now, as `should_prune`.
-
         Raises:
             TrialClosed: Another worker took this one for dead and closed the trial.
         """
-        from optuna.exceptions import OptunaError
-        from sqlalchemy.exc import SQLAlchemyError
-
-        from .storage import already_finished
+        from .storage import STORAGE_ERRORS
 
         if self._multiple or self._stopped:
             return self._stopped
         try:
-            self._trial.report(float(value), int(step))
-            if self._trial.should_prune():
-                self._stop(int(step))
-        except already_finished():
-            raise self._closed() from None
-        except (OptunaError, SQLAlchemyError, OSError) as error:
+            with self._open():
+                self._trial.report(float(value), int(step))
+                if self._trial.should_prune():
+                    self._stop(step)
+        except STORAGE_ERRORS as error:
             log.warning("Trial %d could not report step %d: %s", self.number, step, error)
         return self._stopped
 
@@ -179,13 +157,10 @@ class RunningTrial:
         """
         from optuna.trial import TrialState
 
-        from .storage import already_finished
         from .study import SWEEP, fact_changes
 
-        try:
+        with self._open():
             self._trial.set_user_attr(FACTS, dict(facts))
-        except already_finished():
-            raise self._closed() from None
         open_states = [state for state in TrialState if state != TrialState.FAIL]
         trials = self._trial.study.get_trials(deepcopy=False, states=open_states)
         others = [self.study_attributes[SWEEP]["facts"]]
@@ -197,28 +172,28 @@ class RunningTrial:
         return self._stopped
 
     def prune(self, step: int) -> None:
-        """End as pruned, whatever the job returns: it was to stop when its process died.
-
-        Args:
-            step: The last one it came to.
+        """End as pruned at that step, whatever the job returns: it was to stop when it died.
 
         Raises:
             TrialClosed: Another worker took this one for dead and closed the trial.
         """
-        from .storage import already_finished
+        with self._open():
+            self._stop(step)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        """Raise `TrialClosed` where the trial turns out to be closed."""
+        from .storage import ALREADY_FINISHED
 
         try:
-            self._stop(int(step))
-        except already_finished():
-            raise self._closed() from None
-
-    def _closed(self) -> TrialClosed:
-        return TrialClosed(
-            f"trial {self.number} was closed by another worker, which took this one for dead"
-        )
+            yield
+        except ALREADY_FINISHED:
+            raise TrialClosed(
+                f"trial {self.number} was closed by another worker, which took this one for dead"
+            ) from None
 
     def _stop(self, step: int) -> None:
-        self._trial.set_user_attr(PRUNED_AT, step)
+        self._trial.set_user_attr(PRUNED_AT, int(step))
         self._stopped = True
 
 
@@ -241,18 +216,17 @@ def _trial(text: str, _: int) -> RunningTrial:
 
     from .components import build_pruner
     from .process import Process
-    from .storage import already_finished, open_storage, redact
+    from .storage import ALREADY_FINISHED, open_storage, redact
     from .worker import JOB, WORKER
 
     ticket, this = Ticket.decode(text), Process.this().plain()
-    pruner = json.loads(ticket.pruner)
     storage = open_storage(ticket.storage)
     try:
         study = optuna.load_study(
             study_name=ticket.study,
             storage=storage,
             sampler=optuna.samplers.RandomSampler(),  # never asked: the values are drawn already
-            pruner=build_pruner(pruner["config"], pruner["allowed"]),
+            pruner=build_pruner(ticket.pruner, ticket.allowed),
         )
         study_id = storage.get_study_id_from_name(ticket.study)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, ticket.number)
@@ -261,6 +235,6 @@ def _trial(text: str, _: int) -> RunningTrial:
             f"storage {redact(ticket.storage)} has no trial {ticket.study}/{ticket.number}."
         ) from None
     if storage.get_trial_user_attrs(trial_id).get(WORKER) != this:
-        with contextlib.suppress(already_finished()):  # reporting tells
+        with contextlib.suppress(ALREADY_FINISHED):  # reporting tells
             storage.set_trial_user_attr(trial_id, JOB, this)
     return RunningTrial(ticket, optuna.Trial(study, trial_id))

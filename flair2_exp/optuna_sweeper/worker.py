@@ -12,13 +12,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from .process import Process
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
 
 WORKER: Final = "worker"
 """Trial attribute: the process that handed the trial to its launcher."""
@@ -29,12 +28,7 @@ _BEATS_PER_GRACE: Final = 4  # so many beats in a row must be missed
 
 
 class Watch:
-    """Tells which trials lost their worker.
-
-    Args:
-        grace: Seconds without a beat after which a worker on another machine counts as dead.
-        clock: Seconds that only ever grow.
-    """
+    """Tells which trials lost their worker: one elsewhere after `grace` seconds without a beat."""
 
     def __init__(self, grace: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._grace = grace

@@ -17,8 +17,6 @@ from flair2_exp.errors import FlairError
 from flair2_exp.files import write_text
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from flair2_exp.optuna_sweeper.results import SearchResult
     from flair2_exp.tracking.run import Run
 
@@ -45,46 +43,30 @@ class RepeatError(FlairError):
 def write_experiments(result: SearchResult) -> list[Path]:
     """Write the best trial, or each of the Pareto front, and the default as experiment files.
 
-    Args:
-        result: What the search came to.
-
-    Returns:
-        The files `experiment/best.yaml` (several objectives: `best_1.yaml`, ...; best in the first
-        objective first) and `experiment/default.yaml` in the sweep's folder.
+    They are `experiment/best.yaml` (several objectives: `best_1.yaml`, ...; best in the first
+    objective first) and, last, `experiment/default.yaml` in the sweep's folder.
     """
-    folder, study = result.folder / "experiment", result.study_name
+    folder, study = result.folder / "experiment", result.study.study_name
     for stale in folder.glob("best_[0-9]*.yaml"):  # of a front that had more trials
         stale.unlink()
     files = []
     for place, trial in enumerate(result.best, start=1):
-        path = folder / f"{'best' if len(result.direction) == 1 else f'best_{place}'}.yaml"
+        path = folder / f"{'best' if len(result.names) == 1 else f'best_{place}'}.yaml"
         values = ", ".join(f"{value:.6g}" for value in trial.values)
         comment = f"Trial {trial.number} of the study {study}: {', '.join(result.names)} {values}"
         name = f"{study}_trial_{trial.number}"
-        files.append(write_experiment(path, name, _overrides(result, trial), comment))
+        files.append(write_experiment(path, name, result.space.overrides(trial.params), comment))
     path, overrides = folder / "default.yaml", list(result.space.fixed.values())
     comment = f"What the study {study} started from."
     return [*files, write_experiment(path, f"{study}_default", overrides, comment)]
-
-
-def _overrides(result: SearchResult, trial: FrozenTrial) -> list[str]:
-    return result.space.overrides(trial.params)
 
 
 def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: str) -> Path:
     """Write an experiment file that composes to the config of these overrides.
 
     Group files come first, then every value that they do not give: presets that the overrides name
-    are in the values, since a preset would win over an experiment.
-
-    Args:
-        path: The file, in a folder called `experiment`.
-        name: The experiment's name.
-        overrides: As on the command line.
-        comment: A line for the file's head.
-
-    Returns:
-        The path.
+    are in the values, since a preset would win over an experiment. The comment is a line for the
+    file's head; return the path.
     """
     wanted, choices = _composed(overrides)
     _, defaults = _composed([])
@@ -130,13 +112,8 @@ def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[s
 def repeat(result: SearchResult, config: Config, overrides: Sequence[str], parent: Run) -> None:
     """Train the best and the default over seeds, as a sweep with the leaderboard's report.
 
-    It is a command of its own: finished runs are kept when it is given again.
-
-    Args:
-        result: What the search came to.
-        config: The command's.
-        overrides: The command's; those of tracking and paths are handed on.
-        parent: The study's MLflow run, which gets the report.
+    It is a command of its own: finished runs are kept when it is given again. Overrides of tracking
+    and paths are handed on, and the study's MLflow run gets the report.
 
     Raises:
         RepeatError: The comparison failed.
@@ -150,7 +127,7 @@ def repeat(result: SearchResult, config: Config, overrides: Sequence[str], paren
         f"experiment={','.join(files)}", f"seed={','.join(seeds)}",
         *(each for each in overrides if each.startswith(("tracking", "paths"))),
         f"sweep.name={config.sweep.name}_{REPEATS}",
-        f"sweep.baseline={result.study_name}_default",
+        f"sweep.baseline={result.study.study_name}_default",
         f"hydra.sweep.dir='{folder}'",
     ]  # fmt: skip
     log.info("%s over seeds: %s", " and ".join(rows), " ".join(command[1:]))
@@ -171,7 +148,7 @@ def repeated(result: SearchResult) -> list[str]:
     Where the default is the best itself, as it may be after a short search, it stands alone.
     """
     default, _ = _composed(list(result.space.fixed.values()))
-    best, _ = _composed(_overrides(result, result.best[0]))
+    best, _ = _composed(result.space.overrides(result.best[0].params))
     if best == default:
         return ["default"]
-    return ["default", "best" if len(result.direction) == 1 else "best_1"]
+    return ["default", "best" if len(result.names) == 1 else "best_1"]

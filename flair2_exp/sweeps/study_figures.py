@@ -40,20 +40,10 @@ _EACH_OBJECTIVE: Final = {
 def write_figures(result: SearchResult, folder: Path) -> list[Path]:
     """Draw a study: history, importance, slice and parallel coordinates, and the Pareto front.
 
-    A figure that the study is too small for is left out, and the log says so.
-
-    Args:
-        result: What the search came to.
-        folder: Where the files go.
-
-    Returns:
-        The PNG files and, last, the page.
+    A figure that the study is too small for is left out, and the log says so. Return the PNG files
+    and, last, the page.
     """
-    import optuna
-
-    from flair2_exp.optuna_sweeper.storage import open_storage
-
-    study = optuna.load_study(study_name=result.study_name, storage=open_storage(result.storage))
+    study = result.study
     folder.mkdir(parents=True, exist_ok=True)
     plotly = importlib.util.find_spec("plotly") is not None
     files: list[Path] = []
@@ -68,7 +58,7 @@ def write_figures(result: SearchResult, folder: Path) -> list[Path]:
         program = program and part is None
         parts.append(f"<h2>{html.escape(title)}</h2>\n{part or _image(path)}")
     page = folder / PAGE
-    heading = html.escape(f"Study {result.study_name}: {', '.join(result.names)}")
+    heading = html.escape(f"Study {study.study_name}: {', '.join(result.names)}")
     write_text(
         page,
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{heading}</title>\n'

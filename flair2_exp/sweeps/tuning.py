@@ -55,9 +55,6 @@ def on_start(config: DictConfig) -> dict[str, str]:
 
     Called by every worker, before it opens the study.
 
-    Args:
-        config: The command's config, with Hydra's part.
-
     Returns:
         Facts that must be equal for all commands on one study: which data and weights they read
         (`facts_of`). Where the jobs run on other machines, the places and settings that lead to
@@ -88,10 +85,8 @@ def on_start(config: DictConfig) -> dict[str, str]:
 def facts_of(config: Config, fingerprint: str) -> dict[str, str]:
     """Return on what an experiment is made, for comparison with others of its study.
 
-    Args:
-        config: The experiment's.
-        fingerprint: Of its data. It is that of the inputs that are read, so only those of
-            experiments that read the same are compared.
+    A fingerprint is that of the inputs that are read, so only those of experiments that read the
+    same are compared.
     """
     data = f"data ({', '.join(sorted(config.reads))})"
     return {data: fingerprint[:16], "weights": _joined(contents(config))}
@@ -107,11 +102,6 @@ def require_study_data(trial: RunningTrial, config: Config, fingerprint: str) ->
 
     Each job asks once its data are known: files may have changed since the search began, and those
     of another machine were not seen before. What is searched over may differ between trials.
-
-    Args:
-        trial: The job's.
-        config: The trial's.
-        fingerprint: Of the data that the job reads.
 
     Raises:
         DataError: They are others than the study's, or than those of another of its trials.
@@ -130,13 +120,10 @@ def require_study_data(trial: RunningTrial, config: Config, fingerprint: str) ->
 
 
 def may_change(key: str) -> bool:
-    """Return whether an override may differ between two commands on one study.
+    """Return whether an option or a group may differ between two commands on one study.
 
     It may where no result depends on it: files may lie elsewhere on another machine, since the
     study's facts say which they are.
-
-    Args:
-        key: An option's dotted name, or a group's name.
     """
     if key in _groups():  # the files of the others, as `compat`, set options that decide
         return key in ("tracking", "paths")
@@ -164,7 +151,12 @@ def _refuse_devices(config: Config) -> None:
     """Refuse several devices for each trial: Lightning starts the command again for each."""
     trainer = config.trainer
     copying = any(word in trainer.strategy for word in _COPYING)
-    if copying or (trainer.num_nodes == 1 and _devices(trainer.devices) <= 1):
+    devices = trainer.devices
+    if devices == -1:
+        import torch
+
+        devices = torch.cuda.device_count()
+    if copying or (trainer.num_nodes == 1 and devices <= 1):
         return
     raise ConfigError(
         f"trainer.devices={trainer.devices}: in a search Lightning's further processes would run "
@@ -174,82 +166,57 @@ def _refuse_devices(config: Config) -> None:
     )
 
 
-def _devices(number: int) -> int:
-    if number != -1:
-        return number
-    import torch
-
-    return torch.cuda.device_count()
-
-
 # --- the parent run -----------------------------------------------------------------------------
 
 
 def on_create(config: DictConfig) -> dict[str, Any]:
-    """Make the study's MLflow run; called by the one worker that makes the study.
+    """Make the study's MLflow run, and return its id as an attribute of the study.
 
-    Args:
-        config: The command's config, with Hydra's part.
-
-    Returns:
-        Attributes for the study: the run's id, for the trials of all workers.
+    Called by the one worker that makes the study.
 
     Raises:
         FlairError: The MLflow store does not answer.
     """
-    from flair2_exp.tracking.run import open_run
-
     options = typed(config)
     if not options.tracking.enabled:
         return {}
     folder = RunFolder(Path(config.hydra.sweep.dir))
-    run = open_run(
-        assembly.open_store(options),
-        options.tracking.experiment,
-        options.sweep.name,
-        folder.unsent,
-        tags={
-            Tag.KIND: "study",
-            Tag.STUDY: options.tune.name,
-            Tag.SWEEP: options.sweep.name,
-            Tag.FOLDER: folder.path.absolute(),
-        },
-    )
+    tags = {
+        Tag.KIND: "study",
+        Tag.STUDY: options.tune.name,
+        Tag.SWEEP: options.sweep.name,
+        Tag.FOLDER: folder.path.absolute(),
+    }
+    run = _open_parent(options, folder, tags=tags)
     run.release()  # to all workers: `on_finish` of one of them resumes it
     return {PARENT: run.run_id}
 
 
+def _open_parent(config: Config, folder: RunFolder, **which: Any) -> Run:
+    from flair2_exp.tracking.run import open_run
+
+    store, tracking = assembly.open_store(config), config.tracking
+    return open_run(store, tracking.experiment, config.sweep.name, folder.unsent, **which)
+
+
 def _parent(result: SearchResult, config: Config) -> Run:
     """Return the study's MLflow run, or what stands in for it."""
-    from flair2_exp.optuna_sweeper.storage import open_storage
-    from flair2_exp.tracking.run import Run, open_run
+    from flair2_exp.tracking.run import Run
 
-    storage = open_storage(result.storage)
-    study_id = storage.get_study_id_from_name(result.study_name)
-    run_id = storage.get_study_user_attrs(study_id).get(PARENT)
-    if not run_id:
-        return Run()
-    store, pending = assembly.open_store(config), RunFolder(result.folder).unsent
-    tracking = config.tracking
-    try:
-        return open_run(
-            store, tracking.experiment, config.sweep.name, pending, tags={}, run_id=str(run_id)
-        )
-    except TrackingError as error:
-        log.warning("the study's MLflow run gets no results: %s", error)
-        return Run()
+    run_id = result.study.user_attrs.get(PARENT)
+    if run_id:
+        try:
+            return _open_parent(config, RunFolder(result.folder), tags={}, run_id=str(run_id))
+        except TrackingError as error:
+            log.warning("the study's MLflow run gets no results: %s", error)
+    return Run()
 
 
 # --- the end ------------------------------------------------------------------------------------
 
 
 def on_finish(result: SearchResult, config: DictConfig) -> None:
-    """Write down the best, once the study is complete; one worker does.
-
-    Args:
-        result: What the search came to.
-        config: The command's config, with Hydra's part.
-    """
+    """Write down the best, once the study is complete; one worker does."""
     from flair2_exp.sweeps.study_best import repeat, write_experiments
 
     if not result.leader:
@@ -279,7 +246,7 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
     parent.set_tags(
         {
             Tag.BEST_TRIAL: best.number,
-            Tag.STUDY: result.study_name,
+            Tag.STUDY: result.study.study_name,
             Tag.FOLDER: result.folder.absolute(),
         }
     )
@@ -294,15 +261,10 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
 def summary(result: SearchResult) -> str:
     """Return the study in Markdown: its best trials with their parameters."""
     swept = list(result.space.dimensions)
-    lines = [f"Study {result.study_name}: {len(result.trials)} trials", ""]
-    lines += [f"| trial | {' | '.join([*result.names, *swept])} |"]
-    lines += ["|" + "---|" * (1 + len(result.names) + len(swept))]
+    rows = [["trial", *result.names, *swept], ["---"] * (1 + len(result.names) + len(swept))]
     for trial in result.best[:10]:
-        cells = [f"{value:.6g}" for value in trial.values]
-        cells += [_cell(trial.params.get(name)) for name in swept]
-        lines.append(f"| {trial.number} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        params = (trial.params.get(name) for name in swept)
+        cells = [f"{each:.4g}" if isinstance(each, float) else str(each) for each in params]
+        rows.append([str(trial.number), *(f"{value:.6g}" for value in trial.values), *cells])
+    head = f"Study {result.study.study_name}: {len(result.trials)} trials\n"
+    return "\n".join([head, *(f"| {' | '.join(row)} |" for row in rows)])

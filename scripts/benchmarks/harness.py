@@ -1,4 +1,4 @@
-"""What every benchmark shares: samples of a figure, the table, the JSON line, the exit status.
+"""What every benchmark shares: options, samples of a figure, the table, the JSON line, the status.
 
 A figure is the median of several samples taken in one run. Where it compares two things, its
 samples are ratios of times taken in turns (`take_turns`): a ratio of neighbours in time carries
@@ -8,6 +8,7 @@ over from one machine to another and hardly feels a third process that comes and
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -15,9 +16,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO
+from types import ModuleType
+from typing import Any, Final, Literal
 
-Direction = Literal["at most", "at least"]
+from flair2_exp.errors import FlairError
+from flair2_exp.tracking.provenance import machine
+
+BENCHMARKS: Final = ("data", "model", "report", "sweeper")
+"""Modules with `ROUNDS` (the least samples of a figure, and the default), `OPTIONS` (argparse's
+arguments by flag) and `measure`, which takes the parsed options and returns figures and facts."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Figure:
     name: str
     samples: Sequence[float]
     must_reach: float | None = None
-    direction: Direction = "at most"
+    direction: Literal["at most", "at least"] = "at most"
     unit: str = ""
 
     @property
@@ -56,74 +63,53 @@ class Figure:
         """Whether the median keeps the bound (a figure without one always does)."""
         if self.must_reach is None:
             return True
-        if self.direction == "at most":
-            return self.median <= self.must_reach
-        return self.median >= self.must_reach
-
-    @property
-    def bound(self) -> str:
-        """The bound as the table shows it."""
-        if self.must_reach is None:
-            return "–"
-        return f"{'≤' if self.direction == 'at most' else '≥'} {_number(self.must_reach)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figure as plain values, for the JSON line."""
-        low, high = self.quartiles
-        return {
-            "name": self.name,
-            "median": self.median,
-            "quartiles": [low, high],
-            "samples": len(self.samples),
-            "unit": self.unit,
-            "must_reach": self.must_reach,
-            "direction": self.direction,
-            "reached": self.reached,
-        }
+        sign = 1 if self.direction == "at most" else -1
+        return sign * self.median <= sign * self.must_reach
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a type for argparse: a whole number that is not below the samples of a median."""
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark that the first argument names; return the exit status."""
+    parser = argparse.ArgumentParser(prog="benchmark.py")
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    name = parser.parse_args(argv[:1]).benchmark
+    try:
+        return run(name, importlib.import_module(f"benchmarks.{name}"), argv[1:])
+    except FlairError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
-    def whole_number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text}: the median is of {least} or more")
-        return int(text)
 
-    return whole_number
-
-
-def this_machine() -> str:
-    """Return the machine in a line, and how busy it is: for a benchmark's facts."""
-    from flair2_exp.tracking.provenance import machine
-
-    facts = machine()
-    return f"{facts['processor']}, {facts['cores']} cores, load {os.getloadavg()[0]:.1f} before"
+def run(name: str, benchmark: ModuleType, options: Sequence[str]) -> int:
+    """Measure and print; return 1 where a figure misses its bound, else 0."""
+    least, default = benchmark.ROUNDS
+    parser = argparse.ArgumentParser(prog=f"benchmark.py {name}", description=benchmark.__doc__)
+    parser.add_argument("--rounds", type=int, default=default, help="samples of each figure")
+    for flag, option in benchmark.OPTIONS.items():
+        parser.add_argument(flag, **option)
+    arguments = parser.parse_args(options)
+    if arguments.rounds < least:
+        parser.error(f"--rounds {arguments.rounds}: the median is of {least} or more")
+    here = machine()
+    busy = f"{here['processor']}, {here['cores']} cores, load {os.getloadavg()[0]:.1f} before"
+    figures, facts = benchmark.measure(arguments)
+    return report(" ".join([name, *options]), figures, {"machine": busy, **facts})
 
 
 def take_turns(
     calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Time several calls in turns.
-
-    Args:
-        calls: What to time, by name.
-        rounds: How often each is timed.
-        warmup: How often each runs before that without being timed.
+    """Time several calls in turns, after `warmup` rounds without timing.
 
     Returns:
         For each name its seconds, one per round; the i-th of all names were taken in one round.
     """
-    for _ in range(warmup):
-        for call in calls.values():
-            call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for _ in range(warmup + rounds):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
-    return seconds
+    return {name: samples[warmup:] for name, samples in seconds.items()}
 
 
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
@@ -131,59 +117,35 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[flo
     return [a / b for a, b in zip(numerator, denominator, strict=True)]
 
 
-def report(
-    title: str,
-    figures: Sequence[Figure],
-    *,
-    facts: Mapping[str, Any] | None = None,
-    stream: TextIO | None = None,
-) -> int:
-    """Print the table and, as the last line, the same as JSON.
-
-    Args:
-        title: The benchmark's name.
-        figures: What was measured, in the table's order.
-        facts: What the reader must know (machine, threads, sizes); plain values.
-        stream: Where to print; standard output by default.
-
-    Returns:
-        The exit status: 0 where every figure reaches its bound, 1 otherwise.
-    """
-    out = stream or sys.stdout
-    print(title, file=out)
-    for name, value in (facts or {}).items():
-        print(f"  {name}: {value}", file=out)
+def report(title: str, figures: Sequence[Figure], facts: Mapping[str, Any]) -> int:
+    """Print facts and table and, as the last line, the same as JSON; return the exit status."""
+    print(title, *(f"  {name}: {value}" for name, value in facts.items()), sep="\n")
     header = ("figure", "median", "quartiles", "n", "must reach", "")
-    rows = [header, *(_row(figure) for figure in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    for index, row in enumerate(rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  ".join(cells).rstrip(), file=out)
-        if index == 0:
-            print("  ".join("-" * width for width in widths).rstrip(), file=out)
+    rows = [header, *map(_row, figures)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in (header, ["-" * width for width in widths], *rows[1:]):
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    results = [
+        {**vars(figure), "samples": len(figure.samples)}
+        | {key: getattr(figure, key) for key in ("median", "quartiles", "reached")}
+        for figure in figures
+    ]
     reached = all(figure.reached for figure in figures)
-    record = {
-        "benchmark": title,
-        "reached": reached,
-        "facts": dict(facts or {}),
-        "figures": [figure.to_dict() for figure in figures],
-    }
-    print(json.dumps(record, ensure_ascii=False), file=out, flush=True)
+    record = {"benchmark": title, "reached": reached, "facts": facts, "figures": results}
+    print(json.dumps(record, ensure_ascii=False), flush=True)
     return 0 if reached else 1
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
-    low, high = figure.quartiles
-    unit = f" {figure.unit}" if figure.unit else ""
-    verdict = "" if figure.must_reach is None else ("reached" if figure.reached else "MISSED")
-    return (
-        figure.name,
-        f"{_number(figure.median)}{unit}",
-        f"{_number(low)} … {_number(high)}",
-        str(len(figure.samples)),
-        figure.bound if figure.must_reach is None else f"{figure.bound}{unit}",
-        verdict,
-    )
+    unit = f" {figure.unit}".rstrip()
+    bound, verdict = "–", ""
+    if figure.must_reach is not None:
+        bound = (
+            f"{'≤' if figure.direction == 'at most' else '≥'} {_number(figure.must_reach)}{unit}"
+        )
+        verdict = "reached" if figure.reached else "MISSED"
+    spread, count = " … ".join(map(_number, figure.quartiles)), str(len(figure.samples))
+    return figure.name, f"{_number(figure.median)}{unit}", spread, count, bound, verdict
 
 
 def _number(value: float) -> str:

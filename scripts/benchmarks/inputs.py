@@ -24,12 +24,7 @@ Inputs = dict[str, Tensor]
 
 
 def network(name: str, *options: str) -> Any:
-    """Build a network of conf/model, its options applied, in training mode.
-
-    Args:
-        name: As `utt`.
-        options: Overrides, as `model.compile=true`.
-    """
+    """Build a network of conf/model in training mode, with overrides (`model.compile=true`)."""
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = typed(compose("config", [f"model={name}", *options]))

@@ -9,14 +9,15 @@ own, above what the process held before the step.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,44 +27,35 @@ import torch
 from torch import Tensor
 
 from benchmarks import model_gpu, stock
-from benchmarks.harness import Figure, at_least, ratios, report, take_turns, this_machine
+from benchmarks.harness import Figure, ratios, take_turns
 from benchmarks.inputs import BANDS, BATCH, CLASSES, PATCH, network, series_inputs, summed_loss
 from flair2_exp.data.readers import to_classes
 from flair2_exp.score import confusion_matrix, miou
 
+ROUNDS: Final = (5, 7)
+OPTIONS: Final = {
+    "--gpu": {"action": "store_true", "help": "figures of the graphics card instead"},
+    "--options": {"action": "store_true", "help": "the gain of each option instead"},
+    "--threads": {"type": int, "default": 2},
+}
 Calls = dict[str, Callable[[], object]]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure and report; return 1 where a figure is missed."""
-    parser = argparse.ArgumentParser(prog="benchmark.py model", description=__doc__)
-    parser.add_argument("--gpu", action="store_true", help="figures of the graphics card instead")
-    parser.add_argument("--options", action="store_true", help="the gain of each option instead")
-    parser.add_argument("--rounds", type=at_least(5), default=7, help="samples of each figure")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args(argv)
+def measure(arguments: Namespace) -> tuple[list[Figure], dict[str, Any]]:
+    """Measure the networks, each option of them instead, or the networks on a graphics card."""
     rounds, threads = arguments.rounds, arguments.threads
     _settle(threads)
     if arguments.gpu:
         return model_gpu.measure(rounds)
-    facts = {
-        "machine": this_machine(),
-        "torch": torch.__version__,
-        "threads": threads,
-        "batch": BATCH,
-    }
+    facts = {"torch": torch.__version__, "threads": threads, "batch": BATCH}
+    facts |= {"patch": PATCH, "precision": "float32"}
     if arguments.options:
         name = "utae.checkpointing=true, peak memory of a step, T = 56"
-        figures = [*_options(rounds), _memory(name, "checkpointing", "ours", rounds, threads)]
-        return report("model options (each / without it)", figures, facts=facts)
+        memory = _memory(name, ("checkpointing", "ours"), rounds, threads)
+        return [*_options(rounds), memory], {**facts, "each figure": "with / without it"}
     name = "peak memory of a U-T&T step / of stock parts, T = 56"
-    figures = [
-        *_forward(rounds),
-        *_forward_backward(rounds),
-        _memory(name, "ours", "stock", rounds, threads, must_reach=0.6),
-        _scoring(rounds),
-    ]
-    return report("model", figures, facts={**facts, "patch": PATCH, "precision": "float32"})
+    memory = _memory(name, ("ours", "stock"), rounds, threads, must_reach=0.6)
+    return [*_forward(rounds), *_forward_backward(rounds), memory, _scoring(rounds)], facts
 
 
 def _settle(threads: int) -> None:
@@ -143,18 +135,15 @@ def _options(rounds: int) -> list[Figure]:
 
 
 def _memory(
-    name: str, one: str, other: str, rounds: int, threads: int, must_reach: float | None = None
+    name: str, kinds: Sequence[str], rounds: int, threads: int, must_reach: float | None = None
 ) -> Figure:
     """Return the peak memory of a training step, of one kind over another."""
     # Freed buffers go back to the system at once, so that what is measured is what the step needs
     # and not what the allocator holds on to. It reads this when a process starts.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
-    samples = []
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for _ in range(rounds):
-            peaks = [pool.submit(_peak_memory, kind, threads).result() for kind in (one, other)]
-            samples.append(peaks[0] / peaks[1])
-    return Figure(name, samples, must_reach=must_reach)
+        peaks = list(pool.map(_peak_memory, [*kinds] * rounds, [threads] * 2 * rounds))
+    return Figure(name, ratios(peaks[::2], peaks[1::2]), must_reach)
 
 
 def _resident(key: str) -> float:
@@ -187,21 +176,17 @@ def _scoring(rounds: int) -> Figure:
             _write(mask, _parcels(generator) + 1)
             _write(prediction, np.minimum(_parcels(generator), 12))
 
-        def read() -> None:
-            for mask, prediction in pairs:
-                _read(mask), _read(prediction)
-
-        def read_and_score() -> None:
+        def score() -> None:
             total = np.zeros((CLASSES, CLASSES), np.int64)
             for mask, prediction in pairs:
                 truth = to_classes(_read(mask), CLASSES, mask)
                 total += confusion_matrix(truth, _read(prediction), CLASSES)
             miou(total)
 
-        seconds = take_turns({"read": read, "both": read_and_score}, rounds=max(rounds, 20))
-    samples = ratios(seconds["read"], seconds["both"])
+        calls: Calls = {"read": lambda: [*map(_read, sum(pairs, ()))], "both": score}
+        seconds = take_turns(calls, rounds=max(rounds, 20))
     name = "reading a prediction and its mask / reading and scoring them"
-    return Figure(name, samples, must_reach=0.5, direction="at least")
+    return Figure(name, ratios(seconds["read"], seconds["both"]), 0.5, "at least")
 
 
 def _parcels(generator: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Figure, report
-from benchmarks.inputs import (
-    BANDS,
-    CLASSES,
-    PATCH,
-    Inputs,
-    network,
-    series_inputs,
-    summed_loss,
-)
+from benchmarks.harness import Figure
+from benchmarks.inputs import BANDS, CLASSES, PATCH, Inputs, network, series_inputs, summed_loss
 from flair2_exp.errors import DeviceError
 from flair2_exp.models.utt import UTT
 
@@ -33,11 +26,11 @@ _MATRIX = 8192
 Batch = tuple[Inputs, Tensor]
 
 
-def measure(rounds: int) -> int:
-    """Measure and report.
+def measure(rounds: int) -> tuple[list[Figure], dict[str, Any]]:
+    """Measure the rate of a matrix product, training steps and the network's parts.
 
     Raises:
-        DeviceError: If there is no CUDA device.
+        DeviceError: There is no CUDA device.
     """
     if not torch.cuda.is_available():
         raise DeviceError("--gpu needs a CUDA device, and this machine has none: omit it.")
@@ -47,17 +40,10 @@ def measure(rounds: int) -> int:
     figures = [Figure("bf16 matrix product", [peak_rate / 1e12], unit="TFLOP/s")]
     for size in (10, _largest(model, optimizer)):
         figures += _steps(model, optimizer, size, rounds, peak_rate)
-    figures += _parts(model, rounds)
     card = torch.cuda.get_device_properties(0)
-    facts = {
-        "card": card.name,
-        "memory": f"{card.total_memory / 2**30:.0f} GiB",
-        "torch": torch.__version__,
-        "dates": _DATES,
-        "patch": PATCH,
-        "precision": "bf16 autocast, channels last",
-    }
-    return report("model on a graphics card", figures, facts=facts)
+    facts: dict[str, Any] = {"card": card.name, "memory": f"{card.total_memory / 2**30:.0f} GiB"}
+    facts |= {"torch": torch.__version__, "dates": _DATES, "patch": PATCH}
+    return [*figures, *_parts(model, rounds)], facts | {"precision": "bf16 autocast, channels last"}
 
 
 def _seconds(call: Callable[[], object], rounds: int) -> list[float]:
@@ -131,9 +117,8 @@ def _parts(model: UTT, rounds: int) -> list[Figure]:
             "U-Net decoder": lambda: model.unet.decode(features),
             "satellite head": lambda: model.head(satellite),
         }
-        return [
-            Figure(
-                f"forward, batch 10: {name}", [1e3 * s for s in _seconds(part, rounds)], unit="ms"
-            )
-            for name, part in parts.items()
-        ]
+        times = {name: _seconds(part, rounds) for name, part in parts.items()}
+    return [
+        Figure(f"forward, batch 10: {name}", [1e3 * s for s in seconds], unit="ms")
+        for name, seconds in times.items()
+    ]

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import argparse
-import io
 import json
+from types import ModuleType
 
 import pytest
-from benchmarks.harness import Figure, at_least, ratios, report, take_turns
+from benchmarks.harness import Figure, ratios, report, run, take_turns
 
 
 def test_a_figure_is_judged_by_its_median_and_not_by_an_outlier() -> None:
@@ -23,17 +22,17 @@ def test_a_figure_without_a_bound_informs_only() -> None:
 
 @pytest.mark.parametrize(("bound", "status"), [(1.0, 0), (0.5, 1)])
 def test_the_report_ends_with_json_and_its_status_says_whether_all_is_reached(
-    bound: float, status: int
+    bound: float, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stream = io.StringIO()
     figures = [Figure("first", [0.9, 1.0, 1.0], must_reach=bound), Figure("second", [7.0])]
-    assert report("demo", figures, facts={"threads": 2}, stream=stream) == status
-    lines = stream.getvalue().splitlines()
-    record = json.loads(lines[-1])
+    assert report("demo", figures, {"threads": 2}) == status
+    printed = capsys.readouterr().out
+    record = json.loads(printed.splitlines()[-1])
     assert record["reached"] == (status == 0)
+    assert record["facts"] == {"threads": 2}
     assert [figure["name"] for figure in record["figures"]] == ["first", "second"]
     assert record["figures"][0]["quartiles"] == [0.95, 1.0]
-    assert ("MISSED" in stream.getvalue()) == (status == 1)
+    assert ("MISSED" in printed) == (status == 1)
 
 
 def test_calls_are_timed_in_turns() -> None:
@@ -46,9 +45,11 @@ def test_calls_are_timed_in_turns() -> None:
     assert ratios([1.0, 4.0], [2.0, 2.0]) == [0.5, 2.0]
 
 
-def test_a_median_of_too_few_is_refused() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=at_least(5))
-    assert parser.parse_args(["--rounds", "5"]).rounds == 5
+def test_a_median_of_too_few_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = ModuleType("demo")
+    benchmark.__dict__.update(ROUNDS=(5, 7), OPTIONS={"--flag": {"action": "store_true"}})
+    benchmark.__dict__["measure"] = lambda options: ([Figure("a", [options.rounds])], {})
+    assert run("demo", benchmark, ["--rounds", "5"]) == 0
     with pytest.raises(SystemExit):
-        parser.parse_args(["--rounds", "4"])
+        run("demo", benchmark, ["--rounds", "4"])
+    assert "--rounds 4: the median is of 5 or more" in capsys.readouterr().err

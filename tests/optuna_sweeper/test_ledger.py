@@ -120,19 +120,18 @@ class _Memory:
         self.logs += logs
 
 
-def test_workers_that_race_start_exactly_the_total(name: str) -> None:
-    """Threads with connections of their own hammer one study; withdrawn trials do not count."""
-    ledgers = [join(name, 6) for _ in range(3)]
-    barrier = threading.Barrier(3)
+def claimed_at_once(ledgers: list[Ledger], misses: int) -> list[int]:
+    """What these claim in threads of their own, each until it got nothing so many times."""
+    barrier = threading.Barrier(len(ledgers))
     claimed: list[int] = []
 
     def work(ledger: Ledger) -> None:
         barrier.wait()
-        misses = 0
-        while misses < 5:
+        missed = 0
+        while missed < misses:
             number = ledger.claim()
             if number is None:
-                misses += 1
+                missed += 1
             else:
                 claimed.append(number)
 
@@ -141,6 +140,13 @@ def test_workers_that_race_start_exactly_the_total(name: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    return claimed
+
+
+def test_workers_that_race_start_exactly_the_total(name: str) -> None:
+    """Threads with connections of their own hammer one study; withdrawn trials do not count."""
+    ledgers = [join(name, 6) for _ in range(3)]
+    claimed = claimed_at_once(ledgers, misses=5)
     assert len(claimed) == len(set(claimed)) == 6
     running = [t for t in ledgers[0].handle.trials() if t.state == TrialState.RUNNING]
     assert [t.number for t in running] == sorted(claimed)
@@ -149,19 +155,7 @@ def test_workers_that_race_start_exactly_the_total(name: str) -> None:
 def test_a_waiting_trial_is_taken_by_one_worker(name: str) -> None:
     queue = [{"x": i} for i in range(12)]
     ledgers = [join(name, 12, queue, may_create=False) for _ in range(3)]
-    barrier = threading.Barrier(3)
-    claimed: list[int] = []
-
-    def work(ledger: Ledger) -> None:
-        barrier.wait()
-        while (number := ledger.claim()) is not None:
-            claimed.append(number)
-
-    threads = [threading.Thread(target=work, args=(ledger,)) for ledger in ledgers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    claimed = claimed_at_once(ledgers, misses=1)
     assert len(claimed) == len(set(claimed)) == 12
 
 

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from flair2_exp.optuna_sweeper.results import best_trials, write_results, write_table
+from flair2_exp.optuna_sweeper.results import (
+    SearchResult,
+    best_trials,
+    write_results,
+    write_table,
+)
+from flair2_exp.optuna_sweeper.space import Space
 
 points = st.lists(
     st.tuples(st.integers(0, 4).map(float), st.integers(0, 4).map(float)), min_size=1, max_size=9
@@ -21,14 +27,20 @@ direction = st.sampled_from(["minimize", "maximize"])
 
 
 @given(points, st.tuples(direction, direction))
-def test_the_front_is_optunas(
+def test_the_front_holds_what_no_trial_beats_by_the_first_objective(
     values: list[tuple[float, float]], directions: tuple[str, str]
 ) -> None:
     study = optuna.create_study(directions=directions)
     study.add_trials([create_trial(values=pair) for pair in values])
     study.add_trial(create_trial(state=TrialState.FAIL))
-    found = sorted(trial.number for trial in best_trials(study.trials, directions))
-    assert found == sorted(trial.number for trial in study.best_trials)
+    signs = [1 if direction == "minimize" else -1 for direction in directions]
+    costs = [tuple(s * v for s, v in zip(signs, pair, strict=True)) for pair in values]
+    front = [
+        (cost, number)
+        for number, cost in enumerate(costs)
+        if not any(o != cost and o[0] <= cost[0] and o[1] <= cost[1] for o in costs)
+    ]
+    assert [trial.number for trial in best_trials(study)] == [n for _, n in sorted(front)]
 
 
 @given(st.lists(st.integers(0, 9).map(float)), direction)
@@ -38,7 +50,7 @@ def test_the_best_is_optunas(values: list[float], direction: str) -> None:
     study.add_trial(
         create_trial(state=TrialState.PRUNED, value=-99.0 if direction == "minimize" else 99.0)
     )
-    best = best_trials(study.trials, [direction])
+    best = best_trials(study)
     assert [t.number for t in best] == ([study.best_trial.number] if values else [])
 
 
@@ -50,7 +62,10 @@ def test_the_table_has_every_trial_with_its_state(tmp_path: Path) -> None:
         create_trial(state=TrialState.FAIL, user_attrs={"lost": True, "failure": "died"}),
         create_trial(state=TrialState.PRUNED, intermediate_values={0: 1.0, 1: 2.0}),
     ]
-    write_results(tmp_path, "s", trials, ["minimize"])
+    study = optuna.create_study(study_name="s")
+    study.add_trials(trials)
+    best = best_trials(study)
+    write_results(SearchResult(study, study.trials, best, (), tmp_path, Space({}), False))
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["complete", "fail", "lost", "pruned"]
@@ -63,7 +78,7 @@ def test_the_table_has_every_trial_with_its_state(tmp_path: Path) -> None:
         "study": "s",
         "best_params": {"lr": 0.25},
         "best_value": 0.5,
-        "best_trial": -1,
+        "best_trial": 0,
     }
     assert not list(tmp_path.glob(".*"))
 

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flair2_exp.optuna_sweeper import SweepError, search
+from flair2_exp.optuna_sweeper import SweepError, plugin
 from flair2_exp.optuna_sweeper.outcome import read_values
 from flair2_exp.optuna_sweeper.process import Process
 from flair2_exp.optuna_sweeper.results import SearchResult
@@ -532,16 +532,11 @@ def test_parallel_jobs_of_two_workers_never_share_a_folder(tmp_path: Path) -> No
 
 
 created: list[str] = []
-finished: list[SearchResult] = []
 
 
 def create(config: Any) -> dict[str, str]:
     created.append(config.hydra.job.name)
     return {"parent": f"run{len(created)}"}
-
-
-def finish(result: SearchResult, config: Any) -> None:
-    finished.append(result)
 
 
 def test_hooks_run_when_the_study_is_made_and_when_the_search_ends(tmp_path: Path) -> None:
@@ -555,7 +550,7 @@ def test_hooks_run_when_the_study_is_made_and_when_the_search_ends(tmp_path: Pat
 
     created.clear()
     finished.clear()
-    hooks = {"on_create": f"{__name__}.create", "on_finish": f"{__name__}.finish"}
+    hooks = {"on_create": f"{__name__}.create", "on_finish": f"{__name__}.note"}
     for n_trials in (2, 3, 3):
         run_search(tmp_path, task, "x=interval(0,1)", "epochs=5", n_trials=n_trials, **hooks)
     assert created == ["toy"]
@@ -567,15 +562,7 @@ def test_hooks_run_when_the_study_is_made_and_when_the_search_ends(tmp_path: Pat
 
 
 def test_a_launcher_that_breaks_costs_one_try(tmp_path: Path) -> None:
-    class Breaking(Launcher):
-        def launch(self, overrides: Any, initial_job_idx: int) -> Any:
-            if not self.batches:
-                self.batches.append([])
-                raise RuntimeError("A worker process managed by the executor was terminated")
-            return super().launch(overrides, initial_job_idx)
-
-    launcher = Breaking(parabola)
-    options = {"n_trials": 5, "n_jobs": 2, "launcher": launcher}
+    options = {"n_trials": 5, "n_jobs": 2, "launcher": DyingLauncher(parabola)}
     trials = run_search(tmp_path, parabola, "x=interval(0,1)", **options)
     assert states(trials) == ["FAIL"] * 2 + ["COMPLETE"] * 5
     assert [t.params for t in trials[2:4]] == [t.params for t in trials[:2]]
@@ -778,12 +765,12 @@ def test_a_sampler_of_ones_own_needs_its_package_allowed(tmp_path: Path) -> None
 def test_another_optuna_is_refused(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
     def find(_: str) -> str:
         if version is None:
-            raise search.importlib.metadata.PackageNotFoundError
+            raise plugin.importlib.metadata.PackageNotFoundError
         return version
 
-    monkeypatch.setattr(search.importlib.metadata, "version", find)
+    monkeypatch.setattr(plugin.importlib.metadata, "version", find)
     with pytest.raises(SweepError, match=r"optuna>=4,<6"):
-        search.check_optuna()
+        plugin.check_optuna()
 
 
 @pytest.mark.parametrize("name", ["CmaEsSampler", "NSGAIISampler", "QMCSampler"])

@@ -114,7 +114,7 @@ def _escape(text: str) -> str:
 
 @given(st.integers(-5, 5), st.integers(1, 40), st.sampled_from([0.1, 0.05, 0.2, 0.3]))
 def test_a_value_of_a_float_range_is_written_as_a_decimal(low: int, k: int, step: float) -> None:
-    swept = Dimension("key", low=float(low), high=low + 100 * step, step=step)
+    swept = Dimension("key", FloatDistribution(low, low + 100 * step, step=step))
     text = swept.override(low + k * step)
     assert abs(parsed(text) - (low + k * step)) < 1e-9
     assert len(text) <= len("key=-00.00")

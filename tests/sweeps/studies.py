@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import optuna
 
-from flair2_exp.optuna_sweeper.results import SearchResult
+from flair2_exp.optuna_sweeper.results import SearchResult, best_trials
 from flair2_exp.optuna_sweeper.space import read_space
 from flair2_exp.optuna_sweeper.storage import open_storage
 
 
-def made_result(folder: Path, trials: int, **more: Any) -> SearchResult:
+def made_result(folder: Path, trials: int) -> SearchResult:
     """Return a result over two objectives, whose front all trials share."""
     name = str(folder / "optuna.journal")
     folder.mkdir(exist_ok=True)
@@ -28,9 +27,5 @@ def made_result(folder: Path, trials: int, **more: Any) -> SearchResult:
                 distributions={"seed": optuna.distributions.IntDistribution(0, 9)},
             )
         )
-    values: dict[str, Any] = {
-        "study_name": "s", "storage": name, "trials": study.trials, "objective": ("a", "b"),
-        "direction": ("maximize", "minimize"), "folder": folder, "leader": True,
-        "space": read_space({"seed": "range(0,10)"}, [], None),
-    }  # fmt: skip
-    return SearchResult(**{**values, **more})
+    space = read_space({"seed": "range(0,10)"}, [], None)
+    return SearchResult(study, study.trials, best_trials(study), ("a", "b"), folder, space, True)

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from flair2_exp.config.groups import config_folder
+from flair2_exp.optuna_sweeper.results import best_trials
 from flair2_exp.sweeps.study_best import repeated, write_experiment, write_experiments
 from tests.sweeps.studies import made_result
 
@@ -49,7 +50,7 @@ def test_experiment_files_of_a_larger_front_are_removed(tmp_path: Path) -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         write_experiments(made_result(tmp_path, 3))
         smaller = made_result(tmp_path, 0)
-        write_experiments(replace(smaller, trials=smaller.trials[:2]))
+        write_experiments(replace(smaller, best=smaller.best[:2]))
     names = {path.name for path in (tmp_path / "experiment").iterdir()}
     assert names == {"best_1.yaml", "best_2.yaml", "default.yaml"}
 
@@ -61,10 +62,14 @@ def test_a_default_that_is_the_best_is_not_compared_with_itself(
     direction: str, files: list[str], tmp_path: Path
 ) -> None:
     """The lowest value is that of the trial with the default's seed, 1."""
-    study = made_result(tmp_path, 3)
-    trials = [
-        optuna.create_trial(value=t.values[0], params=t.params, distributions=t.distributions)
-        for t in study.trials[1:]
-    ]
+    result = made_result(tmp_path, 3)
+    study = optuna.create_study(direction=direction)
+    for trial in result.trials[1:]:
+        study.add_trial(
+            optuna.create_trial(
+                value=trial.values[0], params=trial.params, distributions=trial.distributions
+            )
+        )
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        assert repeated(replace(study, trials=trials, direction=(direction,))) == files
+        best = best_trials(study)
+        assert repeated(replace(result, study=study, best=best, objective=("a",))) == files

@@ -36,9 +36,8 @@ def test_the_slice_figures_names_stand_side_by_side(
         )
     result = replace(
         made_result(tmp_path, 0),
-        study_name=study.study_name,
+        study=study,
         objective=("loss",),
-        direction=("minimize",),
     )
     write_figures(result, tmp_path)
     figure = drawn["slice"]
