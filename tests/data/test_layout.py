@@ -199,7 +199,7 @@ def test_the_index_is_listed_once_and_then_the_same(
     folders = located(own_tree.root)
     first, second = index(folders), index(folders)
     assert len(listings) == 1
-    for name in layout._ARRAYS:
+    for name in layout.INDEX_ARRAYS:
         assert np.array_equal(getattr(first, name), getattr(second, name))
         assert getattr(second, name).dtype == getattr(first, name).dtype
         assert not getattr(second, name).dtype.hasobject
@@ -265,7 +265,7 @@ def test_a_changed_tree_is_never_read_from_the_cache(
     again = index(folders)
     fresh = layout._build(folders, {})
     assert len(listings) == 3
-    for name in layout._ARRAYS:
+    for name in layout.INDEX_ARRAYS:
         assert np.array_equal(getattr(again, name), getattr(fresh, name))
 
 
