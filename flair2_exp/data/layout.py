@@ -188,9 +188,9 @@ class Index:
         names = [name.partition("/")[0] for name in self.area_names.tolist()]
         return np.array(names, dtype=np.str_)[self.area]
 
-    def area_name(self, patch: int) -> str:
-        """Return the patch's area, like "D004_2021/Z1_NN"."""
-        return str(self.area_names[self.area[patch]])
+    def name(self, patch: int) -> str:
+        """Return the patch's name in a message, like "IMG_000001 of D004_2021/Z1_NN"."""
+        return f"{self.ids[patch]} of {self.area_names[self.area[patch]]}"
 
     def image_path(self, patch: int) -> Path:
         """Return the patch's aerial image."""

@@ -417,7 +417,7 @@ def test_a_worker_shares_the_index_and_does_not_grow_over_thousands_of_samples(
     held: dict[str, list[int]] = {}
     for name, listed in (("small", small), ("large", large)):
         reader = TreeReader(listed, groups, BOTH, 32)
-        data = PatchDataset(reader, listed, np.arange(500) % 5, groups, training=True)
+        data = PatchDataset(reader, np.arange(500) % 5, groups, training=True)
         sampler = BatchSampler(500, 20, shuffle=True)
         gc.collect()
         gc.freeze()  # or the worker's collector writes to what other tests left

@@ -50,7 +50,7 @@ def dataset(
     groups = groups_of(tree.root, aug=augmentation or AugConfig())
     training = augmentation is not None
     patches = np.arange(len(read.index))
-    return PatchDataset(read, read.index, patches, groups, seed=seed, training=training, **options)
+    return PatchDataset(read, patches, groups, seed=seed, training=training, **options)
 
 
 def batch(data: PatchDataset, *positions: int, epoch: int = 0) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def test_augmentation_depends_on_seed_epoch_and_patch_alone(shared_tree: Tree) -
     alone = torch.cat([batch(data, position)["image"] for position in range(5)])
     assert torch.equal(together, alone)
     groups = groups_of(shared_tree.root, aug=options)
-    other_split = PatchDataset(data.reader, data.index, np.array([3]), groups, training=True)
+    other_split = PatchDataset(data.reader, np.array([3]), groups, training=True)
     assert torch.equal(batch(other_split, 0)["image"][0], together[3])
     assert not torch.equal(batch(data, 0, epoch=1)["image"][0], together[0])
     other_seed = dataset(shared_tree, augmentation=options, seed=2)
@@ -178,7 +178,7 @@ def test_a_clearest_acquisition_that_stands_in_is_counted(own_tree: Tree) -> Non
     clear = own_tree.series("D004_2021/Z1_NN", "masks.npy")
     np.save(clear, np.zeros((4, 2, 48, 48), dtype=np.uint8))
     read = reader(own_tree, s2_preproc=FILTERED)
-    data = PatchDataset(read, read.index, np.arange(4), groups_of(own_tree.root))
+    data = PatchDataset(read, np.arange(4), groups_of(own_tree.root))
     batch(data, 0, 1, 2, 3)
     assert (data.flags == COVERED).tolist() == [False, False, True, True]
 
@@ -316,7 +316,7 @@ def damaged(
 ) -> PatchDataset:
     read = reader(tree, s2_preproc=FILTERED)
     groups = groups_of(tree.root, on_damaged=on_damaged)
-    return PatchDataset(read, read.index, np.arange(len(read.index)), groups, training=replace)
+    return PatchDataset(read, np.arange(len(read.index)), groups, training=replace)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
