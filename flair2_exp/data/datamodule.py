@@ -122,11 +122,9 @@ class PatchLoader(DataLoader[Any]):
             self.dataset.blocks = self._blocks
         blocks = self._blocks
         self._given, self._start = self._start, 0
-        if self._given:
-            self.sampler.start = self._given
+        self.sampler.start = self._given
         batches = super().__iter__()
-        if self._given:
-            self.sampler.start = 0
+        self.sampler.start = 0
         for batch in batches:
             self._given += 1
             if isinstance(batch, Failure):
@@ -214,11 +212,7 @@ class FlairDataModule(LightningDataModule):
     ) -> None:
         """Choose the data; nothing is read before `setup`.
 
-        Args:
-            groups: What to read and how.
-            reads: What the network reads, of `aerial`, `satellite` and `metadata`.
-            seed: Of order and augmentation.
-            parts: The parts that the run reads and that must not be empty.
+        The seed is that of order and augmentation; `parts` must not be empty.
         """
         super().__init__()
         self.groups = groups
@@ -321,27 +315,27 @@ class FlairDataModule(LightningDataModule):
 
     def train_dataloader(self) -> PatchLoader:
         """Return shuffled, augmented batches."""
-        return self._loader("train", self.groups.data.batch_size, shuffle=True)
+        return self._loader("train")
 
     def val_dataloader(self) -> PatchLoader:
         """Return validation batches in the index's order."""
-        return self._loader("validation", self.groups.data.eval_batch_size, shuffle=False)
+        return self._loader("validation")
 
     def test_dataloader(self) -> PatchLoader:
         """Return test batches in the index's order."""
-        return self._loader("test", self.groups.data.eval_batch_size, shuffle=False)
+        return self._loader("test")
 
-    def _loader(self, part: str, batch_size: int, *, shuffle: bool) -> PatchLoader:
+    def _loader(self, part: str) -> PatchLoader:
+        options, training = self.groups.data, part == "train"
         dataset = self._datasets[part]
         sampler = BatchSampler(
             len(dataset),
-            batch_size,
-            shuffle=shuffle,
+            options.batch_size if training else options.eval_batch_size,
+            shuffle=training,
             seed=self.seed,
             replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
         )
-        workers = self.groups.data.workers
         can_fork = "fork" in multiprocessing.get_all_start_methods()
         return PatchLoader(
             dataset,
@@ -351,10 +345,10 @@ class FlairDataModule(LightningDataModule):
             # Its own: a loader draws a seed for its workers, which must not move the global state
             # that dropout draws from, or scores would depend on the number of workers.
             generator=torch.Generator(),
-            num_workers=workers,
+            num_workers=options.workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            multiprocessing_context="fork" if workers and can_fork else None,
+            persistent_workers=options.workers > 0,
+            multiprocessing_context="fork" if options.workers and can_fork else None,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -366,9 +360,8 @@ class FlairDataModule(LightningDataModule):
             int64.
         """
         del dataloader_idx
-        scaled = dict(batch)
         label: Tensor = batch["label"].long()
-        scaled["label"] = label
+        scaled = batch | {"label": label}
         if "image" in batch:
             scaled["image"] = batch["image"].float().div_(255)
         if "series" in batch:

@@ -84,15 +84,10 @@ class PatchDataset(Dataset[Any]):
         training: bool = False,
         metadata: NDArray[np.float32] | None = None,
     ) -> None:
-        """Make a data set.
+        """Choose a split's patches: (n,) positions in the reader's index.
 
-        Args:
-            reader: Reads samples, and has the index that names the patches.
-            patches: (n,) positions in the index: the split.
-            groups: Augmentation, bands, and what damage does (`dataset.on_damaged`).
-            seed: Of the random numbers.
-            training: Whether to augment, and to put another patch in a skipped one's place.
-            metadata: (n, 45) encoded metadata.
+        In `training` they are augmented, and another patch takes a skipped one's place; `metadata`
+        is (n, 45), encoded.
         """
         self.reader = reader
         self.index = reader.index

@@ -404,12 +404,7 @@ def _metadata(content: dict[str, Any], ids: Sequence[str]) -> NDArray[np.void]:
 
 
 def cache_file(folders: Folders, kind: str) -> Path:
-    """Return where something about these folders is kept: `$XDG_CACHE_HOME/flair2_exp` by default.
-
-    Args:
-        folders: The data set.
-        kind: What is kept, such as `index`.
-    """
+    """Return where a kind of thing about these folders, such as `index`, is kept for the user."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = json.dumps([_FORMAT, folders], default=str, sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:24]

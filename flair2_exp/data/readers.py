@@ -150,12 +150,7 @@ def to_classes(mask: Image, classes: int, path: Path | str) -> Image:
 
 
 def open_series(path: Path, channels: int, kinds: tuple[str, ...]) -> NDArray[Any]:
-    """Map one of an area's arrays into memory, read-only.
-
-    Args:
-        path: A `.npy` file.
-        channels: Expected size of the second axis.
-        kinds: Accepted types.
+    """Map one of an area's arrays, of one of some types, into memory, read-only.
 
     Returns:
         (T, channels, H, W), T ≥ 1.
@@ -200,12 +195,9 @@ def read_series(
     """Read and preprocess a patch's satellite series.
 
     Args:
-        files: The area's files.
+        files: The area's.
         centroid: (2,) row and column of the patch's centre.
         options: Size, filter, monthly means.
-
-    Returns:
-        The series, unscaled.
 
     Raises:
         DamagedPatchError: A file is damaged, the files disagree, the crop leaves the area, or

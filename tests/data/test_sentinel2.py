@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,14 @@ def product(day: str) -> str:
 
 def dates(*days: str) -> sentinel2.Dates:
     return sentinel2.acquisition_dates([product(day) for day in days])
+
+
+WHOLE = (slice(0, 4), slice(0, 4))
+
+
+def flat_frames(values: Iterable[int]) -> NDArray[np.uint16]:
+    """(T, 10, 4, 4) frames of one value each."""
+    return np.array([np.full((10, 4, 4), value) for value in values], dtype=np.uint16)
 
 
 def reference(**options: bool) -> S2PreprocConfig:
@@ -175,37 +184,30 @@ def test_monthly_cloudfree_agrees_with_plain_loops(
 
 def test_products_in_any_order_give_the_series_by_date() -> None:
     days = dates("20210612", "20210103", "20210930", "20210104")
-    data = np.arange(4, dtype=np.uint16)[:, None, None, None] * np.ones((1, 10, 8, 8), np.uint16)
-    window = (slice(0, 8), slice(0, 8))
-    series = sentinel2.preprocess(data, None, days, window, S2PreprocConfig())
+    data = flat_frames(range(4))
+    series = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig())
     assert series.frames[:, 0, 0, 0].tolist() == [1, 3, 0, 2]
     assert series.days.tolist() == [132, 131, -28, -138]
-    monthly = sentinel2.preprocess(data, None, days, window, S2PreprocConfig(monthly=True))
+    monthly = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig(monthly=True))
     assert monthly.frames[:, 0, 0, 0].tolist() == [2, 0, 2]
     assert monthly.days.tolist() == [120, -31, -123]
 
 
 def test_two_products_of_one_day_are_two_acquisitions_in_the_files_order() -> None:
     days = dates("20210301", "20210101", "20210301")
-    data = np.array([5, 1, 8], dtype=np.uint16)[:, None, None, None] * np.ones(
-        (1, 10, 4, 4), np.uint16
-    )
-    window = (slice(0, 4), slice(0, 4))
-    series = sentinel2.preprocess(data, None, days, window, S2PreprocConfig())
+    data = flat_frames([5, 1, 8])
+    series = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig())
     assert series.frames[:, 0, 0, 0].tolist() == [1, 5, 8]
-    monthly = sentinel2.preprocess(data, None, days, window, S2PreprocConfig(monthly=True))
+    monthly = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig(monthly=True))
     assert monthly.frames[:, 0, 0, 0].tolist() == [1, 6.5]
 
 
 def test_a_series_over_two_years_is_sorted_by_date_and_its_means_by_month() -> None:
     days = dates("20201220", "20210105", "20211220")
-    data = np.array([2, 3, 8], dtype=np.uint16)[:, None, None, None] * np.ones(
-        (1, 10, 4, 4), np.uint16
-    )
-    window = (slice(0, 4), slice(0, 4))
-    series = sentinel2.preprocess(data, None, days, window, S2PreprocConfig())
+    data = flat_frames([2, 3, 8])
+    series = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig())
     assert series.frames[:, 0, 0, 0].tolist() == [2, 3, 8]
-    monthly = sentinel2.preprocess(data, None, days, window, S2PreprocConfig(monthly=True))
+    monthly = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig(monthly=True))
     assert monthly.frames[:, 0, 0, 0].tolist() == [3, 5]
 
 
@@ -213,27 +215,25 @@ def test_a_single_acquisition_is_a_series_and_its_own_mean() -> None:
     data = np.full((1, 10, 4, 4), 1234, dtype=np.uint16)
     masks = np.zeros((1, 2, 4, 4), dtype=np.uint8)
     options = S2PreprocConfig(cloud_filter=True, monthly=True)
-    window = (slice(0, 4), slice(0, 4))
-    series = sentinel2.preprocess(data, masks, dates("20200229"), window, options)
+    series = sentinel2.preprocess(data, masks, dates("20200229"), WHOLE, options)
     assert series.frames.shape == (1, 10, 4, 4)
     assert (series.frames == 1234).all()
     assert series.days.tolist() == [89]
 
 
 def test_a_wholly_covered_series_keeps_its_clearest_acquisitions_or_is_refused() -> None:
-    data = np.arange(3, dtype=np.uint16)[:, None, None, None] * np.ones((1, 10, 4, 4), np.uint16)
+    data = flat_frames(range(3))
     masks = np.zeros((3, 2, 4, 4), dtype=np.uint8)
     masks[0, 1] = 99
     masks[1:, 1, :3] = 99
     days = dates("20210101", "20210201", "20210301")
-    window = (slice(0, 4), slice(0, 4))
     options = S2PreprocConfig(cloud_filter=True)
-    series = sentinel2.preprocess(data, masks, days, window, options)
+    series = sentinel2.preprocess(data, masks, days, WHOLE, options)
     assert series.covered
     assert series.frames[:, 0, 0, 0].tolist() == [1, 2]
     strict = S2PreprocConfig(cloud_filter=True, on_empty="error")
     with pytest.raises(ValueError, match=r"at least 75% of each of the 3 .*=clearest"):
-        sentinel2.preprocess(data, masks, days, window, strict)
+        sentinel2.preprocess(data, masks, days, WHOLE, strict)
 
 
 def test_a_crop_may_touch_the_border_and_not_leave_the_area() -> None:

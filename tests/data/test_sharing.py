@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from flair2_exp.data import sharing
-from flair2_exp.data.datamodule import PatchLoader
+from flair2_exp.data.datamodule import BatchSampler, PatchLoader
 from flair2_exp.data.dataset import BatchKey, Parcel
 from flair2_exp.data.sharing import LIMIT, Lease, SharedBlocks
 
@@ -146,10 +146,10 @@ class Numbers(Dataset[Any]):
 @pytest.fixture
 def loader(monkeypatch: pytest.MonkeyPatch) -> PatchLoader:
     monkeypatch.undo()
-    keys = [BatchKey(0, (number,)) for number in range(60)]
     data: Any = Numbers()
+    sampler = BatchSampler(60, 1, shuffle=False)
     return PatchLoader(
-        data, batch_size=None, sampler=keys, num_workers=2, persistent_workers=True,
+        data, batch_size=None, sampler=sampler, num_workers=2, persistent_workers=True,
         multiprocessing_context="fork", collate_fn=lambda batch: batch,
     )  # fmt: skip
 
