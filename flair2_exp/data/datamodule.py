@@ -239,10 +239,9 @@ class FlairDataModule(LightningDataModule):
         groups = self.groups
         self.index = layout.index(layout.locate(groups.dataset))
         self._divided = splits.split(self.index, groups.split)
-        splits.require(self._divided.parts(), groups.split, self.parts)
-        whole = {
-            name: self._whole(name, positions) for name, positions in self._divided.parts().items()
-        }
+        divided = self._divided.parts()
+        splits.require(divided, groups.split, self.parts)
+        whole = {name: self._whole(name, positions) for name, positions in divided.items()}
         splits.require(whole, groups.split, self.parts)
         self.split = splits.Split(**whole)
         self.counts = {name: len(positions) for name, positions in whole.items()}

@@ -203,7 +203,8 @@ class PatchDataset(Dataset[Any]):
         if self.metadata is not None:
             batch["metadata"] = torch.from_numpy(self.metadata[positions])
         if blocks is not None:
-            return Parcel.of(batch, patches, shapes, leases)
+            small = {n: batch[n].numpy() for n in ("days", "padding", "metadata") if n in batch}
+            return Parcel(patches, tuple(shapes.items()), batch | small, leases)
         return batch | {name: tensor[: len(positions)] for name, tensor in rows.items()}
 
 
@@ -221,18 +222,6 @@ class Parcel(NamedTuple):
     """The rest of the batch; all but `series` as NumPy's arrays, which the message itself holds."""
     leases: dict[str, Lease]
     """By which to release the blocks of `patches` and `series`."""
-
-    @classmethod
-    def of(
-        cls,
-        batch: Batch,
-        patches: Tensor,
-        shapes: Mapping[str, tuple[int, ...]],
-        leases: dict[str, Lease],
-    ) -> Parcel:
-        """Pack a batch without its patches, and these."""
-        small = {n: batch[n].numpy() for n in ("days", "padding", "metadata") if n in batch}
-        return cls(patches, tuple(shapes.items()), batch | small, leases)
 
     def open(self) -> Batch:
         """Return the batch; its tensors are views of the parcel's."""

@@ -133,10 +133,11 @@ def _search(root: Path) -> Folders:
             f"dataset.root={root} is empty.\nUnpack FLAIR #2 there, or use dataset=sample."
         )
     folders = Folders()
-    places = [root, root / TOY_FOLDER]
-    if root.resolve().name == TOY_FOLDER:
-        places.append(root.resolve().parent)
+    whole = root.resolve()
     for name, candidates in FOLDER_NAMES.items():
+        places = [root, root / TOY_FOLDER]
+        if candidates[0].endswith(".json") and whole.name == TOY_FOLDER:
+            places.append(whole.parent)
         for path in (place / candidate for place in places for candidate in candidates):
             if name not in folders and _is_there(path, name):
                 folders[name] = path.resolve()

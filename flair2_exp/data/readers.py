@@ -232,16 +232,13 @@ class TreeReader(Reader):
     def read(self, patch: int) -> Sample:
         """Read the sample of a patch, as `Reader.read` says."""
         with reading():
-            return self._read(patch)
-
-    def _read(self, patch: int) -> Sample:
-        mask_path = self.index.mask_path(patch)
-        mask = self._checked(read_mask(mask_path), mask_path)
-        sample = Sample(label=to_classes(mask, self._classes, mask_path))
-        if self._bands is not None:
-            path = self.index.image_path(patch)
-            bands = [number + 1 for number in self._bands]
-            sample.image = self._checked(read_raster(path, bands), path)
+            path = self.index.mask_path(patch)
+            mask = self._checked(read_mask(path), path)
+            sample = Sample(label=to_classes(mask, self._classes, path))
+            if self._bands is not None:
+                path = self.index.image_path(patch)
+                bands = [number + 1 for number in self._bands]
+                sample.image = self._checked(read_raster(path, bands), path)
         if self._series is not None:
             files = self.index.series_files(int(self.index.area[patch]))
             series = read_series(files, self.index.centroids[patch], self._series)
@@ -249,8 +246,8 @@ class TreeReader(Reader):
         return sample
 
     def _checked(self, image: Image, path: Path) -> Image:
-        if image.shape[-2:] != (self.patch_size, self.patch_size):
-            height, width = image.shape[-2:]
+        height, width = image.shape[-2:]
+        if (height, width) != (self.patch_size, self.patch_size):
             reason = f"{height} x {width} pixels instead of {self.patch_size} x {self.patch_size}"
             raise _damage(path, reason)
         return image

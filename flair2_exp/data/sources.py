@@ -109,7 +109,7 @@ def _files(
     files = np.zeros((len(patches), len(NAMES)), dtype=np.int64)
     for column, part in enumerate(("aerial", "labels")):
         if part in reads or part == "labels":
-            files[:, column] = np.arange(len(paths), len(paths) + len(patches))
+            files[:, column] = len(paths) + np.arange(len(patches))
             paths += index.paths(part, patches)
     if "satellite" in reads:
         areas, which = np.unique(index.area[patches], return_inverse=True)

@@ -194,11 +194,13 @@ def test_a_broken_cache_is_made_anew_and_an_unwritable_one_does_no_harm(
     own_tree: Tree, cache_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = of(own_tree.root)
-    (file,) = cache_home.rglob("digests-*.npz")
-    whole = file.read_bytes()
-    for content in (b"", b"no zip", whole[: len(whole) // 2]):
-        file.write_bytes(content)
-        assert of(own_tree.root) == before
+    files = sorted(cache_home.rglob("*.npz"))
+    assert [file.name.partition("-")[0] for file in files] == ["digests", "index"]
+    for file in files:
+        whole = file.read_bytes()
+        for content in (b"", b"no zip", whole[: len(whole) // 2]):
+            file.write_bytes(content)
+            assert of(own_tree.root) == before
     (cache_home / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home / "file"))
     assert of(own_tree.root) == before
@@ -241,12 +243,6 @@ def test_a_store_of_other_patches_and_one_that_is_not_there_are_refused(
     (store / "index.npz").unlink()
     with pytest.raises(DataError, match="is not finished"):
         fingerprint(groups, EVERYTHING)
-
-
-def test_data_that_are_missing_are_refused_in_two_lines(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone is not a folder\.\nSet it") as refusal:
-        of(tmp_path / "gone")
-    assert str(refusal.value).count("\n") == 1
 
 
 def test_a_sample_has_none_before_it_is_made_and_after_it_was_removed(tmp_path: Path) -> None:

@@ -250,22 +250,6 @@ def test_an_index_of_a_tree_that_just_changed_is_not_kept(
     assert len(listings) == 2
 
 
-@pytest.mark.usefixtures("later")
-def test_a_broken_cache_is_made_anew_and_an_unwritable_one_does_no_harm(
-    own_tree: Tree, cache_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folders = located(own_tree.root)
-    expected = index(folders).ids.tolist()
-    (file,) = cache_home.rglob("*.npz")
-    whole = file.read_bytes()
-    for content in (b"", b"no zip", whole[: len(whole) // 2]):
-        file.write_bytes(content)
-        assert index(folders).ids.tolist() == expected
-    (cache_home / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home / "file"))
-    assert index(folders).ids.tolist() == expected
-
-
 def test_two_trees_do_not_share_a_cached_index(own_tree: Tree, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(own_tree.root, other)

@@ -179,9 +179,9 @@ def test_batches_stay_what_they_are_however_long_they_are_held(
 def test_a_parcel_survives_being_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "pin_memory", Tensor.clone)  # pinning itself needs a GPU
     leases = {"patches": Lease(0, 1, 2)}
-    batch = {"patch_id": ["a", "b"], "days": torch.arange(4).view(2, 2), "series": torch.ones(2, 2)}
-    patches = torch.arange(12, dtype=torch.uint8)
-    parcel = Parcel.of(batch, patches, {"label": (3, 2), "image": (3, 1, 2)}, leases)
+    rest = {"patch_id": ["a", "b"], "days": np.arange(4).reshape(2, 2), "series": torch.ones(2, 2)}
+    shapes = (("label", (3, 2)), ("image", (3, 1, 2)))
+    parcel = Parcel(torch.arange(12, dtype=torch.uint8), shapes, rest, leases)
     pinned = pin_memory(parcel)
     assert pinned.patches is not parcel.patches
     assert pinned.leases == leases
