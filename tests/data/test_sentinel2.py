@@ -182,33 +182,26 @@ def test_monthly_cloudfree_agrees_with_plain_loops(
         assert series.days.tolist() == [(datetime.date(2021, 5, 15) - m).days for m in middles]
 
 
-def test_products_in_any_order_give_the_series_by_date() -> None:
-    days = dates("20210612", "20210103", "20210930", "20210104")
-    data = flat_frames(range(4))
-    series = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig())
-    assert series.frames[:, 0, 0, 0].tolist() == [1, 3, 0, 2]
-    assert series.days.tolist() == [132, 131, -28, -138]
-    monthly = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig(monthly=True))
-    assert monthly.frames[:, 0, 0, 0].tolist() == [2, 0, 2]
-    assert monthly.days.tolist() == [120, -31, -123]
-
-
-def test_two_products_of_one_day_are_two_acquisitions_in_the_files_order() -> None:
-    days = dates("20210301", "20210101", "20210301")
-    data = flat_frames([5, 1, 8])
-    series = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig())
-    assert series.frames[:, 0, 0, 0].tolist() == [1, 5, 8]
-    monthly = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig(monthly=True))
-    assert monthly.frames[:, 0, 0, 0].tolist() == [1, 6.5]
-
-
-def test_a_series_over_two_years_is_sorted_by_date_and_its_means_by_month() -> None:
-    days = dates("20201220", "20210105", "20211220")
-    data = flat_frames([2, 3, 8])
-    series = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig())
-    assert series.frames[:, 0, 0, 0].tolist() == [2, 3, 8]
-    monthly = sentinel2.preprocess(data, None, days, WHOLE, S2PreprocConfig(monthly=True))
-    assert monthly.frames[:, 0, 0, 0].tolist() == [3, 5]
+@pytest.mark.parametrize(
+    ("days", "by_date", "means"),
+    [
+        (["20210612", "20210103", "20210930", "20210104"], [2, 4, 1, 3], [3, 1, 3]),
+        (["20210301", "20210101", "20210301"], [2, 1, 3], [2, 2]),  # of one day: the file's order
+        (["20201220", "20210105", "20211220"], [1, 2, 3], [2, 2]),  # over two years
+    ],
+)
+def test_products_in_any_order_give_the_series_by_date_and_its_means_by_month(
+    days: list[str], by_date: list[int], means: list[float]
+) -> None:
+    data = flat_frames(range(1, 1 + len(days)))
+    series = sentinel2.preprocess(data, None, dates(*days), WHOLE, S2PreprocConfig())
+    assert series.frames[:, 0, 0, 0].tolist() == by_date
+    options = S2PreprocConfig(monthly=True)
+    monthly = sentinel2.preprocess(data, None, dates(*days), WHOLE, options)
+    assert monthly.frames[:, 0, 0, 0].tolist() == means
+    if len(days) == 4:
+        assert series.days.tolist() == [132, 131, -28, -138]
+        assert monthly.days.tolist() == [120, -31, -123]
 
 
 def test_a_single_acquisition_is_a_series_and_its_own_mean() -> None:
