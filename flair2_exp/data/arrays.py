@@ -1,6 +1,6 @@
-"""The `.npy` files of an area: headers read safely, values mapped into memory.
+"""Array files: an area's `.npy`, mapped into memory; our own `.npz`, read and written whole.
 
-`numpy.load` does both, but a sample opens two such files, and parsing two headers anew takes
+`numpy.load` maps as well, but a sample opens two such files, and parsing two headers anew takes
 longer than copying the crop out of the arrays. Headers are therefore kept; the files are not, since
 a process may hold fewer open files than FLAIR #2 has areas.
 """
@@ -12,11 +12,14 @@ import math
 import mmap
 import os
 import tokenize
+import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flair2_exp.files import replacing
 
 DATA_TYPES: Final = ("<u2",)
 MASK_TYPES: Final = ("|u1", "<u2")
@@ -26,6 +29,13 @@ _HEADER_ERRORS: Final = (
     SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError, OverflowError,
 )  # fmt: skip
 """What NumPy raises besides ValueError for a header that is not a Python literal."""
+
+
+_HEADERS: Final = {
+    (1, 0): (2, np.lib.format.read_array_header_1_0),
+    (2, 0): (4, np.lib.format.read_array_header_2_0),
+}
+"""By version: bytes of the header's length, and NumPy's reader of what begins with it."""
 
 
 class Header(NamedTuple):
@@ -53,7 +63,26 @@ def read_header(path: Path) -> Header:
         ValueError: It is not a `.npy` file of version 1 or 2 (version 3 is for names of fields).
     """
     with path.open("rb") as file:
-        return _header(file)
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        if np.lib.format.MAGIC_PREFIX.startswith(start[:6]) and len(start) < 8:
+            raise EOFError(f"{size} bytes, the file ends within its header")
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"version {version[0]}.{version[1]}, where 1.0 and 2.0 hold numbers")
+        width, read = _HEADERS[version]
+        rest = int.from_bytes(file.read(width), "little")
+        if file.tell() + rest > size:
+            raise EOFError(f"{size:,} bytes, the file ends within its header")
+        file.seek(8)
+        try:
+            shape, fortran, dtype = read(file)
+        except _HEADER_ERRORS as error:
+            raise ValueError(f"its header makes no sense ({error})") from None
+        if any(length < 0 for length in shape):
+            raise ValueError(f"shape {shape}")
+        return Header(shape, dtype, fortran, file.tell())
 
 
 def open_array(path: Path) -> NDArray[Any]:
@@ -87,27 +116,20 @@ def _kept_header(path: Path, changed: int, size: int) -> Header:
     return read_header(path)
 
 
-def _header(file: BinaryIO) -> Header:
-    start = file.read(8)
-    if np.lib.format.MAGIC_PREFIX.startswith(start[:6]) and len(start) < 8:
-        raise EOFError(f"{len(start)} bytes, the file ends within its header")
-    file.seek(0)
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version[0]}.{version[1]}, where 1.0 and 2.0 hold numbers")
-    rest = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-    size = os.fstat(file.fileno()).st_size
-    if file.tell() + rest > size:
-        raise EOFError(f"{size:,} bytes, the file ends within its header")
-    file.seek(8)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
+def read_npz(path: Path) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of an `.npz` file; None where there is no such file, or a broken one."""
     try:
-        shape, fortran, dtype = read[version](file)
-    except _HEADER_ERRORS as error:
-        raise ValueError(f"its header makes no sense ({error})") from None
-    if any(length < 0 for length in shape):
-        raise ValueError(f"shape {shape}")
-    return Header(shape, dtype, fortran, file.tell())
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays as an `.npz` file, in one step.
+
+    Raises:
+        OSError: It cannot be written; one that was there is as it was.
+    """
+    with replacing(path) as fresh, fresh.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)

@@ -34,12 +34,10 @@ from flair2_exp.data.dataset import (
     PatchDataset,
 )
 from flair2_exp.data.layout import Index
-from flair2_exp.data.readers import StoreReader, TreeReader, series_read
+from flair2_exp.data.readers import StoreReader, TreeReader
 from flair2_exp.data.sharing import SharedBlocks
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS
-
-PARTS: Final = ("train", "validation", "test")
 
 
 class BatchSampler(DistributedSampler[Any]):
@@ -65,15 +63,9 @@ class BatchSampler(DistributedSampler[Any]):
         replicas: int = 1,
         rank: int = 0,
     ) -> None:
-        """Make a sampler.
+        """Divide `count` patches among `replicas` processes, of which this is number `rank`.
 
-        Args:
-            count: Patches.
-            batch_size: Patches in a batch of one process.
-            shuffle: Training (True) or evaluation.
-            seed: Of the order.
-            replicas: Processes that share the patches.
-            rank: Which of them this is.
+        A batch of one process has `batch_size` patches; `shuffle` is for training.
         """
         super().__init__(range(count), replicas, rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.count = count
@@ -85,26 +77,18 @@ class BatchSampler(DistributedSampler[Any]):
         return self._batches
 
     def __iter__(self) -> Iterator[BatchKey]:
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-            share = np.resize(order, math.ceil(self.count / self.num_replicas) * self.num_replicas)
-            mine = share[self.rank :: self.num_replicas]
-        else:
-            mine = np.arange(self.count)
-            if self.num_replicas > 1:
-                return self._even(mine)
-        places = range(self.start * self.batch_size, len(mine), self.batch_size)
-        parts = (mine[i : i + self.batch_size] for i in places)
-        return (BatchKey(self.epoch, tuple(part.tolist())) for part in parts)
-
-    def _even(self, order: NDArray[np.int64]) -> Iterator[BatchKey]:
-        """Yield this process's evaluation batches, sizes evened out over all processes."""
-        slots = self._batches * self.num_replicas
-        parts = np.array_split(np.resize(order, max(slots, len(order))), slots)
-        return (
-            BatchKey(self.epoch, tuple(part.tolist()))
-            for part in parts[self.rank :: self.num_replicas]
-        )
+        if self.shuffle or self.num_replicas == 1:
+            order = np.arange(self.count)
+            if self.shuffle:
+                order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+            whole = math.ceil(self.count / self.num_replicas) * self.num_replicas
+            share = np.resize(order, whole)[self.rank :: self.num_replicas]
+            parts = np.split(share, range(self.batch_size, len(share), self.batch_size))
+        else:  # sizes evened out over all processes
+            slots = self._batches * self.num_replicas
+            order = np.resize(np.arange(self.count), max(slots, self.count))
+            parts = np.array_split(order, slots)[self.rank :: self.num_replicas]
+        return (BatchKey(self.epoch, tuple(part.tolist())) for part in parts[self.start :])
 
 
 class PatchLoader(DataLoader[Any]):
@@ -133,18 +117,14 @@ class PatchLoader(DataLoader[Any]):
         self._start = state["batches"]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        if not compat.has_workers(
-            self
-        ):  # workers are about to start, and inherit blocks of their own
+        if not compat.has_workers(self):  # they are about to start, and inherit blocks of their own
             self._blocks = SharedBlocks(self.num_workers, SHARED)
             self.dataset.blocks = self._blocks
         blocks = self._blocks
         self._given, self._start = self._start, 0
-        if self._given:
-            self.sampler.start = self._given
+        self.sampler.start = self._given
         batches = super().__iter__()
-        if self._given:
-            self.sampler.start = 0
+        self.sampler.start = 0
         for batch in batches:
             self._given += 1
             if isinstance(batch, Failure):
@@ -228,15 +208,11 @@ class FlairDataModule(LightningDataModule):
         *,
         reads: frozenset[str],
         seed: int = 1,
-        parts: Sequence[str] = PARTS,
+        parts: Sequence[str] = splits.PARTS,
     ) -> None:
         """Choose the data; nothing is read before `setup`.
 
-        Args:
-            groups: What to read and how.
-            reads: What the network reads, of `aerial`, `satellite` and `metadata`.
-            seed: Of order and augmentation.
-            parts: The parts that the run reads and that must not be empty.
+        The seed is that of order and augmentation; `parts` must not be empty.
         """
         super().__init__()
         self.groups = groups
@@ -249,7 +225,7 @@ class FlairDataModule(LightningDataModule):
     @property
     def series(self) -> S2PreprocConfig | None:
         """How the satellite series are preprocessed; None where they are not read."""
-        return series_read(self.groups, self.reads)
+        return self.groups.s2_preproc if "satellite" in self.reads else None
 
     def setup(self, stage: str | None = None) -> None:
         """Index, split and check the data; a second call changes nothing.
@@ -263,20 +239,18 @@ class FlairDataModule(LightningDataModule):
         groups = self.groups
         self.index = layout.index(layout.locate(groups.dataset))
         self._divided = splits.split(self.index, groups.split)
-        splits.require(self._divided.parts(), groups.split, self.parts)
-        whole = {
-            name: self._whole(name, positions) for name, positions in self._divided.parts().items()
-        }
+        divided = self._divided.parts()
+        splits.require(divided, groups.split, self.parts)
+        whole = {name: self._whole(name, positions) for name, positions in divided.items()}
         splits.require(whole, groups.split, self.parts)
         self.split = splits.Split(**whole)
         self.counts = {name: len(positions) for name, positions in whole.items()}
         self.patch_size = self._header_size(whole[self.parts[0]])
         make_reader = TreeReader if groups.dataset.store is None else StoreReader
         reader = make_reader(self.index, groups, self.reads, self.patch_size)
-        for name in PARTS:
+        for name in splits.PARTS:
             self._datasets[name] = PatchDataset(
                 reader,
-                self.index,
                 whole[name],
                 groups,
                 seed=self.seed,
@@ -340,27 +314,27 @@ class FlairDataModule(LightningDataModule):
 
     def train_dataloader(self) -> PatchLoader:
         """Return shuffled, augmented batches."""
-        return self._loader("train", self.groups.data.batch_size, shuffle=True)
+        return self._loader("train")
 
     def val_dataloader(self) -> PatchLoader:
         """Return validation batches in the index's order."""
-        return self._loader("validation", self.groups.data.eval_batch_size, shuffle=False)
+        return self._loader("validation")
 
     def test_dataloader(self) -> PatchLoader:
         """Return test batches in the index's order."""
-        return self._loader("test", self.groups.data.eval_batch_size, shuffle=False)
+        return self._loader("test")
 
-    def _loader(self, part: str, batch_size: int, *, shuffle: bool) -> PatchLoader:
+    def _loader(self, part: str) -> PatchLoader:
+        options, training = self.groups.data, part == "train"
         dataset = self._datasets[part]
         sampler = BatchSampler(
             len(dataset),
-            batch_size,
-            shuffle=shuffle,
+            options.batch_size if training else options.eval_batch_size,
+            shuffle=training,
             seed=self.seed,
             replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
         )
-        workers = self.groups.data.workers
         can_fork = "fork" in multiprocessing.get_all_start_methods()
         return PatchLoader(
             dataset,
@@ -370,10 +344,10 @@ class FlairDataModule(LightningDataModule):
             # Its own: a loader draws a seed for its workers, which must not move the global state
             # that dropout draws from, or scores would depend on the number of workers.
             generator=torch.Generator(),
-            num_workers=workers,
+            num_workers=options.workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            multiprocessing_context="fork" if workers and can_fork else None,
+            persistent_workers=options.workers > 0,
+            multiprocessing_context="fork" if options.workers and can_fork else None,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -385,9 +359,8 @@ class FlairDataModule(LightningDataModule):
             int64.
         """
         del dataloader_idx
-        scaled = dict(batch)
         label: Tensor = batch["label"].long()
-        scaled["label"] = label
+        scaled = batch | {"label": label}
         if "image" in batch:
             scaled["image"] = batch["image"].float().div_(255)
         if "series" in batch:

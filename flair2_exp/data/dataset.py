@@ -22,7 +22,6 @@ from torch.utils.data import Dataset, get_worker_info
 
 from flair2_exp.config.data import DataGroups
 from flair2_exp.data.augment import augment
-from flair2_exp.data.layout import Index
 from flair2_exp.data.readers import Reader, Sample
 from flair2_exp.data.sentinel2 import Frames
 from flair2_exp.data.sharing import Lease, SharedBlocks
@@ -78,7 +77,6 @@ class PatchDataset(Dataset[Any]):
     def __init__(
         self,
         reader: Reader,
-        index: Index,
         patches: NDArray[np.int64],
         groups: DataGroups,
         *,
@@ -86,19 +84,13 @@ class PatchDataset(Dataset[Any]):
         training: bool = False,
         metadata: NDArray[np.float32] | None = None,
     ) -> None:
-        """Make a data set.
+        """Choose a split's patches: (n,) positions in the reader's index.
 
-        Args:
-            reader: Reads samples.
-            index: Names the patches.
-            patches: (n,) positions in `index`: the split.
-            groups: Augmentation, bands, and what damage does (`dataset.on_damaged`).
-            seed: Of the random numbers.
-            training: Whether to augment, and to put another patch in a skipped one's place.
-            metadata: (n, 45) encoded metadata.
+        In `training` they are augmented, and another patch takes a skipped one's place; `metadata`
+        is (n, 45), encoded.
         """
         self.reader = reader
-        self.index = index
+        self.index = reader.index
         self.patches = patches
         self.seed = seed
         self.augmentation = groups.aug if training and groups.aug.active else None
@@ -166,12 +158,10 @@ class PatchDataset(Dataset[Any]):
 
     def _name(self, position: int, error: DamagedPatchError) -> str:
         """Return what is damaged, and what to do."""
-        patch = int(self.patches[position])
         fix = "Run scripts/check.py on the data set, or set dataset.on_damaged=skip."
         if self.on_damaged == "skip":
             fix = "So is every patch drawn in its place: run scripts/check.py on the data set."
-        name = f"{self.index.ids[patch]} of {self.index.area_name(patch)}"
-        return f"patch {name} is damaged: {error}\n{fix}"
+        return f"patch {self.index.name(int(self.patches[position]))} is damaged: {error}\n{fix}"
 
     def _collate(self, read: Iterator[tuple[int, Sample]], count: int) -> Batch | Parcel | None:
         """Put at most `count` samples together, each as soon as it is read: it is in the caches."""
@@ -192,8 +182,8 @@ class PatchDataset(Dataset[Any]):
             arrays = {n: each for n in PATCHES if (each := getattr(sample, n)) is not None}
             if not rows:
                 shapes = {name: (count, *array.shape) for name, array in arrays.items()}
-                bytes_ = sum(math.prod(shape) for shape in shapes.values())
-                patches = empty("patches", (bytes_,), np.dtype(np.uint8))
+                size = sum(math.prod(shape) for shape in shapes.values())
+                patches = empty("patches", (size,), np.dtype(np.uint8))
                 rows = _cut(patches, shapes)
             for name, array in arrays.items():
                 np.copyto(rows[name][len(positions)].numpy(), array)
@@ -202,23 +192,20 @@ class PatchDataset(Dataset[Any]):
                 series.append((sample.frames, sample.days))
         if not positions:
             return None
-        batch = self._names(positions)
+        patches_read = self.patches[positions]
+        batch: Batch = {
+            "patch_id": self.index.ids[patches_read].tolist(),
+            "area": self.index.area_names[self.index.area[patches_read]].tolist(),
+        }
         if series:
-            batch["series"], batch["days"], batch["padding"] = pad_series(
-                series, functools.partial(empty, "series")
-            )
+            parts = pad_series(series, functools.partial(empty, "series"))
+            batch |= zip(("series", "days", "padding"), parts, strict=True)
         if self.metadata is not None:
             batch["metadata"] = torch.from_numpy(self.metadata[positions])
         if blocks is not None:
-            return Parcel.of(batch, patches, shapes, leases)
+            small = {n: batch[n].numpy() for n in ("days", "padding", "metadata") if n in batch}
+            return Parcel(patches, tuple(shapes.items()), batch | small, leases)
         return batch | {name: tensor[: len(positions)] for name, tensor in rows.items()}
-
-    def _names(self, positions: Sequence[int]) -> Batch:
-        patches = self.patches[positions]
-        return {
-            "patch_id": self.index.ids[patches].tolist(),
-            "area": self.index.area_names[self.index.area[patches]].tolist(),
-        }
 
 
 class Parcel(NamedTuple):
@@ -235,18 +222,6 @@ class Parcel(NamedTuple):
     """The rest of the batch; all but `series` as NumPy's arrays, which the message itself holds."""
     leases: dict[str, Lease]
     """By which to release the blocks of `patches` and `series`."""
-
-    @classmethod
-    def of(
-        cls,
-        batch: Batch,
-        patches: Tensor,
-        shapes: Mapping[str, tuple[int, ...]],
-        leases: dict[str, Lease],
-    ) -> Parcel:
-        """Pack a batch without its patches, and these."""
-        small = {n: batch[n].numpy() for n in ("days", "padding", "metadata") if n in batch}
-        return cls(patches, tuple(shapes.items()), batch | small, leases)
 
     def open(self) -> Batch:
         """Return the batch; its tensors are views of the parcel's."""

@@ -11,7 +11,6 @@ ask for it too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +19,14 @@ from flair2_exp.config.data import DataGroups
 from flair2_exp.data import layout, sources, splits, store
 from flair2_exp.data.layout import Index
 from flair2_exp.data.sample import tree
-from flair2_exp.data.splits import Positions, Split
+from flair2_exp.data.splits import Split
 
 
 def fingerprint(groups: DataGroups, reads: frozenset[str]) -> str:
     """Return the fingerprint of the data that some groups of the config name.
 
-    With a prepared store it is that of the files the store was prepared from.
-
-    Args:
-        groups: The data set and its split, above all.
-        reads: What the experiment reads, of `aerial`, `satellite` and `metadata`; masks always.
+    With a prepared store it is that of the files the store was prepared from; masks are always
+    read.
 
     Returns:
         64 hexadecimal digits; empty where the data are a sample that is not made yet. Runs may have
@@ -62,24 +58,17 @@ def of_split(index: Index, split: Split, groups: DataGroups, reads: frozenset[st
     else:
         stored = store.read_table(Path(groups.dataset.store).expanduser(), index)
         files = np.where(sources.is_read(reads)[:, None], stored["digests"][patches], 0)
-    start = 0
-    for part, positions in parts.items():
-        end = start + len(positions)
-        contents = (*_names(index, positions), *_entries(index, positions, reads))
-        for content in (part.encode(), *contents, files[start:end].tobytes()):
+    ends = np.cumsum([len(positions) for positions in parts.values()])
+    of_parts = zip(parts.items(), np.split(files, ends[:-1]), strict=True)
+    for (part, positions), its_files in of_parts:
+        for content in (
+            part.encode(),
+            "\n".join(index.ids[positions].tolist()).encode(),
+            "\n".join(index.area_names[index.area[positions]].tolist()).encode(),
+            index.centroids[positions].tobytes() if "satellite" in reads else b"",
+            index.metadata[positions].tobytes() if "metadata" in reads else b"",
+            its_files.tobytes(),
+        ):
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
-        start = end
     return digest.hexdigest()
-
-
-def _names(index: Index, patches: Positions) -> Iterator[bytes]:
-    """Yield the names of patches and of their areas."""
-    for names in (index.ids[patches], index.area_names[index.area[patches]]):
-        yield "\n".join(names.tolist()).encode()
-
-
-def _entries(index: Index, patches: Positions, reads: frozenset[str]) -> Iterator[bytes]:
-    """Yield what the JSON files that are read say of patches."""
-    yield index.centroids[patches].tobytes() if "satellite" in reads else b""
-    yield index.metadata[patches].tobytes() if "metadata" in reads else b""

@@ -14,9 +14,8 @@ import json
 import os
 import re
 import time
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flair2_exp.config.data import DatasetConfig
+from flair2_exp.data.arrays import read_npz, write_npz
 from flair2_exp.data.metadata import RECORD, parse_record
 from flair2_exp.errors import DataError
-from flair2_exp.files import replacing
 
 FOLDER_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "aerial_train": ("flair_aerial_train", "flair_2_toy_aerial_train"),
@@ -139,10 +138,9 @@ def _search(root: Path) -> Folders:
         places = [root, root / TOY_FOLDER]
         if candidates[0].endswith(".json") and whole.name == TOY_FOLDER:
             places.append(whole.parent)
-        paths = (place / candidate for place in places for candidate in candidates)
-        path = next((path for path in paths if _is_there(path, name)), None)
-        if path is not None:
-            folders[name] = path.resolve()
+        for path in (place / candidate for place in places for candidate in candidates):
+            if name not in folders and _is_there(path, name):
+                folders[name] = path.resolve()
     if not folders:
         some = ", ".join(inside[:4]) + (", …" if len(inside) > 4 else "")
         raise DataError(
@@ -188,14 +186,12 @@ class Index:
     @property
     def domains(self) -> NDArray[np.str_]:
         """(N,) names like "D004_2021"."""
-        names = np.array(
-            [name.partition("/")[0] for name in self.area_names.tolist()], dtype=np.str_
-        )
-        return names[self.area] if len(names) else names
+        names = [name.partition("/")[0] for name in self.area_names.tolist()]
+        return np.array(names, dtype=np.str_)[self.area]
 
-    def area_name(self, patch: int) -> str:
-        """Return the patch's area, like "D004_2021/Z1_NN"."""
-        return str(self.area_names[self.area[patch]])
+    def name(self, patch: int) -> str:
+        """Return the patch's name in a message, like "IMG_000001 of D004_2021/Z1_NN"."""
+        return f"{self.ids[patch]} of {self.area_names[self.area[patch]]}"
 
     def image_path(self, patch: int) -> Path:
         """Return the patch's aerial image."""
@@ -209,8 +205,7 @@ class Index:
     def paths(self, part: str, patches: NDArray[np.int64]) -> list[str]:
         """Return the images (`aerial`) or masks (`labels`) of many patches at once.
 
-        Returns:
-            A path per patch; empty where the data set lacks the whole part.
+        A path is empty where the data set lacks the whole part.
         """
         areas = self.area[patches]
         leaf = "img/IMG" if part == "aerial" else "msk/MSK"
@@ -222,13 +217,9 @@ class Index:
         return [f"{bases[area]}{name[3:]}.tif" if bases[area] else "" for area, name in names]
 
     def lacking(self, *, satellite: bool) -> dict[str, NDArray[np.bool_]]:
-        """Return which patches lack what they need to be trained on or scored.
+        """Return which patches, (N,), lack what they need to be trained on or scored.
 
-        Args:
-            satellite: Whether they need their area's series.
-
-        Returns:
-            (N,) by what is lacking, in the words of a message.
+        The names are the words of a message; with `satellite` they need their area's series, too.
         """
         lacks: dict[str, NDArray[np.bool_]] = {"mask (MSK_*.tif)": ~self.labelled}
         if satellite:
@@ -241,11 +232,8 @@ class Index:
         """Return the files of an area's satellite series."""
         folder = self._base("satellite", area) / "sen"
         stem = f"SEN2_sp_{str(self.area_names[area]).replace('/', '-')}_"
-        return SeriesFiles(
-            folder / f"{stem}data.npy",
-            folder / f"{stem}masks.npy",
-            folder / f"{stem}products.txt",
-        )
+        leaves = ("data.npy", "masks.npy", "products.txt")
+        return SeriesFiles(*(folder / f"{stem}{leaf}" for leaf in leaves))
 
     def _base(self, part: str, area: int) -> Path:
         folder = self.folders.part(part, test=bool(self.area_test[area]))
@@ -258,36 +246,37 @@ class Index:
         return folder / str(self.area_names[area])
 
 
+INDEX_ARRAYS: Final = tuple(each.name for each in fields(Index) if each.name != "folders")
+
+
 def index(folders: Folders) -> Index:
-    """List the patches of a data set.
+    """List the patches of a data set, sorted.
 
     The result is kept in `cache_file` together with the `State` of every listed directory and JSON
     file. It is used again only while all of them are unchanged: a file or folder that is added,
     removed or renamed changes its directory. Nothing about the files' contents is kept.
-
-    Args:
-        folders: What `locate` returned.
-
-    Returns:
-        The index; patches are sorted, so it does not depend on the file system.
 
     Raises:
         DataError: There is no patch at all, or a JSON file is not one. An entry of it that is
             absent or malformed is not an error but marked, as `Index` says.
     """
     path = cache_file(folders, "index")
-    kept = _load(path, folders)
+    kept = read_npz(path)
     if kept is not None:
-        return kept
+        states = [state_of(name) for name in kept.pop("listed").tolist()]
+        if np.array_equal(kept.pop("states"), states):
+            return Index(folders, **kept)
     listed: dict[str, State] = {}
     built = _build(folders, listed)
-    if not len(built):
-        raise DataError(
-            f"no IMG_*.tif under {folders.get('aerial_train') or folders.get('aerial_test')}; "
-            "expected D004_2021/Z1_NN/img/IMG_000001.tif and so on.\n"
-            "Set dataset.root to an unpacked data set."
-        )
-    _save(path, built, listed)
+    newest = max(max(state.changed, state.touched) for state in listed.values())
+    if time.time_ns() - newest >= FRESH_NS:
+        with contextlib.suppress(OSError):  # a cache that cannot be written
+            write_npz(
+                path,
+                listed=np.array(list(listed)),
+                states=np.array(list(listed.values())),
+                **{name: getattr(built, name) for name in INDEX_ARRAYS},
+            )
     return built
 
 
@@ -334,12 +323,8 @@ def _areas(folder: Path | None, listed: dict[str, State]) -> Iterator[str]:
 
 def _build(folders: Folders, listed: dict[str, State]) -> Index:
     """List the tree; `listed` receives the state of every directory and JSON file."""
-    areas: list[str] = []
-    area_test: list[bool] = []
-    area_series: list[bool] = []
-    ids: list[str] = []
-    area: list[int] = []
-    labelled: list[bool] = []
+    areas: list[tuple[str, bool, bool]] = []
+    patches: list[tuple[str, int, bool]] = []
     for test in (False, True):
         aerial = folders.part("aerial", test=test)
         labels = folders.part("labels", test=test)
@@ -348,27 +333,33 @@ def _build(folders: Folders, listed: dict[str, State]) -> Index:
             _scan(f"{aerial}/{name}", listed)
             images = [n[:-4] for n in _scan(f"{aerial}/{name}/img", listed) if IMAGE.fullmatch(n)]
             masks = set(_scan(f"{labels}/{name}/msk", listed)) if labels else set()
-            ids += images
-            area += [len(areas)] * len(images)
-            labelled += [f"MSK{image[3:]}.tif" in masks for image in images]
-            areas.append(name)
-            area_test.append(test)
-            area_series.append(name in series)
+            patches += [(each, len(areas), f"MSK{each[3:]}.tif" in masks) for each in images]
+            areas.append((name, test, name in series))
+    if not patches:
+        raise DataError(
+            f"no IMG_*.tif under {folders.get('aerial_train') or folders.get('aerial_test')}; "
+            "expected D004_2021/Z1_NN/img/IMG_000001.tif and so on.\n"
+            "Set dataset.root to an unpacked data set."
+        )
+    area_names, area_test, area_series = zip(*areas, strict=True)
+    ids, area, labelled = zip(*patches, strict=True)
     return Index(
         folders=folders,
-        area_names=np.array(areas, dtype=np.str_),
-        area_test=np.array(area_test, dtype=np.bool_),
-        area_series=np.array(area_series, dtype=np.bool_),
-        ids=np.array(ids, dtype=np.str_),
+        area_names=np.array(area_names),
+        area_test=np.array(area_test),
+        area_series=np.array(area_series),
+        ids=np.array(ids),
         area=np.array(area, dtype=np.int32),
-        labelled=np.array(labelled, dtype=np.bool_),
-        centroids=_centroids(folders.get("centroids"), ids, listed),
-        metadata=_metadata(folders.get("aerial_metadata"), ids, listed),
+        labelled=np.array(labelled),
+        centroids=_centroids(_json(folders.get("centroids"), listed), ids),
+        metadata=_metadata(_json(folders.get("aerial_metadata"), listed), ids),
     )
 
 
-def _json(path: Path, listed: dict[str, State]) -> dict[str, Any]:
-    """Read a JSON object."""
+def _json(path: Path | None, listed: dict[str, State]) -> dict[str, Any]:
+    """Read a JSON object; an empty one where there is no file."""
+    if path is None:
+        return {}
     try:
         listed[str(path)] = state_of(path)
         content = json.loads(path.read_bytes())
@@ -392,12 +383,9 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _centroids(path: Path | None, ids: list[str], listed: dict[str, State]) -> NDArray[np.int32]:
+def _centroids(content: dict[str, Any], ids: Sequence[str]) -> NDArray[np.int32]:
     """Return (N, 2) row and column by patch, -1 where the file lacks it or holds something else."""
     centroids = np.full((len(ids), 2), -1, dtype=np.int32)
-    if path is None:
-        return centroids
-    content = _json(path, listed)
     for position, name in enumerate(ids):
         place = parse_centroid(content.get(f"{name}.tif"))
         if place is not None:
@@ -406,66 +394,19 @@ def _centroids(path: Path | None, ids: list[str], listed: dict[str, State]) -> N
     return centroids
 
 
-def _metadata(path: Path | None, ids: list[str], listed: dict[str, State]) -> NDArray[np.void]:
+def _metadata(content: dict[str, Any], ids: Sequence[str]) -> NDArray[np.void]:
     """Return (N,) metadata by patch, year 0 where the file lacks it or it is malformed."""
     records = np.zeros(len(ids), dtype=RECORD)
-    if path is None:
-        return records
-    content = _json(path, listed)
     for position, name in enumerate(ids):
-        if name in content:
-            try:
-                records[position] = parse_record(content[name])
-            except (ValueError, TypeError, OverflowError):  # a number of hundreds of digits
-                continue
+        # OverflowError: a number of hundreds of digits
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            records[position] = parse_record(content.get(name))
     return records
 
 
 def cache_file(folders: Folders, kind: str) -> Path:
-    """Return where something about these folders is kept: `$XDG_CACHE_HOME/flair2_exp` by default.
-
-    Args:
-        folders: The data set.
-        kind: What is kept, such as `index`.
-    """
+    """Return where a kind of thing about these folders, such as `index`, is kept for the user."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = json.dumps([_FORMAT, folders], default=str, sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:24]
     return Path(base) / "flair2_exp" / f"{kind}-{name}.npz"
-
-
-_ARRAYS: Final = (
-    "area_names", "area_test", "area_series", "ids", "area", "labelled", "centroids", "metadata",
-)  # fmt: skip
-
-
-def _load(path: Path, folders: Folders) -> Index | None:
-    """Return the cached index, or None where there is none or a directory has changed since."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            names: list[str] = stored["listed"].tolist()
-            states = map(state_of, names)
-            if not np.array_equal(stored["states"], np.array(list(states), dtype=np.int64)):
-                return None
-            return Index(folders=folders, **{name: stored[name] for name in _ARRAYS})
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-
-
-def _save(path: Path, built: Index, listed: dict[str, State]) -> None:
-    """Keep the index, unless the cache cannot be written or a directory changed just now."""
-    newest = max(max(state.changed, state.touched) for state in listed.values())
-    if time.time_ns() - newest < FRESH_NS:
-        return
-    keep(
-        path,
-        listed=np.array(list(listed), dtype=np.str_),
-        states=np.array(list(listed.values()), dtype=np.int64),
-        **{name: getattr(built, name) for name in _ARRAYS},
-    )
-
-
-def keep(path: Path, **arrays: NDArray[Any]) -> None:
-    """Write arrays into the cache in one step; where that cannot be written, nothing is kept."""
-    with contextlib.suppress(OSError), replacing(path) as fresh, fresh.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)

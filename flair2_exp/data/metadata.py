@@ -14,16 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 RECORD: Final = np.dtype(
-    [
-        ("x", "f8"),
-        ("y", "f8"),
-        ("z", "f8"),
-        ("year", "i2"),
-        ("month", "i1"),
-        ("day", "i1"),
-        ("seconds", "i4"),
-        ("uce", "?"),
-    ]
+    {
+        "names": ["x", "y", "z", "year", "month", "day", "seconds", "uce"],
+        "formats": ["f8", "f8", "f8", "i2", "i1", "i1", "i4", "?"],
+    }
 )
 """One patch's metadata: Lambert-93 metres, date, seconds of the day, whether an UltraCam Eagle."""
 
@@ -96,15 +90,14 @@ def encode(
         altitude over 3164.9 m, camera one-hot (UltraCam Eagle, other), year one-hot (2018..2021;
         all zero for another year), and sine and cosine, moved to 0..1, of month, day and time.
     """
-    x = _coordinate_code(records["x"])
-    y = _coordinate_code(records["y"])
+    place = [_coordinate_code(records[axis]) for axis in "xy"]
     altitude = records["z"][:, None] / _ALTITUDE_SCALE
     camera = np.stack([records["uce"], ~records["uce"]], axis=1).astype(np.float64)
     year = (records["year"][:, None] == np.array(YEARS)).astype(np.float64)
     months = records["month"].astype(np.float64)
     turn = (months - 1) / 12 if month == "cyclic" else months - 1 / 12
     cycles = [_cyclic(turn), _cyclic(records["day"] / 31), _cyclic(records["seconds"] / 86_400)]
-    return np.concatenate([x, y, altitude, camera, year, *cycles], axis=1)
+    return np.concatenate([*place, altitude, camera, year, *cycles], axis=1)
 
 
 def _coordinate_code(metres: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -15,7 +16,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from flair2_exp import locking
 from flair2_exp.config.data import DataConfig, DataGroups, S2PreprocConfig
 from flair2_exp.data import sources
+from flair2_exp.data.arrays import read_npz, write_npz
 from flair2_exp.data.layout import Index
 from flair2_exp.data.readers import Sample, TreeReader
 from flair2_exp.data.sentinel2 import BANDS
@@ -35,10 +36,11 @@ from flair2_exp.data.store import (
     frame_bytes,
     lost_file,
     settings_of,
+    shard_folder,
     stale,
 )
 from flair2_exp.errors import DamagedPatchError, DataError
-from flair2_exp.files import replacing, write_text
+from flair2_exp.files import write_text
 from flair2_exp.nomenclature import AERIAL_BANDS
 
 
@@ -82,9 +84,6 @@ def prepare(
             that lacks a file altogether is always marked: a run that needs it says so.
         progress: Called with the patches done and all patches.
 
-    Returns:
-        What was done.
-
     Raises:
         DataError: The folder holds a store of other settings or something else, another
             preparation is at work in it, it cannot be written, the disk is too small, or one of
@@ -98,28 +97,20 @@ def prepare(
         states = sources.states(index, np.arange(len(index)), reads)
         size = int(describe(path)["shard"])
         job = _Job(index, path, patch_size, series, on_damaged, reads, states, size)
-        return _prepare(job, workers, progress)
-
-
-def _prepare(job: _Job, workers: int, progress: Callable[[int, int], None] | None) -> Prepared:
-    """Write the shards that are missing or no longer what their files give."""
-    index, path = job.index, job.path
-    todo = [number for number in range(job.shards) if not job.is_fresh(number)]
-    done = len(index) - sum(len(job.patches(number)) for number in todo)
-    if todo:
-        (path / "index.npz").unlink(missing_ok=True)
-        _require_space(job, todo)
-        _ = job.digests  # now: the processes inherit them
-    for number in _run(job, todo, workers):
-        done += len(job.patches(number))
-        if progress is not None:
-            progress(done, len(index))
-    _finish(job)
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    with np.load(path / "index.npz", allow_pickle=False) as table:
-        damaged = int((table["damaged"] & ~job.incomplete).sum())
-    written = sum(len(job.patches(shard)) for shard in todo)
-    return Prepared(len(index), written, damaged, int(job.incomplete.sum()), size)
+        todo = [number for number in range(job.shards) if not job.is_fresh(number)]
+        missing = sum(len(job.patches(number)) for number in todo)
+        if todo:
+            (path / "index.npz").unlink(missing_ok=True)
+            _require_space(job, missing)
+            _ = job.digests  # now: the processes inherit them
+        done = len(index) - missing
+        for number in _run(job, todo, workers):
+            done += len(job.patches(number))
+            if progress is not None:
+                progress(done, len(index))
+        damaged = int((_finish(job)["damaged"] & ~job.incomplete).sum())
+        total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return Prepared(len(index), missing, damaged, int(job.incomplete.sum()), total)
 
 
 @contextlib.contextmanager
@@ -193,10 +184,10 @@ class _Job:
     @functools.cached_property
     def reader(self) -> TreeReader:
         """Reads what is stored: all bands, and all classes, one less than their values."""
-        data, series = DataConfig(classes=19), self.series or S2PreprocConfig()
-        return TreeReader(
-            self.index, DataGroups(data=data, s2_preproc=series), self.reads, self.patch_size
+        groups = DataGroups(
+            data=DataConfig(classes=19), s2_preproc=self.series or S2PreprocConfig()
         )
+        return TreeReader(self.index, groups, self.reads, self.patch_size)
 
     @functools.cached_property
     def digests(self) -> sources.Digests:
@@ -205,36 +196,29 @@ class _Job:
 
     @property
     def shards(self) -> int:
-        return -(-len(self.index) // self.size)
+        return math.ceil(len(self.index) / self.size)
 
     def patches(self, shard: int) -> range:
-        """Return positions of a shard's patches."""
+        """Return the positions of a shard's patches."""
         return range(shard * self.size, min((shard + 1) * self.size, len(self.index)))
-
-    def folder(self, shard: int) -> Path:
-        return self.path / "shards" / f"{shard:05d}"
 
     def is_fresh(self, shard: int) -> bool:
         """Return whether the shard is there, whole, and of the sources as they are now."""
-        folder = self.folder(shard)
-        try:
-            with np.load(folder / "index.npz", allow_pickle=False) as table:
-                if stale(table, self.index, self.states, self.patches(shard)):
-                    return False
-                counts = table["counts"]
-            return not lost_file(folder, counts, patch_size=self.patch_size, series=self.series)
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+        folder = shard_folder(self.path, shard)
+        table = read_npz(Path(folder, "index.npz"))
+        if table is None or stale(table, self.index, self.states, self.patches(shard)):
             return False
+        return not lost_file(folder, table["counts"], self.patch_size, self.series)
 
     def write(self, shard: int) -> int:
         """Write a shard beside its place, then move it there."""
-        final = self.folder(shard)
+        final = Path(shard_folder(self.path, shard))
         temporary = final.with_name(f"{final.name}.part{os.getpid()}")
         try:
             with _writing(self.path):
                 temporary.mkdir()
                 table = self._write_arrays(shard, temporary)
-                np.savez(temporary / "index.npz", allow_pickle=False, **table)
+                write_npz(temporary / "index.npz", **table)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.replace(final)
         finally:
@@ -242,41 +226,40 @@ class _Job:
         return shard
 
     def _write_arrays(self, shard: int, folder: Path) -> dict[str, NDArray[Any]]:
-        """Write the shard's arrays; returns its part of the index."""
-        patches = self.patches(shard)
+        """Write the shard's arrays and return its part of the index."""
         size = self.patch_size
         images = _Appended(folder / "images.npy", (len(AERIAL_BANDS), size, size), np.uint8)
         masks = _Appended(folder / "masks.npy", (size, size), np.uint8)
-        frames = None
+        arrays = [images, masks]
         if self.series is not None:
             kind = np.float32 if self.series.monthly else np.uint16
             shape = (BANDS, self.series.size, self.series.size)
-            frames = _Appended(folder / "series.npy", shape, kind)
-        blank = np.zeros((len(AERIAL_BANDS), size, size), dtype=np.uint8)
+            arrays.append(frames := _Appended(folder / "series.npy", shape, kind))
+        blank = np.zeros((1, len(AERIAL_BANDS), size, size), dtype=np.uint8)
         counts, days, covered, damaged = [], [np.empty(0, dtype=np.int64)], [], []
-        for patch in patches:
-            sample = self._read(patch) or Sample(label=blank[0] - np.uint8(1))
-            images.append((blank if sample.image is None else sample.image)[None])
+        for patch in self.patches(shard):
+            sample = self._read(patch) or Sample(label=blank[0, 0] - np.uint8(1))
+            images.append(blank if sample.image is None else sample.image[None])
             masks.append(sample.label[None] + np.uint8(1))  # values, 0 where nothing was read
             damaged.append(sample.image is None)
             covered.append(sample.covered)
             counts.append(0 if sample.days is None else len(sample.days))
-            if frames is not None and sample.frames is not None and sample.days is not None:
+            if sample.frames is not None and sample.days is not None:
                 frames.append(sample.frames)
                 days.append(sample.days)
-        for array in (images, masks, frames):
-            if array is not None:
-                array.close()
+        for array in arrays:
+            array.close()
+        part = slice(self.patches(shard).start, self.patches(shard).stop)
         return {
-            "ids": self.index.ids[patches.start : patches.stop],
-            "areas": self.index.area_names[self.index.area[patches.start : patches.stop]],
-            "centroids": self.index.centroids[patches.start : patches.stop],
-            "sources": self.states[patches.start : patches.stop],
-            "digests": self.digests[patches.start : patches.stop],
-            "counts": np.array(counts, dtype=np.int64),
+            "ids": self.index.ids[part],
+            "areas": self.index.area_names[self.index.area[part]],
+            "centroids": self.index.centroids[part],
+            "sources": self.states[part],
+            "digests": self.digests[part],
+            "counts": np.array(counts),
             "days": np.concatenate(days),
-            "covered": np.array(covered, dtype=np.bool_),
-            "damaged": np.array(damaged, dtype=np.bool_),
+            "covered": np.array(covered),
+            "damaged": np.array(damaged),
         }
 
     def _read(self, patch: int) -> Sample | None:
@@ -288,9 +271,8 @@ class _Job:
         except DamagedPatchError as error:
             if self.on_damaged == "skip":
                 return None
-            name = f"{self.index.ids[patch]} of {self.index.area_name(patch)}"
             raise DamagedPatchError(
-                f"patch {name} is damaged: {error}\n"
+                f"patch {self.index.name(patch)} is damaged: {error}\n"
                 "Run scripts/check.py on the data set and replace what it lists, or skip damaged "
                 "patches."
             ) from None
@@ -301,30 +283,21 @@ class _Appended:
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self._file = path.open("wb")
+        self._file.write(bytes(HEADER))
         self._shape = shape
         self._dtype = np.dtype(dtype)
         self._records = 0
-        self._header()
-
-    def _header(self) -> None:
-        # NumPy reserves room for the first axis to grow to 21 digits in the header's place.
-        np.lib.format.write_array_header_1_0(
-            self._file,
-            {
-                "descr": np.lib.format.dtype_to_descr(self._dtype),
-                "fortran_order": False,
-                "shape": (self._records, *self._shape),
-            },
-        )
-        assert self._file.tell() == HEADER, "the store's reader expects headers of one size"
 
     def append(self, records: NDArray[Any]) -> None:
         self._file.write(np.ascontiguousarray(records, dtype=self._dtype).data)
         self._records += len(records)
 
     def close(self) -> None:
+        shape = (self._records, *self._shape)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
         self._file.seek(0)
-        self._header()
+        np.lib.format.write_array_header_1_0(self._file, header)
+        assert self._file.tell() == HEADER, "the store's reader expects headers of one size"
         self._file.close()
 
 
@@ -370,9 +343,8 @@ def _run(job: _Job, todo: Sequence[int], workers: int) -> Iterator[int]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _require_space(job: _Job, todo: Sequence[int]) -> None:
+def _require_space(job: _Job, patches: int) -> None:
     """Refuse a disk that is too small, by the series of an area with many acquisitions."""
-    patches = sum(len(job.patches(shard)) for shard in todo)
     size = job.patch_size**2 * (len(AERIAL_BANDS) + 1)
     if job.series is not None:
         frames = 12 if job.series.monthly else 60  # an area of FLAIR #2 has 56 acquisitions
@@ -385,19 +357,19 @@ def _require_space(job: _Job, todo: Sequence[int]) -> None:
         )
 
 
-def _finish(job: _Job) -> None:
-    """Gather the shards' indexes: the store is complete."""
-    tables: list[dict[str, NDArray[Any]]] = []
-    for shard in range(job.shards):
-        with np.load(job.folder(shard) / "index.npz", allow_pickle=False) as table:
-            tables.append(dict(table))
+def _finish(job: _Job) -> dict[str, NDArray[Any]]:
+    """Gather the shards' indexes: the store is complete.
+
+    Returns:
+        The whole index.
+    """
+    files = (Path(shard_folder(job.path, shard), "index.npz") for shard in range(job.shards))
+    tables = [table for file in files if (table := read_npz(file)) is not None]
+    assert len(tables) == job.shards, "each was just found whole or written"
     for folder in (job.path / "shards").iterdir():
         if folder.name.isdecimal() and int(folder.name) >= job.shards:
             shutil.rmtree(folder)  # of a larger data set that this one replaces
     whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    with (
-        _writing(job.path),
-        replacing(job.path / "index.npz") as fresh,
-        fresh.open("wb") as file,
-    ):
-        np.savez(file, allow_pickle=False, **whole)
+    with _writing(job.path):
+        write_npz(job.path / "index.npz", **whole)
+    return whole

@@ -54,10 +54,7 @@ def acquisition_dates(products: Sequence[str]) -> Dates:
     """Read the dates of Sentinel-2 products from their names.
 
     Args:
-        products: Names like `S2A_MSIL2A_20190103T104431_…`: the date in characters 11..18.
-
-    Returns:
-        (T,) datetime64[D], in the given order.
+        products: (T,) names like `S2A_MSIL2A_20190103T104431_…`: the date in characters 11..18.
 
     Raises:
         ValueError: A name has no date there, or one that no calendar has (30 February).
@@ -84,20 +81,23 @@ def day_offsets(
         (T,) int64 in -231..134.
     """
     if days == "day_of_year":
-        year_start = dates.astype("datetime64[Y]").astype("datetime64[D]")
-        day_of_year = (dates - year_start).astype(np.int64) + 1
+        day_of_year = (dates - dates.astype("datetime64[Y]")).astype(np.int64) + 1
         return np.asarray(REFERENCE_DAY - day_of_year, dtype=np.int64)
-    month_start = dates.astype("datetime64[M]").astype("datetime64[D]")
-    day = (dates - month_start).astype(np.int64)
     month = _months(dates)
+    day = (dates - dates.astype("datetime64[M]")).astype(np.int64)
     day = np.where((month == 1) & (day == 28), 27, day)  # 29 February, both counted from 0
-    common = (np.datetime64("2021-01", "M") + month).astype("datetime64[D]") + day
-    return (np.datetime64("2021-05-15", "D") - common).astype(np.int64)
+    return day_offsets(_day_of_2021(month, day))
 
 
 def _months(dates: Dates) -> NDArray[np.int64]:
     """Return (T,) calendar months, 0..11."""
     return dates.astype("datetime64[M]").astype(np.int64) % 12
+
+
+def _day_of_2021(month: NDArray[np.int64], day: NDArray[np.int64] | int) -> Dates:
+    """Return (T,) dates of a common year; month and day are counted from 0."""
+    dates: Dates = (np.datetime64("2021-01", "M") + month).astype("datetime64[D]") + day
+    return dates
 
 
 def crop_window(centroid: Sequence[int], size: int, shape: Sequence[int]) -> Window:
@@ -127,7 +127,7 @@ def crop_window(centroid: Sequence[int], size: int, shape: Sequence[int]) -> Win
 def covered_share(
     probabilities: NDArray[np.uint8], threshold: int, cover: Literal["union", "sum"] = "union"
 ) -> NDArray[np.float64]:
-    """Return share of each acquisition's pixels that snow or cloud covers.
+    """Return the share of each acquisition's pixels that snow or cloud covers.
 
     Args:
         probabilities: (T, 2, H, W) per cent; channel 0 snow, channel 1 cloud.
@@ -149,29 +149,29 @@ def covered_share(
 
 def select(
     share: NDArray[np.float64], max_cover: float, on_empty: Literal["clearest", "error"]
-) -> tuple[NDArray[np.int64], bool]:
+) -> tuple[NDArray[np.bool_], bool]:
     """Choose the acquisitions that are clear enough.
 
     Args:
         share: (T,) covered shares.
-        max_cover: An acquisition is kept below this share.
+        max_cover: The share from which an acquisition is left out.
         on_empty: What to do where none is.
 
     Returns:
-        Positions of the kept acquisitions, ascending, and whether the clearest had to stand in.
+        (T,) whether each acquisition is kept, and whether the clearest had to stand in.
 
     Raises:
         ValueError: None is clear enough and `on_empty` is `error`.
     """
-    keep = np.flatnonzero(share < max_cover)
-    if len(keep) or not len(share):
+    keep = share < max_cover
+    if keep.any() or not len(share):
         return keep, False
     if on_empty == "error":
         raise ValueError(
             f"snow and cloud cover at least {share.min():.0%} of each of the {len(share)} "
             f"acquisitions, none less than {max_cover:.0%}: use s2_preproc.on_empty=clearest"
         )
-    return np.flatnonzero(share == share.min()), True
+    return share == share.min(), True
 
 
 def monthly_means(
@@ -187,7 +187,8 @@ def monthly_means(
         dates: (T,) their dates.
 
     Returns:
-        (M, bands, H, W) float32 means in the order of the months, and (M,) months in 1..12.
+        (M, bands, H, W) float32 means in the order of the months, and (M,) days from the 15th of
+        each month to 15 May.
 
     Raises:
         ValueError: The frames are not sorted by calendar month.
@@ -201,13 +202,7 @@ def monthly_means(
         exact = np.float32 if count <= 256 else np.float64
         total = np.add.reduce(frames[start : start + count], axis=0, dtype=exact)
         np.divide(total, count, out=mean, casting="same_kind")
-    return means, present + 1
-
-
-def month_offsets(months: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (M,) days from the 15th of each month (1..12) of 2021 to 15 May."""
-    middle = (np.datetime64("2021-01", "M") + (months - 1)).astype("datetime64[D]") + 14
-    return (np.datetime64("2021-05-15", "D") - middle).astype(np.int64)
+    return means, day_offsets(_day_of_2021(present, 14))
 
 
 def preprocess(
@@ -224,7 +219,7 @@ def preprocess(
 
     Args:
         data: (T, 10, H, W) the area's reflectances × 10,000.
-        probabilities: (T, 2, H, W) snow and cloud; may be None where nothing is filtered.
+        probabilities: (T, 2, H, W) snow and cloud; None only where nothing is filtered.
         dates: (T,) of the acquisitions, in the arrays' order.
         window: Rows and columns of the super-patch, from `crop_window`.
         options: Filter and monthly means.
@@ -239,21 +234,14 @@ def preprocess(
     order = np.argsort(_months(dates) if options.monthly else dates, kind="stable")
     covered = False
     if options.cloud_filter:
-        if probabilities is None:
-            raise ValueError("the filter needs snow and cloud probabilities")
-        share = covered_share(
-            np.ascontiguousarray(probabilities[:, :, rows, columns]),
-            options.threshold,
-            options.cover,
-        )
+        assert probabilities is not None, "the filter needs snow and cloud"
+        crop = np.ascontiguousarray(probabilities[:, :, rows, columns])
+        share = covered_share(crop, options.threshold, options.cover)
         keep, covered = select(share, options.max_cover, options.on_empty)
-        kept_at_all = np.zeros(len(share), dtype=np.bool_)
-        kept_at_all[keep] = True
-        order = order[kept_at_all[order]]
+        order = order[keep[order]]
     kept: NDArray[np.uint16] = data[:, :, rows, columns][order]
     if options.monthly:
-        means, months = monthly_means(kept, dates[order])
-        return Series(means, month_offsets(months), covered)
+        return Series(*monthly_means(kept, dates[order]), covered)
     return Series(kept, day_offsets(dates[order], options.days), covered)
 
 

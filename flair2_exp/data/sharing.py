@@ -61,12 +61,7 @@ class SharedBlocks:
     """
 
     def __init__(self, workers: int, names: Sequence[str]) -> None:
-        """Make the table.
-
-        Args:
-            workers: Processes that fill blocks; 0 where batches are made in the trainer itself.
-            names: Of the tensors that a batch may have, each at most once.
-        """
+        """Make the table for tensors of these names, each at most once in a batch."""
         self._first = {name: LIMIT * number for number, name in enumerate(names)}
         self._released = torch.zeros(workers, LIMIT * len(names), dtype=torch.int64)
         self._released.share_memory_()  # type: ignore[no-untyped-call]
@@ -76,11 +71,6 @@ class SharedBlocks:
 
     def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Tensor, Lease]:
         """Take an uninitialised tensor of a batch, in a worker.
-
-        Args:
-            name: Of the tensor; one of those given to the class.
-            shape: Of the tensor.
-            dtype: Of the tensor, as NumPy has it.
 
         Returns:
             The tensor, in shared memory, and the lease to send along.
@@ -102,22 +92,15 @@ class SharedBlocks:
         if block is None and len(blocks) < LIMIT:
             block = _Block(self._first[name] + len(blocks), compat.shared_storage(size), 0)
             blocks.append(block)
-        elif block is None:
-            block = min(blocks, key=lambda block: block.ticket)
+        elif block is None or block.storage.nbytes() < size:
+            block = block or min(blocks, key=lambda block: block.ticket)
             block.storage = compat.shared_storage(size)  # whoever still uses the old one keeps that
-        elif block.storage.nbytes() < size:
-            block.storage = compat.shared_storage(size)
         self._ticket += 1
         block.ticket = self._ticket
         return block
 
     def hold(self, tensor: Tensor, lease: Lease) -> None:
-        """Take note, in the trainer, that a tensor has arrived.
-
-        Args:
-            tensor: As it came: in the block, or already a copy of it (in pinned memory).
-            lease: What came with it.
-        """
+        """Take note, in the trainer, of a tensor as it came: in the block, or copied and pinned."""
         if tensor.is_shared():  # type: ignore[no-untyped-call]
             storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
             self._arrived.append((storage, lease))
@@ -126,13 +109,12 @@ class SharedBlocks:
 
     def release(self) -> None:
         """Release the blocks, in the trainer, whose tensors and all views of them are gone."""
-        waiting = []
-        for storage, lease in self._arrived:
+        arrived, self._arrived = self._arrived, []
+        for storage, lease in arrived:
             if storage.expired():  # type: ignore[no-untyped-call]
                 self._release(lease)
             else:
-                waiting.append((storage, lease))
-        self._arrived = waiting
+                self._arrived.append((storage, lease))
 
     def _release(self, lease: Lease) -> None:
         self._released[lease.worker, lease.block] = lease.ticket

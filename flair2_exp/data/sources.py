@@ -11,20 +11,20 @@ four are as they were. NumPy and the standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flair2_exp.data.layout import FRESH_NS, Index, cache_file, keep, state_of
+from flair2_exp.data.arrays import read_npz, write_npz
+from flair2_exp.data.layout import FRESH_NS, Index, cache_file, state_of
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,12 @@ _BLOCK: Final = 4096
 _BLOCKS: Final = 8
 _WHOLE: Final = 2 * _BLOCKS * _BLOCK
 """Bytes up to which a file is read whole."""
+
+_NOTHING_KEPT: Final = {
+    "states": np.full((1, 4), -1),
+    "digests": np.zeros((1, _DIGEST), dtype=np.uint8),
+}
+"""States (m, 4), sorted by inode, and digests (m, 16): of the absent file alone, inode -1."""
 
 _THREADS: Final = 16
 """They wait for a network's file system; little is computed."""
@@ -56,12 +62,7 @@ def is_read(reads: frozenset[str]) -> NDArray[np.bool_]:
 
 
 def states(index: Index, patches: Positions, reads: frozenset[str]) -> States:
-    """Look up size and time of change of patches' files.
-
-    Args:
-        index: The data set.
-        patches: (n,) positions in it.
-        reads: What is read, of `aerial` and `satellite`.
+    """Look up size and time of change of the files of (n,) patches.
 
     Returns:
         (n, 5, 2): bytes, and nanoseconds since 1970; -1 where a file is absent or not read.
@@ -71,12 +72,7 @@ def states(index: Index, patches: Positions, reads: frozenset[str]) -> States:
 
 
 def digests(index: Index, patches: Positions, reads: frozenset[str]) -> Digests:
-    """Return the digests of patches' files; a file is read only if it changed since the last time.
-
-    Args:
-        index: The data set.
-        patches: (n,) positions in it.
-        reads: What is read, of `aerial` and `satellite`.
+    """Return digests of the files of (n,) patches; a file is read only if it changed since.
 
     Returns:
         (n, 5, 16); zeros where a file is absent, not read, or unreadable.
@@ -84,7 +80,8 @@ def digests(index: Index, patches: Positions, reads: frozenset[str]) -> Digests:
     paths, files = _files(index, patches, reads)
     current = _each(state_of, paths)
     cache = cache_file(index.folders, "digests")
-    old_states, old_digests = _load(cache)
+    kept = read_npz(cache) or _NOTHING_KEPT
+    old_states, old_digests = kept["states"], kept["digests"]
     places = np.searchsorted(old_states[:, 0], current[:, 0]).clip(max=len(old_states) - 1)
     result: Digests = old_digests[places]
     changed = np.flatnonzero((old_states[places] != current).any(axis=1))
@@ -96,9 +93,9 @@ def digests(index: Index, patches: Positions, reads: frozenset[str]) -> Digests:
         new_states = np.concatenate([current[settled], old_states])
         new_digests = np.concatenate([result[settled], old_digests])
         _, first = np.unique(new_states[:, 0], return_index=True)  # sorts by inode; new come first
-        keep(cache, states=new_states[first], digests=new_digests[first])
-    patchwise: Digests = result[files]
-    return patchwise
+        with contextlib.suppress(OSError):  # a cache that cannot be written
+            write_npz(cache, states=new_states[first], digests=new_digests[first])
+    return result[files]
 
 
 def _files(
@@ -112,7 +109,7 @@ def _files(
     files = np.zeros((len(patches), len(NAMES)), dtype=np.int64)
     for column, part in enumerate(("aerial", "labels")):
         if part in reads or part == "labels":
-            files[:, column] = np.arange(len(paths), len(paths) + len(patches))
+            files[:, column] = len(paths) + np.arange(len(patches))
             paths += index.paths(part, patches)
     if "satellite" in reads:
         areas, which = np.unique(index.area[patches], return_inverse=True)
@@ -146,15 +143,3 @@ def _digest(path: str) -> bytes:
     except OSError:
         return bytes(_DIGEST)
     return digest.digest()
-
-
-def _load(path: Path) -> tuple[States, Digests]:
-    """Return kept states (m, 4), sorted by inode, and digests (m, 16); m ≥ 1.
-
-    The first is that of the absent file: inode -1.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            return kept["states"], kept["digests"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return np.full((1, 4), -1), np.zeros((1, _DIGEST), dtype=np.uint8)

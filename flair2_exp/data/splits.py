@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ OFFICIAL_VALIDATION: Final = frozenset({4, 14, 29, 31, 58, 66, 67, 77})
 OFFICIAL_TEST: Final = frozenset({15, 22, 26, 36, 61, 64, 68, 69, 71, 84})
 """Domain numbers of the official test set."""
 
+PARTS: Final = ("train", "validation", "test")
+
 Positions = NDArray[np.int64]
 
 
@@ -40,7 +43,7 @@ class Split:
 
     def parts(self) -> dict[str, Positions]:
         """Return the three parts by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: getattr(self, name) for name in PARTS}
 
 
 def split(index: Index, options: SplitConfig) -> Split:
@@ -50,10 +53,6 @@ def split(index: Index, options: SplitConfig) -> Split:
     `reference`: the baseline's way with the directory listing replaced by a sorted one: the train
     tree's domains are shuffled with the seed, the first ⌊train_fraction · n⌋ train, the rest
     validate; the test tree tests. `file`: what a YAML file says.
-
-    Args:
-        index: The data set.
-        options: Which split.
 
     Returns:
         Positions in `index`; a part may be empty (see `require`).
@@ -71,7 +70,7 @@ def split(index: Index, options: SplitConfig) -> Split:
     else:
         random.Random(options.seed).shuffle(names)
         validation = set(names[int(len(names) * options.train_fraction) :])
-    validates = np.isin(domains, sorted(validation)) if validation else np.zeros_like(test)
+    validates = np.isin(domains, np.array(sorted(validation), dtype=np.str_))
     return Split(
         train=np.flatnonzero(~test & ~validates),
         validation=np.flatnonzero(~test & validates),
@@ -80,16 +79,7 @@ def split(index: Index, options: SplitConfig) -> Split:
 
 
 def require(parts: dict[str, Positions], options: SplitConfig, needed: tuple[str, ...]) -> None:
-    """Refuse a split whose needed parts hold no patches.
-
-    Args:
-        parts: Positions by part.
-        options: The split that gave them.
-        needed: The parts that a run reads.
-
-    Raises:
-        DataError: Names the empty part and what to do.
-    """
+    """Refuse, with a DataError, a split whose parts that a run needs hold no patches."""
     for name in needed:
         if not len(parts[name]):
             counts = ", ".join(f"{part} {len(positions)}" for part, positions in parts.items())
@@ -131,14 +121,13 @@ def _from_file(index: Index, file: str) -> Split:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"split.file={file} cannot be read as YAML: {reason}.") from None
-    parts = ("train", "validation", "test")
-    if not isinstance(content, dict) or not set(content) <= set(parts):
+    if not isinstance(content, dict) or not set(content) <= set(PARTS):
         raise DataError(
             f"split.file={file} must hold lists `train`, `validation` and `test` and nothing else."
         )
     places = _places(index)
-    chosen = {part: _chosen(content.get(part), part, places, file) for part in parts}
-    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    chosen = {part: _chosen(content.get(part), part, places, file) for part in PARTS}
+    for one, other in itertools.combinations(PARTS, 2):
         both = np.intersect1d(chosen[one], chosen[other])
         if len(both):
             raise DataError(

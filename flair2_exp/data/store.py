@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -45,6 +44,7 @@ from numpy.typing import NDArray
 from flair2_exp import values
 from flair2_exp.config.data import S2PreprocConfig
 from flair2_exp.data import sources
+from flair2_exp.data.arrays import read_npz
 from flair2_exp.data.layout import Index
 from flair2_exp.errors import DataError
 from flair2_exp.nomenclature import AERIAL_BANDS, SATELLITE_BANDS
@@ -64,12 +64,7 @@ Table = Mapping[str, NDArray[Any]]
 def settings_of(patch_size: int, series: S2PreprocConfig | None) -> dict[str, Any]:
     """Return the settings that a store's contents depend on, by the names of the config.
 
-    Args:
-        patch_size: Pixels on a side of every patch.
-        series: How the series are preprocessed; None for a store without series.
-
-    Returns:
-        Plain values; options that have no effect beside the others are left out.
+    Options that have no effect beside the others are left out; without `series` all of them.
     """
     settings = {"patch_size": patch_size, "satellite": series is not None}
     if series is None:
@@ -82,17 +77,18 @@ def settings_of(patch_size: int, series: S2PreprocConfig | None) -> dict[str, An
     return settings | {f"s2_preproc.{name}": getattr(series, name) for name in names}
 
 
+def shard_folder(path: Path, shard: int) -> str:
+    """Return the folder of a shard."""
+    return f"{path}/shards/{shard:05d}"
+
+
 def frame_bytes(series: S2PreprocConfig) -> int:
     """Return the bytes of a stored frame."""
     return len(SATELLITE_BANDS) * series.size**2 * (4 if series.monthly else 2)
 
 
 def lost_file(
-    folder: str | Path,
-    counts: NDArray[np.int64],
-    *,
-    patch_size: int,
-    series: S2PreprocConfig | None,
+    folder: str, counts: NDArray[np.int64], patch_size: int, series: S2PreprocConfig | None
 ) -> str:
     """Return the file of a shard that is missing or of another length than its patches make it.
 
@@ -123,12 +119,12 @@ def describe(path: Path) -> dict[str, Any]:
         DataError: There is no store, or one of another form.
     """
     try:
-        content = json.loads((path / "store.json").read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("format") == FORMAT:
-            if isinstance(content.get("settings"), dict) and int(content.get("shard", 0)) > 0:
-                return content
+        content: dict[str, Any] = json.loads((path / "store.json").read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError("another form")
+        if not isinstance(content["settings"], dict) or int(content["shard"]) < 1:
             raise ValueError("no settings")
-        raise ValueError("another form")
+        return content
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"dataset.store={path} is not a prepared store ({error}).\n"
@@ -143,10 +139,8 @@ def read_table(path: Path, index: Index) -> dict[str, NDArray[Any]]:
         DataError: There is no store, it is not finished, or it holds other patches than the index.
     """
     describe(path)
-    try:
-        with np.load(path / "index.npz", allow_pickle=False) as content:
-            table = dict(content)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+    table = read_npz(path / "index.npz")
+    if table is None:
         refuse(path, "is not finished")
     difference = _other_patches(table, index, range(len(index)))
     if difference:
@@ -167,11 +161,9 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     A setting that only one of them has goes with another that differs (no threshold without a
     filter) and is not named.
     """
-    both = [name for name in stored if name in wanted]
-    changes = values.differences(
-        {name: stored[name] for name in both}, {name: wanted[name] for name in both}
-    )
-    return ", ".join(f"{name} is {old}, not {new}" for name, (old, new) in changes.items())
+    changes = values.differences(stored, wanted).items()
+    both = stored.keys() & wanted
+    return ", ".join(f"{name} is {old}, not {new}" for name, (old, new) in changes if name in both)
 
 
 def stale(table: Table, index: Index, states: sources.States, patches: range) -> str:
@@ -188,8 +180,8 @@ def stale(table: Table, index: Index, states: sources.States, patches: range) ->
         return difference
     part = slice(patches.start, patches.stop)
     changed = table["sources"] != states[part]
-    moved = (table["centroids"] != index.centroids[part]).any(axis=1)
-    which = changed.any(axis=(1, 2)) | moved
+    moved = table["centroids"] != index.centroids[part]
+    which = changed.any(axis=(1, 2)) | moved.any(axis=1)
     if not which.any():
         return ""
     first = int(np.argmax(which))
@@ -200,8 +192,8 @@ def stale(table: Table, index: Index, states: sources.States, patches: range) ->
         before, now = ("absent" if state < 0 else state for state in pair)
         unit = ("bytes", "ns since 1970")[field]
         what = f"{sources.NAMES[file]} ({before} → {now} {unit})"
-    ids = index.ids[part]
-    return f"{int(which.sum())} of {len(which)} patches changed, first {ids[first]}: its {what}"
+    name = index.ids[part][first]
+    return f"{which.sum()} of {len(which)} patches changed, first {name}: its {what}"
 
 
 def _other_patches(table: Table, index: Index, patches: range) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,10 @@ def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 def own_tree(tmp_path: Path) -> Tree:
     """A tree to change."""
     return write_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the tree had been still for a while, so that what is known of it is kept."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 3_000_000_000)

@@ -12,7 +12,7 @@ from flair2_exp.config.data import DataGroups
 from flair2_exp.config.fields import build, hints, plain
 from flair2_exp.data.datamodule import FlairDataModule
 from tests.configs import compose_config
-from tests.data.trees import TEST_AREA, Tree
+from tests.data.trees import TEST_AREA, Tree, edit_json
 from tests.golden_vectors import golden
 
 
@@ -33,12 +33,9 @@ def test_a_batch_of_compat_reference_is_the_baselines(own_tree: Tree, name: str)
     np.save(own_tree.series(TEST_AREA, "data.npy"), area["data"])
     np.save(own_tree.series(TEST_AREA, "masks.npy"), area["masks"])
     own_tree.series(TEST_AREA, "products.txt").write_text(str(area["products"]))
-    places = json.loads(own_tree.centroids.read_text())
-    places["IMG_000005.tif"] = area["centroid"].tolist()
-    own_tree.centroids.write_text(json.dumps(places))
-    contents = json.loads(own_tree.metadata.read_text())
-    contents["IMG_000005"] = next(iter(json.loads(str(record["metadata_json"])).values()))
-    own_tree.metadata.write_text(json.dumps(contents))
+    edit_json(own_tree.centroids, **{"IMG_000005.tif": area["centroid"].tolist()})
+    first_record = next(iter(json.loads(str(record["metadata_json"])).values()))
+    edit_json(own_tree.metadata, IMG_000005=first_record)
 
     groups = groups_of(
         "dataset=flair2", f"dataset.root={own_tree.root}", "compat=reference", "metadata=on",

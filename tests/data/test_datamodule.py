@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
-import json
 import multiprocessing
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 
-from flair2_exp.config.data import (
-    AugConfig,
-    S2PreprocConfig,
-)
+from flair2_exp.config.data import AugConfig, S2PreprocConfig
 from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoader
 from flair2_exp.data.dataset import BatchKey, PatchDataset
 from flair2_exp.data.layout import Index, index, locate
 from flair2_exp.data.readers import TreeReader
 from flair2_exp.errors import DamagedPatchError, DataError
-from tests.data.trees import Tree, groups_of, write_raster
+from tests.data.trees import Tree, edit_json, groups_of, write_raster
 
 SERIES = S2PreprocConfig(cloud_filter=True, monthly=True, size=16)
 
@@ -54,10 +51,9 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def at_epoch(loader: PatchLoader, epoch: int) -> list[dict[str, Any]]:
-    assert isinstance(loader.sampler, BatchSampler)
+def at_epoch(loader: PatchLoader, epoch: int) -> Iterator[dict[str, Any]]:
     loader.sampler.set_epoch(epoch)
-    return list(loader)
+    yield from loader
 
 
 def test_setup_tells_what_the_data_are(shared_tree: Tree) -> None:
@@ -69,14 +65,11 @@ def test_setup_tells_what_the_data_are(shared_tree: Tree) -> None:
 
 
 def test_batches_do_not_depend_on_the_workers(shared_tree: Tree) -> None:
-    options = {
-        "aug": AugConfig(geometry="d4", noise=0.05, drop_dates=0.3),
-        "batch_size": 1,
-    }
-    alone, shared = (module(shared_tree, ALL, workers=n, **options) for n in (0, 2))
+    aug = AugConfig(geometry="d4", noise=0.05, drop_dates=0.3)
+    alone, shared = (module(shared_tree, ALL, workers=n, batch_size=1, aug=aug) for n in (0, 2))
     loaders = [data.train_dataloader() for data in (alone, shared)]
     for epoch in (0, 1, 5):
-        ours, theirs = (at_epoch(loader, epoch) for loader in loaders)
+        ours, theirs = (list(at_epoch(loader, epoch)) for loader in loaders)
         assert len(ours) == len(theirs) == 2
         for one, other in zip(ours, theirs, strict=True):
             assert one.keys() == other.keys()
@@ -87,7 +80,7 @@ def test_batches_do_not_depend_on_the_workers(shared_tree: Tree) -> None:
 
 def test_evaluation_is_neither_shuffled_nor_augmented(shared_tree: Tree) -> None:
     data = module(shared_tree, aug=AugConfig(geometry="d4"), eval_batch_size=1)
-    first, later = (at_epoch(data.val_dataloader(), epoch) for epoch in (0, 3))
+    first, later = (list(at_epoch(data.val_dataloader(), epoch)) for epoch in (0, 3))
     assert [batch["patch_id"] for batch in first] == [["IMG_000001"], ["IMG_000002"]]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, later, strict=True))
 
@@ -160,16 +153,16 @@ def test_a_resumed_epoch_goes_on_behind_its_batches_and_the_next_is_whole(
         return [batch["patch_id"] for batch in batches]
 
     whole = module(shared_tree, batch_size=1).train_dataloader()
-    expected = [images(iter(at_epoch(whole, epoch))) for epoch in (0, 1)]
+    expected = [images(at_epoch(whole, epoch)) for epoch in (0, 1)]
     begun = iter(whole)
     next(begun)
     state = whole.state_dict()
     assert state == {"batches": 1}
     resumed = module(shared_tree, batch_size=1, workers=workers).train_dataloader()
     resumed.load_state_dict(state)
-    assert images(iter(at_epoch(resumed, 0))) == expected[0][1:]
+    assert images(at_epoch(resumed, 0)) == expected[0][1:]
     assert resumed.state_dict() == {"batches": 2}
-    assert images(iter(at_epoch(resumed, 1))) == expected[1]
+    assert images(at_epoch(resumed, 1)) == expected[1]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -262,35 +255,19 @@ def test_batches_are_scaled_after_the_transfer(
 # What a data set lacks.
 
 
-def drop_mask(tree: Tree) -> None:
-    tree.mask("IMG_000003").unlink()
+LACKS: dict[str, Callable[[Tree], object]] = {
+    "mask": lambda tree: tree.mask("IMG_000003").unlink(),
+    "centroid": lambda tree: edit_json(tree.centroids, remove="IMG_000003.tif"),
+    "valid entry in flair_aerial_metadata.json": lambda tree: edit_json(
+        tree.metadata, IMG_000003={"date": "July"}
+    ),
+}
 
 
-def drop_centroid(tree: Tree) -> None:
-    content = json.loads(tree.centroids.read_text())
-    del content["IMG_000003.tif"]
-    tree.centroids.write_text(json.dumps(content))
-
-
-def break_metadata(tree: Tree) -> None:
-    content = json.loads(tree.metadata.read_text())
-    content["IMG_000003"]["date"] = "July"
-    tree.metadata.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (drop_mask, "no mask"),
-        (drop_centroid, "no centroid"),
-        (break_metadata, "no valid entry in flair_aerial_metadata.json"),
-    ],
-)
-def test_what_is_missing_stops_the_run_or_is_skipped_and_counted(
-    own_tree: Tree, change: Any, message: str
-) -> None:
-    change(own_tree)
-    with pytest.raises(DataError, match=f"1 of 2 train patches have {message}.*\n?.*IMG_000003"):
+@pytest.mark.parametrize("lack", LACKS)
+def test_what_is_missing_stops_the_run_or_is_skipped_and_counted(own_tree: Tree, lack: str) -> None:
+    LACKS[lack](own_tree)
+    with pytest.raises(DataError, match=f"1 of 2 train patches have no {lack}.*\n?.*IMG_000003"):
         module(own_tree, ALL)
     data = module(own_tree, ALL, on_damaged="skip")
     assert data.counts["train"] == 1
@@ -298,8 +275,8 @@ def test_what_is_missing_stops_the_run_or_is_skipped_and_counted(
 
 
 def test_what_a_run_does_not_read_it_does_not_miss(own_tree: Tree) -> None:
-    drop_centroid(own_tree)
-    break_metadata(own_tree)
+    for lack in ("centroid", "valid entry in flair_aerial_metadata.json"):
+        LACKS[lack](own_tree)
     assert module(own_tree, frozenset({"aerial"})).counts["train"] == 2
     assert module(own_tree, parts=("validation", "test")).counts["test"] == 1
 
@@ -400,8 +377,6 @@ def private_bytes(pid: int) -> int:
 
 def padded(small: Index, count: int) -> Index:
     """An index of `count` patches more than can be read, as large as that makes it."""
-    import dataclasses
-
     rows = np.resize(np.arange(len(small)), count)
     names = ("ids", "area", "labelled", "centroids", "metadata")
     return dataclasses.replace(small, **{name: getattr(small, name)[rows] for name in names})
@@ -417,7 +392,7 @@ def test_a_worker_shares_the_index_and_does_not_grow_over_thousands_of_samples(
     held: dict[str, list[int]] = {}
     for name, listed in (("small", small), ("large", large)):
         reader = TreeReader(listed, groups, BOTH, 32)
-        data = PatchDataset(reader, listed, np.arange(500) % 5, groups, training=True)
+        data = PatchDataset(reader, np.arange(500) % 5, groups, training=True)
         sampler = BatchSampler(500, 20, shuffle=True)
         gc.collect()
         gc.freeze()  # or the worker's collector writes to what other tests left
@@ -436,13 +411,7 @@ def test_a_worker_shares_the_index_and_does_not_grow_over_thousands_of_samples(
 
 def worker_memory(loader: PatchLoader, epoch: int, others: set[Any]) -> int:
     """What the only worker holds for itself after an epoch."""
-    assert sum(len(batch["patch_id"]) for batch in at_epoch_iterator(loader, epoch)) == 500
+    assert sum(len(batch["patch_id"]) for batch in at_epoch(loader, epoch)) == 500
     (worker,) = set(multiprocessing.active_children()) - others
     assert worker.pid is not None
     return private_bytes(worker.pid)
-
-
-def at_epoch_iterator(loader: PatchLoader, epoch: int) -> Iterator[dict[str, Any]]:
-    assert isinstance(loader.sampler, BatchSampler)
-    loader.sampler.set_epoch(epoch)
-    yield from loader

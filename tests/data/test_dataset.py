@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from flair2_exp.data.dataset import (
 from flair2_exp.data.layout import index, locate
 from flair2_exp.data.readers import TreeReader, open_series, read_dates
 from flair2_exp.errors import DamagedPatchError
-from tests.data.trees import PRODUCTS, Tree, groups_of, write_raster
+from tests.data.trees import PRODUCTS, Tree, edit_json, groups_of, write_raster
 
 PATCH = "IMG_000003"
 AREA = "D006_2020/Z2_UF"
@@ -50,7 +49,7 @@ def dataset(
     groups = groups_of(tree.root, aug=augmentation or AugConfig())
     training = augmentation is not None
     patches = np.arange(len(read.index))
-    return PatchDataset(read, read.index, patches, groups, seed=seed, training=training, **options)
+    return PatchDataset(read, patches, groups, seed=seed, training=training, **options)
 
 
 def batch(data: PatchDataset, *positions: int, epoch: int = 0) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def test_augmentation_depends_on_seed_epoch_and_patch_alone(shared_tree: Tree) -
     alone = torch.cat([batch(data, position)["image"] for position in range(5)])
     assert torch.equal(together, alone)
     groups = groups_of(shared_tree.root, aug=options)
-    other_split = PatchDataset(data.reader, data.index, np.array([3]), groups, training=True)
+    other_split = PatchDataset(data.reader, np.array([3]), groups, training=True)
     assert torch.equal(batch(other_split, 0)["image"][0], together[3])
     assert not torch.equal(batch(data, 0, epoch=1)["image"][0], together[0])
     other_seed = dataset(shared_tree, augmentation=options, seed=2)
@@ -178,137 +177,81 @@ def test_a_clearest_acquisition_that_stands_in_is_counted(own_tree: Tree) -> Non
     clear = own_tree.series("D004_2021/Z1_NN", "masks.npy")
     np.save(clear, np.zeros((4, 2, 48, 48), dtype=np.uint8))
     read = reader(own_tree, s2_preproc=FILTERED)
-    data = PatchDataset(read, read.index, np.arange(4), groups_of(own_tree.root))
+    data = PatchDataset(read, np.arange(4), groups_of(own_tree.root))
     batch(data, 0, 1, 2, 3)
     assert (data.flags == COVERED).tolist() == [False, False, True, True]
 
 
 # Damage.
 
-Damage = Callable[[Tree], Path]
+
+def cut(path: Path, count: int) -> None:
+    path.write_bytes(path.read_bytes()[:-count])
 
 
-def cut_image(tree: Tree) -> Path:
-    path = tree.image(PATCH)
-    path.write_bytes(path.read_bytes()[:-600])
-    return path
+def raster(*shape: int, **profile: Any) -> Callable[[Path], None]:
+    return lambda path: write_raster(path, np.ones(shape), **profile)
 
 
-def empty_mask(tree: Tree) -> Path:
-    tree.mask(PATCH).write_bytes(b"")
-    return tree.mask(PATCH)
+def array(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Path], None]:
+    return lambda path: np.save(path, change(np.load(path)))
 
 
-def three_bands(tree: Tree) -> Path:
-    write_raster(tree.image(PATCH), np.ones((3, 32, 32)))
-    return tree.image(PATCH)
-
-
-def six_bands(tree: Tree) -> Path:
-    write_raster(tree.image(PATCH), np.ones((6, 32, 32)))
-    return tree.image(PATCH)
-
-
-def wide_pixels(tree: Tree) -> Path:
-    write_raster(tree.image(PATCH), np.ones((5, 32, 32)), dtype="uint16")
-    return tree.image(PATCH)
-
-
-def small_mask(tree: Tree) -> Path:
-    write_raster(tree.mask(PATCH), np.ones((1, 31, 32)))
-    return tree.mask(PATCH)
-
-
-def mask_of_two_bands(tree: Tree) -> Path:
-    write_raster(tree.mask(PATCH), np.ones((2, 32, 32)))
-    return tree.mask(PATCH)
-
-
-def mask_as_png(tree: Tree) -> Path:
-    write_raster(tree.mask(PATCH), np.ones((1, 32, 32)), driver="PNG")
-    return tree.mask(PATCH)
-
-
-def mask_of_another_patch(tree: Tree) -> Path:
+def mask_of_another_patch(path: Path) -> None:
     """By a virtual raster, GDAL's file that names others."""
-    path = tree.mask(PATCH)
     virtual = path.with_suffix(".vrt")
-    rasterio.shutil.copy(tree.mask("IMG_000001"), virtual, driver="VRT")
+    other = path.with_name("MSK_000004.tif")
+    rasterio.shutil.copy(other, virtual, driver="VRT")
     virtual.replace(path)
-    return path
 
 
-def mask_value_0(tree: Tree) -> Path:
-    write_raster(tree.mask(PATCH), np.eye(32)[None])
-    return tree.mask(PATCH)
-
-
-def mask_value_20(tree: Tree) -> Path:
-    write_raster(tree.mask(PATCH), 1 + 19 * np.eye(32)[None])
-    return tree.mask(PATCH)
-
-
-def cut_series(tree: Tree) -> Path:
-    path = tree.series(AREA, "data.npy")
-    path.write_bytes(path.read_bytes()[:-1])
-    return path
-
-
-def pickled_series(tree: Tree) -> Path:
-    path = tree.series(AREA, "data.npy")
+def pickled(path: Path) -> None:
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+def far_centroid(path: Path) -> None:
+    edit_json(path.parents[4] / "flair-2_centroids_sp_to_patch.json", **{f"{PATCH}.tif": [7, 24]})
+
+
+IMAGE_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut image": lambda path: cut(path, 600),
+    "three bands": raster(3, 32, 32),
+    "six bands": raster(6, 32, 32),
+    "wide pixels": raster(5, 32, 32, dtype="uint16"),
+}
+MASK_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty mask": lambda path: path.write_bytes(b""),
+    "small mask": raster(1, 31, 32),
+    "mask of two bands": raster(2, 32, 32),
+    "mask as PNG": raster(1, 32, 32, driver="PNG"),
+    "mask of another patch": mask_of_another_patch,
+    "mask value 0": lambda path: write_raster(path, np.eye(32)[None]),
+    "mask value 20": lambda path: write_raster(path, 1 + 19 * np.eye(32)[None]),
+}
+SERIES_DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "cut series": ("data.npy", lambda path: cut(path, 1)),
+    "pickled series": ("data.npy", pickled),
+    "float series": ("data.npy", array(lambda frames: frames.astype(np.float32))),
+    "nine bands": ("data.npy", array(lambda frames: frames[:, :9])),
+    "no acquisition": ("data.npy", array(lambda frames: frames[:0])),
+    "other probabilities": ("masks.npy", array(lambda masks: masks[:3])),
+    "product too many": ("products.txt", lambda path: path.write_text("\n".join(PRODUCTS * 2))),
+    "product without date": ("products.txt", lambda path: cut(path, 50)),
+    "far centroid": ("data.npy", far_centroid),
+}
+
+
+def damage(tree: Tree, name: str) -> Path:
+    """Damage a file of the patch; returns it."""
+    if name in SERIES_DAMAGES:
+        file, change = SERIES_DAMAGES[name]
+        path = tree.series(AREA, file)
+    elif name in IMAGE_DAMAGES:
+        path, change = tree.image(PATCH), IMAGE_DAMAGES[name]
+    else:
+        path, change = tree.mask(PATCH), MASK_DAMAGES[name]
+    change(path)
     return path
-
-
-def float_series(tree: Tree) -> Path:
-    path = tree.series(AREA, "data.npy")
-    np.save(path, np.load(path).astype(np.float32))
-    return path
-
-
-def nine_bands(tree: Tree) -> Path:
-    path = tree.series(AREA, "data.npy")
-    np.save(path, np.load(path)[:, :9])
-    return path
-
-
-def no_acquisition(tree: Tree) -> Path:
-    path = tree.series(AREA, "data.npy")
-    np.save(path, np.load(path)[:0])
-    return path
-
-
-def other_probabilities(tree: Tree) -> Path:
-    path = tree.series(AREA, "masks.npy")
-    np.save(path, np.load(path)[:3])
-    return path
-
-
-def product_too_many(tree: Tree) -> Path:
-    path = tree.series(AREA, "products.txt")
-    path.write_text("\n".join([*PRODUCTS, PRODUCTS[0]]))
-    return path
-
-
-def product_without_date(tree: Tree) -> Path:
-    path = tree.series(AREA, "products.txt")
-    path.write_text("\n".join([*PRODUCTS[:3], "S2A_MSIL2A"]))
-    return path
-
-
-def far_centroid(tree: Tree) -> Path:
-    content = json.loads(tree.centroids.read_text())
-    content[f"{PATCH}.tif"] = [7, 24]
-    tree.centroids.write_text(json.dumps(content))
-    return tree.series(AREA, "data.npy")
-
-
-DAMAGES: list[Damage] = [
-    cut_image, empty_mask, three_bands, six_bands, wide_pixels, small_mask, mask_of_two_bands,
-    mask_as_png, mask_of_another_patch, mask_value_0, mask_value_20, cut_series, pickled_series,
-    float_series, nine_bands, no_acquisition, other_probabilities, product_too_many,
-    product_without_date, far_centroid,
-]  # fmt: skip
 
 
 def damaged(
@@ -316,12 +259,12 @@ def damaged(
 ) -> PatchDataset:
     read = reader(tree, s2_preproc=FILTERED)
     groups = groups_of(tree.root, on_damaged=on_damaged)
-    return PatchDataset(read, read.index, np.arange(len(read.index)), groups, training=replace)
+    return PatchDataset(read, np.arange(len(read.index)), groups, training=replace)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_stops_the_run_with_the_patch_and_its_file(own_tree: Tree, damage: Damage) -> None:
-    file = damage(own_tree)
+@pytest.mark.parametrize("name", IMAGE_DAMAGES | MASK_DAMAGES | SERIES_DAMAGES)
+def test_damage_stops_the_run_with_the_patch_and_its_file(own_tree: Tree, name: str) -> None:
+    file = damage(own_tree, name)
     failure = damaged(own_tree, "stop")[BatchKey(0, (0, 2))]
     assert isinstance(failure, Failure)
     assert f"patch {PATCH} of {AREA} is damaged: {file}" in failure.message
@@ -337,9 +280,9 @@ def test_a_file_that_is_gone_since_the_listing_stops_the_run(own_tree: Tree) -> 
     assert str(own_tree.image(PATCH)) in failure.message
 
 
-@pytest.mark.parametrize("damage", [cut_image, cut_series, mask_value_20])
-def test_damage_is_skipped_and_counted(own_tree: Tree, damage: Damage) -> None:
-    damage(own_tree)
+@pytest.mark.parametrize("name", ["cut image", "cut series", "mask value 20"])
+def test_damage_is_skipped_and_counted(own_tree: Tree, name: str) -> None:
+    damage(own_tree, name)
     data = damaged(own_tree, "skip")
     assert batch(data, 0, 2, 4)["patch_id"] == ["IMG_000001", "IMG_000005"]
     assert data[BatchKey(0, (2,))] is None
@@ -347,7 +290,7 @@ def test_damage_is_skipped_and_counted(own_tree: Tree, damage: Damage) -> None:
 
 
 def test_in_training_another_patch_takes_a_damaged_ones_place(own_tree: Tree) -> None:
-    cut_image(own_tree)
+    damage(own_tree, "cut image")
     data = damaged(own_tree, "skip", replace=True)
     first, second = batch(data, 0, 2, 4), batch(data, 0, 2, 4)
     assert first["image"].shape[0] == 3

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from flair2_exp.data import sharing
-from flair2_exp.data.datamodule import PatchLoader
+from flair2_exp.data.datamodule import BatchSampler, PatchLoader
 from flair2_exp.data.dataset import BatchKey, Parcel
 from flair2_exp.data.sharing import LIMIT, Lease, SharedBlocks
 
@@ -146,10 +146,10 @@ class Numbers(Dataset[Any]):
 @pytest.fixture
 def loader(monkeypatch: pytest.MonkeyPatch) -> PatchLoader:
     monkeypatch.undo()
-    keys = [BatchKey(0, (number,)) for number in range(60)]
     data: Any = Numbers()
+    sampler = BatchSampler(60, 1, shuffle=False)
     return PatchLoader(
-        data, batch_size=None, sampler=keys, num_workers=2, persistent_workers=True,
+        data, batch_size=None, sampler=sampler, num_workers=2, persistent_workers=True,
         multiprocessing_context="fork", collate_fn=lambda batch: batch,
     )  # fmt: skip
 
@@ -179,9 +179,9 @@ def test_batches_stay_what_they_are_however_long_they_are_held(
 def test_a_parcel_survives_being_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "pin_memory", Tensor.clone)  # pinning itself needs a GPU
     leases = {"patches": Lease(0, 1, 2)}
-    batch = {"patch_id": ["a", "b"], "days": torch.arange(4).view(2, 2), "series": torch.ones(2, 2)}
-    patches = torch.arange(12, dtype=torch.uint8)
-    parcel = Parcel.of(batch, patches, {"label": (3, 2), "image": (3, 1, 2)}, leases)
+    rest = {"patch_id": ["a", "b"], "days": np.arange(4).reshape(2, 2), "series": torch.ones(2, 2)}
+    shapes = (("label", (3, 2)), ("image", (3, 1, 2)))
+    parcel = Parcel(torch.arange(12, dtype=torch.uint8), shapes, rest, leases)
     pinned = pin_memory(parcel)
     assert pinned.patches is not parcel.patches
     assert pinned.leases == leases

@@ -79,6 +79,13 @@ class Tree:
         return self.root / "flair_aerial_metadata.json"
 
 
+def edit_json(path: Path, remove: str = "", **entries: Any) -> None:
+    """Replace entries of a JSON object, or take one out."""
+    content = json.loads(path.read_text())
+    content.pop(remove, None)
+    path.write_text(json.dumps(content | entries))
+
+
 def write_tree(root: Path, *, size: int = 32, super_area: int = 48, seed: int = 0) -> Tree:
     """Write a valid tree: two training areas of two patches and a test area of one.
 
