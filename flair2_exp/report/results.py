@@ -151,16 +151,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Factorial:
-    """Effects of a full factorial, or why there are none."""
-
-    effects: tuple[Difference, ...] = ()
-    freedom: int = 0
-    """Residual degrees of freedom of the effects over seeds alone."""
-    refused: str = ""
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything that the outputs show.
 
@@ -172,7 +162,9 @@ class Report:
         class_names: All C classes; the first ones count.
         baseline: Name of the row that others are measured against.
         areas: Number of units drawn by the bootstrap.
-        factorial: Where factors were asked for.
+        effects: Of the factors, where they were asked for and make a full factorial.
+        seeds_freedom: Residual degrees of freedom of the effects over seeds alone.
+        factors_refused: Why there are no effects, where they were asked for.
         paths: Files written.
     """
 
@@ -183,7 +175,9 @@ class Report:
     class_names: tuple[str, ...]
     baseline: str
     areas: int
-    factorial: Factorial | None
+    effects: tuple[Difference, ...] = ()
+    seeds_freedom: int = 0
+    factors_refused: str = ""
     paths: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
@@ -197,19 +191,12 @@ class Report:
         return self.rows[0].runs[0].counts.patches
 
     @property
-    def effects(self) -> tuple[Difference, ...]:
-        """Of the factors; empty without a factorial."""
-        return self.factorial.effects if self.factorial else ()
-
-    @property
     def setting(self) -> Mapping[str, str]:
         """What the runs agree on: dataset, fingerprint, split, metric (empty: not recorded)."""
         runs = [run for row in self.rows for run in row.runs]
         tags = (Tag.DATASET, Tag.FINGERPRINT, Tag.SPLIT, Tag.METRIC)
-        return {
-            tag.name.lower(): next((run.tag(tag) for run in runs if run.tag(tag)), "")
-            for tag in tags
-        }
+        return {tag.name.lower(): next(filter(None, (run.tag(tag) for run in runs)), "")
+                for tag in tags}  # fmt: skip
 
     @property
     def synthetic(self) -> bool:
