@@ -17,38 +17,30 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a report.
-
-    Attributes:
-        name: Its key in `leaderboard.json`.
-        file: Its CSV file.
-        title: For readers.
-        heads: Of its columns, for readers.
-        cells: Numbers as text, by line.
-        records: Unrounded values by name, the same names in each; None where one is not known.
-    """
+    """A table of a report."""
 
     name: str
+    """Its key in `leaderboard.json`."""
     file: str
+    """Its CSV file."""
     title: str
     heads: Sequence[str]
     cells: Sequence[Sequence[str]]
+    """Numbers as text, by line."""
     records: Sequence[Record]
+    """Unrounded values by name, the same names in each; None where one is not known."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the leaderboard.
-
-    Attributes:
-        head: For readers; empty where it is for programs alone.
-        show: Its cell of a row.
-        values: What stands behind it, unrounded.
-    """
+    """A column of the leaderboard."""
 
     head: str
+    """For readers; empty where it is for programs alone."""
     show: Callable[[Row], str]
+    """Its cell of a row."""
     values: Callable[[Row], Record] = lambda row: {}
+    """What stands behind it, unrounded."""
 
 
 def measured(

@@ -150,11 +150,11 @@ def panel(
     Args:
         images: (N, H, W, 3) uint8, red, green and blue.
         truths: (N, H, W) uint8 class indices.
-        predictions: (N, H, W) uint8 class indices.
+        predictions: Likewise.
         ids: N names.
-        classes: The classes by index.
+        classes: The classes by index; the first `scored` count.
         title: A line above.
-        scored: The first `scored` classes count.
+        scored: Number of scored classes.
 
     Returns:
         A figure 9.6 inches wide and about 2.6 inches per patch high.
@@ -181,23 +181,25 @@ def panel(
                      "top": 1 - head / height, "wspace": 0.04, "hspace": 0.13},
     )  # fmt: skip
     palette = np.array([to_rgb(entry.colour) for entry in classes])
-    for row, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
+    for row, patch, image, truth, prediction in zip(
+        tiles, ids, images, truths, predictions, strict=True
+    ):
         errors = _errors(image, truth, prediction, scored)
-        drawn = (image, palette[truth], palette[prediction], errors)
-        for axes, tile, smoothing in zip(tiles[row], drawn, _SMOOTHING, strict=True):
-            axes.imshow(tile, interpolation=smoothing)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_color("#888888")
-        caption = f"{ids[row]}     {_patch_scores(truth, prediction, len(classes), scored)}"
-        tiles[row, 0].set_title(caption, loc="left", fontsize=9.5)
-    for axes, name in zip(tiles[0], _COLUMNS, strict=True):
+        _draw_tiles(row, (image, palette[truth], palette[prediction], errors))
+        caption = f"{patch}     {_patch_scores(truth, prediction, len(classes), scored)}"
+        row[0].set_title(caption, loc="left", fontsize=9.5)
+    for axes, name in zip(tiles[0], ("image", "truth", "prediction", "errors"), strict=True):
         axes.set_title(f"{name}\n", fontsize=11)  # the second line is the caption's
     _draw_legend(figure, legend)
     return figure
 
 
-_COLUMNS: Final = ("image", "truth", "prediction", "errors")
-_SMOOTHING: Final = ("antialiased", "nearest", "nearest", "antialiased")
+def _draw_tiles(row: Sequence[Axes], tiles: Sequence[npt.NDArray[Any]]) -> None:
+    smoothings = ("antialiased", "nearest", "nearest", "antialiased")
+    for axes, tile, smoothing in zip(row, tiles, smoothings, strict=True):
+        axes.imshow(tile, interpolation=smoothing)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("#888888")
 
 
 def _errors(image: ByteArray, truth: ByteArray, prediction: ByteArray, scored: int) -> ByteArray:

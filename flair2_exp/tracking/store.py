@@ -203,14 +203,13 @@ def _patience(timeout: float, retries: int) -> Iterator[None]:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keep MLflow from reporting at length what is reported here in one line."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
+    for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -225,8 +224,8 @@ class Store:
 
     Attributes:
         uri: The address, with credentials if it has any: not for showing.
-        folder: The folder of a local store; None for a server.
-        timeout: Seconds that a server may take for an answer.
+        folder: Of a local store; None for a server.
+        timeout: Seconds in which a server must answer.
     """
 
     def __init__(self, uri: str, *, folder: Path | None, timeout: float) -> None:
