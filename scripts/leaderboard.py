@@ -73,28 +73,27 @@ def read_runs(options: argparse.Namespace) -> RunSet:
         if options.sweep or options.tag or options.runs:
             raise ConfigError("--folders goes without --sweep, --tag and --runs: name one.")
         return read_folders(options.folders)
-    tags = {}
     for tag in options.tag:
-        key, equals, value = tag.partition("=")
-        if not equals:
+        if "=" not in tag:
             raise ConfigError(f"--tag {tag} is not KEY=VALUE.")
-        tags[key] = value
-    ids = [each for each in options.runs.split(",") if each]
+    tags = dict(tag.split("=", 1) for tag in options.tag)
+    ids = _listed(options.runs)
     return read_mlflow(options.tracking_uri, sweep=options.sweep, tags=tags, run_ids=ids)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(each for each in text.split(",") if each)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make the report; 1 and a line on standard error where that cannot be done."""
     options = parser().parse_args(arguments)
     try:
-        formats = check_formats(each for each in options.format.split(",") if each)
-        factors = options.factors
-        if factors is not None:
-            factors = tuple(key for key in factors.split(",") if key)
+        formats = check_formats(_listed(options.format))
         wanted = ReportOptions(
             title=options.title or options.sweep or "Leaderboard",
             baseline=options.baseline,
-            factors=factors,
+            factors=None if options.factors is None else _listed(options.factors),
             pairs=options.pairs,
             unit=options.unit,
             resamples=options.resamples,

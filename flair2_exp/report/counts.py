@@ -20,22 +20,18 @@ from flair2_exp.report.statistics import Integers, sum_by_area
 
 @dataclass(frozen=True)
 class Counts:
-    """Confusion counts of a run's test set.
-
-    Attributes:
-        areas: (A,) names, sorted.
-        confusion: (A, C, C) int64 pixels, rows truth, columns prediction.
-        classes: C names.
-        patches: Number of test patches.
-        test_set: Hash of the patches' names and of their true pixels of the scored classes: equal
-            for runs that were tested on the same patches with the same labels.
-    """
+    """Confusion counts of a run's test set."""
 
     areas: tuple[str, ...]
+    """(A,) names, sorted."""
     confusion: Integers
+    """(A, C, C) pixels, rows truth, columns prediction."""
     classes: tuple[str, ...]
     patches: int
+    """Number of test patches."""
     test_set: str
+    """Hash of the patches' names and of their true pixels of the scored classes: equal for runs
+    that were tested on the same patches with the same labels."""
 
 
 def read_counts(path: Path) -> Counts:

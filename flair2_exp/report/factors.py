@@ -55,26 +55,21 @@ PUBLISHED: Final[tuple[Factor, ...]] = (
 
 @dataclass(frozen=True)
 class Design:
-    """A full factorial.
-
-    Attributes:
-        factors: k factors.
-        rows: For each cell its row's index, 2^k of them.
-        codes: (2^k, k) levels, -1 or +1.
-    """
+    """A full factorial of k factors."""
 
     factors: tuple[Factor, ...]
     rows: tuple[int, ...]
+    """For each of the 2^k cells its row's index."""
     codes: Floats
+    """(2^k, k) levels, -1 or +1."""
 
     def effects(self) -> list[tuple[str, Floats]]:
         """Return main effects, then two-way interactions: name, contrast over the cells (2^k,)."""
         half = len(self.rows) / 2
-        mains = [(factor.name, self.codes[:, at] / half) for at, factor in enumerate(self.factors)]
-        return mains + [
-            (f"{self.factors[i].name} × {self.factors[j].name}", codes / half)
-            for i, j in itertools.combinations(range(len(self.factors)), 2)
-            for codes in [self.codes[:, i] * self.codes[:, j]]
+        coded = [(factor.name, self.codes[:, at]) for at, factor in enumerate(self.factors)]
+        return [(name, codes / half) for name, codes in coded] + [
+            (f"{one} × {other}", codes * others / half)
+            for (one, codes), (other, others) in itertools.combinations(coded, 2)
         ]
 
 
@@ -113,12 +108,7 @@ def find_factors(
 def full_design(
     names: Sequence[str], settings: Sequence[Mapping[str, str]], factors: Sequence[Factor]
 ) -> Design:
-    """Place each row in its cell.
-
-    Args:
-        names: The rows that have finished runs.
-        settings: For each its flat config.
-        factors: k factors.
+    """Place each row, of these names and flat configs, in its cell.
 
     Raises:
         ConfigError: Cells without a row (named), or two rows in one cell.

@@ -8,11 +8,12 @@ matplotlib `Figure` and touches no global state.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flair2_exp.nomenclature import classes
 from flair2_exp.report import words
@@ -52,21 +53,16 @@ def style() -> Iterator[None]:
 
 def figures(report: Report) -> dict[str, Figure]:
     """Return all figures that the report has content for, by file name."""
-    drawn: dict[str, Callable[[Report], Figure | None]] = {
-        "forest": forest,
-        "iou_by_class": iou_by_class,
-        "confusion": confusion,
-        "learning_curves": learning_curves,
-        "effects": effects,
-    }
+    drawn = {}
     with style():
-        made = {name: draw(report) for name, draw in drawn.items()}
-        there = {name: figure for name, figure in made.items() if figure is not None}
-        for figure in there.values():
-            # Laid out once: each saving would do it again, with another result and at a cost.
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
-    return there
+        for draw in (forest, iou_by_class, confusion, learning_curves, effects):
+            figure = draw(report)
+            if figure is not None:
+                # Laid out once: each saving would do it again, with another result and at a cost.
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")
+                drawn[draw.__name__] = figure
+    return drawn
 
 
 def _new(
@@ -77,6 +73,14 @@ def _new(
 
     layout = ConstrainedLayoutEngine(hspace=hspace, wspace=wspace)
     return Figure(figsize=(width, height), layout=layout)
+
+
+def _from_above(axes: Axes, names: Sequence[str], *, top: float = -0.5, grid: str) -> None:
+    """Name the lines of a figure, from above, and draw a grid for their numbers."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, top)
+    axes.grid(axis="x", color=grid, lw=0.6)
+    axes.set_axisbelow(True)
 
 
 def _foot(figure: Figure, report: Report, *parts: str) -> None:
@@ -104,9 +108,6 @@ def forest(report: Report) -> Figure:
         if row.published:
             left.plot(row.published.mean, at - 0.24, "D", color="white", mec="black", ms=4.5)
         _difference(right, row, at)
-    names = [row.name if not row.absent else f"{row.name} *" for row in rows]
-    left.set_yticks(range(len(rows)), names)
-    left.set_ylim(len(rows) - 0.5, -0.6)
     left.set_xlabel("mIoU")
     left.set_title("Mean over seeds, 95 % interval\n| single runs", loc="left", fontsize=8)
     right.axvline(0, color="black", lw=0.8)
@@ -115,11 +116,11 @@ def forest(report: Report) -> Figure:
     size = min(8.0, 280 / len(report.baseline))
     right.set_title(f"95 % interval, against\n{report.baseline}", loc="left", fontsize=size)
     right.tick_params(left=False)
+    names = [f"{row.name} *" if row.absent else row.name for row in rows]
     for axes in (left, right):
         axes.margins(x=0.12)  # room for the labels of points at the ends
         axes.locator_params(axis="x", nbins=5)  # small differences have long labels
-        axes.grid(axis="x", color="#dddddd", lw=0.6)
-        axes.set_axisbelow(True)
+        _from_above(axes, names, top=-0.6, grid="#dddddd")
     areas = words.plural(report.areas, f"test {report.options.unit}")
     intervals = any(row.miou.low is not None for row in rows)
     foot = [f"{areas}; p Holm-corrected" if intervals else f"{areas}: no interval can be given"]
@@ -136,14 +137,10 @@ def _difference(axes: Axes, row: Row, at: int) -> None:
     score = row.against_baseline.miou
     _interval(axes, score, at, COLOURS[1], "s", 5.5)
     axes.annotate(
-        _label(score, ", "),
-        (score.value or 0.0, at),
-        (0, 5),
-        textcoords="offset points",
-        ha="center",
-        fontsize=7,
+        _label(score, ", "), (score.value or 0.0, at),
+        (0, 5), textcoords="offset points", ha="center", fontsize=7,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-    )
+    )  # fmt: skip
 
 
 def _label(score: Contrast, between: str) -> str:
@@ -167,12 +164,9 @@ def iou_by_class(report: Report) -> Figure:
         axes.plot([], [], marker=marker, color=colour, lw=1.6, ms=5, label=row.name)
     for place in range(0, len(names), 2):
         axes.axhspan(place - 0.5, place + 0.5, color="#f2f2f2", zorder=0)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    _from_above(axes, names, grid="#d0d0d0")
     axes.set_xlim(*_tenths([score for row in report.rows for score in row.classes]))
     axes.set_xlabel("IoU, mean over seeds, 95 % interval")
-    axes.grid(axis="x", color="#d0d0d0", lw=0.6)
-    axes.set_axisbelow(True)
     _swatches(axes, names, len(report.class_names), vertical=True)
     longest = max(len(row.name) for row in report.rows)
     columns = max(1, min(3, len(report.rows), int(WIDTH / (0.5 + 0.065 * longest))))  # in inches
@@ -191,16 +185,12 @@ def _tenths(scores: Sequence[Score]) -> tuple[float, float]:
 
 def _heat_map(report: Report) -> Figure:
     names = report.scored
-    values = np.array(
-        [[np.nan if s.value is None else s.value for s in row.classes] for row in report.rows]
-    )
+    values = np.array([[each.value for each in row.classes] for row in report.rows], float)
     figure = _new(WIDTH, 1.9 + 0.24 * len(report.rows))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for (y, x), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            ink = "black" if value > 0.55 else "white"
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    inks = np.where(values > 0.55, "black", "white")
+    _write_in(axes, values, "{:.2f}", inks, 7)
     axes.set_yticks(range(len(report.rows)), [row.name for row in report.rows])
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     _swatches(axes, names, len(report.class_names), vertical=False)
@@ -209,22 +199,27 @@ def _heat_map(report: Report) -> Figure:
     return figure
 
 
+def _write_in(axes: Axes, values: Floats, form: str, inks: NDArray[np.str_], size: float) -> None:
+    """Write in each cell of a drawn matrix (Y, X) its number; none where it is NaN."""
+    for (y, x), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            text = form.format(value).replace("-", "−")
+            axes.text(x, y, text, ha="center", va="center", fontsize=size, color=inks[y, x])
+
+
 def _swatches(axes: Axes, names: Sequence[str], count: int, *, vertical: bool) -> None:
     """Draw a square of each class's colour between its name and the axis."""
     from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
     colours = {one.name: one.colour for one in classes(13 if count == 13 else 19)}
     parts = (axes.transAxes, axes.transData) if vertical else (axes.transData, axes.transAxes)
-    shift = (-0.075, 0.0) if vertical else (0.0, -0.075)
-    place = blended_transform_factory(*parts) + ScaledTranslation(
-        *shift, axes.figure.dpi_scale_trans
-    )
+    shift = (-0.075, 0.0) if vertical else (0.0, -0.075)  # inches
+    place = blended_transform_factory(*parts)
+    place += ScaledTranslation(*shift, axes.figure.dpi_scale_trans)
+    look: dict[str, Any] = {"ms": 6, "mec": "#444444", "mew": 0.4, "clip_on": False}
     for at, name in enumerate(names):
         x, y = (0.0, at) if vertical else (at, 0.0)
-        colour = colours.get(name, "#888888")
-        axes.plot(
-            x, y, "s", color=colour, ms=6, mec="#444444", mew=0.4, transform=place, clip_on=False
-        )
+        axes.plot(x, y, "s", color=colours.get(name, "#888888"), transform=place, **look)
     axes.tick_params(axis="y" if vertical else "x", length=0, pad=11)
 
 
@@ -235,18 +230,19 @@ def confusion(report: Report) -> Figure:
         (row for row in report.rows if row.name != base.name),
         key=lambda row: row.miou.value or 0.0,
     )
-    shown = [base, *others[-1:]]
     figure = _new(8.4, 9.0 if others else 5.6, hspace=0.02, wspace=0.02)
     grid = figure.subplots(2 if others else 1, 2).ravel()
-    for axes, row in zip(grid, shown, strict=False):
-        _matrix(axes, _share(row.confusion), report.class_names, row.name)
+    shares = _share(base.confusion)
+    _matrix(grid[0], shares, report.class_names, base.name)
     if others:
+        best = others[-1]
+        best_shares = _share(best.confusion)
+        _matrix(grid[1], best_shares, report.class_names, best.name)
         grid[1].set_yticklabels([])  # the names stand at the left matrix of the same line
         grid[1].set_ylabel("")
-        change = _share(shown[1].confusion) - _share(shown[0].confusion)
-        title = f"{shown[1].name}\n− {base.name}"
-        _matrix(grid[2], change, report.class_names, title, change=True)
-    _explain(grid[3] if others else grid[1], bool(others))
+        title = f"{best.name}\n− {base.name}"
+        _matrix(grid[2], best_shares - shares, report.class_names, title, change=True)
+    _explain(grid[-1], bool(others))
     _foot(figure, report)
     return figure
 
@@ -261,18 +257,16 @@ def _matrix(
     axes: Axes, values: Floats, names: Sequence[str], title: str, *, change: bool = False
 ) -> None:
     percent = 100 * values
+    size = np.abs(percent)
     if change:
-        limit = max(5.0, float(np.nanmax(np.abs(percent))))
+        limit = max(5.0, float(np.nanmax(size)))
         axes.imshow(percent, cmap="PuOr_r", vmin=-limit, vmax=limit)
-        dark = 0.6 * limit
+        form, dark = "{:+.0f}", 0.6 * limit
     else:
         axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-        dark = 55.0
-    for (y, x), value in np.ndenumerate(percent):
-        if np.isfinite(value) and abs(value) >= 0.5:
-            text = f"{value:+.0f}".replace("-", "−") if change else f"{value:.0f}"
-            ink = "white" if abs(value) > dark else "black"
-            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=ink)
+        form, dark = "{:.0f}", 55.0
+    inks = np.where(size > dark, "white", "black")
+    _write_in(axes, np.where(size >= 0.5, percent, np.nan), form, inks, 6.5)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     for vertical in (True, False):
@@ -280,27 +274,27 @@ def _matrix(
     axes.set_title(title, loc="left")
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+
+
+_SHARES: Final = """\
+Each line: of the pixels of that true class,
+the per cent predicted as each class
+(all seeds and test areas together).
+Empty: below 0.5 %, or no pixel of the class."""
+
+_CHANGE: Final = """
+
+Difference, in percentage points:
+orange: more often than in the baseline,
+violet: less often. On the diagonal orange
+is better, elsewhere violet is."""
 
 
 def _explain(axes: Axes, compared: bool) -> None:
     axes.axis("off")
-    lines = [
-        "Each line: of the pixels of that true class,",
-        "the per cent predicted as each class",
-        "(all seeds and test areas together).",
-        "Empty: below 0.5 %, or no pixel of the class.",
-    ]
-    if compared:
-        lines += [
-            "",
-            "Difference, in percentage points:",
-            "orange: more often than in the baseline,",
-            "violet: less often. On the diagonal orange",
-            "is better, elsewhere violet is.",
-        ]
-    axes.text(0.05, 0.95, "\n".join(lines), va="top", fontsize=9, linespacing=1.5)
+    text = _SHARES + (_CHANGE if compared else "")
+    axes.text(0.05, 0.95, text, va="top", fontsize=9, linespacing=1.5)
 
 
 def learning_curves(report: Report) -> Figure | None:
@@ -323,8 +317,7 @@ def _curves(report: Report, curves: Mapping[str, Sequence[Curve]], label: str) -
     for at, (axes, (name, of_seeds)) in enumerate(zip(grid, curves.items(), strict=False)):
         for epochs, mean, _, _ in means:
             axes.plot(epochs, mean, color="#cccccc", lw=0.8, zorder=1)
-        colour = COLOURS[at % len(COLOURS)]
-        epochs, mean, low, high = means[at]
+        colour, (epochs, mean, low, high) = COLOURS[at % len(COLOURS)], means[at]
         for curve in of_seeds:
             axes.plot(*np.array(curve).T, color=colour, lw=0.6, alpha=0.6, zorder=2)
         axes.fill_between(epochs, low, high, color=colour, alpha=0.25, lw=0, zorder=2)
@@ -345,18 +338,15 @@ def _curves(report: Report, curves: Mapping[str, Sequence[Curve]], label: str) -
     return figure
 
 
-def _mean_curve(
-    curves: Sequence[Curve],
-) -> tuple[list[float], list[float], list[float], list[float]]:
+def _mean_curve(curves: Sequence[Curve]) -> tuple[list[float], Floats, Floats, Floats]:
     """Return the epochs that all seeds reached, so that none stops within the mean.
 
     With mean, lowest and highest value of each.
     """
     courses = [dict(curve) for curve in curves]
-    epochs = sorted(set.intersection(*(set(course) for course in courses)))
-    values = [[course[epoch] for course in courses] for epoch in epochs]
-    means = [sum(each) / len(each) for each in values]
-    return epochs, means, [min(each) for each in values], [max(each) for each in values]
+    epochs = sorted(set.intersection(*map(set, courses)))
+    values = np.array([[course[epoch] for epoch in epochs] for course in courses])
+    return epochs, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
 
 
 def effects(report: Report) -> Figure | None:
@@ -372,10 +362,7 @@ def effects(report: Report) -> Figure | None:
         axes.text(1.01, at, _label(effect.miou, "  "), transform=axes.get_yaxis_transform(),
                   va="center", fontsize=7.5)  # fmt: skip
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(report.effects)), [effect.row for effect in report.effects])
-    axes.set_ylim(len(report.effects) - 0.5, -0.5)
-    axes.grid(axis="x", color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)
+    _from_above(axes, [effect.row for effect in report.effects], grid="#dddddd")
     axes.set_xlabel("effect on mIoU, 95 % interval over areas and seeds")
     axes.set_title("● main effects   ◆ interactions (half the difference of effects)", loc="left")
     _foot(figure, report)

@@ -7,7 +7,7 @@ it with its reason.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -27,19 +27,17 @@ def read_folders(folders: Iterable[Path]) -> RunSet:
     Raises:
         ConfigError: There is no run folder in one of `folders`.
     """
-    return RunSet.of(read_folder(each) for start in folders for each in _run_folders(start))
-
-
-def _run_folders(start: Path) -> Iterator[RunFolder]:
-    folder = None
-    for folder in run_folders(start):
-        yield folder
-    if folder is None:
-        name = RunFolder(start).config.name
-        raise ConfigError(
-            f"there is no run folder in {start}: expected one with a {name}.\n"
-            "Name the folder of a run, of a sweep, or multirun."
-        )
+    runs = []
+    for start in folders:
+        before = len(runs)
+        runs += map(read_folder, run_folders(start))
+        if len(runs) == before:
+            raise ConfigError(
+                f"there is no run folder in {start}: expected one with a "
+                f"{RunFolder(start).config.name}.\n"
+                "Name the folder of a run, of a sweep, or multirun."
+            )
+    return RunSet.of(runs)
 
 
 def read_folder(folder: RunFolder) -> ScoredRun | AbsentRun:

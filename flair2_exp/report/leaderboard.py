@@ -16,7 +16,6 @@ from flair2_exp.report.results import (
     FEW_ROWS,
     Contrast,
     Difference,
-    Factorial,
     Report,
     ReportOptions,
     Row,
@@ -56,8 +55,8 @@ def build_report(
         row: sorted((run for run in named if run.row == row), key=lambda run: run.seed)
         for row in dict.fromkeys(run.row for run in named)
     }
-    baseline = _baseline(options.baseline, list(by_row), absent)
     names = list(by_row)
+    baseline = _baseline(options.baseline, names, absent)
     counts = [_row_counts(name, by_row[name], options.unit) for name in names]
     every = options.pairs == "all" or (options.pairs == "auto" and len(names) <= FEW_ROWS)
     pairs, contrasts = statistics.pair_contrasts(
@@ -69,7 +68,7 @@ def build_report(
         both.part(slice(len(names), None)), [(names[one], names[other]) for one, other in pairs]
     )
     against = {each.row: each for each in differences if each.other == baseline}
-    return Report(
+    report = Report(
         options=options,
         rows=_rows(both, counts, by_row, absent, against),
         absent=absent,
@@ -77,8 +76,8 @@ def build_report(
         class_names=named[0].counts.classes,
         baseline=baseline,
         areas=counts[0].areas,
-        factorial=None if options.factors is None else _factorial(counts, by_row, options),
     )
+    return report if options.factors is None else _with_effects(report, counts)
 
 
 def _all_absent(
@@ -130,15 +129,14 @@ def _estimate(
 
 
 def _differences(estimate: Estimate, named: Sequence[tuple[str, str]]) -> tuple[Difference, ...]:
-    holm = np.concatenate(
-        [statistics.holm(estimate.p[:, :1]), statistics.holm(estimate.p[:, 1:])], axis=1
+    holm = np.hstack([statistics.holm(estimate.p[:, :1]), statistics.holm(estimate.p[:, 1:])])
+    numbers = np.stack(
+        [estimate.value, estimate.error, estimate.low, estimate.high, estimate.p, holm], axis=-1
     )
     made = []
-    for at, (row, other) in enumerate(named):
-        columns = (estimate.value, estimate.error, estimate.low, estimate.high, estimate.p, holm)
-        numbers = np.stack([each[at] for each in columns], axis=1)
-        miou, *classes = map(Contrast.of, numbers)
-        made.append(Difference(row, other, miou, tuple(classes), bool(estimate.seeds_known[at])))
+    for (row, other), each, known in zip(named, numbers, estimate.seeds_known, strict=True):
+        miou, *classes = map(Contrast.of, each)
+        made.append(Difference(row, other, miou, tuple(classes), bool(known)))
     return tuple(made)
 
 
@@ -149,17 +147,17 @@ def _rows(
     absent: Sequence[AbsentRun],
     against: Mapping[str, Difference],
 ) -> tuple[Row, ...]:
+    # Intervals are cut to 0..1, where every IoU lies.
+    low, high = np.maximum(levels.low, 0.0), np.minimum(levels.high, 1.0)
+    numbers = np.stack([levels.value, levels.error, low, high], axis=-1)
     made = []
-    for at, (name, scores) in enumerate(zip(by_row, statistics.scores(counts), strict=True)):
-        # Intervals are cut to 0..1, where every IoU lies.
-        low, high = np.maximum(levels.low[at], 0.0), np.minimum(levels.high[at], 1.0)
-        numbers = np.stack([levels.value[at], levels.error[at], low, high], axis=1)
-        miou, *classes = map(Score.of, numbers)
+    for name, scores, each in zip(by_row, statistics.scores(counts), numbers, strict=False):
+        miou, *classes = map(Score.of, each)
         made.append(
             Row(
                 runs=tuple(by_row[name]),
-                scores=tuple(map(float, scores[:, 0])),
-                absent=tuple(each for each in absent if each.row == name),
+                scores=tuple(scores[:, 0].tolist()),
+                absent=tuple(run for run in absent if run.row == name),
                 miou=miou,
                 classes=tuple(classes),
                 against_baseline=against.get(name),
@@ -168,29 +166,23 @@ def _rows(
     return tuple(made)
 
 
-def _factorial(
-    counts: Sequence[RowCounts],
-    by_row: Mapping[str, Sequence[ScoredRun]],
-    options: ReportOptions,
-) -> Factorial:
-    """Estimate the factors' effects; a design that is not full is noted: the rest stands."""
-    settings = [runs[0].settings for runs in by_row.values()]
+def _with_effects(report: Report, counts: Sequence[RowCounts]) -> Report:
+    """Add the factors' effects; a design that is not full is noted: the rest stands."""
+    settings = [row.runs[0].settings for row in report.rows]
     try:
-        design = full_design(list(by_row), settings, find_factors(settings, options.factors or ()))
+        factors = find_factors(settings, report.options.factors or ())
+        design = full_design([row.name for row in report.rows], settings, factors)
     except ConfigError as error:
-        return Factorial(refused=str(error))
+        return dataclasses.replace(report, factors_refused=str(error))
     names, codes = zip(*design.effects(), strict=True)
     contrasts = np.zeros((len(names), len(counts)))
     contrasts[:, list(design.rows)] = codes
-    estimate = _estimate(counts, contrasts, options, pooled=True)
-    over_seeds, freedom = fit_seeds(
-        design, [row[:, 0].tolist() for row in statistics.scores(counts)]
+    estimate = _estimate(counts, contrasts, report.options, pooled=True)
+    over_seeds, freedom = fit_seeds(design, [row.scores for row in report.rows])
+    effects = tuple(
+        dataclasses.replace(effect, over_seeds=fit)
+        for effect, fit in zip(
+            _differences(estimate, [(name, "") for name in names]), over_seeds, strict=True
+        )
     )
-    effects = _differences(estimate, [(name, "") for name in names])
-    return Factorial(
-        tuple(
-            dataclasses.replace(effect, over_seeds=fit)
-            for effect, fit in zip(effects, over_seeds, strict=True)
-        ),
-        freedom,
-    )
+    return dataclasses.replace(report, effects=effects, seeds_freedom=freedom)

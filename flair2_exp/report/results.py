@@ -89,23 +89,20 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the leaderboard.
-
-    Attributes:
-        runs: Its finished runs, by seed.
-        scores: mIoU of each.
-        absent: Its runs that have no score.
-        miou: Mean over the finished seeds.
-        classes: IoU of the scored classes, mean over seeds.
-        against_baseline: Difference to the baseline row; None for that row.
-    """
+    """One row of the leaderboard."""
 
     runs: tuple[ScoredRun, ...]
+    """Its finished runs, by seed."""
     scores: tuple[float, ...]
+    """mIoU of each."""
     absent: tuple[AbsentRun, ...]
+    """Its runs that have no score."""
     miou: Score
+    """Mean over the finished seeds."""
     classes: tuple[Score, ...]
+    """IoU of the scored classes, mean over seeds."""
     against_baseline: Difference | None
+    """None for that row."""
 
     @property
     def name(self) -> str:
@@ -151,39 +148,28 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Factorial:
-    """Effects of a full factorial, or why there are none."""
-
-    effects: tuple[Difference, ...] = ()
-    freedom: int = 0
-    """Residual degrees of freedom of the effects over seeds alone."""
-    refused: str = ""
-
-
-@dataclass(frozen=True)
 class Report:
-    """Everything that the outputs show.
-
-    Attributes:
-        options: How it was made.
-        rows: With finished runs, in the order given.
-        absent: All runs without a score, of rows without a finished run too.
-        differences: The pairs compared: row minus baseline, else later row minus earlier.
-        class_names: All C classes; the first ones count.
-        baseline: Name of the row that others are measured against.
-        areas: Number of units drawn by the bootstrap.
-        factorial: Where factors were asked for.
-        paths: Files written.
-    """
+    """Everything that the outputs show."""
 
     options: ReportOptions
     rows: tuple[Row, ...]
+    """With finished runs, in the order given."""
     absent: tuple[AbsentRun, ...]
+    """All runs without a score, of rows without a finished run too."""
     differences: tuple[Difference, ...]
+    """The pairs compared: row minus baseline, else later row minus earlier."""
     class_names: tuple[str, ...]
+    """All C classes; the first ones count."""
     baseline: str
+    """Name of the row that others are measured against."""
     areas: int
-    factorial: Factorial | None
+    """Number of units drawn by the bootstrap."""
+    effects: tuple[Difference, ...] = ()
+    """Of the factors, where they were asked for and make a full factorial."""
+    seeds_freedom: int = 0
+    """Residual degrees of freedom of the effects over seeds alone."""
+    factors_refused: str = ""
+    """Why there are no effects, where they were asked for."""
     paths: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
@@ -197,19 +183,12 @@ class Report:
         return self.rows[0].runs[0].counts.patches
 
     @property
-    def effects(self) -> tuple[Difference, ...]:
-        """Of the factors; empty without a factorial."""
-        return self.factorial.effects if self.factorial else ()
-
-    @property
     def setting(self) -> Mapping[str, str]:
         """What the runs agree on: dataset, fingerprint, split, metric (empty: not recorded)."""
         runs = [run for row in self.rows for run in row.runs]
         tags = (Tag.DATASET, Tag.FINGERPRINT, Tag.SPLIT, Tag.METRIC)
-        return {
-            tag.name.lower(): next((run.tag(tag) for run in runs if run.tag(tag)), "")
-            for tag in tags
-        }
+        return {tag.name.lower(): next(filter(None, (run.tag(tag) for run in runs)), "")
+                for tag in tags}  # fmt: skip
 
     @property
     def synthetic(self) -> bool:

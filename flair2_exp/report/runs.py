@@ -20,24 +20,19 @@ CURVES = ("val/miou", "val/loss", "train/loss")
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A finished run.
-
-    Attributes:
-        record: Its tags and numbers.
-        counts: What it counted on the test set.
-        settings: The whole config, flat, values as text.
-        curves: The course of each of `CURVES` that was measured.
-        source: Folder or MLflow run, for messages.
-        apart: What tells it from other runs of its row's name, as `model.name=utt`; empty where the
-            name is enough.
-    """
+    """A finished run."""
 
     record: RunRecord
     counts: Counts
     settings: Mapping[str, str] = field(default_factory=dict)
+    """The whole config, flat, values as text."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
+    """The course of each of `CURVES` that was measured."""
     source: str = ""
+    """Folder or MLflow run, for messages."""
     apart: str = ""
+    """What tells it from other runs of its row's name, as `model.name=utt`; empty where the name
+    is enough."""
 
     @property
     def row(self) -> str:

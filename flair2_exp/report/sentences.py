@@ -24,8 +24,8 @@ def findings(report: Report) -> list[str]:
         for each in report.effects
         if "×" not in each.row or (each.miou.p_holm is not None and each.miou.p_holm < SIGNIFICANT)
     ]
-    if report.factorial and report.factorial.refused:
-        sentences.append(f"Factors not analysed: {report.factorial.refused}.")
+    if report.factors_refused:
+        sentences.append(f"Factors not analysed: {report.factors_refused}.")
     against = [row.against_baseline for row in report.rows if row.against_baseline]
     against.sort(key=lambda each: -(each.miou.value or 0.0))
     comparisons = len(report.differences)
@@ -45,11 +45,8 @@ def sentence(difference: Difference, comparisons: int, unit: str = "area") -> st
     if score.value is None or score.p is None or score.p_holm is None:
         return f"{size}; no interval can be given with this few {unit}s."
     family = f"Holm over {comparisons} comparisons" if comparisons > 1 else "one comparison"
-    interval = words.interval(score, sign=True)
-    verdict = _verdict(difference, score.p_holm, score.p, unit)
-    return (
-        f"{size}, 95 % interval {interval}, {words.p_equals(score.p_holm)} ({family}): {verdict}."
-    )
+    size += f", 95 % interval {words.interval(score, sign=True)}, {words.p_equals(score.p_holm)}"
+    return f"{size} ({family}): {_verdict(difference, score.p_holm, score.p, unit)}."
 
 
 def _verdict(difference: Difference, p_holm: float, p: float, unit: str) -> str:
@@ -58,12 +55,10 @@ def _verdict(difference: Difference, p_holm: float, p: float, unit: str) -> str:
     if score.value == 0 and score.error == 0:
         return "the two are equal"
     if p_holm < SIGNIFICANT:
-        if difference.seeds_known:
-            return f"more than {luck} explains"
-        return (
-            f"more than {luck} explains; the luck of the seed is unknown, since a row has one "
-            "seed, and may explain it"
-        )
+        unknown = "" if difference.seeds_known else (
+            "; the luck of the seed is unknown, since a row has one seed, and may explain it"
+        )  # fmt: skip
+        return f"more than {luck} explains{unknown}"
     if p < SIGNIFICANT:
         return (
             f"not distinguishable from {luck} once all comparisons are counted "
@@ -87,11 +82,8 @@ def method(report: Report) -> str:
         text += " (of factors: from the rows' common spread)"
     if report.differences:
         pairs = words.plural(len(report.differences), "pair")
-        text += (
-            f". p is Holm-corrected over the {pairs} of rows shown, per-class p over "
-            "pairs × classes"
-        )
-        text += ", factors over their effects" if report.effects else ""
+        text += f". p is Holm-corrected over the {pairs} of rows shown, per-class p over"
+        text += " pairs × classes" + (", factors over their effects" if report.effects else "")
     return f"{text}."
 
 

@@ -42,6 +42,7 @@ one function does them all.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,18 +72,15 @@ _ZERO: Final[float] = 1e-24
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What the runs of one row counted.
-
-    Attributes:
-        name: The row; its random draws of seeds depend on it and not on the row's place.
-        hits: (S, A, C) float64: correct pixels by seed, area and scored class.
-        marks: (S, A, C) float64: pixels whose truth is the class plus pixels predicted as it. The
-            union is `marks - hits`.
-    """
+    """What the runs of one row counted."""
 
     name: str
+    """The row; its random draws of seeds depend on it and not on the row's place."""
     hits: Floats
+    """(S, A, C): correct pixels by seed, area and scored class."""
     marks: Floats
+    """(S, A, C): pixels whose truth is the class plus pixels predicted as it. The union is
+    `marks - hits`."""
 
     @property
     def seeds(self) -> int:
@@ -96,13 +94,7 @@ class RowCounts:
 
 
 def row_counts(name: str, confusions: Sequence[Integers], scored: int = SCORED) -> RowCounts:
-    """Keep of each run's confusion matrices what IoU needs.
-
-    Args:
-        name: The row.
-        confusions: One array per seed, each (A, C, C): pixel counts by area, truth and prediction.
-        scored: The score is over the first so many classes.
-    """
+    """Keep what IoU over the first `scored` classes needs of counts (A, C, C), one per seed."""
     stack = np.stack([np.asarray(one, dtype=np.float64) for one in confusions])
     hits = np.diagonal(stack, axis1=-2, axis2=-1)[..., :scored]
     marks = (stack.sum(axis=-1) + stack.sum(axis=-2))[..., :scored]
@@ -112,11 +104,7 @@ def row_counts(name: str, confusions: Sequence[Integers], scored: int = SCORED) 
 def sum_by_area(
     areas: NDArray[np.str_], confusion: NDArray[np.integer]
 ) -> tuple[NDArray[np.str_], Integers]:
-    """Sum patches to areas.
-
-    Args:
-        areas: (N,) the area of each patch.
-        confusion: (N, C, C) counts.
+    """Sum the counts (N, C, C) of patches, whose areas are (N,), by area.
 
     Returns:
         Names (A,), sorted, and counts (A, C, C) int64.
@@ -132,24 +120,19 @@ def sum_by_area(
 class Estimate:
     """Contrasts of rows, for mIoU (index 0 of the last axis) and each scored class (1..C).
 
-    All arrays are (M, 1 + C) float64; NaN where a class is absent or nothing can be said.
-
-    Attributes:
-        value: The contrast of the rows' scores.
-        error: Its standard error over areas and seeds.
-        low: Lower end of the interval.
-        high: Upper end.
-        p: Two-sided p of "the contrast is 0"; 1 where value and error are both 0.
-        seeds_known: (M,) bool: False where a row that takes part has a single seed, so that the
-            error holds areas alone.
+    All numbers are (M, 1 + C) float64; NaN where a class is absent or nothing can be said.
     """
 
     value: Floats
     error: Floats
+    """Standard error over areas and seeds."""
     low: Floats
     high: Floats
+    """Ends of the interval."""
     p: Floats
+    """Two-sided, of "the contrast is 0"; 1 where value and error are both 0."""
     seeds_known: NDArray[np.bool_]
+    """(M,): False where a row that takes part has a single seed: the error holds areas alone."""
 
     def part(self, contrasts: slice) -> Estimate:
         """Return the estimates of some of the contrasts."""
@@ -161,15 +144,12 @@ def pair_contrasts(
 ) -> tuple[list[tuple[int, int]], Floats]:
     """Return pairs (one, other) of rows and their contrasts (pairs, rows) "one minus other".
 
-    Args:
-        rows: Number of rows.
-        baseline: This row is always the other; else the earlier row is.
-        against_all: All pairs of rows; otherwise those with the baseline alone.
+    The baseline is always the other, else the earlier row is. All pairs, or with `against_all`
+    False those with the baseline alone.
     """
     pairs = [
         (i, j) if j == baseline else (j, i)
-        for i in range(rows)
-        for j in range(i + 1, rows)
+        for i, j in itertools.combinations(range(rows), 2)
         if against_all or baseline in (i, j)
     ]
     contrasts = np.zeros((len(pairs), rows))
@@ -203,7 +183,7 @@ def estimate(
             runs, which matters with two or three seeds per row.
 
     Raises:
-        ValueError: the rows have different areas.
+        ValueError: The rows have different areas.
     """
     areas = {row.areas for row in rows}
     if len(areas) != 1:
@@ -235,13 +215,9 @@ def estimate(
 
 
 def holm(p: Floats) -> Floats:
-    """Return p corrected by Holm's step-down (1979); NaN (not tested) stays and does not count.
+    """Return p corrected by Holm's step-down (1979), of the same shape and at most 1.
 
-    Args:
-        p: Any shape: the whole array is one family.
-
-    Returns:
-        Corrected p, same shape, at most 1.
+    The whole array is one family; NaN (not tested) stays and does not count.
     """
     flat = np.asarray(p, dtype=np.float64).ravel()
     tested = np.flatnonzero(np.isfinite(flat))
@@ -261,20 +237,9 @@ def draw_areas(areas: int, resamples: int, seed: int, rows_at_once: int) -> Iter
 
 
 def resampled_means(rows: Sequence[RowCounts], weights: Floats) -> Floats:
-    """Return each row's scores, averaged over its seeds, on resampled areas.
-
-    Args:
-        rows: K rows.
-        weights: (r, A) how often each area counts.
-
-    Returns:
-        (r, K, 1 + C).
-    """
-    means = [
-        known_mean(_scores(_weigh(weights, row.hits), _weigh(weights, row.marks)), 1)
-        for row in rows
-    ]
-    return np.stack(means, axis=1)
+    """Return each row's scores (r, K, 1 + C), averaged over seeds, on areas of weights (r, A)."""
+    of_rows = [_scores(_weigh(weights, row.hits), _weigh(weights, row.marks)) for row in rows]
+    return np.stack([known_mean(of_seeds, 1) for of_seeds in of_rows], axis=1)
 
 
 def _weigh(weights: Floats, counts: Floats) -> Floats:
@@ -284,9 +249,11 @@ def _weigh(weights: Floats, counts: Floats) -> Floats:
     return (weights @ flat).reshape(len(weights), seeds, classes)
 
 
-def _ratio(numerator: Floats, denominator: Floats, empty: float) -> Floats:
-    out = np.full(np.shape(denominator), empty)
-    ratio: Floats = np.divide(numerator, denominator, out=out, where=denominator > 0)
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Return the ratio; 0 where the denominator is."""
+    ratio: Floats = np.divide(
+        numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0
+    )
     return ratio
 
 
@@ -307,7 +274,7 @@ def _over_seeds(rows: Sequence[RowCounts], pooled: bool) -> tuple[Floats, Floats
     freedom = np.maximum(counts - 1, 0.0)
     if pooled:
         squares, freedom = squares.sum(axis=0), freedom.sum(axis=0)
-    return means, _ratio(squares + np.zeros_like(counts), counts * freedom, 0.0)
+    return means, _ratio(squares + np.zeros_like(counts), counts * freedom)
 
 
 def _combine(contrasts: Floats, values: Floats) -> Floats:
@@ -348,7 +315,7 @@ def _slopes(row: RowCounts, weights: Floats) -> tuple[Floats, Floats, Floats]:
     """
     total = _weigh(weights, row.hits)
     union = _weigh(weights, row.marks) - total
-    inverse = _ratio(np.ones_like(union), union, 0.0)
+    inverse = _ratio(np.ones_like(union), union)
     fall = total * inverse * inverse
     present = np.maximum((union > 0).sum(axis=-1, keepdims=True), 1)
     return inverse + fall, fall, present.astype(np.float64)
@@ -392,13 +359,8 @@ def _studentised(
 ) -> NDArray[np.float32]:
     """Return |t*| of each resample, (R, M, 1 + C).
 
-    Args:
-        rows: K rows.
-        contrasts: (M, K).
-        value: (M, 1 + C) estimates on all areas.
-        spreads: (K, 1 + C) squared standard errors over seeds.
-        draws: The seeds' part, from `_seed_draws`.
-        seed: Of the draws of areas.
+    Against the estimates on all areas, `value` (M, 1 + C), with squared standard errors over seeds
+    `spreads` (K, 1 + C), drawn by `_seed_draws`.
     """
     luck, spread = draws
     areas, classes = rows[0].areas, rows[0].hits.shape[2]
@@ -411,12 +373,8 @@ def _studentised(
         variance = _contrast_variance(contrasts, _area_covariance(rows, weights))
         variance += _combine(contrasts**2, spreads * spread[part, :, None])
         moved = np.abs(_combine(contrasts, means) - value)
-        drawn[part] = np.divide(
-            moved,
-            np.sqrt(variance),
-            out=np.where(moved > 0, np.inf, moved),
-            where=variance > 0,
-        )
+        fixed = np.where(moved > 0, np.inf, moved)  # where nothing varies
+        drawn[part] = np.divide(moved, np.sqrt(variance), out=fixed, where=variance > 0)
         start += len(weights)
     return drawn
 

@@ -16,11 +16,10 @@ from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, RunRecord
-from flair2_exp.tracking.store import Store, open_store
+from flair2_exp.tracking.store import Store, open_store, search_runs
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
 SECONDS = 8.0
@@ -56,7 +55,7 @@ def read_mlflow(
     store = _open(tracking_uri)
     runs = store.call("reading runs", lambda client: [client.get_run(each) for each in run_ids])
     if wanted:
-        runs += store.call("looking for runs", lambda client: _search(client, wanted))
+        runs += store.call("looking for runs", lambda client: search_runs(client, wanted))
     runs = [run for run in runs if Tag.ROW in run.data.tags]  # a sweep's parent has no row
     if not runs:
         described = [f"{key}={value}" for key, value in wanted.items()] + list(run_ids)
@@ -91,32 +90,6 @@ def _holds_runs(database: Path) -> bool:
             return connection.execute(query).fetchone() is not None
         except sqlite3.Error:
             return False
-
-
-def _search(client: MlflowClient, tags: Mapping[str, str]) -> list[MlflowRun]:
-    """Return all runs with these tags, oldest first."""
-    # MLflow's filters know no escape: a value with both kinds of quotes is compared here alone.
-    quotes = {key: "'" if "'" not in value else '"' for key, value in tags.items()}
-    condition = " and ".join(
-        f"tags.`{key}` = {quotes[key]}{value}{quotes[key]}"
-        for key, value in tags.items()
-        if quotes[key] not in value
-    )
-    experiments = [each.experiment_id for each in client.search_experiments()]
-    runs: list[MlflowRun] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            experiments,
-            condition,
-            max_results=500,
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        runs += [run for run in page if tags.items() <= run.data.tags.items()]
-        token = page.token
-        if not token:
-            return runs
 
 
 def _record(run: MlflowRun) -> RunRecord:

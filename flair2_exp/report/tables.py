@@ -17,38 +17,30 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a report.
-
-    Attributes:
-        name: Its key in `leaderboard.json`.
-        file: Its CSV file.
-        title: For readers.
-        heads: Of its columns, for readers.
-        cells: Numbers as text, by line.
-        records: Unrounded values by name, the same names in each; None where one is not known.
-    """
+    """A table of a report."""
 
     name: str
+    """Its key in `leaderboard.json`."""
     file: str
+    """Its CSV file."""
     title: str
     heads: Sequence[str]
     cells: Sequence[Sequence[str]]
+    """Numbers as text, by line."""
     records: Sequence[Record]
+    """Unrounded values by name, the same names in each; None where one is not known."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the leaderboard.
-
-    Attributes:
-        head: For readers; empty where it is for programs alone.
-        show: Its cell of a row.
-        values: What stands behind it, unrounded.
-    """
+    """A column of the leaderboard."""
 
     head: str
+    """For readers; empty where it is for programs alone."""
     show: Callable[[Row], str]
+    """Its cell of a row."""
     values: Callable[[Row], Record] = lambda row: {}
+    """What stands behind it, unrounded."""
 
 
 def measured(
@@ -69,11 +61,9 @@ def measured(
 
 def tables(report: Report) -> list[Table]:
     """Return the tables that the report has content for."""
-    made = [leaderboard(report)]
-    made += [_differences(report)] if report.differences else []
-    made += [_classes(report)]
-    made += [_factors(report)] if report.effects else []
-    return made
+    differences = [_differences(report)] if report.differences else []
+    factors = [_factors(report)] if report.effects else []
+    return [leaderboard(report), *differences, _classes(report), *factors]
 
 
 def leaderboard(report: Report) -> Table:
@@ -134,13 +124,7 @@ def _against(row: Row) -> str:
 
 def _differences(report: Report) -> Table:
     cells = [
-        [
-            each.name,
-            words.signed(each.miou.value),
-            words.interval(each.miou, sign=True),
-            words.p_value(each.miou.p),
-            words.p_value(each.miou.p_holm),
-        ]
+        [*_effect(each), words.p_value(each.miou.p), words.p_value(each.miou.p_holm)]
         for each in report.differences
     ]
     heads = ["rows", "difference", "95 % interval", "p", "p (Holm)"]
@@ -148,60 +132,54 @@ def _differences(report: Report) -> Table:
     return Table("differences", "differences.csv", "Differences in mIoU", heads, cells, records)
 
 
+def _effect(difference: Difference) -> list[str]:
+    """Return the first cells of a difference in mIoU: name, size, interval."""
+    score = difference.miou
+    return [difference.name, words.signed(score.value), words.interval(score, sign=True)]
+
+
 def _by_class(report: Report, difference: Difference) -> list[Record]:
     """Return a difference in mIoU and in each class's IoU, one record each."""
     names = {"row": difference.row, "other": difference.other}
-    seeds = {"seeds_known": difference.seeds_known}
+    scores = {"mIoU": difference.miou, **dict(zip(report.scored, difference.classes, strict=True))}
     return [
-        names | {"class": name} | asdict(score) | seeds
-        for name, score in zip(
-            ("mIoU", *report.scored), (difference.miou, *difference.classes), strict=True
-        )
+        names | {"class": name} | asdict(score) | {"seeds_known": difference.seeds_known}
+        for name, score in scores.items()
     ]
 
 
 def _classes(report: Report) -> Table:
     """Return IoU by class; for readers with a star where it differs by more than luck."""
-    cells = []
-    for at, name in enumerate(report.scored):
-        line = [name]
-        for row in report.rows:
-            p = row.against_baseline.classes[at].p_holm if row.against_baseline else None
-            differs = p is not None and p < SIGNIFICANT
-            line.append(words.number(row.classes[at].value, 3) + (" *" if differs else ""))
-        cells.append(line)
-    star = f" (* differs from {report.baseline}: p < 0.05, Holm over pairs × classes)"
-    return Table(
-        "classes",
-        "iou_by_class.csv",
-        "IoU by class" + (star if report.differences else ""),
-        ["class", *(row.name for row in report.rows)],
-        cells,
-        [
-            {"row": row.name, "class": name} | asdict(score)
-            for row in report.rows
-            for name, score in zip(report.scored, row.classes, strict=True)
-        ],
-    )
+
+    def cell(row: Row, at: int) -> str:
+        p = row.against_baseline.classes[at].p_holm if row.against_baseline else None
+        star = " *" if p is not None and p < SIGNIFICANT else ""
+        return f"{words.number(row.classes[at].value, 3)}{star}"
+
+    cells = [[name, *(cell(row, at) for row in report.rows)]
+             for at, name in enumerate(report.scored)]  # fmt: skip
+    records = [
+        {"row": row.name, "class": name} | asdict(score)
+        for row in report.rows
+        for name, score in zip(report.scored, row.classes, strict=True)
+    ]
+    title = "IoU by class"
+    if report.differences:
+        title += f" (* differs from {report.baseline}: p < 0.05, Holm over pairs × classes)"
+    heads = ["class", *(row.name for row in report.rows)]
+    return Table("classes", "iou_by_class.csv", title, heads, cells, records)
 
 
 def _factors(report: Report) -> Table:
     cells, records = [], []
-    freedom = report.factorial.freedom if report.factorial else 0
     for each in report.effects:
-        over_seeds = each.over_seeds or Contrast(None, None, None, None, None)
-        cells.append(
-            [
-                each.name,
-                words.signed(each.miou.value),
-                words.interval(each.miou, sign=True),
-                words.p_value(each.miou.p_holm),
-                words.interval(over_seeds, sign=True),
-            ]
-        )
-        fit = {f"seeds_{name}": getattr(over_seeds, name) for name in ("value", "low", "high", "p")}
-        fit["seeds_freedom"] = freedom
-        for record in _by_class(report, each):  # the fit is of mIoU alone
-            records.append(record | (fit if record["class"] == "mIoU" else dict.fromkeys(fit)))
+        fit = each.over_seeds or Contrast(None, None, None, None, None)
+        p = words.p_value(each.miou.p_holm)
+        cells.append([*_effect(each), p, words.interval(fit, sign=True)])
+        seeds = {f"seeds_{name}": getattr(fit, name) for name in ("value", "low", "high", "p")}
+        seeds["seeds_freedom"] = report.seeds_freedom
+        of_miou, *of_classes = _by_class(report, each)  # the fit is of mIoU alone
+        records.append(of_miou | seeds)
+        records += [record | dict.fromkeys(seeds) for record in of_classes]
     heads = ["effect", "on mIoU", "95 % interval", "p (Holm)", "95 %, these areas, seeds alone"]
     return Table("factors", "factors.csv", "Factors", heads, cells, records)

@@ -51,11 +51,11 @@ def report_runs(
     """Compute the report of these runs and write it: at a sweep's end, and by the script.
 
     Args:
-        runs: As for `build_report`.
+        runs: With `options` and `expected` as for `build_report`.
         out_dir: Folder for the files; made where missing.
         formats: Of `FORMATS`; `terminal` prints.
-        options: As for `build_report`.
-        expected: As for `build_report`.
+        options: How to report the runs.
+        expected: Runs that should be there.
 
     Returns:
         The report, with `paths` of the files written.
@@ -91,14 +91,12 @@ def _contents(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
     from flair2_exp.report.figures import figures
 
     drawn = figures(report) if {"png", "svg", "html"} & {*formats} else {}
-    pictures: dict[str, bytes] = {}
-    if {"png", "html"} & {*formats}:
-        pictures = {name: image(figure, "png") for name, figure in drawn.items()}
-    contents: dict[str, bytes] = {}
-    if "png" in formats:
-        contents |= {f"{name}.png": picture for name, picture in pictures.items()}
-    if "svg" in formats:
-        contents |= {f"{name}.svg": image(figure, "svg") for name, figure in drawn.items()}
+    contents = {
+        f"{name}.{kind}": image(figure, kind)
+        for kind in ("png", "svg")
+        if kind in formats
+        for name, figure in drawn.items()
+    }
     if "md" in formats:
         images = drawn if "png" in formats else ()
         contents["leaderboard.md"] = markdown(report, images).encode()
@@ -108,6 +106,8 @@ def _contents(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
         text = json.dumps(as_json(report), indent=1, ensure_ascii=False, allow_nan=False)
         contents["leaderboard.json"] = text.encode()
     if "html" in formats:
+        pictures = {name: contents.get(f"{name}.png") or image(figure, "png")
+                    for name, figure in drawn.items()}  # fmt: skip
         contents["leaderboard.html"] = html(report, pictures).encode()
     return contents
 
@@ -140,11 +140,12 @@ def as_csv(table: Table) -> str:
     writer = csv.DictWriter(buffer, list(table.records[0]), lineterminator="\n")
     writer.writeheader()
     for record in table.records:
-        cells = {
-            name: "; ".join(map(str, value)) if isinstance(value, list) else value
-            for name, value in record.items()
-        }
-        writer.writerow(cells)
+        writer.writerow(
+            {
+                name: "; ".join(map(str, value)) if isinstance(value, list) else value
+                for name, value in record.items()
+            }
+        )
     return buffer.getvalue()
 
 
@@ -166,7 +167,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "findings": findings(report),
         "notes": notes(report),
         "absent": [dataclasses.asdict(each) for each in report.absent],
-        "factors_refused": report.factorial.refused if report.factorial else "",
+        "factors_refused": report.factors_refused,
         "confusion": {row.name: row.confusion.tolist() for row in report.rows},
         **{table.name: list(table.records) for table in tables(report)},
     }

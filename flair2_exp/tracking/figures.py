@@ -34,6 +34,8 @@ _NOTE: Final[dict[str, Any]] = {
     "style": "italic",
 }
 """The look of words that stand for a number."""
+_EDGE: Final[dict[str, Any]] = {"edgecolor": "#444444", "linewidth": 0.7}
+"""The look of the edge of a field in a class colour."""
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
@@ -87,16 +89,9 @@ def _draw_matrix(axes: Axes, counts: npt.NDArray[np.float64], classes: Sequence[
     axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for row, column in np.argwhere(shares >= 0.5).tolist():
         share = shares[row, column]
-        axes.text(
-            column,
-            row,
-            f"{share:.0f}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            fontweight="bold" if row == column else "normal",
-            color="white" if share > 55 else "black",
-        )
+        weight, ink = "bold" if row == column else "normal", "white" if share > 55 else "black"
+        axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=9,
+                  fontweight=weight, color=ink)  # fmt: skip
     for row in np.flatnonzero(rows == 0).tolist():
         axes.axhspan(row - 0.5, row + 0.5, facecolor="#ececec", zorder=3)
         middle = (len(classes) - 1) / 2
@@ -120,9 +115,7 @@ def _draw_matrix(axes: Axes, counts: npt.NDArray[np.float64], classes: Sequence[
 def _draw_iou(axes: Axes, scores: npt.NDArray[np.float64], classes: Sequence[LandCover]) -> None:
     places = range(len(scores))
     colours = [entry.colour for entry in classes[: len(scores)]]
-    axes.barh(
-        places, np.nan_to_num(scores), 0.72, color=colours, edgecolor="#444444", linewidth=0.7
-    )
+    axes.barh(places, np.nan_to_num(scores), 0.72, color=colours, **_EDGE)
     for place, score in enumerate(scores):
         text = "absent" if np.isnan(score) else f"{score:.2f}"
         axes.text(1.2, place, text, ha="right", va="center", fontsize=9)
@@ -157,11 +150,11 @@ def panel(
     Args:
         images: (N, H, W, 3) uint8, red, green and blue.
         truths: (N, H, W) uint8 class indices.
-        predictions: (N, H, W) uint8 class indices.
+        predictions: Likewise.
         ids: N names.
-        classes: The classes by index.
+        classes: The classes by index; the first `scored` count.
         title: A line above.
-        scored: The first `scored` classes count.
+        scored: Number of scored classes.
 
     Returns:
         A figure 9.6 inches wide and about 2.6 inches per patch high.
@@ -170,23 +163,15 @@ def panel(
         ValueError: No patch, or shapes that do not fit together.
     """
     count = len(ids)
-    if (
-        count == 0
-        or images.shape != (*truths.shape, 3)
-        or truths.shape != predictions.shape
-        or len(truths) != count
-    ):
+    same = images.shape == (*truths.shape, 3) and predictions.shape == truths.shape
+    if not count or not same or len(truths) != count:
         raise ValueError(
             f"{count} patches need images (N, H, W, 3) and two masks (N, H, W), not "
             f"{images.shape}, {truths.shape} and {predictions.shape}"
         )
     from matplotlib.colors import to_rgb
 
-    shown = sorted(set(np.unique(truths)) | set(np.unique(predictions)))
-    legend = {classes[index].name: classes[index].colour for index in shown}
-    legend["errors: wrong class"] = _WRONG
-    if (truths >= scored).any():
-        legend["errors: truth not scored"] = _UNSCORED
+    legend = _legend(np.union1d(truths, predictions), classes, (truths >= scored).any())
     head, foot = 0.95, 0.16 + 0.25 * -(-len(legend) // 5)  # inches
     height = head + 2.58 * count + foot
     figure = _figure(9.6, height, title)
@@ -196,23 +181,25 @@ def panel(
                      "top": 1 - head / height, "wspace": 0.04, "hspace": 0.13},
     )  # fmt: skip
     palette = np.array([to_rgb(entry.colour) for entry in classes])
-    for row, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
+    for row, patch, image, truth, prediction in zip(
+        tiles, ids, images, truths, predictions, strict=True
+    ):
         errors = _errors(image, truth, prediction, scored)
-        drawn = (image, palette[truth], palette[prediction], errors)
-        for axes, tile, smoothing in zip(tiles[row], drawn, _SMOOTHING, strict=True):
-            axes.imshow(tile, interpolation=smoothing)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_color("#888888")
-        caption = f"{ids[row]}     {_patch_scores(truth, prediction, len(classes), scored)}"
-        tiles[row, 0].set_title(caption, loc="left", fontsize=9.5)
-    for axes, name in zip(tiles[0], _COLUMNS, strict=True):
+        _draw_tiles(row, (image, palette[truth], palette[prediction], errors))
+        caption = f"{patch}     {_patch_scores(truth, prediction, len(classes), scored)}"
+        row[0].set_title(caption, loc="left", fontsize=9.5)
+    for axes, name in zip(tiles[0], ("image", "truth", "prediction", "errors"), strict=True):
         axes.set_title(f"{name}\n", fontsize=11)  # the second line is the caption's
     _draw_legend(figure, legend)
     return figure
 
 
-_COLUMNS: Final = ("image", "truth", "prediction", "errors")
-_SMOOTHING: Final = ("antialiased", "nearest", "nearest", "antialiased")
+def _draw_tiles(row: Sequence[Axes], tiles: Sequence[npt.NDArray[Any]]) -> None:
+    smoothings = ("antialiased", "nearest", "nearest", "antialiased")
+    for axes, tile, smoothing in zip(row, tiles, smoothings, strict=True):
+        axes.imshow(tile, interpolation=smoothing)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("#888888")
 
 
 def _errors(image: ByteArray, truth: ByteArray, prediction: ByteArray, scored: int) -> ByteArray:
@@ -238,20 +225,18 @@ def _patch_scores(truth: ByteArray, prediction: ByteArray, classes: int, scored:
     return f"{right:.0%} of pixels right,  mean IoU {float(miou(counts, scored)):.2f}"
 
 
+def _legend(indices: ByteArray, classes: Sequence[LandCover], unscored: np.bool_) -> dict[str, str]:
+    """Return the colours of a panel by name: of the classes that occur, and of errors."""
+    legend = {classes[index].name: classes[index].colour for index in indices}
+    legend["errors: wrong class"] = _WRONG
+    return legend | ({"errors: truth not scored": _UNSCORED} if unscored else {})
+
+
 def _draw_legend(figure: Figure, colours: dict[str, str]) -> None:
     from matplotlib.patches import Patch
 
     figure.legend(
-        handles=[
-            Patch(facecolor=colour, edgecolor="#444444", linewidth=0.7, label=name)
-            for name, colour in colours.items()
-        ],
-        loc="lower center",
-        ncols=5,
-        fontsize=9.5,
-        frameon=False,
-        borderaxespad=0.2,
-        handlelength=1.4,
-        handleheight=1.0,
-        columnspacing=1.3,
-    )
+        handles=[Patch(facecolor=colours[name], label=name, **_EDGE) for name in colours],
+        loc="lower center", ncols=5, fontsize=9.5, frameon=False, borderaxespad=0.2,
+        handlelength=1.4, handleheight=1.0, columnspacing=1.3,
+    )  # fmt: skip

@@ -10,16 +10,13 @@ import io
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from flair2_exp.files import write_text
 from flair2_exp.tracking.run import Run
-
-_STEP: Final = "_step"
-_EPOCH: Final = "_epoch"
 
 
 class RunLogger(Logger):
@@ -35,13 +32,7 @@ class RunLogger(Logger):
     """
 
     def __init__(self, run: Run, history: str | Path, name: str = "") -> None:
-        """Log to a run and to a file.
-
-        Args:
-            run: The run.
-            history: The CSV table (`History`).
-            name: The experiment's name, should Lightning ask.
-        """
+        """Log to a run and to a CSV table (`History`); `name` is for Lightning, should it ask."""
         super().__init__()
         self._run = run
         self._name = name
@@ -67,8 +58,8 @@ class RunLogger(Logger):
         """Store metrics of a step or of an epoch, as Lightning sends them."""
         values = dict(metrics)
         epoch = values.pop("epoch", None)
-        by_step = {n: v for n, v in values.items() if epoch is None or n.endswith(_STEP)}
-        by_epoch = {n.removesuffix(_EPOCH): v for n, v in values.items() if n not in by_step}
+        by_step = {n: v for n, v in values.items() if epoch is None or n.endswith("_step")}
+        by_epoch = {n.removesuffix("_epoch"): v for n, v in values.items() if n not in by_step}
         if by_step:
             self._run.log_metrics(by_step, step or 0)
         if by_epoch and epoch is not None:

@@ -89,12 +89,9 @@ class Outbox:
         """Say where the records are that still wait, if any do."""
         if self._pending:
             _log.warning(
-                "MLflow (%s) still does not take everything: %d records are kept in %s and are "
-                "sent when the run %s is resumed.",
-                self.store,
-                len(self._pending),
-                self._pending.folder,
-                self.run_id,
+                f"MLflow ({self.store}) still does not take everything: {len(self._pending)} "
+                f"records are kept in {self._pending.folder} and are sent when the run "
+                f"{self.run_id} is resumed."
             )
 
     def _wait_after(self, error: TrackingError) -> None:
@@ -103,19 +100,15 @@ class Outbox:
         if not self._warned:
             self._warned = True
             _log.warning(
-                "%s\nThe run continues; what MLflow does not take is kept in %s and sent later.",
-                str(error).splitlines()[0],
-                self._pending.folder,
+                f"{str(error).splitlines()[0]}\nThe run continues; what MLflow does not take is "
+                f"kept in {self._pending.folder} and sent later."
             )
 
     def _deliver(self, record: Record, retries: int) -> None:
         """Send one record; one that MLflow calls invalid would stay so: warn and leave it out."""
         try:
-            self.store.call(
-                f"storing {record['kind']}",
-                lambda client: self._log(client, record),
-                retries=retries,
-            )
+            what = f"storing {record['kind']}"
+            self.store.call(what, lambda client: self._log(client, record), retries=retries)
         except TrackingError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
@@ -143,16 +136,15 @@ class Outbox:
         from mlflow.entities import Metric
 
         for name, value, timestamp, step in metrics:
-            if self.resumed:
-                if name not in self._stored_values:
-                    history = client.get_metric_history(self.run_id, name)
-                    self._stored_values[name] = {each.step: each.value for each in history}
-                stored = self._stored_values[name].get(step)
-                if stored == value or (
-                    stored is not None and math.isnan(stored) and math.isnan(value)
-                ):
-                    continue
-            yield Metric(name, value, timestamp, step)
+            if not self.resumed or not self._has(client, name, step, value):
+                yield Metric(name, value, timestamp, step)
+
+    def _has(self, client: MlflowClient, name: str, step: int, value: float) -> bool:
+        if name not in self._stored_values:
+            history = client.get_metric_history(self.run_id, name)
+            self._stored_values[name] = {each.step: each.value for each in history}
+        stored = self._stored_values[name].get(step)
+        return stored == value or (stored is not None and math.isnan(stored) and math.isnan(value))
 
 
 def send_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

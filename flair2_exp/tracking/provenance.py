@@ -34,24 +34,20 @@ _GIT_SECONDS: Final = 20.0
 
 @dataclass(frozen=True)
 class GitState:
-    """The checkout that the code ran from.
-
-    Attributes:
-        commit: The full hash; None outside a checkout or without git.
-        branch: The branch; None where the commit is checked out by itself.
-        dirty: Whether tracked files differ from the commit or untracked ones lie beside them.
-        untracked: Names of untracked files, the first 200.
-        diff: The differences of tracked files from the commit, scrubbed and at most `DIFF_LIMIT`
-            characters, with a note where it was cut.
-        note: What could not be found out, and why.
-    """
+    """The checkout that the code ran from."""
 
     commit: str | None = None
+    """The full hash; None outside a checkout or without git."""
     branch: str | None = None
+    """None where the commit is checked out by itself."""
     dirty: bool = False
+    """Whether tracked files differ from the commit or untracked ones lie beside them."""
     untracked: tuple[str, ...] = ()
+    """Names of untracked files, the first `UNTRACKED_LIMIT`."""
     diff: str = ""
+    """Of tracked files against the commit, scrubbed, with a note where it was cut."""
     note: str = ""
+    """What could not be found out, and why."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +80,12 @@ class Provenance:
 
         git = {"version": self.version, **asdict(self.git)}
         diff = git.pop("diff")
+        overrides = yaml.safe_dump(list(self.overrides), allow_unicode=True, width=sys.maxsize)
         return {
             "provenance/git.json": git,
             "provenance/packages.txt": "\n".join(self.packages) + "\n",
             "provenance/machine.json": {**self.machine, "command": self.command},
-            "config/overrides.yaml": yaml.safe_dump(
-                list(self.overrides), allow_unicode=True, width=sys.maxsize
-            ),
+            "config/overrides.yaml": overrides,
             **({"provenance/diff.patch": diff} if diff else {}),
         }
 
@@ -157,38 +152,34 @@ def git_state(folder: Path) -> GitState:
     listing = _git(top, "ls-files", "--others", "--exclude-standard", "-z") or ""
     untracked = listing.split("\0")[:-1]
     diff = commit and _git(top, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD")
-    notes = {
-        "no commit yet": commit is None,
-        "the diff could not be made": commit is not None and diff is None,
-        f"the first {UNTRACKED_LIMIT} of {len(untracked)} untracked files": len(untracked)
-        > UNTRACKED_LIMIT,
-    }
+    notes = []
+    if diff is None:
+        notes.append("no commit yet" if commit is None else "the diff could not be made")
+    if len(untracked) > UNTRACKED_LIMIT:
+        notes.append(f"the first {UNTRACKED_LIMIT} of {len(untracked)} untracked files")
     return GitState(
         commit=commit.strip() if commit else None,
         branch=branch.strip() if branch else None,
         dirty=bool(diff or untracked),
         untracked=tuple(untracked[:UNTRACKED_LIMIT]),
         diff=_bounded(diff or ""),
-        note="; ".join(note for note, applies in notes.items() if applies),
+        note="; ".join(notes),
     )
 
 
 def _bounded(diff: str) -> str:
-    kept = scrub(diff[:DIFF_LIMIT], code=True)
-    if len(diff) <= DIFF_LIMIT:
-        return kept
-    return (
-        f"{kept}\n# cut here: {len(diff)} characters in all, of which the first {DIFF_LIMIT}"
+    note = (
+        f"\n# cut here: {len(diff)} characters in all, of which the first {DIFF_LIMIT}"
         " are kept; this patch does not apply as it is\n"
     )
+    return scrub(diff[:DIFF_LIMIT], code=True) + (note if len(diff) > DIFF_LIMIT else "")
 
 
 def packages() -> tuple[str, ...]:
     """Return all installed packages as `name==version`, sorted by name; 0.1 s."""
     versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:  # a half-removed package has no name
+        if name := distribution.metadata["Name"]:  # a half-removed package has no name
             versions.setdefault(name.lower(), f"{name}=={distribution.version}")
     return tuple(versions[name] for name in sorted(versions))
 
@@ -198,15 +189,14 @@ def machine() -> dict[str, Any]:
 
     GPUs are listed by torch, and only where it is imported already.
     """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "host": platform.node(),
         "user": _user(),
         "system": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": _gpus(),
     }

@@ -11,6 +11,7 @@ import posixpath
 import time
 import traceback
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -94,14 +95,14 @@ class Run:
     def _without_changed(self, params: dict[str, str], first: dict[str, str]) -> dict[str, str]:
         """Return the parameters that the run does not have yet; store what has changed."""
         changed = {
-            name: {"first": first[name], "now": value}
-            for name, value in params.items()
-            if name in first and first[name] != value
+            name: {"first": first[name], "now": params[name]}
+            for name in params
+            if first.get(name, params[name]) != params[name]
         }
         if changed:
             self.log_json(changed, "config/changed_params.json")
             self.set_tags({Tag.CHANGED_PARAMS: ", ".join(changed)})
-        return {name: value for name, value in params.items() if name not in first}
+        return {name: params[name] for name in params if name not in first}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Store numbers by name at a step; they are sent together, some seconds later.
@@ -111,9 +112,7 @@ class Run:
             step: The epoch, or the step of the optimizer: whatever the curve is drawn over.
         """
         now = int(time.time() * 1000)
-        self._metrics += [
-            (valid_name(name), float(value), now, step) for name, value in metrics.items()
-        ]
+        self._metrics += [(valid_name(name), float(metrics[name]), now, step) for name in metrics]
         waited = time.monotonic() - self._last_sent
         if len(self._metrics) >= _BUFFERED_METRICS or waited >= _BUFFERED_SECONDS:
             self.flush()
@@ -128,8 +127,7 @@ class Run:
         file = Path(path)
         if self._outbox is not None and not file.is_file():
             raise FileNotFoundError(file)
-        inside = folder and _inside(folder)
-        self._send({"kind": "artifact", "file": str(file), "folder": inside})
+        self._send({"kind": "artifact", "file": str(file), "folder": folder and _inside(folder)})
 
     def log_text(self, text: str, path: str) -> None:
         """Store a text, scrubbed of credentials, as the artifact `path`.
@@ -194,9 +192,8 @@ class Run:
         """
         if self._outbox is not None:
             writer = WriterProcess.this().tags()
-            self._outbox.store.call(
-                "releasing the run", lambda client: _delete_tags(client, self.run_id, writer)
-            )
+            release = partial(_delete_tags, run_id=self.run_id, names=writer)
+            self._outbox.store.call("releasing the run", release)
             self.finish()
 
     def __enter__(self) -> Run:
@@ -265,8 +262,7 @@ def open_run(
         outbox.send_pending(retries=1)
         return Run(outbox)
     run = store.call(
-        "making the run",
-        lambda client: client.create_run(experiment_id, tags=texts, run_name=name),
+        "making the run", lambda client: client.create_run(experiment_id, None, texts, name)
     )
     return Run(Outbox(store, run.info.run_id, pending, resumed=False))
 

@@ -15,7 +15,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -147,11 +147,11 @@ def _server_fault(uri: str, timeout: float) -> str:
     """Return in words what is wrong with a server's answer; "" where it is an MLflow server's."""
     import requests
 
-    environment = os.environ
-    token = environment.get("MLFLOW_TRACKING_TOKEN")
-    user = environment.get("MLFLOW_TRACKING_USERNAME")
-    password = environment.get("MLFLOW_TRACKING_PASSWORD")
-    insecure = environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    def option(name: str) -> str:
+        return os.environ.get(f"MLFLOW_TRACKING_{name}", "")
+
+    token, user, password = option("TOKEN"), option("USERNAME"), option("PASSWORD")
+    insecure = option("INSECURE_TLS").lower() in ("true", "1")
     try:
         response = requests.get(
             f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
@@ -159,8 +159,8 @@ def _server_fault(uri: str, timeout: float) -> str:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             auth=(user, password) if user and password else None,
             timeout=timeout,
-            verify=environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure,
-            cert=environment.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+            verify=option("SERVER_CERT_PATH") or not insecure,
+            cert=option("CLIENT_CERT_PATH") or None,
         )
     except requests.exceptions.Timeout:
         return f"no answer within {timeout:g} s"
@@ -174,9 +174,8 @@ def _server_fault(uri: str, timeout: float) -> str:
     except (OSError, ValueError) as error:  # all of requests' errors, and an unreadable certificate
         return _reason(error)
     status = response.status_code
-    if status in (401, 403):  # what the user may do shows when the run is made
-        return ""
-    if response.ok and "json" in response.headers.get("Content-Type", ""):
+    is_json = "json" in response.headers.get("Content-Type", "")
+    if status in (401, 403) or (response.ok and is_json):  # rights show when the run is made
         return ""
     return f"status {status}, " + ("an error" if status >= 500 else "not an MLflow server's")
 
@@ -204,14 +203,13 @@ def _patience(timeout: float, retries: int) -> Iterator[None]:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keep MLflow from reporting at length what is reported here in one line."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
+    for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -226,8 +224,8 @@ class Store:
 
     Attributes:
         uri: The address, with credentials if it has any: not for showing.
-        folder: The folder of a local store; None for a server.
-        timeout: Seconds that a server may take for an answer.
+        folder: Of a local store; None for a server.
+        timeout: Seconds in which a server must answer.
     """
 
     def __init__(self, uri: str, *, folder: Path | None, timeout: float) -> None:
@@ -317,19 +315,10 @@ class Store:
         Raises:
             TrackingError: The store does not answer.
         """
-        conditions = [f"tags.`{name}` = {_quoted(tags[name])}" for name in tags]
-        if status is not None:
-            conditions.append(f"attributes.status = {_quoted(status)}")
         runs = self.call(
-            "looking for a run",
-            lambda client: client.search_runs(
-                [experiment_id],
-                " and ".join(conditions),
-                max_results=1,
-                order_by=["attributes.start_time DESC"],
-            ),
+            "looking for a run", lambda client: search_runs(client, tags, [experiment_id], status)
         )
-        return runs[0].info.run_id if runs else None
+        return runs[-1].info.run_id if runs else None
 
     def close_dead_runs(self) -> list[str]:
         """Set runs to KILLED that a process of this machine left RUNNING when it was killed.
@@ -347,10 +336,8 @@ class Store:
 
     def _close_dead_runs(self, client: MlflowClient) -> list[str]:
         host = WriterProcess.this().process.host
-        condition = f"attributes.status = 'RUNNING' and tags.`{Tag.HOST}` = {_quoted(host)}"
-        experiments = [each.experiment_id for each in client.search_experiments()]
         closed: list[str] = []
-        for run in client.search_runs(experiments, condition):
+        for run in search_runs(client, {Tag.HOST: host}, status="RUNNING"):
             writer = WriterProcess.from_tags(run.data.tags)
             if writer is None or not writer.has_ended(shared_store=not self.is_local):
                 continue
@@ -377,11 +364,28 @@ def _last_sign(client: MlflowClient, run: MlflowRun) -> int:
     return max(times)
 
 
-def _quoted(text: str) -> str:
-    """Quote a string for MLflow's filters, which have no escapes: in single or double quotes."""
-    if "'" in text and '"' in text:
-        raise TrackingError(
-            f"MLflow cannot search for {text}: expected one kind of quotes in it, not both.\n"
-            "Rename the folder or the tag."
+def search_runs(
+    client: MlflowClient,
+    tags: Mapping[str, str],
+    experiments: Sequence[str] = (),
+    status: str | None = None,
+) -> list[MlflowRun]:
+    """Return all runs with these tags, oldest first: of all experiments, or of those given."""
+    conditions = [f"attributes.status = '{status}'"] if status else []
+    for name, value in tags.items():
+        # MLflow's filters know no escape: a value with both kinds of quotes is compared here alone.
+        quote = '"' if "'" in value else "'"
+        conditions += [] if quote in value else [f"tags.`{name}` = {quote}{value}{quote}"]
+    among = experiments or [each.experiment_id for each in client.search_experiments()]
+    runs: list[MlflowRun] = []
+    page = None
+    while page is None or page.token:
+        page = client.search_runs(
+            list(among),
+            " and ".join(conditions),
+            max_results=500,
+            order_by=["attributes.start_time ASC"],
+            page_token=page.token if page else None,
         )
-    return f'"{text}"' if "'" in text else f"'{text}'"
+        runs += [run for run in page if tags.items() <= run.data.tags.items()]
+    return runs

@@ -69,7 +69,7 @@ def test_learning_curves_average_the_epochs_that_all_seeds_reached() -> None:
     epochs, mean, low, high = figures._mean_curve(curves)
     assert epochs == [1.0, 2.0]
     assert mean == pytest.approx([0.15, 0.4])
-    assert (low, high) == ([0.1, 0.3], [0.2, 0.5])
+    assert (low.tolist(), high.tolist()) == ([0.1, 0.3], [0.2, 0.5])
 
 
 @pytest.mark.parametrize("more", [0, 12])

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from flair2_exp.tracking import Run, Store, local_uri, open_run, open_store
+from flair2_exp.tracking.run import Run, open_run
+from flair2_exp.tracking.store import Store, local_uri, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun

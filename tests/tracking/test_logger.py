@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from flair2_exp.signals import status_of
-from flair2_exp.tracking import Run
 from flair2_exp.tracking.logger import History, RunLogger
+from flair2_exp.tracking.run import Run
 
 
 class Recorder(Run):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.tracking import Run, Store
+from flair2_exp.tracking.run import Run
+from flair2_exp.tracking.store import Store
 from tests.tracking.conftest import artifact, curve, read
 
 Start = Callable[..., Run]

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from flair2_exp.optuna_sweeper.process import start_time
-from flair2_exp.tracking import Tag, WriterProcess
+from flair2_exp.tracking.process import WriterProcess
+from flair2_exp.tracking.tags import Tag
 
 HERE = WriterProcess.this()
 

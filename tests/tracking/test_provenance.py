@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flair2_exp.tracking import Tag, provenance
+from flair2_exp.tracking import provenance
 from flair2_exp.tracking.provenance import collect, git_state
+from flair2_exp.tracking.tags import Tag
 
 
 def git(folder: Path, *arguments: str) -> None:

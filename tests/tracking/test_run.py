@@ -15,7 +15,10 @@ import pytest
 from flair2_exp.errors import TrackingError
 from flair2_exp.optuna_sweeper.process import start_time
 from flair2_exp.signals import Terminated
-from flair2_exp.tracking import Run, Store, Tag, local_uri, open_run, summary
+from flair2_exp.tracking.run import Run, open_run
+from flair2_exp.tracking.store import Store, local_uri
+from flair2_exp.tracking.summary import summary
+from flair2_exp.tracking.tags import Tag
 from tests.tracking.conftest import artifact, curve, read
 
 Start = Callable[..., Run]
@@ -268,7 +271,8 @@ CHILD = """
 import os, signal, sys, time
 from pathlib import Path
 from flair2_exp.signals import signals_as_exceptions
-from flair2_exp.tracking import open_run, open_store
+from flair2_exp.tracking.run import open_run
+from flair2_exp.tracking.store import open_store
 uri, folder = sys.argv[1:]
 run = open_run(open_store(uri), "children", "child", Path(folder), tags={})
 with signals_as_exceptions(), run:
@@ -307,7 +311,7 @@ def test_a_signal_ends_a_process_and_closes_its_run(
 def test_tracking_turned_off_has_the_same_interface_and_imports_nothing() -> None:
     code = """
 import sys
-from flair2_exp.tracking import Run
+from flair2_exp.tracking.run import Run
 with Run() as run:
     run.log_params({"a": {"b": 1}})
     run.log_metrics({"m": 1.0}, 1)

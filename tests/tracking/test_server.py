@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.tracking import local_uri, open_run, open_store
+from flair2_exp.tracking.run import open_run
+from flair2_exp.tracking.store import local_uri, open_store
 from tests.tracking.conftest import http_answer
 
 

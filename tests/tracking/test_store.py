@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.tracking import Run, Store, Tag, WriterProcess, local_uri, open_run, open_store
+from flair2_exp.tracking.process import WriterProcess
+from flair2_exp.tracking.run import Run, open_run
+from flair2_exp.tracking.store import Store, local_uri, open_store
+from flair2_exp.tracking.tags import Tag
 from tests.tracking.conftest import http_answer, serving
 
 
@@ -68,7 +71,7 @@ def test_a_process_killed_while_making_the_database_leaves_none_behind(tmp_path:
 def test_whenever_the_making_is_killed_the_next_process_makes_it(tmp_path: Path) -> None:
     code = (
         "import sys, mlflow.tracking\n"
-        "from flair2_exp.tracking import local_uri, open_store\n"
+        "from flair2_exp.tracking.store import local_uri, open_store\n"
         "print('ready', flush=True)\n"
         "open_store(local_uri(sys.argv[1]))\n"
     )
@@ -132,12 +135,13 @@ def test_a_deleted_experiment_is_restored(store: Store) -> None:
 def test_runs_are_found_by_tags_also_with_quotes(
     store: Store, start: Callable[..., Run], request: pytest.FixtureRequest
 ) -> None:
-    start(tags={Tag.ROW: "it's", Tag.SEED: 1}).finish()
-    later = start(tags={Tag.ROW: "it's", Tag.SEED: 2})
-    later.finish()
-    tags = {Tag.ROW: "it's", Tag.SEED: "2"}
     experiment = store.ensure_experiment(request.node.nodeid)
-    assert store.find_run(experiment, tags) == later.run_id
+    for row in ("it's", "a \"quoted\" 'one'"):
+        runs = [start(tags={Tag.ROW: row, Tag.SEED: seed}) for seed in (1, 2, 2)]
+        for run in runs:
+            run.finish()
+        assert store.find_run(experiment, {Tag.ROW: row, Tag.SEED: "1"}) == runs[0].run_id
+        assert store.find_run(experiment, {Tag.ROW: row}) == runs[2].run_id  # the newest
     assert store.find_run(experiment, {Tag.ROW: "none"}) is None
 
 
