@@ -214,8 +214,8 @@ def _swatches(axes: Axes, names: Sequence[str], count: int, *, vertical: bool) -
     colours = {one.name: one.colour for one in classes(13 if count == 13 else 19)}
     parts = (axes.transAxes, axes.transData) if vertical else (axes.transData, axes.transAxes)
     shift = (-0.075, 0.0) if vertical else (0.0, -0.075)  # inches
-    place = blended_transform_factory(*parts)
-    place += ScaledTranslation(*shift, axes.figure.dpi_scale_trans)
+    outwards = ScaledTranslation(*shift, axes.figure.dpi_scale_trans)
+    place = blended_transform_factory(*parts) + outwards
     look: dict[str, Any] = {"ms": 6, "mec": "#444444", "mew": 0.4, "clip_on": False}
     for at, name in enumerate(names):
         x, y = (0.0, at) if vertical else (at, 0.0)

@@ -27,7 +27,7 @@ def read_folders(folders: Iterable[Path]) -> RunSet:
     Raises:
         ConfigError: There is no run folder in one of `folders`.
     """
-    runs = []
+    runs: list[ScoredRun | AbsentRun] = []
     for start in folders:
         before = len(runs)
         runs += map(read_folder, run_folders(start))

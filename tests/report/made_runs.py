@@ -136,6 +136,14 @@ def make_runs(
     ]
 
 
+def as_cell(run: ScoredRun) -> ScoredRun:
+    """A run of the row `c` and a digit (0, 1) for each of three factors, with their levels."""
+    levels = {"s2_preproc.cloud_filter": ("false", "true"), "s2_preproc.monthly": ("false", "true"),
+              "aug.geometry": ("none", "flips")}  # fmt: skip
+    cell = zip(levels.items(), run.row[1:], strict=False)
+    return changed(run, settings={key: pair[int(digit)] for (key, pair), digit in cell})
+
+
 def changed(
     run: ScoredRun,
     *,

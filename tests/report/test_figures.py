@@ -46,10 +46,8 @@ def test_classes_have_their_colours(written: tuple[Report, Path]) -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         one.name for one in CLASSES_13[:12]
     ]
-    swatches = [
-        line for line in axes.lines if line.get_marker() == "s" and len(line.get_xdata()) == 1
-    ]  # type: ignore[arg-type]
-    colours = {to_hex(line.get_color()) for line in swatches}  # type: ignore[arg-type]
+    squares = [line for line in axes.lines if line.get_marker() == "s"]
+    colours = {to_hex(line.get_color()) for line in squares if len(line.get_xdata()) == 1}  # type: ignore[arg-type]
     assert {one.colour for one in CLASSES_13[:12]} <= colours
 
 

@@ -70,16 +70,13 @@ def test_predictions_on_other_pixels_are_false_positives() -> None:
 def test_linearised_error_is_that_of_numerical_derivatives() -> None:
     rows = world(areas=9)
     areas = 9
-    slopes = []
-    for row in rows:
-        per_area = []
-        for area in range(areas):
-            up, down = np.ones(areas), np.ones(areas)
-            up[area] += 1e-5
-            down[area] -= 1e-5
-            rise = np.array(plain_scores(row.hits[0], row.marks[0], up))
-            per_area.append((rise - plain_scores(row.hits[0], row.marks[0], down)) / 2e-5)
-        slopes.append(np.array(per_area))
+
+    def slope(row: RowCounts, area: int) -> np.ndarray:
+        step = 1e-5 * np.eye(areas)[area]
+        up, down = (plain_scores(row.hits[0], row.marks[0], 1 + sign * step) for sign in (1, -1))
+        return np.subtract(up, down) / 2e-5
+
+    slopes = [np.array([slope(row, area) for area in range(areas)]) for row in rows]
     expected = np.sqrt(areas / (areas - 1) * ((slopes[1] - slopes[0]) ** 2).sum(axis=0))
     estimate = statistics.estimate(rows, DIFFERENCE, resamples=200).error[0]
     np.testing.assert_allclose(estimate, expected, rtol=1e-5)
@@ -87,20 +84,16 @@ def test_linearised_error_is_that_of_numerical_derivatives() -> None:
 
 def test_error_agrees_with_scipys_paired_bootstrap() -> None:
     rows = world(areas=60, mixture=3.0)
-    (a_hits, a_marks), (b_hits, b_marks) = [(row.hits[0], row.marks[0]) for row in rows]
 
     def difference(drawn: np.ndarray) -> float:
-        sums = [part[drawn].sum(axis=0) for part in (a_hits, a_marks, b_hits, b_marks)]
-        return float((sums[2] / (sums[3] - sums[2]) - sums[0] / (sums[1] - sums[0])).mean())
+        sums = [(row.hits[0][drawn].sum(axis=0), row.marks[0][drawn].sum(axis=0)) for row in rows]
+        one, other = (hits / (marks - hits) for hits, marks in sums)
+        return float((other - one).mean())
 
     scipys = scipy.stats.bootstrap(
-        (np.arange(60),),
-        difference,
-        vectorized=False,
-        n_resamples=2000,
-        method="percentile",
+        (np.arange(60),), difference, vectorized=False, n_resamples=2000, method="percentile",
         rng=np.random.default_rng(1),
-    )
+    )  # fmt: skip
     weights = next(statistics.draw_areas(60, 2000, 0, 2000))
     means = statistics.resampled_means(rows, weights)
     ours = means[:, 1, 0] - means[:, 0, 0]
@@ -127,11 +120,8 @@ def test_interval_and_p_are_those_of_a_plain_loop() -> None:
                 for one in range(CLASSES):
                     hit, mark = drawn @ hits[:, one], drawn @ marks[:, one]
                     iou = hit / (mark - hit)
-                    slope += (
-                        sign
-                        / CLASSES
-                        * (((1 + iou) * hits[area, one] - iou * marks[area, one]) / (mark - hit))
-                    )
+                    moved = (1 + iou) * hits[area, one] - iou * marks[area, one]
+                    slope += sign / CLASSES * moved / (mark - hit)
             variance += drawn[area] * slope**2
         return scores[1] - scores[0], (areas / (areas - 1) * variance) ** 0.5
 
@@ -270,11 +260,16 @@ def test_a_further_row_leaves_a_difference_as_it_was() -> None:
     np.testing.assert_array_equal(two.p, three.p)
 
 
-def test_a_class_that_is_nowhere_is_left_out() -> None:
-    row = world(areas=8)[0]
+def without_class_2(row: RowCounts, first: int) -> RowCounts:
+    """The row without the class in its areas from `first` on."""
     hits, marks = row.hits.copy(), row.marks.copy()
-    hits[..., 2] = marks[..., 2] = 0
-    estimate = statistics.estimate([RowCounts("a", hits, marks)], np.eye(1), resamples=100)
+    hits[:, first:, 2] = marks[:, first:, 2] = 0
+    return RowCounts("a", hits, marks)
+
+
+def test_a_class_that_is_nowhere_is_left_out() -> None:
+    row = without_class_2(world(areas=8)[0], 0)
+    estimate = statistics.estimate([row], np.eye(1), resamples=100)
     others = [each for each in range(CLASSES) if each != 2]
     assert np.isnan(estimate.value[0, 3])
     assert np.isnan(estimate.p[0, 3])
@@ -283,10 +278,8 @@ def test_a_class_that_is_nowhere_is_left_out() -> None:
 
 
 def test_of_a_class_in_one_area_alone_no_interval_is_given() -> None:
-    row = world(areas=8)[0]
-    hits, marks = row.hits.copy(), row.marks.copy()
-    hits[:, 1:, 2] = marks[:, 1:, 2] = 0
-    estimate = statistics.estimate([RowCounts("a", hits, marks)], np.eye(1), resamples=100)
+    row = without_class_2(world(areas=8)[0], 1)
+    estimate = statistics.estimate([row], np.eye(1), resamples=100)
     assert np.isfinite(estimate.value[0, 3])
     assert np.isnan(estimate.low[0, 3])
 

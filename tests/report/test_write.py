@@ -15,7 +15,7 @@ from flair2_exp.report.results import Report, ReportOptions
 from flair2_exp.report.runs import RunSet
 from flair2_exp.report.write import SCHEMA, report_runs
 from tests.report.conftest import QUICK
-from tests.report.made_runs import HOSTILE, changed, make_runs
+from tests.report.made_runs import HOSTILE, as_cell, make_runs
 
 
 def test_all_files_are_listed_and_there(written: tuple[Report, Path]) -> None:
@@ -75,22 +75,11 @@ def test_same_report_gives_same_bytes(
 
 
 def test_report_of_many_rows_and_factors_is_drawn(tmp_path: Path) -> None:
-    cells = {f"c{f}{m}{a}": (f, m, a) for f in (0, 1) for m in (0, 1) for a in (0, 1)}
+    cells = [f"c{at:03b}" for at in range(8)]
     runs = make_runs(tmp_path / "runs", dict.fromkeys(cells, 1.0), seeds=1, areas=6)
-    set_up = [
-        changed(
-            run,
-            settings={
-                "s2_preproc.cloud_filter": str(bool(cells[run.row][0])).lower(),
-                "s2_preproc.monthly": str(bool(cells[run.row][1])).lower(),
-                "aug.geometry": "flips" if cells[run.row][2] else "none",
-            },
-        )
-        for run in runs
-    ]
     options = ReportOptions(factors=(), resamples=200)
     formats = ["png", "csv", "json", "md"]
-    report = report_runs(RunSet(tuple(set_up)), tmp_path / "out", formats, options)
+    report = report_runs(RunSet(tuple(map(as_cell, runs))), tmp_path / "out", formats, options)
     names = {path.name for path in report.paths}
     assert {"effects.png", "iou_by_class.png", "factors.csv"} <= names
     content = json.loads((tmp_path / "out" / "leaderboard.json").read_text())

@@ -127,6 +127,8 @@ def test_metrics_without_an_epoch_stand_at_their_step(tmp_path: Path) -> None:
 
 def test_a_training_set_back_replaces_the_rows_from_there_on(tmp_path: Path) -> None:
     history = History(tmp_path / "history.csv")
+    history.add(0, {"val/loss": 2.0})
+    assert not (tmp_path / "history.csv").exists()  # a validation outside training
     for epoch in range(5):
         history.add(epoch, {"val/loss": 1.0})
         history.add(epoch, {"train/loss": 1.0})
@@ -149,9 +151,3 @@ def test_numbers_keep_all_their_digits_and_damaged_lines_are_left_out(tmp_path: 
         file.write("x,y\n")
     History(path).add(1, {"train/loss": 1.0})
     assert [float(row["train/loss"]) for row in rows(tmp_path)] == [value, 1.0]
-
-
-def test_validation_outside_a_training_makes_no_row(tmp_path: Path) -> None:
-    history = History(tmp_path / "history.csv")
-    history.add(0, {"val/loss": 1.0})
-    assert not (tmp_path / "history.csv").exists()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,34 +78,31 @@ def test_hundreds_of_params_tags_and_metrics_go_through(start: Start) -> None:
     assert curve(run, "m49") == [(step, float(step)) for step in range(50)]
 
 
-def test_a_long_value_is_kept_whole_as_an_artifact(start: Start) -> None:
+def test_long_values_and_metrics_that_are_not_finite_are_kept(start: Start) -> None:
     text = "".join(str(number) for number in range(3000))
     with start() as run:
         run.log_params({"model": {"long": text}, "short": "x"})
-    value = read(run).data.params["model.long"]
+        run.log_metrics({"nan": math.nan, "inf": math.inf}, 1)
+    kept = read(run).data
+    value = kept.params["model.long"]
     assert len(value) == 6000
     assert text.startswith(value[:5800])
     assert "params/model.long.txt" in value
     assert artifact(run, "params/model.long.txt") == text
-
-
-def test_metrics_that_are_no_numbers_of_the_line_are_kept(start: Start) -> None:
-    with start() as run:
-        run.log_metrics({"nan": math.nan, "inf": math.inf}, 1)
-    metrics = read(run).data.metrics
-    assert math.isnan(metrics["nan"])
-    assert metrics["inf"] > 1e300  # the database's largest number
+    assert math.isnan(kept.metrics["nan"])
+    assert kept.metrics["inf"] > 1e300  # the database's largest number
 
 
 def test_metrics_wait_and_are_sent_together(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start()
     calls = []
     call = Store.call
-    monkeypatch.setattr(
-        Store,
-        "call",
-        lambda self, what, *a, **k: (calls.append(what), call(self, what, *a, **k))[1],
-    )
+
+    def counting(store: Store, what: str, *arguments: Any, **options: Any) -> object:
+        calls.append(what)
+        return call(store, what, *arguments, **options)
+
+    monkeypatch.setattr(Store, "call", counting)
     for step in range(40):
         run.log_metrics({"train/loss_step": 1.0}, step)
     assert calls == []
@@ -151,20 +149,16 @@ def test_an_exception_ends_the_run_and_goes_on(
     assert "pw@" not in artifact(run, "error/traceback.txt") + kept.data.tags[Tag.ERROR]
 
 
-def test_leaving_with_status_zero_is_no_error(start: Start) -> None:
+def test_leaving_with_status_zero_is_no_error_and_a_second_end_changes_nothing(
+    start: Start,
+) -> None:
     run = start()
     with pytest.raises(SystemExit), run:
         raise SystemExit(0)
+    run.finish("FAILED")
     kept = read(run)
     assert kept.info.status == "FINISHED"
     assert Tag.ERROR not in kept.data.tags
-
-
-def test_a_second_finish_changes_nothing(start: Start) -> None:
-    run = start()
-    run.finish("FAILED")
-    run.finish("FINISHED")
-    assert read(run).info.status == "FAILED"
 
 
 def test_a_resumed_run_is_the_same_run_without_doubles(
