@@ -15,6 +15,7 @@ from flair2_exp.config.groups import config_folder
 from flair2_exp.run import experiment
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.plan import Plan, Planner
 from tests.commands import answer
 
@@ -40,6 +41,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
         return 0.5
 
     monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(ablation, "require_feasible", lambda *_, **__: None)  # loads torch
     return begun
 
 
@@ -51,9 +53,9 @@ def compositions(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
     composed: list[Sequence[str]] = []
     load = loader.load_configuration
 
-    def noted(self: Any, config_name: str | None, overrides: list[str], *more: Any, **named: Any):  # type: ignore[no-untyped-def]  # noqa: ANN202
-        composed.append(overrides)
-        return load(self, config_name, overrides, *more, **named)
+    def noted(self: Any, *arguments: Any, **named: Any) -> Any:
+        composed.append(named.get("overrides") or arguments[1])
+        return load(self, *arguments, **named)
 
     monkeypatch.setattr(loader, "load_configuration", noted)
     return composed

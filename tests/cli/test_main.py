@@ -46,6 +46,7 @@ MISTAKES = [
     ("sweep=leaderboard,factors", "sweep holds for a whole sweep: start a command for each value"),
     ("--multirun seed=1 sweep.name=a,b", "sweep.name holds for a whole sweep"),
     ("--multirun seed=1 paths.root=a,b", "paths.root holds for a whole sweep"),
+    ("--multirun dataset.sample.seed=0,1 hydra.sweep.subdir='x/${seed}'", "would share the folder"),
     ("--multirun model=unet,utae,utt data=aerial_only", "model=utae needs the satellite series"),
     ("experiment=leaderboard/utt.yaml", "experiment=leaderboard/utt"),
     ("s2_preproc.size=30", "multiple of 8"),

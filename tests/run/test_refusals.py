@@ -36,7 +36,7 @@ def test_what_cannot_run_is_refused_in_two_lines_and_leaves_nothing(
         ([other, f"dataset.root={nothing}"], DataError, "empty"),
         ([other, f"dataset.root={coco}"], DataError, "coco"),
         (["split=file", f"split.file={split}"], DataError, "D006_2020|validation"),
-        (["dataset.sample.patch_size=72"], ConfigError, "multiple of 32"),
+        (["dataset.sample.patch_size=72"], ConfigError, "multiples of 32"),
         (["s2_preproc.size=72"], ConfigError, "use dataset.sample.super_patch=72"),
         (["trainer=gpu"], FlairError, "trainer=cpu"),
         (["trainer.precision=16-mixed"], FlairError, "needs a GPU"),

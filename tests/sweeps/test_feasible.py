@@ -49,7 +49,7 @@ def test_what_torch_would_refuse_in_the_last_job_is_refused_before_the_first(
             "utae.heads=16 does not divide 24",
         ),
         ("scheduler=none,plateau scheduler.warmup_epochs=2", "scheduler=plateau has no warm-up"),
-        ("model=unet dataset.sample.patch_size=64,100", "must be a multiple of 32"),
+        ("model=unet dataset.sample.patch_size=64,100", "model=unet takes multiples of 32"),
     ],
 )
 def test_what_needs_no_torch_is_refused_by_a_dry_run_already(
