@@ -32,10 +32,13 @@ def open_parent(name: str, folder: Path, config: Config, *, take_over: bool = Fa
 
     notes = _notes(folder)
     key = notes.get("key") or uuid.uuid4().hex
-    store = open_store(config)
-    if store is not None and not notes.get("parent_run_id"):
+    run_id, store = notes.get("parent_run_id"), open_store(config)
+    if store is not None and not run_id:
         # The key is on the disk before the run is made: a process that is killed before it has
         # noted the run's id finds the run by it, and no sweep gets two parents.
+        if "key" in notes:
+            experiment = store.ensure_experiment(config.tracking.experiment)
+            run_id = store.find_run(experiment, {Tag.SWEEP_KEY: key})
         _note(folder, name=name, key=key)
     run = open_run(
         store,
@@ -43,8 +46,7 @@ def open_parent(name: str, folder: Path, config: Config, *, take_over: bool = Fa
         name,
         RunFolder(folder).unsent,
         tags={Tag.SWEEP: name, Tag.KIND: "sweep", Tag.FOLDER: str(folder), Tag.SWEEP_KEY: key},
-        run_id=notes.get("parent_run_id"),
-        lookup=(Tag.SWEEP_KEY,) if "key" in notes else (),
+        run_id=run_id,
         take_over=take_over,
     )
     if store is not None:
