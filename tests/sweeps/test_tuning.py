@@ -245,8 +245,7 @@ def test_a_group_or_an_option_that_decides_may_not_change(bound: str) -> None:
 def test_an_option_given_on_the_command_line_is_no_longer_searched() -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         space = prepared("tune=unet", "optimizer=adamw", "optimizer.lr=0.001").space
-        values = {name: entry.points()[0] if entry.choices else entry.low
-                  for name, entry in space.dimensions.items()}  # fmt: skip
+        values = {name: entry.example for name, entry in space.dimensions.items()}
         trial = space.overrides(values)
     assert not any(name.startswith("optimizer.") and name != "optimizer.weight_decay"
                    for name in space.dimensions)  # fmt: skip
