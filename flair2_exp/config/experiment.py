@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from flair2_exp.config.data import (
-    AugConfig,
-    DataConfig,
-    DataGroups,
-    DatasetConfig,
-    MetadataConfig,
-    S2PreprocConfig,
-    SplitConfig,
-)
+from flair2_exp.config.data import DataGroups
 from flair2_exp.config.fields import Group, option
 from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
 from flair2_exp.config.sweep import SweepConfig, TuneConfig
@@ -34,15 +26,9 @@ from flair2_exp.nomenclature import classes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Group):
+class Config(DataGroups, Group):
     """One experiment."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    split: SplitConfig = field(default_factory=SplitConfig)
-    s2_preproc: S2PreprocConfig = field(default_factory=S2PreprocConfig)
-    aug: AugConfig = field(default_factory=AugConfig)
-    metadata: MetadataConfig = field(default_factory=MetadataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     utae: UTAEConfig = field(default_factory=UTAEConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -80,14 +66,7 @@ class Config(Group):
     @property
     def data_groups(self) -> DataGroups:
         """What the data room receives."""
-        return DataGroups(
-            data=self.data,
-            dataset=self.dataset,
-            split=self.split,
-            s2_preproc=self.s2_preproc,
-            aug=self.aug,
-            metadata=self.metadata,
-        )
+        return DataGroups(**{each.name: getattr(self, each.name) for each in fields(DataGroups)})
 
     @property
     def reads(self) -> frozenset[str]:
