@@ -1,1 +1,1 @@
-"""The synthetic FLAIR #2 tree: `landscape` is its ground, `rendering` its look, `tree` writes it."""
+"""The synthetic FLAIR #2 tree: `landscape` is the ground, `rendering` its look, `tree` the files."""

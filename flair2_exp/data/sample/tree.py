@@ -12,25 +12,22 @@ many others there are.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
 
 from flair2_exp import values
 from flair2_exp.config.data import SampleConfig
+from flair2_exp.data.sample.landscape import THEMES, Landscape
+from flair2_exp.data.sample.rendering import plan_flight, render_patch, render_series
 from flair2_exp.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from flair2_exp.data.sample.landscape import Landscape
-    from flair2_exp.data.sample.rendering import Flight
 
 PATCH_METRES: Final = 102.4
 """Width of a patch, whatever its pixels: 512 pixels of 0.2 m in FLAIR #2."""
@@ -62,23 +59,21 @@ _PLACES: Final[dict[int, tuple[int, int, int, int]]] = {
     41: (2021, 575, 6720, 110), 44: (2020, 350, 6705, 40), 46: (2019, 590, 6390, 280),
     49: (2020, 430, 6705, 70),
 }  # fmt: skip
-"""Year, easting and northing (km, Lambert-93) and altitude (m) of a domain's imagined place."""
+"""Year, easting and northing (km, Lambert-93) and altitude (m) of a domain's imagined place.
 
-_VALIDATION: Final = (4, 14, 29, 31, 58, 66, 67, 77)
-_TEST: Final = (15, 22, 26, 36, 61, 64, 68, 69, 71, 84)
+In the official split the first 8 validate, the next 10 test, and the others train.
+"""
 
 
 def sample_domains(count: int) -> tuple[list[int], list[int], list[int]]:
     """Return the domains that train, validate and test in a sample of `count` (6..40)."""
-    validation = _VALIDATION[: count // 4]
-    test = _TEST[: count // 4]
-    others = [number for number in _PLACES if number not in _VALIDATION + _TEST]
-    train = others[: count - len(validation) - len(test)]
-    return train, list(validation), list(test)
+    numbers = list(_PLACES)
+    validation, test = numbers[:8][: count // 4], numbers[8:18][: count // 4]
+    return numbers[18:][: count - len(validation) - len(test)], validation, test
 
 
-def generate_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path:
-    """Write a sample data set as the new folder `root`.
+def ensure_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path:
+    """Return the sample data set of these options at `root`: made if missing, untouched if there.
 
     The tree appears under its name all at once: it is made in a hidden folder beside it and then
     renamed. When another process makes the same one meanwhile, the first to finish wins.
@@ -87,17 +82,15 @@ def generate_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path
         root: The folder to make; it may exist if it is empty.
         options: What it is made from.
 
-    Returns:
-        The folder.
-
     Raises:
         DataError: The folder holds something else, is the working folder, or cannot be written.
     """
     target = Path(os.path.abspath(root))
-    if target == Path.cwd():  # the renamed folder would be another than the shell stands in
-        raise DataError(f"{target} is the working folder; name one to make in it, as ./sample")
     try:
-        _require_empty(target, options)
+        if is_made(target, options):
+            return target
+        if target == Path.cwd():  # the renamed folder would be another than the shell stands in
+            raise DataError(f"{target} is the working folder; name one to make in it, as ./sample")
         place = target.resolve()  # a link to an empty folder stays a link
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
@@ -108,24 +101,11 @@ def generate_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        reason = error.strerror or str(error)
         raise DataError(
-            f"the sample data set cannot be written to {target} ({reason}); "
+            f"the sample data set cannot be written to {target} ({error.strerror or error}); "
             "choose a folder that can be, with dataset.root or paths.data"
         ) from error
     return target
-
-
-def ensure_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path:
-    """Return the sample data set of these options at `root`: made if missing, untouched if there.
-
-    Raises:
-        DataError: The folder holds something else, or cannot be written.
-    """
-    target = Path(os.path.abspath(root))
-    if _is_made(target, options):
-        return target
-    return generate_sample(target, options)
 
 
 def is_made(root: str | os.PathLike[str], options: SampleConfig) -> bool:
@@ -135,18 +115,22 @@ def is_made(root: str | os.PathLike[str], options: SampleConfig) -> bool:
         DataError: The folder holds something else.
     """
     target = Path(os.path.abspath(root))
-    if not _is_made(target, options):
-        _require_empty(target, options)
-        return False
-    return True
-
-
-def _require_empty(target: Path, options: SampleConfig) -> None:
-    """Refuse a place that holds something."""
+    present, wanted = _read_manifest(target), _manifest(options)
+    if present == wanted:
+        return True
     if target.is_symlink() and not target.exists():
         raise DataError(f"{target} is a link to nothing; remove it or choose another folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(_occupied(target, options))
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{target} is a file; the sample data set needs a folder of its own")
+    if not target.exists() or not any(target.iterdir()):
+        return False
+    if present.get("generator") == wanted["generator"]:
+        changes = values.differences(values.flatten(present), values.flatten(wanted)).items()
+        listed = (f"{name}={old} instead of {new}" for name, (old, new) in changes)
+        content = f"holds a sample data set with {', '.join(listed)}"
+    else:
+        content = "is not empty and holds no sample data set"
+    raise DataError(f"{target} {content}; remove it or choose another folder with dataset.root")
 
 
 def _manifest(options: SampleConfig) -> dict[str, Any]:
@@ -157,40 +141,13 @@ def _manifest(options: SampleConfig) -> dict[str, Any]:
     }
 
 
-def _is_made(target: Path, options: SampleConfig) -> bool:
-    return _read_manifest(target) == _manifest(options)
-
-
-def _read_manifest(root: Path) -> dict[str, Any] | None:
-    """Return the manifest of a tree; None where there is none that can be read."""
+def _read_manifest(root: Path) -> dict[str, Any]:
+    """Return the manifest of a tree; nothing where there is none that can be read."""
     try:
         content = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _occupied(target: Path, options: SampleConfig) -> str:
-    """Return what a folder holds instead of the wanted sample."""
-    if not target.is_dir():
-        return f"{target} is a file; the sample data set needs a folder of its own"
-    fix = "remove it or choose another folder with dataset.root"
-    present, wanted = _read_manifest(target), _manifest(options)
-    if present == wanted:
-        return f"{target} holds this sample data set already; {fix}"
-    if present is None or present.get("generator") != wanted["generator"]:
-        return f"{target} is not empty and holds no sample data set; {fix}"
-    if present.get("version") != VERSION:
-        return (
-            f"{target} holds a sample data set of generator version {present.get('version')}, "
-            f"this is version {VERSION}; {fix}"
-        )
-    there = present.get("options")
-    changes = values.differences(there if isinstance(there, dict) else {}, wanted["options"])
-    differences = ", ".join(
-        f"{name}={old} instead of {new}" for name, (old, new) in changes.items()
-    )
-    return f"{target} holds a sample data set with {differences}; {fix}"
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _publish(partial: Path, target: Path, options: SampleConfig) -> None:
@@ -198,11 +155,8 @@ def _publish(partial: Path, target: Path, options: SampleConfig) -> None:
     try:
         partial.rename(target)
     except OSError:
-        if _is_made(target, options):
-            return
-        if target.exists():
-            raise DataError(_occupied(target, options)) from None
-        raise
+        if not is_made(target, options):
+            raise
 
 
 def _write_tree(root: Path, options: SampleConfig) -> None:
@@ -210,16 +164,20 @@ def _write_tree(root: Path, options: SampleConfig) -> None:
     train, validation, test = sample_domains(options.domains)
     centroids: dict[str, list[int]] = {}
     metadata: dict[str, dict[str, Any]] = {}
-    first = 1
     for part, numbers in (("train", sorted(train + validation)), ("test", sorted(test))):
         prefix = "flair_2_" if part == "test" else "flair_"
-        for area in _areas(numbers, options):
-            folders = {
-                name: root / f"{prefix}{name}_{part}" / area.domain / area.zone
-                for name in ("aerial", "labels", "sen")
-            }
-            _write_area(area, folders, first, centroids, metadata)
-            first += options.patches_per_area
+        for number, index in itertools.product(numbers, range(options.areas_per_domain)):
+            area = _Area(number, index, options)
+            folders = {}
+            for name, leaf in (("aerial", "img"), ("labels", "msk"), ("sen", "sen")):
+                folders[name] = root / f"{prefix}{name}_{part}" / area.domain / area.zone / leaf
+                folders[name].mkdir(parents=True)
+            for centre in area.centres:
+                name = f"{len(centroids) + 1:06d}"
+                _write_patch(area, folders, name, centre)
+                centroids[f"IMG_{name}.tif"] = list(centre)
+                metadata[f"IMG_{name}"] = _describe(area, centre)
+            _write_series(area, folders["sen"])
     _write_json(root / "flair-2_centroids_sp_to_patch.json", centroids)
     _write_json(root / "flair_aerial_metadata.json", metadata)
     _write_json(root / MANIFEST, _manifest(options))
@@ -229,72 +187,46 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Area:
-    """One area: its place, its ground, its light, and where its patches are."""
-
-    domain: str
-    zone: str
-    year: int
-    altitude: float
-    origin: tuple[int, int]
-    """Easting and northing (m) of the satellite array's north-western corner."""
-    shape: tuple[int, int]
-    """H and W of the satellite array."""
-    centres: list[tuple[int, int]]
-    """Row and column of each patch's centre."""
-    tile: str
-    flight: Flight
-    landscape: Landscape
-    patch_size: int
-    aerial_rng: np.random.Generator
-    satellite_rng: np.random.Generator
-
-
 def _rng(seed: int, *key: int) -> np.random.Generator:
-    import numpy as np
-
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _areas(numbers: list[int], options: SampleConfig) -> Iterator[_Area]:
-    """Yield the areas of some domains, one after the other."""
-    from flair2_exp.data.sample.landscape import THEMES, Landscape
-    from flair2_exp.data.sample.rendering import plan_flight
+class _Area:
+    """One area: its place, its ground, its light, and where its patches are.
 
-    for number in numbers:
-        year, east, north, altitude = _PLACES[number]
-        rng = _rng(options.seed, 0, number)
-        flight = plan_flight(rng, year)
+    Args:
+        number: The domain's.
+        index: The area's in its domain.
+        options: What the sample is made from.
+
+    Attributes:
+        shape: H and W of the satellite array.
+        centres: Row and column of each patch's centre in it.
+        origin: Easting and northing (m) of its north-western corner.
+    """
+
+    def __init__(self, number: int, index: int, options: SampleConfig) -> None:
+        self.year, east, north, altitude = _PLACES[number]
+        rng = _rng(options.seed, 0, number)  # what a domain's areas share
+        self.flight = plan_flight(rng, self.year)
         themes = rng.permutation(THEMES)
+        theme = str(themes[index % len(themes)])
         letters = "".join("ABCDEFGHJKLMNPQRSTUVWXYZ"[i] for i in rng.integers(0, 24, 2))
-        tile = f"T{31 + (east > 900)}{'TU'[north > 6700]}{letters}"
-        for index in range(options.areas_per_domain):
-            streams = [_rng(options.seed, 1, number, index, stream) for stream in range(4)]
-            shape, centres = _arrange(streams[0], options)
-            theme = str(themes[index % len(themes)])
-            height = altitude * float(streams[0].uniform(0.85, 1.15))
-            extent = (10.0 * shape[0], 10.0 * shape[1])
-            # Areas of a domain lie some kilometres apart, on the grid of the satellite's pixels.
-            origin = (
-                1000 * east + 4000 * (index % 5) + 10 * int(streams[0].integers(0, 100)),
-                1000 * north + 4000 * (index // 5) + 10 * int(streams[0].integers(0, 100)),
-            )
-            yield _Area(
-                domain=f"D{number:03d}_{year}",
-                zone=f"Z{index + 1}_{theme}",
-                year=year,
-                altitude=height,
-                origin=origin,
-                shape=shape,
-                centres=centres,
-                tile=tile,
-                flight=flight,
-                landscape=Landscape(streams[1], extent, theme, height),
-                patch_size=options.patch_size,
-                aerial_rng=streams[2],
-                satellite_rng=streams[3],
-            )
+        self.tile = f"T{31 + (east > 900)}{'TU'[north > 6700]}{letters}"
+        self.domain, self.zone = f"D{number:03d}_{self.year}", f"Z{index + 1}_{theme}"
+        rng, ground_rng, self.aerial_rng, self.satellite_rng = (
+            _rng(options.seed, 1, number, index, stream) for stream in range(4)
+        )
+        self.shape, self.centres = _arrange(rng, options)
+        self.altitude = altitude * float(rng.uniform(0.85, 1.15))
+        # Areas of a domain lie some kilometres apart, on the grid of the satellite's pixels.
+        self.origin = (
+            1000 * east + 4000 * (index % 5) + 10 * int(rng.integers(0, 100)),
+            1000 * north + 4000 * (index // 5) + 10 * int(rng.integers(0, 100)),
+        )
+        extent = (10.0 * self.shape[0], 10.0 * self.shape[1])
+        self.landscape = Landscape(ground_rng, extent, theme, self.altitude)
+        self.pixels = options.patch_size
 
 
 def _arrange(
@@ -316,25 +248,6 @@ def _arrange(
     return shape, centres
 
 
-def _write_area(
-    area: _Area,
-    folders: dict[str, Path],
-    first: int,
-    centroids: dict[str, list[int]],
-    metadata: dict[str, dict[str, Any]],
-) -> None:
-    """Write the files of one area; its patches are numbered from `first` on."""
-    for name, leaf in (("aerial", "img"), ("labels", "msk"), ("sen", "sen")):
-        folders[name] = folders[name] / leaf
-        folders[name].mkdir(parents=True)
-    for patch, centre in enumerate(area.centres):
-        name = f"{first + patch:06d}"
-        _write_patch(area, folders, name, centre)
-        centroids[f"IMG_{name}.tif"] = list(centre)
-        metadata[f"IMG_{name}"] = _describe(area, centre)
-    _write_series(area, folders["sen"])
-
-
 def _describe(area: _Area, centre: tuple[int, int]) -> dict[str, Any]:
     """Return the aerial metadata of a patch."""
     altitude = area.landscape.ground(10.0 * centre[0], 10.0 * centre[1])
@@ -353,10 +266,6 @@ def _describe(area: _Area, centre: tuple[int, int]) -> dict[str, Any]:
 def _write_patch(area: _Area, folders: dict[str, Path], name: str, centre: tuple[int, int]) -> None:
     """Write the image and the mask of one patch."""
     import rasterio
-    from affine import Affine
-    from rasterio.crs import CRS
-
-    from flair2_exp.data.sample.rendering import render_patch
 
     image, mask = render_patch(
         area.aerial_rng,
@@ -364,18 +273,18 @@ def _write_patch(area: _Area, folders: dict[str, Path], name: str, centre: tuple
         area.flight,
         (10.0 * centre[0], 10.0 * centre[1]),
         PATCH_METRES,
-        area.patch_size,
+        area.pixels,
     )
-    pixel = PATCH_METRES / area.patch_size
+    pixel = PATCH_METRES / area.pixels
     west = area.origin[0] + 10 * centre[1] - PATCH_METRES / 2
     north = area.origin[1] - 10 * centre[0] + PATCH_METRES / 2
     profile = {
         "driver": "GTiff",
         "dtype": "uint8",
-        "width": area.patch_size,
-        "height": area.patch_size,
-        "crs": CRS.from_epsg(2154),
-        "transform": Affine(pixel, 0, west, 0, -pixel, north),
+        "width": area.pixels,
+        "height": area.pixels,
+        "crs": "EPSG:2154",
+        "transform": rasterio.Affine(pixel, 0, west, 0, -pixel, north),
     }
     path = folders["aerial"] / f"IMG_{name}.tif"
     with rasterio.open(path, "w", count=5, interleave="pixel", **profile) as file:
@@ -387,10 +296,6 @@ def _write_patch(area: _Area, folders: dict[str, Path], name: str, centre: tuple
 
 def _write_series(area: _Area, folder: Path) -> None:
     """Write the satellite arrays of one area and the names of its products."""
-    import numpy as np
-
-    from flair2_exp.data.sample.rendering import render_series
-
     series = render_series(
         area.satellite_rng, area.landscape, area.shape, area.year, area.altitude, area.tile
     )
