@@ -15,74 +15,42 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flair2_exp.data.sample.landscape import (
-    AGRICULTURAL,
-    BARE_SOIL,
-    BRUSHWOOD,
-    BUILDING,
-    CLEAR_CUT,
-    CONIFEROUS,
-    DECIDUOUS,
-    GREENHOUSE,
-    HERBACEOUS,
-    IMPERVIOUS,
-    LIGNEOUS,
-    MIXED,
-    OTHER,
-    PERVIOUS,
-    PLOWED,
-    POOL,
-    SNOW,
-    VARIETIES,
-    VINEYARD,
-    WATER,
-    Floats,
-    Landscape,
-    Noise,
-    Surface,
-)
+from flair2_exp.data.sample import landscape as land
+from flair2_exp.data.sample.landscape import VARIETIES, Floats, Landscape, Noise, Surface
 
 METRES_PER_UNIT: Final = 0.2
 """Height of one unit of the elevation band."""
 
-_COLOURS: Final[dict[int, tuple[tuple[int, int, int, int], ...]]] = {
-    BUILDING: ((158, 116, 100, 84), (136, 110, 100, 76), (102, 106, 112, 68), (190, 192, 192, 108)),
-    PERVIOUS: ((168, 160, 150, 92), (158, 154, 142, 96), (148, 144, 132, 94), (174, 166, 154, 104)),
-    IMPERVIOUS: ((150, 148, 146, 74), (136, 138, 140, 70), (164, 160, 154, 78),
-        (124, 126, 130, 66)),
-    BARE_SOIL: ((172, 162, 142, 122), (160, 148, 128, 116), (178, 168, 148, 126),
-        (150, 138, 118, 110)),
-    WATER: ((66, 84, 82, 30), (84, 98, 78, 40), (58, 90, 96, 22), (96, 108, 84, 50)),
-    CONIFEROUS: ((66, 82, 70, 88), (72, 88, 73, 96), (68, 83, 71, 90), (76, 91, 75, 101)),
-    DECIDUOUS: ((70, 87, 72, 94), (66, 81, 70, 89), (77, 92, 76, 104), (72, 86, 72, 97)),
-    BRUSHWOOD: ((90, 100, 88, 104), (84, 96, 82, 100), (98, 106, 92, 108), (94, 100, 92, 98)),
-    VINEYARD: ((158, 144, 120, 106), (150, 138, 116, 102), (118, 122, 96, 112),
-        (164, 150, 128, 110)),
-    HERBACEOUS: ((106, 118, 90, 120), (118, 124, 97, 114), (136, 132, 105, 107),
-        (99, 116, 86, 125)),
-    AGRICULTURAL: ((102, 117, 89, 121), (120, 125, 97, 114), (144, 137, 108, 105),
-        (136, 127, 104, 98)),
-    PLOWED: ((142, 130, 107, 97), (133, 126, 102, 99), (121, 121, 97, 108), (147, 135, 110, 101)),
-    POOL: ((110, 196, 208, 40), (120, 204, 214, 46), (96, 184, 204, 36), (128, 200, 200, 44)),
-    SNOW: ((236, 238, 242, 214), (228, 232, 238, 206), (240, 242, 246, 220), (222, 228, 236, 200)),
-    CLEAR_CUT: ((138, 122, 102, 98), (128, 118, 98, 100), (144, 130, 108, 104),
-        (132, 120, 104, 94)),
-    MIXED: ((69, 85, 71, 92), (70, 85, 72, 93), (73, 88, 74, 97), (73, 88, 74, 98)),
-    LIGNEOUS: ((94, 108, 84, 112), (88, 102, 80, 108), (100, 112, 88, 114), (92, 106, 86, 108)),
-    GREENHOUSE: ((196, 200, 200, 124), (186, 192, 194, 118), (204, 206, 204, 130),
-        (190, 194, 192, 120)),
-    OTHER: ((150, 148, 142, 104), (130, 130, 128, 96), (164, 156, 146, 108), (142, 136, 130, 100)),
-}  # fmt: skip
-"""Red, green, blue and near infrared (0..255) of each variety under a standard light."""
+_LOOKS: Final = """
+building     0.060  158 116 100  84   136 110 100  76   102 106 112  68   190 192 192 108
+pervious     0.070  168 160 150  92   158 154 142  96   148 144 132  94   174 166 154 104
+impervious   0.070  150 148 146  74   136 138 140  70   164 160 154  78   124 126 130  66
+bare_soil    0.080  172 162 142 122   160 148 128 116   178 168 148 126   150 138 118 110
+water        0.030   66  84  82  30    84  98  78  40    58  90  96  22    96 108  84  50
+coniferous   0.160   66  82  70  88    72  88  73  96    68  83  71  90    76  91  75 101
+deciduous    0.160   70  87  72  94    66  81  70  89    77  92  76 104    72  86  72  97
+brushwood    0.180   90 100  88 104    84  96  82 100    98 106  92 108    94 100  92  98
+vineyard     0.080  158 144 120 106   150 138 116 102   118 122  96 112   164 150 128 110
+herbaceous   0.060  106 118  90 120   118 124  97 114   136 132 105 107    99 116  86 125
+agricultural 0.055  102 117  89 121   120 125  97 114   144 137 108 105   136 127 104  98
+plowed       0.060  142 130 107  97   133 126 102  99   121 121  97 108   147 135 110 101
+pool         0.050  110 196 208  40   120 204 214  46    96 184 204  36   128 200 200  44
+snow         0.050  236 238 242 214   228 232 238 206   240 242 246 220   222 228 236 200
+clear_cut    0.140  138 122 102  98   128 118  98 100   144 130 108 104   132 120 104  94
+mixed        0.160   69  85  71  92    70  85  72  93    73  88  74  97    73  88  74  98
+ligneous     0.120   94 108  84 112    88 102  80 108   100 112  88 114    92 106  86 108
+greenhouse   0.050  196 200 200 124   186 192 194 118   204 206 204 130   190 194 192 120
+other        0.050  150 148 142 104   130 130 128  96   164 156 146 108   142 136 130 100
+"""
+"""By class, in the order of their values: relative standard deviation of the fine texture, then
+red, green, blue and near infrared (0..255) of each variety under a standard light."""
 
-_GRAIN: Final[dict[int, float]] = {
-    BUILDING: 0.06, PERVIOUS: 0.07, IMPERVIOUS: 0.07, BARE_SOIL: 0.08, WATER: 0.03,
-    CONIFEROUS: 0.16, DECIDUOUS: 0.16, BRUSHWOOD: 0.18, VINEYARD: 0.08, HERBACEOUS: 0.06,
-    AGRICULTURAL: 0.055, PLOWED: 0.06, CLEAR_CUT: 0.14, MIXED: 0.16, LIGNEOUS: 0.12,
-}  # fmt: skip
-"""Relative standard deviation of the fine texture; 0.05 where none is given."""
-
-_FIELDS: Final = (HERBACEOUS, AGRICULTURAL, PLOWED)
+_TABLE: Final = np.pad(
+    np.array([row.split()[1:] for row in _LOOKS.split("\n")[1:-1]], dtype=float), ((1, 0), (0, 0))
+)
+_GRAIN: Final = _TABLE[:, 0]
+_COLOURS: Final = _TABLE[:, 1:].reshape(20, VARIETIES, 4)
+_FIELDS: Final = [land.HERBACEOUS, land.AGRICULTURAL, land.PLOWED]
 _DRY: Final = np.array([146.0, 137.0, 108.0, 104.0])
 _VINE: Final = np.array([84.0, 102.0, 76.0, 114.0])
 
@@ -159,29 +127,25 @@ def render_patch(
     colour *= _light(surface.height, flight.sun, pixel)
     inner = (slice(margin, -margin), slice(margin, -margin))
     image = np.concatenate((colour[:, *inner], _measure(rng, surface, pixel, margin)[None]))
-    grain = np.full(20, 0.05)
-    grain[list(_GRAIN)] = list(_GRAIN.values())
     cover = surface.cover[inner]
     if blocks == 2:
         image = image.repeat(2, axis=-2).repeat(2, axis=-1)
         cover = cover.repeat(2, axis=-2).repeat(2, axis=-1)
-    return _expose(rng, image, grain[cover], flight, side / size), cover
+    return _expose(rng, image, _GRAIN[cover], flight, side / size), cover
 
 
 def _paint(surface: Surface, flight: Flight, pixel: float) -> Floats:
     """Paint colours (4,…) by class and variety, with the rows of vineyards and fields."""
-    table = np.zeros((20, VARIETIES, 4))
-    for cover, colours in _COLOURS.items():
-        table[cover] = colours
-    table[list(_FIELDS)] += flight.dryness * 0.7 * (_DRY - table[list(_FIELDS)])
+    table = _COLOURS.copy()
+    table[_FIELDS] += flight.dryness * 0.7 * (_DRY - table[_FIELDS])
     colour = table[surface.cover, surface.variety]
     colour *= (1 + 0.09 * surface.tone)[..., None]
     if pixel < 1.6:  # rows narrower than two pixels would only alias
         wave = np.sin(2 * np.pi * surface.across / 3.2)
-        vine = ((surface.cover == VINEYARD) & (wave > 0.1))[..., None]
+        vine = ((surface.cover == land.VINEYARD) & (wave > 0.1))[..., None]
         colour = np.where(vine, _VINE, colour)
         rows = np.sin(2 * np.pi * surface.across / 6.4)
-        tilled = np.isin(surface.cover, (AGRICULTURAL, PLOWED)) & (surface.variety != 1)
+        tilled = np.isin(surface.cover, (land.AGRICULTURAL, land.PLOWED)) & (surface.variety != 1)
         colour *= 1 + 0.025 * (rows * tilled)[..., None]
     return np.moveaxis(colour, -1, 0)
 
@@ -258,28 +222,28 @@ _SPECTRA: Final[dict[str, tuple[int, ...]]] = {
     "cloud": (7200, 6900, 6700, 7000, 7000, 7000, 7200, 6900, 4600, 3600),
 }
 
-_GROUNDS: Final[dict[int, tuple[tuple[str, str], ...]]] = {
-    BUILDING: (("green", "tiles"), ("green", "tiles"), ("green", "slate"), ("green", "metal")),
-    PERVIOUS: (("green", "gravel"),) * 4,
-    IMPERVIOUS: (("green", "asphalt"),) * 4,
-    BARE_SOIL: (("green", "mineral"), ("green", "soil"), ("green", "mineral"), ("straw", "soil")),
-    WATER: (("turbid", "water"),) * 4,
-    CONIFEROUS: (("needles", "litter"),) * 4,
-    DECIDUOUS: (("leaves", "litter"),) * 4,
-    BRUSHWOOD: (("leaves", "heath"),) * 4,
-    VINEYARD: (("green", "soil"), ("green", "soil"), ("green", "straw"), ("green", "mineral")),
-    HERBACEOUS: (("green", "straw"),) * 4,
-    AGRICULTURAL: (("green", "straw"), ("green", "soil"), ("green", "straw"), ("green", "soil")),
-    PLOWED: (("green", "soil"),) * 4,
-    POOL: (("green", "pool"),) * 4,
-    SNOW: (("green", "snow"),) * 4,
-    CLEAR_CUT: (("green", "litter"),) * 4,
-    MIXED: (("leaves", "needles"),) * 4,
-    LIGNEOUS: (("leaves", "soil"),) * 4,
-    GREENHOUSE: (("green", "metal"),) * 4,
-    OTHER: (("green", "gravel"), ("green", "soil"), ("green", "asphalt"), ("green", "straw")),
-}
-"""What grows on what, for each variety."""
+_GROUNDS: Final = """
+building     green/tiles green/tiles green/slate green/metal
+pervious     green/gravel
+impervious   green/asphalt
+bare_soil    green/mineral green/soil green/mineral straw/soil
+water        turbid/water
+coniferous   needles/litter
+deciduous    leaves/litter
+brushwood    leaves/heath
+vineyard     green/soil green/soil green/straw green/mineral
+herbaceous   green/straw
+agricultural green/straw green/soil green/straw green/soil
+plowed       green/soil
+pool         green/pool
+snow         green/snow
+clear_cut    green/litter
+mixed        leaves/needles
+ligneous     leaves/soil
+greenhouse   green/metal
+other        green/gravel green/soil green/asphalt green/straw
+"""
+"""By class, in the order of their values: what grows on what, for each variety or for all."""
 
 
 def _season(days: Floats, start: float, end: float, pace: float = 9.0) -> Floats:
@@ -299,28 +263,28 @@ def _greenness(cover: int, variety: int, days: Floats, late: float) -> Floats:
         late: Days by which spring comes late here.
     """
     summer = _season(days, 100 + late, 300 - late / 2, 12)
-    if cover == CONIFEROUS:
+    if cover == land.CONIFEROUS:
         return 0.80 + 0.08 * summer + 0.03 * variety
-    if cover in (DECIDUOUS, MIXED):
+    if cover in (land.DECIDUOUS, land.MIXED):
         leaves = _season(days, 108 + late + 4 * variety, 300 - late / 2 - 4 * variety, 7)
-        return 0.10 + 0.82 * leaves if cover == DECIDUOUS else 0.15 + 0.45 * leaves
-    if cover == BRUSHWOOD:
+        return 0.10 + 0.82 * leaves if cover == land.DECIDUOUS else 0.15 + 0.45 * leaves
+    if cover == land.BRUSHWOOD:
         return 0.10 + (0.45 + 0.05 * variety) * summer
-    if cover == VINEYARD:
+    if cover == land.VINEYARD:
         return 0.14 + 0.30 * _season(days, 135 + late, 285, 10) + 0.06 * (variety == 2)
-    if cover == HERBACEOUS:
+    if cover == land.HERBACEOUS:
         drought = _season(days, 185, 255, 10)
         return 0.50 + 0.32 * _season(days, 75 + late, 320, 12) - (0.08 + 0.09 * variety) * drought
-    if cover == AGRICULTURAL:
+    if cover == land.AGRICULTURAL:
         return _crop(variety, days, late)
-    if cover == PLOWED:
+    if cover == land.PLOWED:
         weeds = ((40, 85), (280, 345), (205, 250), (60, 105))[variety]
         return 0.07 + 0.28 * _season(days, weeds[0] + late, weeds[1], 8)
-    if cover in (LIGNEOUS, CLEAR_CUT):
-        return 0.15 + (0.5 if cover == LIGNEOUS else 0.3) * summer
-    if cover == WATER:
+    if cover in (land.LIGNEOUS, land.CLEAR_CUT):
+        return 0.15 + (0.5 if cover == land.LIGNEOUS else 0.3) * summer
+    if cover == land.WATER:
         return 0.2 + 0.25 * variety + 0.1 * summer
-    return np.full(days.shape, 0.12 if cover == PERVIOUS else 0.05) + 0.05 * summer
+    return np.full(days.shape, 0.12 if cover == land.PERVIOUS else 0.05) + 0.05 * summer
 
 
 def _crop(variety: int, days: Floats, late: float) -> Floats:
@@ -346,8 +310,10 @@ def _courses(rng: np.random.Generator, days: Floats, altitude: float) -> Floats:
     spectra = {name: np.array(values, dtype=np.float64) for name, values in _SPECTRA.items()}
     late = altitude / 60 + rng.normal(0, 5)
     courses = np.zeros((len(days), 10, 20, VARIETIES))
-    for cover, grounds in _GROUNDS.items():
-        for variety, (plant, ground) in enumerate(grounds):
+    for cover, row in enumerate(_GROUNDS.split("\n")[1:-1], 1):
+        grounds = row.split()[1:]
+        for variety in range(VARIETIES):
+            plant, ground = grounds[variety % len(grounds)].split("/")
             green = _greenness(cover, variety, days, late + rng.normal(0, 5))
             green = np.clip(green * rng.normal(1, 0.07), 0, 1)[:, None]
             mix = green * spectra[plant] + (1 - green) * spectra[ground]
@@ -431,8 +397,8 @@ def _mix_pixels(landscape: Landscape, shape: tuple[int, int]) -> tuple[Floats, F
 def _open_ground(shares: Floats) -> Floats:
     """Return share of each pixel on which lying snow can be seen from above."""
     cover = np.zeros(20)
-    cover[[CONIFEROUS, DECIDUOUS, MIXED]] = 0.65
-    cover[[BUILDING, WATER, IMPERVIOUS]] = 0.4
+    cover[[land.CONIFEROUS, land.DECIDUOUS, land.MIXED]] = 0.65
+    cover[[land.BUILDING, land.WATER, land.IMPERVIOUS]] = 0.4
     return np.asarray(1 - np.repeat(cover, VARIETIES) @ shares / _SAMPLES**2)
 
 
