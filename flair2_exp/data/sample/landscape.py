@@ -11,7 +11,7 @@ Coordinates are metres from the area's north-western corner: y to the south, x t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,14 +124,18 @@ class Surface:
     """Metres across the rows of a field or across the ridge of a roof."""
 
 
-@dataclass
-class _Cells:
-    """Points of a Voronoi mosaic, each with the cell that it lies in."""
+class _Cells(NamedTuple):
+    """Points of a Voronoi mosaic: their cells, the second nearest, metres to the boundary."""
 
-    index: Ints
+    first: Ints
     second: Ints
     edge: Floats
-    """Metres to the boundary with the second nearest cell."""
+
+
+def _turn(v: Floats, u: Floats, angle: Floats | float) -> tuple[Floats, Floats]:
+    """Return coordinates (v, u) along a direction (radians, from u towards v) and beside it."""
+    sine, cosine = np.sin(angle), np.cos(angle)
+    return u * cosine + v * sine, v * cosine - u * sine
 
 
 class _Mosaic:
@@ -169,31 +173,31 @@ class _Mosaic:
         self._centres = np.stack((u, v), axis=-1)
         self._tree: cKDTree = cKDTree(self._centres)
         self.y, self.x = self._back(u, v)
+        self.distance = np.hypot(self.y - self._middle[0], self.x - self._middle[1])
 
     def __len__(self) -> int:
         return len(self._centres)
 
-    def _turn(self, y: Floats, x: Floats) -> Floats:
-        sine, cosine = np.sin(self.angle), np.cos(self.angle)
-        y, x = y - self._middle[0], x - self._middle[1]
-        return np.stack(((y * cosine + x * sine) / self._stretch, x * cosine - y * sine), axis=-1)
+    def _local(self, y: Floats, x: Floats) -> Floats:
+        """Return points (…,2) along and across the cells, along in widths of a cell."""
+        along, across = _turn(x - self._middle[1], y - self._middle[0], self.angle)
+        return np.stack((along / self._stretch, across), axis=-1)
 
     def _back(self, u: Floats, v: Floats) -> tuple[Floats, Floats]:
-        sine, cosine = np.sin(self.angle), np.cos(self.angle)
-        u = u * self._stretch
-        return u * cosine - v * sine + self._middle[0], u * sine + v * cosine + self._middle[1]
+        y, x = _turn(v, u * self._stretch, -self.angle)
+        return y + self._middle[0], x + self._middle[1]
 
     def across(self, y: Floats, x: Floats) -> Floats:
         """Return metres across the long side of the cells."""
-        return np.asarray(self._turn(y, x)[..., 1])
+        return np.asarray(self._local(y, x)[..., 1])
 
     def nearest(self, y: Floats, x: Floats) -> Ints:
         """Return the cell of each point."""
-        return np.asarray(self._tree.query(self._turn(y, x))[1], dtype=np.int64)
+        return np.asarray(self._tree.query(self._local(y, x))[1], dtype=np.int64)
 
     def find(self, y: Floats, x: Floats) -> _Cells:
         """Return each point's cell and how far its boundary is (unstretched mosaics only)."""
-        distances, cells = self._tree.query(self._turn(y, x), k=2)
+        distances, cells = self._tree.query(self._local(y, x), k=2)
         first, second = cells[..., 0], cells[..., 1]
         apart = np.linalg.norm(self._centres[second] - self._centres[first], axis=-1)
         edge = (distances[..., 1] ** 2 - distances[..., 0] ** 2) / (2 * apart)
@@ -202,7 +206,7 @@ class _Mosaic:
     def facing(self, cells: _Cells) -> Floats:
         """Return angle (radians, of y against x) of the direction towards the boundary."""
         y, x = self._back(*self._centres.T)
-        return np.arctan2(y[cells.second] - y[cells.index], x[cells.second] - x[cells.index])
+        return np.arctan2(y[cells.second] - y[cells.first], x[cells.second] - x[cells.first])
 
 
 def _deal(
@@ -247,34 +251,24 @@ class Landscape:
         self._ragged = Noise(rng, extent, 7.0)
         self._patchy = Noise(rng, extent, 16.0)
         self._crowns = Noise(rng, extent, 4.0)
-        self._make_blocks(rng, extent, theme)
+        self._blocks = _Mosaic(rng, extent, cell=105.0, jitter=0.3)
+        deck = _BLOCK_DECK + tuple(_THEME_BLOCKS[letter] for letter in theme)
+        self._use = _deal(rng, self._blocks.distance, deck)
+        self._block_dice = rng.random(len(self._blocks))
         self._make_parcels(rng, extent)
         self._make_houses(rng, extent)
         self._make_river(rng, extent)
 
-    def _from_middle(self, y: Floats, x: Floats) -> Floats:
-        return np.hypot(y - self._middle[0], x - self._middle[1])
-
-    def _make_blocks(
-        self, rng: np.random.Generator, extent: tuple[float, float], theme: str
-    ) -> None:
-        """Make blocks, what they are used for, and what runs along their boundaries."""
-        self._blocks = _Mosaic(rng, extent, cell=105.0, jitter=0.3)
-        deck = _BLOCK_DECK + tuple(_THEME_BLOCKS[letter] for letter in theme)
-        distance = self._from_middle(self._blocks.y, self._blocks.x)
-        self._use = _deal(rng, distance, deck)
-        count = len(self._blocks)
-        self._block_dice = rng.random(count)
-
     def _make_parcels(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
         """Make fields (long, in rows) and stands (roundish), with cover, variety, tone and age."""
-        self._fields = _Mosaic(rng, extent, cell=34.0, jitter=0.18, stretch=1.7)
-        self._stands = _Mosaic(rng, extent, cell=46.0, jitter=0.4)
+        fields = _Mosaic(rng, extent, cell=34.0, jitter=0.18, stretch=1.7)
+        stands = _Mosaic(rng, extent, cell=46.0, jitter=0.4)
+        self._mosaics = (stands, fields, stands, fields, stands)  # by use
         self._parcels: dict[int, tuple[Ints, Ints, Floats, Floats]] = {}
         for use, deck in _PARCEL_DECKS.items():
-            mosaic = self._parcel_mosaic(use)
+            mosaic = self._mosaics[use]
             inside = self._use[self._blocks.nearest(mosaic.y, mosaic.x)] == use
-            covers = _deal(rng, self._from_middle(mosaic.y, mosaic.x), deck, inside)
+            covers = _deal(rng, mosaic.distance, deck, inside)
             rare = rng.random(len(mosaic)) < _RARE_SHARE
             covers = np.where(rare, rng.choice(_RARE_COVERS[use], len(mosaic)), covers)
             if use == _WILD and self._altitude > 900:
@@ -285,9 +279,6 @@ class Landscape:
                 rng.uniform(-1, 1, len(mosaic)),
                 rng.random(len(mosaic)),
             )
-
-    def _parcel_mosaic(self, use: int) -> _Mosaic:
-        return self._fields if use in (_FARM, _WORKS) else self._stands
 
     def _make_houses(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
         """Make plots along the streets of towns and in works, most with a building."""
@@ -300,7 +291,7 @@ class Landscape:
         hall = np.arange(len(y)) >= len(plots)
         warps = (_WARP * warp.at(y, x) for warp in self._warps)
         cells = self._blocks.find(y + next(warps), x + next(warps))
-        use = self._use[cells.index]
+        use = self._use[cells.first]
         size = rng.random(len(y))
         half_long = np.where(hall, 13 + 9 * size, 6 + 4 * size)
         half_wide = np.where(hall, 9 + 5 * rng.random(len(y)), 4.5 + 2.2 * rng.random(len(y)))
@@ -313,8 +304,8 @@ class Landscape:
         if not len(keep):  # a landscape without houses: one plot far outside keeps lookups simple
             keep = np.array([0])
             y[0] = x[0] = -1e4
-        self._house_y, self._house_x = y[keep], x[keep]
-        self._house_tree: cKDTree = cKDTree(np.stack((y[keep], x[keep]), axis=-1))
+        self._house_places = np.stack((y[keep], x[keep]), axis=-1)
+        self._house_tree: cKDTree = cKDTree(self._house_places)
         self._house_angle = self._blocks.facing(cells)[keep]
         self._house_long, self._house_wide = half_long[keep], half_wide[keep]
         count = len(keep)
@@ -328,8 +319,7 @@ class Landscape:
 
     def _make_river(self, rng: np.random.Generator, extent: tuple[float, float]) -> None:
         """Make a winding river that passes near the middle; its water's colour, and the roads'."""
-        angle = rng.uniform(0, np.pi)
-        self._river_along = (np.sin(angle), np.cos(angle))
+        self._river_angle = rng.uniform(0, np.pi)
         self._river_offset = rng.uniform(-0.14, 0.14) * min(extent)
         self._river_swing = rng.uniform(14, 32), rng.uniform(120, 210), rng.uniform(0, 2 * np.pi)
         self._river_width = rng.uniform(3.5, 9.0)
@@ -341,91 +331,77 @@ class Landscape:
         relief = self._relief.at(np.array([y]), np.array([x]))
         return max(self._altitude + self._steepness * float(relief[0]), 0.0)
 
-    def _river(self, y: Floats, x: Floats) -> Floats:
-        """Return metres from the river's bank, negative in the water."""
-        sine, cosine = self._river_along
-        v, u = y - self._middle[0], x - self._middle[1]
-        along, beside = u * cosine + v * sine, v * cosine - u * sine
-        swing, length, phase = self._river_swing
-        course = self._river_offset + swing * np.sin(2 * np.pi * along / length + phase)
-        return np.asarray(np.abs(beside - course) - self._river_width)
-
     def surface(self, y: Floats, x: Floats) -> Surface:
         """Return the surface on a grid, (len(y),len(x)), of rows y and columns x (metres)."""
-        shape = (len(y), len(x))
         rows, columns = np.meshgrid(y, x, indexing="ij")
-        ragged, patchy = self._ragged.grid(y, x), self._patchy.grid(y, x)
-        canvas = _Canvas(rows.ravel(), columns.ravel(), ragged.ravel(), patchy.ravel())
-        near = (
-            canvas.y + _WARP * self._warps[0].grid(y, x).ravel(),
-            canvas.x + _WARP * self._warps[1].grid(y, x).ravel(),
+        points = rows.ravel(), columns.ravel()
+        near_y, near_x = (
+            place + _WARP * warp.grid(y, x).ravel()
+            for place, warp in zip(points, self._warps, strict=True)
         )
-        cells = self._blocks.find(*near)
-        for use in range(5):
-            self._paint_parcels(canvas, use, np.flatnonzero(self._use[cells.index] == use), near)
-        self._paint_margins(canvas, cells)
-        self._paint_houses(canvas, self._use[cells.index])
-        self._paint_river(canvas, *near)
-        self._paint_roads(canvas, cells)
+        cells = self._blocks.find(near_y, near_x)
+        canvas = _Canvas(
+            points,
+            (near_y, near_x),
+            ragged=self._ragged.grid(y, x).ravel(),
+            patchy=self._patchy.grid(y, x).ravel(),
+            use=self._use[cells.first],
+            edge=cells.edge,
+            pair=np.mod(self._block_dice[cells.first] + self._block_dice[cells.second], 1.0),
+        )
+        for use in _PARCEL_DECKS:
+            self._paint_parcels(canvas, use)
+        self._paint_margins(canvas)
+        self._paint_houses(canvas)
+        self._paint_river(canvas)
+        self._paint_roads(canvas, self._use[cells.second])
         self._raise(canvas, self._crowns.grid(y, x).ravel())
         return Surface(
-            canvas.cover.astype(np.uint8).reshape(shape),
-            canvas.height.reshape(shape),
-            canvas.variety.reshape(shape),
-            canvas.tone.reshape(shape),
-            canvas.across.reshape(shape),
+            canvas.cover.astype(np.uint8).reshape(rows.shape),
+            canvas.height.reshape(rows.shape),
+            canvas.variety.reshape(rows.shape),
+            canvas.tone.reshape(rows.shape),
+            canvas.across.reshape(rows.shape),
         )
 
-    def _paint_parcels(
-        self, canvas: _Canvas, use: int, at: Ints, near: tuple[Floats, Floats]
-    ) -> None:
+    def _paint_parcels(self, canvas: _Canvas, use: int) -> None:
         """Paint fields and stands of the blocks of one use."""
-        mosaic = self._parcel_mosaic(use)
-        cover, variety, tone, age = self._parcels[use]
-        y, x = near[0][at], near[1][at]
+        at = np.flatnonzero(canvas.use == use)
+        y, x = (place[at] for place in canvas.near)
         if use in (_FOREST, _WILD):
             y = y + 2.0 * canvas.ragged[at]
             x = x + 2.0 * canvas.patchy[at]
+        mosaic = self._mosaics[use]
         parcel = mosaic.nearest(y, x)
-        canvas.cover[at] = cover[parcel]
-        canvas.variety[at] = variety[parcel]
-        canvas.tone[at] = tone[parcel]
-        canvas.age[at] = age[parcel]
+        layers = (canvas.cover, canvas.variety, canvas.tone, canvas.age)
+        for layer, values in zip(layers, self._parcels[use], strict=True):
+            layer[at] = values[parcel]
         canvas.across[at] = mosaic.across(y, x)
         if use == _TOWN:  # gardens with trees
-            trees = canvas.patchy[at] + 0.5 * canvas.ragged[at] > 1.2
-            canvas.put(at[trees], DECIDUOUS)
+            canvas.put(at[canvas.patchy[at] + 0.5 * canvas.ragged[at] > 1.2], DECIDUOUS)
 
-    def _paint_margins(self, canvas: _Canvas, cells: _Cells) -> None:
+    def _paint_margins(self, canvas: _Canvas) -> None:
         """Paint hedges and scrub along the boundaries of the open country and of the forest."""
-        use = self._use[cells.index]
-        pair = self._pair_dice(cells)
         ragged = 1.2 * canvas.ragged
-        hedge = (use == _FARM) & (pair > 0.6) & (cells.edge + ragged < 6)
-        canvas.put(np.flatnonzero(hedge & (pair < 0.8)), DECIDUOUS)
-        canvas.put(np.flatnonzero(hedge & (pair >= 0.8)), BRUSHWOOD)
-        fringe = (use == _FOREST) & (cells.edge + 2 * ragged < 4.5)
-        canvas.put(np.flatnonzero(fringe), BRUSHWOOD)
-        scattered = (use == _WILD) & (canvas.cover == HERBACEOUS) & (canvas.patchy > 1.0)
-        canvas.put(np.flatnonzero(scattered), BRUSHWOOD)
+        hedge = (canvas.use == _FARM) & (canvas.pair > 0.6) & (canvas.edge + ragged < 6)
+        canvas.put(hedge & (canvas.pair < 0.8), DECIDUOUS)
+        canvas.put(hedge & (canvas.pair >= 0.8), BRUSHWOOD)
+        canvas.put((canvas.use == _FOREST) & (canvas.edge + 2 * ragged < 4.5), BRUSHWOOD)
+        meadow = (canvas.use == _WILD) & (canvas.cover == HERBACEOUS)
+        canvas.put(meadow & (canvas.patchy > 1.0), BRUSHWOOD)
 
-    def _pair_dice(self, cells: _Cells) -> Floats:
-        """Return a number of 0..1 for each boundary, the same from both sides."""
-        return np.mod(self._block_dice[cells.index] + self._block_dice[cells.second], 1.0)
-
-    def _paint_houses(self, canvas: _Canvas, use: Ints) -> None:
+    def _paint_houses(self, canvas: _Canvas) -> None:
         """Paint buildings with their yards, and pools."""
-        at = np.flatnonzero((use == _TOWN) | (use == _WORKS))
-        points = np.stack((canvas.y[at], canvas.x[at]), axis=-1)
+        at = np.flatnonzero((canvas.use == _TOWN) | (canvas.use == _WORKS))
+        points = np.stack(canvas.points, axis=-1)[at]
         house = np.asarray(self._house_tree.query(points)[1], dtype=np.int64)
-        v, u = canvas.y[at] - self._house_y[house], canvas.x[at] - self._house_x[house]
-        sine, cosine = np.sin(self._house_angle[house]), np.cos(self._house_angle[house])
-        ahead, beside = u * cosine + v * sine, v * cosine - u * sine
+        v, u = (points - self._house_places[house]).T
+        ahead, beside = _turn(v, u, self._house_angle[house])
         wide, long = self._house_wide[house], self._house_long[house]
         paved = self._house_paved[house]
         # The yard reaches 12 m towards the street and 2 m around.
         yard = (np.abs(beside) < long + 2) & (ahead > -wide - 2) & (ahead < wide + 12)
-        drive = yard & (use[at] == _TOWN) & (ahead > wide * (2 * paved - 1))
+        drive = yard & (canvas.use[at] == _TOWN) & (ahead > wide * (2 * paved - 1))
         canvas.put(at[drive & (paved < 0.6)], PERVIOUS)
         canvas.put(at[drive & (paved >= 0.6)], IMPERVIOUS)
         pool = self._house_pool[house] & (
@@ -442,25 +418,28 @@ class Landscape:
         fall = np.where(self._house_variety[owner] == 3, 0.05, 0.5)
         canvas.height[spots] = self._house_height[owner] - fall * np.abs(ahead[roof])
 
-    def _paint_river(self, canvas: _Canvas, y: Floats, x: Floats) -> None:
+    def _paint_river(self, canvas: _Canvas) -> None:
         """Paint the river, its banks of gravel and its trees."""
-        bank = self._river(y, x) + canvas.ragged
-        canvas.put(np.flatnonzero((bank < 9) & (canvas.patchy > -0.3)), DECIDUOUS)
-        canvas.put(np.flatnonzero((bank < 5) & (canvas.patchy <= -0.3)), BRUSHWOOD)
-        canvas.put(np.flatnonzero((bank < 3) & (canvas.patchy < -0.9)), BARE_SOIL)
-        canvas.put(np.flatnonzero(bank < 0), WATER, self._river_variety)
+        y, x = canvas.near
+        along, beside = _turn(y - self._middle[0], x - self._middle[1], self._river_angle)
+        swing, length, phase = self._river_swing
+        course = self._river_offset + swing * np.sin(2 * np.pi * along / length + phase)
+        bank = np.abs(beside - course) - self._river_width + canvas.ragged  # below 0 in the water
+        canvas.put((bank < 9) & (canvas.patchy > -0.3), DECIDUOUS)
+        canvas.put((bank < 5) & (canvas.patchy <= -0.3), BRUSHWOOD)
+        canvas.put((bank < 3) & (canvas.patchy < -0.9), BARE_SOIL)
+        canvas.put(bank < 0, WATER, self._river_variety)
 
-    def _paint_roads(self, canvas: _Canvas, cells: _Cells) -> None:
+    def _paint_roads(self, canvas: _Canvas, other: Ints) -> None:
         """Paint streets around towns and works, some roads elsewhere, tracks between the rest."""
-        use, other = self._use[cells.index], self._use[cells.second]
-        pair = self._pair_dice(cells)
-        built = np.isin(use, (_TOWN, _WORKS)) | np.isin(other, (_TOWN, _WORKS))
+        pair = canvas.pair
+        built = np.isin(canvas.use, (_TOWN, _WORKS)) | np.isin(other, (_TOWN, _WORKS))
         road = built | (pair < 0.12)
-        width = np.where(built, 4.2, 3.4) + 0.8 * pair
         track = ~road & (pair < 0.62)
-        canvas.put(np.flatnonzero(built & (cells.edge < width + 2.2) & (pair > 0.45)), PERVIOUS)
-        canvas.put(np.flatnonzero(road & (cells.edge < width)), IMPERVIOUS, self._road_variety)
-        canvas.put(np.flatnonzero(track & (cells.edge < 2.2)), PERVIOUS, self._road_variety)
+        width = np.where(built, 4.2, 3.4) + 0.8 * pair
+        canvas.put(built & (canvas.edge < width + 2.2) & (pair > 0.45), PERVIOUS)
+        canvas.put(road & (canvas.edge < width), IMPERVIOUS, self._road_variety)
+        canvas.put(track & (canvas.edge < 2.2), PERVIOUS, self._road_variety)
 
     def _raise(self, canvas: _Canvas, crowns: Floats) -> None:
         """Raise the vegetation to its heights; buildings have theirs already."""
@@ -476,20 +455,31 @@ class Landscape:
         canvas.height = np.where(canvas.cover == BUILDING, canvas.height, np.maximum(height, 0))
 
 
+@dataclass
 class _Canvas:
     """The points being painted: flat arrays, one value per point."""
 
-    def __init__(self, y: Floats, x: Floats, ragged: Floats, patchy: Floats) -> None:
-        self.y, self.x = y, x
-        self.ragged, self.patchy = ragged, patchy
-        self.cover = np.full(y.size, HERBACEOUS, dtype=np.int64)
-        self.variety = np.zeros(y.size, dtype=np.int64)
-        self.tone = np.zeros(y.size)
-        self.age = np.full(y.size, 0.5)
-        self.height = np.zeros(y.size)
-        self.across = np.zeros(y.size)
+    points: tuple[Floats, Floats]
+    """y and x."""
+    near: tuple[Floats, Floats]
+    """y and x where blocks and fields are looked up, so that their boundaries swing."""
+    ragged: Floats
+    patchy: Floats
+    use: Ints
+    """What the point's block is used for."""
+    edge: Floats
+    """Metres to the block's boundary."""
+    pair: Floats
+    """A number of 0..1 for each boundary, the same from both sides."""
 
-    def put(self, at: Ints, cover: int, variety: int = 0) -> None:
+    def __post_init__(self) -> None:
+        size = self.ragged.size
+        self.cover = np.full(size, HERBACEOUS, dtype=np.int64)
+        self.variety = np.zeros(size, dtype=np.int64)
+        self.age = np.full(size, 0.5)
+        self.tone, self.height, self.across = np.zeros((3, size))
+
+    def put(self, at: Ints | Bools, cover: int, variety: int = 0) -> None:
         """Put another cover at some points, over whatever was there."""
         self.cover[at] = cover
         self.variety[at] = variety
