@@ -11,9 +11,8 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -30,16 +29,8 @@ class TruncatedError(EOFError, ValueError):
     """The file ends before what its header announces."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file's header says.
-
-    Attributes:
-        bands: Samples of a pixel.
-        height: Rows.
-        width: Columns.
-        dtype: NumPy's name of the samples' type, like `uint8`.
-    """
+class Header(NamedTuple):
+    """What a file's header says: samples of a pixel, rows, columns, NumPy's name of their type."""
 
     bands: int
     height: int

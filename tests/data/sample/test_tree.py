@@ -29,7 +29,6 @@ from flair2_exp.data.sample.rendering import plan_flight, render_patch
 from flair2_exp.data.sample.tree import (
     SampleConfig,
     ensure_sample,
-    generate_sample,
     sample_domains,
 )
 from flair2_exp.errors import ConfigError, DataError
@@ -117,12 +116,12 @@ class Tree:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """The default sample, with coarse patches and narrow super-areas."""
-    return Tree(generate_sample(tmp_path_factory.mktemp("sample") / "tree", COARSE))
+    return Tree(ensure_sample(tmp_path_factory.mktemp("sample") / "tree", COARSE))
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate_sample(tmp_path_factory.mktemp("tiny") / "tree", TINY)
+    return ensure_sample(tmp_path_factory.mktemp("tiny") / "tree", TINY)
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -357,16 +356,16 @@ def test_buildings_and_trees_stand_out_in_the_elevation_band(tree: Tree) -> None
 
 
 def test_same_seed_same_bytes_another_seed_others(tiny: Path, tmp_path: Path) -> None:
-    again = _digests(generate_sample(tmp_path / "again", TINY))
+    again = _digests(ensure_sample(tmp_path / "again", TINY))
     assert again == _digests(tiny)
-    other = _digests(generate_sample(tmp_path / "other", dataclasses.replace(TINY, seed=1)))
+    other = _digests(ensure_sample(tmp_path / "other", dataclasses.replace(TINY, seed=1)))
     images = {name for name in other if name.endswith((".tif", "_data.npy"))}
     assert images
     assert not {name for name in images if other[name] == again.get(name)}
 
 
 def test_an_area_does_not_depend_on_how_many_others_there_are(tiny: Path, tmp_path: Path) -> None:
-    more = generate_sample(tmp_path / "more", dataclasses.replace(TINY, domains=8))
+    more = ensure_sample(tmp_path / "more", dataclasses.replace(TINY, domains=8))
 
     def areas(root: Path) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -411,8 +410,6 @@ def test_another_tree_is_refused_with_the_difference_named(tiny: Path) -> None:
     before = _digests(tiny)
     with pytest.raises(DataError, match=r"seed=0 instead of 5.*dataset\.root"):
         ensure_sample(tiny, dataclasses.replace(TINY, seed=5))
-    with pytest.raises(DataError, match="already"):
-        generate_sample(tiny, TINY)
     assert _digests(tiny) == before
 
 
@@ -496,7 +493,7 @@ def test_an_interrupted_tree_leaves_nothing_behind(
     monkeypatch.setattr(sample, "_write_series", fail)
     expected = DataError if isinstance(fault, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
-        generate_sample(tmp_path / "tree", TINY)
+        ensure_sample(tmp_path / "tree", TINY)
     assert list(tmp_path.iterdir()) == []
 
 
