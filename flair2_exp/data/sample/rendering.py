@@ -254,14 +254,7 @@ def _season(days: Floats, start: float, end: float, pace: float = 9.0) -> Floats
 
 
 def _greenness(cover: int, variety: int, days: Floats, late: float) -> Floats:
-    """Return the share of the ground that is green on each day of the year, by class.
-
-    Args:
-        cover: Class value.
-        variety: Variety of the class.
-        days: Days of the year, 1..366.
-        late: Days by which spring comes late here.
-    """
+    """Return the green share of the ground on days of the year where spring is `late` by days."""
     summer = _season(days, 100 + late, 300 - late / 2, 12)
     if cover == land.CONIFEROUS:
         return 0.80 + 0.08 * summer + 0.03 * variety
@@ -284,7 +277,7 @@ def _greenness(cover: int, variety: int, days: Floats, late: float) -> Floats:
         return 0.15 + (0.5 if cover == land.LIGNEOUS else 0.3) * summer
     if cover == land.WATER:
         return 0.2 + 0.25 * variety + 0.1 * summer
-    return np.full(days.shape, 0.12 if cover == land.PERVIOUS else 0.05) + 0.05 * summer
+    return (0.12 if cover == land.PERVIOUS else 0.05) + 0.05 * summer
 
 
 def _crop(variety: int, days: Floats, late: float) -> Floats:
@@ -294,11 +287,8 @@ def _crop(variety: int, days: Floats, late: float) -> Floats:
     if variety == 1:
         return 0.08 + 0.82 * _season(days, 165 + late, 262, 8)
     if variety == 2:
-        return (
-            0.12
-            + 0.70 * _season(days, 20 + late, 168 + late, 10)
-            + 0.45 * _season(days, 250, 380, 8)
-        )
+        catch = _season(days, 250, 380, 8)
+        return 0.12 + 0.70 * _season(days, 20 + late, 168 + late, 10) + 0.45 * catch
     return 0.10 + 0.78 * _season(days, 105 + late, 190 + late / 2, 8)
 
 
