@@ -89,9 +89,11 @@ def _end_of_pixels(file: DatasetReader) -> int:
         range(-(-file.height // height)),
         range(-(-file.width // width)),
     ):
-        offset = file.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=band)
-        length = file.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=band)
+        offset, length = (  # 0 or None for a block without a place in the file
+            int(file.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", bidx=band) or 0)
+            for what in ("OFFSET", "SIZE")
+        )
         if not (offset and length):
             raise TruncatedError(f"the block {column}, {row} of its pixels was never written")
-        end = max(end, int(offset) + int(length))
+        end = max(end, offset + length)
     return end

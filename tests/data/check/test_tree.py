@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -727,7 +727,14 @@ def test_flipped_bytes_never_end_a_check(pristine: Path, data: st.DataObject) ->
 # --- headers of rasters -----------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
+@example(
+    count=2, height=1, width=38, dtype="uint16",
+    options={
+        "compress": "none", "interleave": "band", "bigtiff": "yes", "endianness": "little",
+        "tiled": False,
+    },
+)  # fmt: skip
 @given(
     count=st.integers(1, 6),
     height=st.integers(1, 80),
