@@ -7,6 +7,7 @@ other projects, has a module of this kind of its own.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,13 +92,21 @@ def run_hydra_tool(flags: argparse.Namespace, config_path: Path, config_name: st
     from hydra._internal.utils import _run_hydra
 
     version.setbase("1.3")
-    _run_hydra(
-        args=flags,
-        args_parser=hydra_parser(),
-        task_function=_nothing,
-        config_path=str(config_path.absolute()),
-        config_name=config_name,
-    )
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # it then raises, instead of printing a traceback itself
+    try:
+        _run_hydra(
+            args=flags,
+            args_parser=hydra_parser(),
+            task_function=_nothing,
+            config_path=str(config_path.absolute()),
+            config_name=config_name,
+        )
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _nothing(config: DictConfig) -> None:

@@ -32,6 +32,9 @@ def explain(error: BaseException) -> str | None:
     text = re.sub(r"\AError when parsing index: .*\n", "", str(error))
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
         return "a config group takes the name of one of its files, not null: omit it instead."
+    if isinstance(error, AssertionError) and "Unexpected type for root: NoneType" in text:
+        # OmegaConf's, of an option below a node that is null; it does not say which.
+        return "dataset.sample.*: these options are those of dataset=sample alone; omit them."
     if not isinstance(error, CONFIG_EXCEPTIONS):
         return None
     for pattern, say in _CASES:
@@ -66,14 +69,14 @@ def _unknown_key(match: re.Match[str], error: BaseException) -> str:
     # within its own node.
     node, _, last = key.rpartition(".")
     if key in names:
-        return f"{key}: it has no such entry; to add one, write +{key}.NAME=VALUE"
+        return f"{key}: it has no such entry; to add one, write +{key}={{NAME:VALUE}}"
     siblings = [name.removeprefix(f"{node}.") for name in names if name.startswith(f"{node}.")]
     if node and siblings:
         return f"{key}: no such option of {node}; {nearest(last, siblings)}"
     if key.startswith("hydra."):
         return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
     if any(key.startswith(f"{name}.") for name in names):
-        return f"{key}: {node} has no such entry; to add it, write +{key}=VALUE"
+        return f"{key}: {node} has no such entry; to add it, write +{node}={{{last}:VALUE}}"
     groups = top_level()
     hint = nearest(key, groups) if not node else nearest(node, groups)
     return f"{key}: no such option; {hint}"
@@ -114,6 +117,9 @@ def _syntax(match: re.Match[str], error: BaseException) -> str:
     problem = re.sub(r" expecting \{.*", "", match["problem"])
     if problem.startswith("Lexer"):
         problem = "a sign or a quote is out of place"
+    if value.startswith("{") and {"'", '"'} & set(value):
+        bare = value.replace("'", "").replace('"', "")
+        return f"{override}: keys within braces take no quotes; write +{key.lstrip('+')}={bare}"
     quoted = "a value" if {"'", '"'} & set(value) else value
     return (
         f"{override}: Hydra's grammar does not read this: {problem}.\n"
@@ -180,7 +186,7 @@ _EXPECTED = (
     (r"could not be converted to Boolean|not a valid bool", "true or false"),
     (r"is not Optional", "a value, not null"),
     (r"is not a ListConfig", "a list, as [a,b]"),
-    (r"Cannot merge", "entries by name, as +KEY.NAME=VALUE"),
+    (r"Cannot merge", "entries by name, as +KEY={NAME:VALUE}"),
     (r"Cannot convert '\w+' to string", "one value"),
 )
 """What OmegaConf says of a value of the wrong type, and what was expected."""

@@ -100,6 +100,8 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
+    if config.trainer.devices == 1 and config.trainer.num_nodes == 1:
+        _be_the_first_process()
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
     alone = lock if first_process() else nullcontext(False)
     belongs = membership or Membership()
@@ -415,6 +417,19 @@ def _settle_libraries(config: Config) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed, workers=True, verbose=False)
+
+
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+"""What launchers call a process's place among those of a distributed training."""
+
+
+def _be_the_first_process() -> None:
+    """Set ranks to 0 for a run on one device, which is its first process whatever was left over.
+
+    A container or a shell may have kept them from another program; Lightning then mutes its
+    loggers, and nobody would write results.
+    """
+    os.environ.update(dict.fromkeys(set(_RANKS) & os.environ.keys(), "0"))
 
 
 def first_process() -> bool:

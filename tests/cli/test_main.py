@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ MISTAKES = [
     ("utea.heads=3", "utea.heads: no such option; did you mean utae"),
     ("experiment=leaderboard/unett", "did you mean leaderboard/unet"),
     ("hydra.foo=1", "hydra.foo: no such option"),
-    ("loss.class_weights.water=1", "write +loss.class_weights.water=VALUE"),
+    ("loss.class_weights.water=1", "write +loss.class_weights={water:VALUE}"),
     ("seed=abc", "seed=abc: expected a whole number."),
     ("train=maybe", "train=maybe: "),
     ("model=null", "a config group takes the name of one of its files"),
@@ -31,7 +32,7 @@ MISTAKES = [
     ("model", "model: expected KEY=VALUE"),
     ("+model.encodr=x", "model.encodr: no such option; did you mean encoder"),
     ("+water=1", "water: no such option"),
-    ("loss.class_weights={water:1}", "write +loss.class_weights.NAME=VALUE"),
+    ("loss.class_weights={water:1}", "write +loss.class_weights={NAME:VALUE}"),
     ("data.bands=red", "data.bands=red: expected a list, as [a,b]."),
     ("name=null", "name=null: expected a value, not null."),
     ("name=../../elsewhere", "name='../../elsewhere': expected the name of a folder"),
@@ -195,3 +196,38 @@ def test_nothing_heavy_is_imported_before_an_experiment(tmp_path: Path) -> None:
     assert heavy == ["heavy: []"] * 7, done.stderr
     assert "6 jobs, 0 done; to go: unknown" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "loss.class_weights={'bare soil':2}",
+        "loss.class_weights.water=2",
+        "loss.class_weights={a:1}",
+    ],
+)
+def test_the_way_that_a_message_offers_works(written: str) -> None:
+    refused = answer(written)
+    way = refused.err.rpartition("write ")[2].strip()
+    assert way.startswith("+loss.class_weights={"), refused.err
+    way = way.replace("NAME", "bare soil").replace("VALUE", "2")
+    shown = answer(way, "--cfg", "job", "--package", "loss.class_weights")
+    assert shown.status == 0, shown.err
+    assert ": 2" in shown.out
+
+
+def test_options_of_the_sample_beside_another_data_set_are_named() -> None:
+    refused = answer("dataset=flair2", "dataset.root=x", "dataset.sample.patch_size=128")
+    assert refused.status == 1
+    assert refused.err.count("\n") == 1
+    assert "those of dataset=sample alone" in refused.err
+
+
+def test_a_terminal_that_lacks_characters_gets_them_escaped(tmp_path: Path) -> None:
+    poor = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "MPLBACKEND": "module://nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-m", "flair2_exp", "name='été'", "--cfg", "job", "--package", "name"],
+        cwd=tmp_path, env={**os.environ, **poor}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip().endswith("\\xe9t\\xe9")

@@ -117,3 +117,18 @@ def test_a_patch_damaged_during_the_run_fails_it_by_name(root: Path, tmp_path: P
     assert record is None or record.status == FAILED
     skipped = run(root, tmp_path / "skipping", *overrides, "dataset.on_damaged=skip")
     assert np.isfinite(skipped["test/loss"])
+
+
+@pytest.mark.parametrize(
+    "left", [{"NODE_RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "1"}], ids=str
+)
+def test_ranks_left_over_in_the_environment_do_not_silence_a_run_on_one_device(
+    left: dict[str, str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    metrics = run(root, tmp_path, "model=unet", "tracking=off")
+    folder = RunFolder(tmp_path)
+    assert metrics["test/patches"] > 0
+    assert folder.history.is_file()
+    assert record_of(tmp_path).is_done(test=True)
