@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import build, composable, with_full_paths
+from flair2_exp.config.fields import TWINS, build, composable, with_full_paths
 from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
@@ -36,6 +37,7 @@ def register() -> None:
     """Make schema and resolvers known to Hydra: conf/config.yaml begins with `schema`."""
     from hydra.core.config_store import ConfigStore
 
+    importlib.import_module(TWINS)  # pickle looks only among the modules that are there
     ConfigStore.instance().store(name="schema", node=composable(Config))
     resolvers: dict[str, Callable[..., Any]] = {
         "best_direction": best_direction,

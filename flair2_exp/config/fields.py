@@ -20,6 +20,9 @@ from flair2_exp.errors import ConfigError, nearest
 
 OPEN: Final = math.inf
 
+TWINS: Final = "flair2_exp.config.twins"
+"""The module in which the twins of all groups are found by their groups' names."""
+
 G = TypeVar("G", bound="Group")
 R = TypeVar("R")
 
@@ -215,6 +218,10 @@ def composable(group: type) -> type:
     """The twin of a group that OmegaConf composes on: it knows neither words nor tuples.
 
     What the group's files must give is missing (`???`) in it until one of them is chosen.
+
+    A launcher pickles what Hydra knows, for its workers. So the twin says where it is found by name
+    (`config.twins`): pickled by value, it would come back with fields whose
+    defaults are unknown to `dataclasses`, and spoil the class that it was made from.
     """
     from omegaconf import MISSING
 
@@ -231,7 +238,9 @@ def composable(group: type) -> type:
         else:
             default = dataclasses.field(default_factory=functools.partial(_default, item))
         fields.append((item.name, hint, default))
-    return dataclasses.make_dataclass(group.__name__, fields, repr=False, eq=False)
+    twin = dataclasses.make_dataclass(group.__name__, fields, repr=False, eq=False)
+    twin.__module__ = TWINS
+    return twin
 
 
 def _composable(hint: Any) -> Any:

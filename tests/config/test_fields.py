@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from flair2_exp.config.data import SampleConfig
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import (
     Group,
@@ -112,3 +114,14 @@ def test_every_option_of_the_config_has_a_meaning_or_a_name_that_says_it() -> No
         if is_group(hint):
             assert hint.node == item.name
             assert hint.__doc__
+
+
+def test_what_hydra_composes_on_is_pickled_by_name() -> None:
+    """By value it would come back from a launcher's worker and spoil the class of this process."""
+    import cloudpickle
+
+    for group in (Config, SampleConfig):
+        twin = composable(group)
+        content = cloudpickle.dumps(twin)
+        assert pickle.loads(content) is twin
+        assert len(content) < 100
