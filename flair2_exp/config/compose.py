@@ -77,7 +77,8 @@ def typed(config: DictConfig) -> Config:
         # Node by node, since Hydra's is large, and not ours.
         values = {str(key): _plain(config, str(key)) for key in config if key != "hydra"}
     except MissingMandatoryValue as error:
-        key = min(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))
+        missing = [key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra.")]
+        key = min(missing, key=lambda key: (not key.endswith(".name"), key))
         raise ConfigError(
             f"{key} has no value: choose an option of its group, or set it."
         ) from error

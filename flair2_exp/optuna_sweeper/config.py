@@ -8,6 +8,7 @@ hyperband, none). Nothing here imports Optuna.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 from collections.abc import Mapping
@@ -177,6 +178,11 @@ def store_configs(target: str) -> None:
         "hydra/sweeper/sampler": _SAMPLERS,
         "hydra/sweeper/pruner": _PRUNERS,
     }
+    store = ConfigStore.instance()
     for group, options in groups.items():
+        stored: list[str] = []
+        with contextlib.suppress(OSError):  # Hydra's answer where there is no such group
+            stored = store.list(group)
         for name, node in options.items():
-            ConfigStore.instance().store(name, node, group, provider="optuna_study_sweeper")
+            if f"{name}.yaml" not in stored:  # Hydra 1.4 warns of what is stored again
+                store.store(name, node, group, provider="optuna_study_sweeper")

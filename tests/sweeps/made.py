@@ -17,7 +17,7 @@ from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, RunRecord, read_metrics
 from flair2_exp.sweeps.ablation import AblationSweeper
 from flair2_exp.sweeps.failures import Traced
-from tests.sweeps.plans import of_sweep, planned, sweep_config, sweep_folder
+from tests.sweeps.plans import OfTheSweep, of_sweep, planned, sweep_config, sweep_folder
 
 Behaviour = Callable[[int, Path], None]
 """What a job with this seed does in its folder."""
@@ -94,7 +94,8 @@ class MadeSweep:
     ) -> None:
         """Run it, with options of the node `sweep`, jobs' overrides, and parts of the launcher."""
         sweeper = AblationSweeper()
-        config, sweeper.config_loader = sweep_config(self.root, SUBDIR)
+        config, loader = sweep_config(self.root, SUBDIR)
+        sweeper.config_loader = OfTheSweep(loader, config)
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(options)))
         with open_dict(config):
             config.hydra.launcher = {"_target_": "Launcher", **launcher}

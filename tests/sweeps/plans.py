@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.types import RunMode
@@ -21,12 +22,23 @@ NAME = "made"
 
 
 @functools.cache
-def _composed(subdir: str) -> tuple[DictConfig, JobLoader]:
+def _composed(subdir: str, *sweep: str) -> tuple[DictConfig, JobLoader]:
     """A sweep's config and a loader of its jobs, made once per process: composing is slow."""
-    lines = [f"hydra.sweep.subdir='{subdir}'"]
+    lines = [f"hydra.sweep.subdir='{subdir}'", *sweep]
     with opened_hydra("flair2_exp", config_folder(), None) as hydra:
         master = hydra.compose_config("config", lines, RunMode.MULTIRUN)
         return master, JobLoader(hydra.config_loader)
+
+
+class OfTheSweep(JobLoader):
+    """Composes the jobs of a sweep whose config a test has changed, as before the change."""
+
+    def __init__(self, loader: JobLoader, master: DictConfig) -> None:
+        super().__init__(loader)
+        self._master = copy.deepcopy(master)
+
+    def load_sweep_config(self, master_config: DictConfig, overrides: list[str]) -> DictConfig:
+        return self._loader.load_sweep_config(self._master, overrides)
 
 
 def sweep_folder(root: Path) -> Path:
@@ -39,9 +51,11 @@ def of_sweep(root: Path) -> list[str]:
     return [f"paths.root={root}", f"sweep.name={NAME}"]
 
 
-def sweep_config(root: Path, subdir: str = SUBDIR) -> tuple[DictConfig, JobLoader]:
+def sweep_config(
+    root: Path, subdir: str = SUBDIR, lines: Sequence[str] = ()
+) -> tuple[DictConfig, JobLoader]:
     """The config of a sweep below a root, as its sweeper has it, and the loader of its jobs."""
-    master, loader = _composed(subdir)
+    master, loader = _composed(subdir, *(line for line in lines if line.startswith("sweep=")))
     master = copy.deepcopy(master)
     master.paths.root, master.sweep.name = str(root), NAME
     return master, loader
@@ -49,7 +63,7 @@ def sweep_config(root: Path, subdir: str = SUBDIR) -> tuple[DictConfig, JobLoade
 
 def plan(root: Path, *lines: str, subdir: str = SUBDIR, **params: str) -> Plan:
     """Plan the jobs of a command's overrides, and of `hydra.sweeper.params`."""
-    master, loader = sweep_config(root, subdir)
+    master, loader = sweep_config(root, subdir, lines)
     return Planner(master, loader).plan(split([*lines, *of_sweep(root)], params, loader))
 
 
