@@ -32,8 +32,8 @@ def explain(error: BaseException) -> str | None:
     text = re.sub(r"\AError when parsing index: .*\n", "", str(error))
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
         return "a config group takes the name of one of its files, not null: omit it instead."
-    below_null = isinstance(error, AssertionError) and "Unexpected type for root: NoneType" in text
-    if below_null or "because 'dataset.sample' is None" in text:  # OmegaConf's, or Hydra 1.4's
+    if isinstance(error, AssertionError) and "Unexpected type for root: NoneType" in text:
+        # OmegaConf's, of an option below a node that is null; it does not say which.
         return "dataset.sample.*: these options are those of dataset=sample alone; omit them."
     if not isinstance(error, CONFIG_EXCEPTIONS):
         return None
@@ -186,6 +186,10 @@ _EXPECTED = (
     (r"could not be converted to Boolean|not a valid bool", "true or false"),
     (r"is not Optional", "a value, not null"),
     (r"is not a ListConfig", "a list, as [a,b]"),
+    (
+        r"'dataset.sample' is None",
+        "dataset=sample: these options are those of dataset=sample alone",
+    ),
     (r"Cannot merge", "entries by name, as +KEY={NAME:VALUE}"),
     (r"Cannot convert '\w+' to string", "one value"),
 )
