@@ -188,7 +188,7 @@ _EXPECTED = (
     (r"is not a ListConfig", "a list, as [a,b]"),
     (
         r"'dataset.sample' is None",
-        "dataset=sample: these options are those of dataset=sample alone",
+        "no such option here: it is among those of dataset=sample alone",
     ),
     (r"Cannot merge", "entries by name, as +KEY={NAME:VALUE}"),
     (r"Cannot convert '\w+' to string", "one value"),
