@@ -2,7 +2,7 @@
 
 A field's type says what it holds, its `option` what a type cannot say, its docstring what it means.
 From these declarations, the only ones, come the schema that Hydra composes on (`composable`), the
-typed config (`build`), the names of all options (`option_names`) and what decides a result.
+typed config (`build`), the names of all options (`options`) and what decides a result.
 """
 
 from __future__ import annotations
