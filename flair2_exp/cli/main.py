@@ -7,7 +7,6 @@ run and every mistake answer at once. A command composes once: what is checked i
 from __future__ import annotations
 
 import argparse
-import functools
 import io
 import os
 import signal
@@ -87,9 +86,12 @@ def _run(arguments: Sequence[str]) -> None:
         (_run_many if flags.multirun else _run_one)(flags)
 
 
-@functools.cache
 def register() -> None:
-    """Make schema, resolvers and sweepers known to Hydra, once per process."""
+    """Make schema, resolvers and sweepers known to Hydra; that may be repeated.
+
+    Each command does: where a launcher runs jobs in threads, Hydra starts its plugins anew, without
+    those that were registered by hand.
+    """
     from flair2_exp import optuna_sweeper
     from flair2_exp.config import compose
     from flair2_exp.sweeps import ablation

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
 
 
+@functools.cache
 def register() -> None:
     """Make schema and resolvers known to Hydra: conf/config.yaml begins with `schema`."""
     from hydra.core.config_store import ConfigStore

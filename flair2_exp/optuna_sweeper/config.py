@@ -178,11 +178,16 @@ def store_configs(target: str) -> None:
         "hydra/sweeper/sampler": _SAMPLERS,
         "hydra/sweeper/pruner": _PRUNERS,
     }
-    store = ConfigStore.instance()
     for group, options in groups.items():
-        stored: list[str] = []
-        with contextlib.suppress(OSError):  # Hydra's answer where there is no such group
-            stored = store.list(group)
         for name, node in options.items():
-            if f"{name}.yaml" not in stored:  # Hydra 1.4 warns of what is stored again
-                store.store(name, node, group, provider="optuna_study_sweeper")
+            store_once(group, name, node, provider="optuna_study_sweeper")
+
+
+def store_once(group: str, name: str, node: Any, *, provider: str) -> None:
+    """Put a config into Hydra's ConfigStore, where it is not there yet: 1.4 warns of a second."""
+    store = ConfigStore.instance()
+    stored: list[str] = []
+    with contextlib.suppress(OSError):  # Hydra's answer where there is no such group
+        stored = store.list(group)
+    if f"{name}.yaml" not in stored:
+        store.store(name, node, group, provider=provider)

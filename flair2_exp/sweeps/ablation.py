@@ -26,6 +26,7 @@ from flair2_exp.config.fields import build
 from flair2_exp.config.sweep import SweepConfig
 from flair2_exp.errors import FlairError
 from flair2_exp.locking import locked, wait_until_free
+from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_sweeper
 from flair2_exp.run.folder import require_writable
 from flair2_exp.sweeps.failures import (
@@ -350,13 +351,7 @@ def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra; harmless when repeated."""
-    from hydra.core.config_store import ConfigStore
-
+    """Make the sweeper known to Hydra; that may be repeated."""
     target = register_sweeper(AblationSweeper, "flair2_exp")
-    ConfigStore.instance().store(
-        group="hydra/sweeper",
-        name="ablation",
-        node={"_target_": target, "params": None, "max_batch_size": None},
-        provider="flair2_exp",
-    )
+    node = {"_target_": target, "params": None, "max_batch_size": None}
+    store_once("hydra/sweeper", "ablation", node, provider="flair2_exp")

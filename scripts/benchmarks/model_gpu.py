@@ -1,13 +1,14 @@
 """What the models cost on a graphics card: `python scripts/benchmark.py model --gpu`.
 
 U-T&T training steps (both losses, backward, SGD) in bf16, 512 px, T = 56: the published batch of 10
-and the largest batch that fits. A step's arithmetic over its time is set against the rate of one
-large bf16 matrix product on the same card.
+and its doubles, as far as they fit. A step's arithmetic over its time is set against the rate of
+one large bf16 matrix product on the same card. Figures are told as they are taken, on stderr.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from flair2_exp.models.utt import UTT
 
 _DATES = 56
 _MATRIX = 8192
+_BATCHES = (10, 20, 40, 80)
 Batch = tuple[Inputs, Tensor]
 
 
@@ -38,8 +40,12 @@ def measure(rounds: int) -> tuple[list[Figure], dict[str, Any]]:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     peak_rate = _matrix_rate(rounds)
     figures = [Figure("bf16 matrix product", [peak_rate / 1e12], unit="TFLOP/s")]
-    for size in (10, _largest(model, optimizer)):
-        figures += _steps(model, optimizer, size, rounds, peak_rate)
+    for size in _BATCHES:
+        try:
+            figures += _steps(model, optimizer, size, rounds, peak_rate)
+        except torch.OutOfMemoryError:
+            print(f"a batch of {size} does not fit in the card's memory", file=sys.stderr)
+            break
     card = torch.cuda.get_device_properties(0)
     facts: dict[str, Any] = {"card": card.name, "memory": f"{card.total_memory / 2**30:.0f} GiB"}
     facts |= {"torch": torch.__version__, "dates": _DATES, "patch": PATCH}
@@ -72,19 +78,6 @@ def _step(model: UTT, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     optimizer.step()
 
 
-def _largest(model: UTT, optimizer: torch.optim.Optimizer) -> int:
-    """Return the largest batch (a multiple of 10) that a step fits in the card's memory with."""
-    size = 10
-    while True:
-        try:
-            _step(model, optimizer, _batch(size + 10))
-        except torch.cuda.OutOfMemoryError:
-            optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            return size
-        size += 10
-
-
 def _steps(
     model: UTT, optimizer: torch.optim.Optimizer, size: int, rounds: int, peak_rate: float
 ) -> list[Figure]:
@@ -96,6 +89,7 @@ def _steps(
         _step(model, optimizer, batch)
     operations = counter.get_total_flops()
     name = f"training step, batch {size}"
+    print(f"{name}: {statistics.median(seconds):.3f} s, {memory:.1f} GiB", file=sys.stderr)
     return [
         Figure(f"{name}: samples", [size / s for s in seconds], unit="1/s"),
         Figure(f"{name}: peak memory", [memory], unit="GiB"),

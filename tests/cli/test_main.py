@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.singleton import Singleton
 
 from tests.commands import answer
 
@@ -231,3 +232,11 @@ def test_a_terminal_that_lacks_characters_gets_them_escaped(tmp_path: Path) -> N
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip().endswith("\\xe9t\\xe9")
+
+
+def test_a_sweep_runs_in_a_process_where_a_launcher_has_started_hydras_plugins_anew(
+    tmp_path: Path,
+) -> None:
+    Singleton.set_state(Singleton.get_state())  # as joblib's launcher does for a job in a thread
+    done = answer("--multirun", "seed=1,2", "sweep.dry_run=true", f"paths.root={tmp_path}")
+    assert done.status == 0, done.err

@@ -30,9 +30,20 @@ def arrays() -> NpzFile:
     return golden("utt_small")
 
 
+@pytest.fixture(scope="module", params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request: pytest.FixtureRequest) -> str:
+    """The processor and, where there is one, the graphics card, both in plain float32."""
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture(scope="module")
-def batch() -> dict[str, Tensor]:
-    return golden_inputs()
+def batch(device: str) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in golden_inputs().items()}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +52,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def task(weights: Path) -> SegmentationTask:
-    return golden_task(weights, "compat=reference").eval()
+def task(weights: Path, device: str) -> SegmentationTask:
+    return golden_task(weights, "compat=reference").eval().to(device)
 
 
 def _utt(task: SegmentationTask) -> UTT:
@@ -51,7 +62,7 @@ def _utt(task: SegmentationTask) -> UTT:
 
 
 def _close(output: Tensor, arrays: NpzFile, name: str, tolerance: float) -> None:
-    torch.testing.assert_close(output, torch.from_numpy(arrays[name]), rtol=0, atol=tolerance)
+    torch.testing.assert_close(output.cpu(), torch.from_numpy(arrays[name]), rtol=0, atol=tolerance)
 
 
 def test_the_reference_settings_are_those_of_the_golden_model(task: SegmentationTask) -> None:
@@ -110,7 +121,7 @@ def test_five_steps_of_training_lose_what_the_published_ones_lost(
         torch.autograd.backward(losses["total"])
         optimizer.step()
     expected = torch.from_numpy(arrays["out/losses_aerial_s2_total"])
-    steps = torch.stack(steps_losses).detach().to(expected.dtype)
+    steps = torch.stack(steps_losses).detach().cpu().to(expected.dtype)
     torch.testing.assert_close(steps[0], expected[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(steps, expected, rtol=1e-3, atol=0)
 
@@ -122,6 +133,7 @@ def test_the_first_loss_is_the_published_one_only_where_plowed_land_weighs_nothi
     assert (batch["satellite_label"] == 11).any()
     logits = task.train()(batch)
     corrected = golden_task(weights, "compat=reference", "loss.satellite_class_weights=as_aerial")
+    corrected.to(task.device)
     losses = corrected.loss(logits, batch)
     aerial, satellite, _ = arrays["out/losses_aerial_s2_total"][0]
     assert losses["aerial"].item() == pytest.approx(aerial, rel=1e-6)
