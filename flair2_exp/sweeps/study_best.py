@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from flair2_exp.config.experiment import Config
 from flair2_exp.errors import FlairError
 from flair2_exp.files import write_text
+from flair2_exp.optuna_sweeper.config import NAME as SWEEPER
 
 if TYPE_CHECKING:
     from flair2_exp.optuna_sweeper.results import SearchResult
@@ -87,7 +88,9 @@ def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: s
 
 def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the unresolved config of overrides as plain values, and its groups' choices."""
-    whole = compose("config", list(overrides), return_hydra_config=True)
+    # With the search's sweeper, whose sampler and pruner a search of somebody's own may choose.
+    searching = [f"hydra/sweeper={SWEEPER}", *overrides]
+    whole = compose("config", searching, return_hydra_config=True)
     choices = {str(group): str(each) for group, each in whole.hydra.runtime.choices.items()}
     plain: Any = OmegaConf.to_container(whole, resolve=False)
     return {key: plain[key] for key in plain if key not in _LEFT_OUT}, choices

@@ -46,6 +46,18 @@ def test_an_experiment_file_composes_to_the_config_that_it_was_written_from(
     assert again == wanted
 
 
+def test_a_search_of_ones_own_may_choose_the_sampler(tmp_path: Path) -> None:
+    (tmp_path / "tune").mkdir()
+    (tmp_path / "tune/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n- /hydra/tune/search\n- _self_\n"
+        "- override /hydra/sweeper/sampler: grid\n"
+    )
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        place = f"hydra.searchpath=[file://{tmp_path}]"
+        path = write_experiment(tmp_path / "best.yaml", "it", [place, "tune=mine", "seed=7"], "")
+    assert OmegaConf.load(path).seed == 7
+
+
 def test_experiment_files_of_a_larger_front_are_removed(tmp_path: Path) -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         write_experiments(made_result(tmp_path, 3))
