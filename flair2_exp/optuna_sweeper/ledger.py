@@ -35,14 +35,18 @@ ENDED: Final = "ended"
 FAILURE: Final = "failure"
 """Trial attribute: why it failed, in one line."""
 LOST: Final = "lost"
-"""Trial attribute: its process died and its parameters are tried once more."""
+"""Trial attribute: its process died and its parameters are tried again."""
 WITHDRAWN: Final = "withdrawn"
 """Trial attribute: it was never run."""
 FIRST: Final = "first_attempt"
 """Trial attribute: the first trial that had these parameters, in whose folder they resume."""
 TRIES: Final = "tries"
-"""Trial attribute: how often its parameters were tried with it; interruptions do not count."""
-_MOST_TRIES: Final = 2  # what kills a process once may be chance, twice it is the parameters
+"""Trial attribute: how often its parameters were tried with it.
+
+Neither interruptions count nor tries that reported a step: those have advanced.
+"""
+MOST_TRIES: Final = 3
+"""What kills a process once or twice may be chance; three times, it is the parameters."""
 
 
 def finished(trials: Iterable[FrozenTrial]) -> int:
@@ -113,19 +117,21 @@ class Ledger:
         return closed
 
     def give_up(self, number: int, reason: str, *, interrupted: bool = False) -> bool:
-        """Close a trial that came to no result, and queue its parameters if that is the first time.
+        """Close a trial that came to no result, and queue its parameters to be tried again.
 
-        One that the user interrupted is no fault of its parameters: they are tried again however
-        often that happens. Return False if it had been closed already.
+        That is done twice. A trial that the user interrupted, or that advanced before its process
+        died, is no fault of its parameters: they are tried again however often that happens. Return
+        False if it had been closed already.
         """
         trial = self.handle.trial(number)
         if trial.state.is_finished():
             return False
         params = trial.params or queued_params(trial)
-        tries = int(trial.user_attrs.get(TRIES, 1)) + (not interrupted)
+        advanced = interrupted or bool(trial.intermediate_values)
+        tries = int(trial.user_attrs.get(TRIES, 1)) + (not advanced)
         if not params and interrupted:
             return self.fail(number, reason, **{WITHDRAWN: True})
-        if not params or tries > _MOST_TRIES:
+        if not params or tries > MOST_TRIES:
             return self.fail(number, reason)
         if all(other.user_attrs.get(RETRY_OF) != number for other in self.handle.trials()):
             first = trial.user_attrs.get(FIRST, number)

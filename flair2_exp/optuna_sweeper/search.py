@@ -208,7 +208,8 @@ class Search:
     def _close_dead(self) -> None:
         for number in self._ledger.close_dead():
             again = ledger.LOST in self._handle.trial(number).user_attrs
-            then = "tried once more" if again else "not tried again: it was its second try"
+            never = f"not tried again: {ledger.MOST_TRIES} tries ended so"
+            then = "tried again" if again else never
             log.warning("Trial %d: its process died; it is closed and %s", number, then)
 
     def _announce_wait(self, trials: Sequence[FrozenTrial]) -> None:
@@ -305,7 +306,7 @@ class Search:
         """Close the trials of a launcher that gave up itself.
 
         A job's process was killed, or a config does not compose. It returns nothing of the other
-        jobs either. A config error would come again, all else is tried once more.
+        jobs either. A config error would come again, all else is tried again.
         """
         reason = one_line(error)
         comes_again = isinstance(error, HydraException | OmegaConfBaseException | SystemExit)

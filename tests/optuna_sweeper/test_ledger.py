@@ -181,7 +181,7 @@ def test_the_worker_that_made_one_too_many_withdraws_it(tmp_path: Path) -> None:
     assert late.new_failures(late.handle.trials()) == []
 
 
-def test_a_dead_workers_trial_is_tried_once_more_and_not_twice(name: str) -> None:
+def test_a_dead_workers_trial_is_tried_twice_more(name: str) -> None:
     ledger = join(name, 3)
     lost = run_as(ledger, dead_worker(), x=0.25)
     assert ledger.close_dead() == [lost.number]
@@ -191,12 +191,28 @@ def test_a_dead_workers_trial_is_tried_once_more_and_not_twice(name: str) -> Non
     assert "lost" in closed.user_attrs
     assert ledger.claim() == retry.number
     assert queued_params(retry) == {"x": 0.25}
-    assert ledger.new_failures(ledger.handle.trials()) == []  # it has had one of two chances
+    assert ledger.new_failures(ledger.handle.trials()) == []  # it has had one of three chances
     ledger.handle.mark(retry.number, {WORKER: dead_worker()})
     assert ledger.close_dead() == [retry.number]
+    assert ledger.claim() == 2
+    ledger.handle.mark(2, {WORKER: dead_worker()})
+    assert ledger.close_dead() == [2]
     failures = ledger.new_failures(ledger.handle.trials())
-    assert [t.number for t in failures] == [retry.number]
-    assert len(ledger.handle.trials()) == 2
+    assert [t.number for t in failures] == [2]
+    assert len(ledger.handle.trials()) == 3
+
+
+def test_a_dead_workers_trial_that_had_advanced_is_tried_again_however_often(name: str) -> None:
+    ledger = join(name, 3)
+    run_as(ledger, dead_worker(), x=0.25)
+    for number in range(5):
+        ledger.handle.mark(number, {WORKER: dead_worker()})
+        ledger.handle.storage.set_trial_intermediate_value(
+            ledger.handle.trial(number)._trial_id, step=number, intermediate_value=0.5
+        )
+        assert ledger.close_dead() == [number]
+        assert ledger.claim() == number + 1
+    assert ledger.new_failures(ledger.handle.trials()) == []
 
 
 def test_two_workers_that_find_the_same_dead_one_retry_it_once(tmp_path: Path) -> None:

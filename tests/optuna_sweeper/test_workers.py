@@ -111,7 +111,7 @@ def test_a_killed_search_goes_on_with_the_trial_it_lost(application: Application
     application.wait_until(lambda: len(application.evaluations()) >= 3)
     lost = application.kill_in_a_trial(first)
     output = application.finish(application.start(*arguments))
-    assert "its process died; it is closed and tried once more" in output
+    assert "its process died; it is closed and tried again" in output
     trials = trials_of(str(application.folder / "sweep" / "optuna.journal"), "app")
     assert sorted(states(trials)) == ["COMPLETE"] * 6 + ["FAIL"]
     check_each_ran_once_but(application, {lost})
