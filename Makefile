@@ -10,7 +10,7 @@ NEXT := .venv-hydra14
 NEXT_STAMP := $(NEXT)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-hydra-next lint format ui clean
+.PHONY: help setup demo test test-fast test-hydra-next campaign lint format ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,10 @@ $(NEXT_STAMP): pyproject.toml constraints.txt Makefile
 test-hydra-next: $(NEXT_STAMP)  ## config, sweeps and tuning with Hydra 1.4's release candidate
 	$(NEXT)/bin/python -m pytest -n 2 -m 'not slow' \
 		tests/config tests/cli tests/sweeps tests/optuna_sweeper tests/test_compat.py
+
+campaign: $(STAMP)  ## what a suite has no time for: 100 kills of sweeps and searches, 270 bad inputs
+	$(BIN)/python -m tests.campaign.bad_inputs
+	$(BIN)/python -m tests.campaign.kills --kills 100
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
