@@ -126,14 +126,11 @@ def _download_counts(run_id: str, store: Store) -> Counts:
     artifact = f"results/{RunFolder(Path()).confusion.name}"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = store.call(
-                f"reading the artifact {artifact}",
-                lambda client: client.download_artifacts(run_id, artifact, folder),
-            )
+            path = store.download(run_id, artifact, folder)
         except TrackingError as error:
             raise DataError(f"it has no artifact {artifact} ({error})") from None
         try:
-            return read_counts(Path(path))
+            return read_counts(path)
         except DataError as error:
             raise DataError(str(error).replace(str(path), artifact)) from None
 
