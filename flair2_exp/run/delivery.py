@@ -17,7 +17,7 @@ import yaml
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import build
 from flair2_exp.errors import ConfigError, TrackingError
-from flair2_exp.run.experiment import run_name
+from flair2_exp.run.experiment import log_config, run_name
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import ENDED, KILLED, RunRecord
 from flair2_exp.run.results import hand_over, is_by_epoch
@@ -211,9 +211,7 @@ def _fill(run: Run, folder: RunFolder, record: RunRecord, config: Config) -> Non
     """Give an MLflow run all that the folder holds, and end it as the run has ended."""
     from flair2_exp.tracking.history import History
 
-    text = folder.config.read_text(encoding="utf-8")
-    run.log_params(yaml.safe_load(text))
-    run.log_text(text, "config/config.yaml")
+    log_config(config, run)
     rows = History(folder.history).rows
     for epoch, row in rows.items():
         run.log_metrics(row, epoch)

@@ -130,6 +130,7 @@ class _Life:
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
         """Do what is left to do of the run; return its objective."""
+        from flair2_exp.run.assembly import describe_data
         from flair2_exp.run.results import finish
 
         config, folder, reporter = self.config, self.folder, self.membership.reporter
@@ -152,7 +153,9 @@ class _Life:
         _tell_pruned(record, reporter)
         try:
             with tracked, _raised_as(self.interruption):
-                _log_config(prepared, tracked)
+                log_config(config, tracked)
+                described = describe_data(config, prepared.data)
+                tracked.log_json(described, "provenance/dataset.json")
                 metrics = self._train_and_test(prepared, tracked, record)
                 value = objective(config, metrics)
                 if first_process():
@@ -488,13 +491,10 @@ def resolved_yaml(config: Config) -> str:
     return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
-def _log_config(prepared: Prepared, run: Run) -> None:
-    """Keep config and data set with the run."""
-    from flair2_exp.run.assembly import describe_data
-
-    run.log_params(plain(prepared.config))
-    run.log_text(resolved_yaml(prepared.config), "config/config.yaml")
-    run.log_json(describe_data(prepared.config, prepared.data), "provenance/dataset.json")
+def log_config(config: Config, run: Run) -> None:
+    """Keep the config with the run."""
+    run.log_params(plain(config))
+    run.log_text(resolved_yaml(config), "config/config.yaml")
 
 
 def resume_point(folder: RunFolder) -> Path | None:
