@@ -232,6 +232,7 @@ def _silence() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return the first line of an error, scrubbed and at most 300 characters."""
     lines = [line.strip() for line in scrub(str(error)).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("(raised as a result of")] or lines
     return (lines[0] if lines else type(error).__name__)[:300]
 
 

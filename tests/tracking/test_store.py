@@ -278,3 +278,11 @@ def test_a_run_that_its_folder_knows_to_have_ended_is_closed_as_it_ended(
     for run, status in ((finished, "FINISHED"), (killed, "KILLED")):
         kept = store.call("x", lambda client, run=run: client.get_run(run.run_id))
         assert kept.info.status == status
+
+
+def test_a_locked_database_is_called_that(store: Store) -> None:
+    def locked(client: object) -> None:
+        raise RuntimeError("(raised as a result of Query-invoked autoflush)\ndatabase is locked")
+
+    with pytest.raises(TrackingError, match="failed at waiting: database is locked"):
+        store.call("waiting", locked)
