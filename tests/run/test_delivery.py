@@ -42,7 +42,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 def test_what_an_outage_kept_from_a_finished_run_is_sent_by_the_same_command(
     root: Path, outage: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_below(root, *SMALL_SAMPLE, "model=unet", "tracking.delivery_seconds=0")
+    config = config_below(root, *SMALL_SAMPLE, "model=unet")
     folder = RunFolder(root / "delivered")
     finish = experiment._Life._train_and_test
 
@@ -50,9 +50,15 @@ def test_what_an_outage_kept_from_a_finished_run_is_sent_by_the_same_command(
         outage(True)
         return finish(*arguments)
 
+    def impatient(outbox: Outbox, seconds: float) -> None:
+        assert (len(outbox) > 0, seconds) == (True, 60.0)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr(experiment._Life, "_train_and_test", cut_off)
-        experiment.run(config, folder.path)
+        patch.setattr(Outbox, "insist", impatient)
+        with pytest.raises(KeyboardInterrupt):  # which does not undo that the run is finished
+            experiment.run(config, folder.path)
     record = record_of(folder.path)
     store = open_store(config)
     assert store is not None
