@@ -68,15 +68,20 @@ class Deliverer:
         """
         around = _sweep_around(start)
         for path in [*([] if around is None else [around]), *_places(start)]:
-            folder = RunFolder(path)
-            try:
-                with locked(path):
-                    delivery = self._deliver(folder)
-            except FlairError as error:
-                lines = str(error).splitlines()
-                delivery = Delivery(path, lines[0], waiting(folder) or 1)
+            delivery = self._held(RunFolder(path))
             if delivery is not None:
                 yield delivery
+
+    def _held(self, folder: RunFolder) -> Delivery | None:
+        """Deliver one folder that no other process is at work in."""
+        least = 0  # whoever is at work in it delivers at its end
+        try:
+            with locked(folder.path):
+                least = 1
+                return self._deliver(folder)
+        except FlairError as error:
+            text = str(error).splitlines()[0]
+            return Delivery(folder.path, text, max(least, waiting(folder)))
 
     def _store(self, uri: str) -> Store:
         if uri not in self._stores:

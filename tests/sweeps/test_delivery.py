@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.locking import locked
 from flair2_exp.run.assembly import store_at
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.sweeps.delivery import Deliverer, deliver_runs
@@ -148,3 +149,11 @@ def test_a_search_without_a_record_is_delivered_by_what_its_folder_kept(root: Pa
     (told,) = Deliverer().below(root / "multirun")
     assert (told.text, told.left) == ("1 of 1 records sent", 0)
     assert store.call("x", lambda client: client.get_run(run_id)).info.status == "FINISHED"
+
+
+def test_a_folder_in_use_is_left_to_whoever_uses_it(root: Path) -> None:
+    folder = RunFolder(sweep_folder(root, seeds=1) / "0_utt_seed=0")
+    with locked(folder.path):
+        told = {each.folder: each for each in Deliverer().below(root)}
+    assert "is in use by" in told[folder.path].text
+    assert told[folder.path].left == 0
