@@ -194,3 +194,15 @@ def stopped_early(checkpoint: Mapping[str, Any]) -> bool:
     """
     states = checkpoint.get("callbacks", {}).values()
     return any(state.get("stopped_epoch", 0) for state in states)
+
+
+# --- MLflow -------------------------------------------------------------------------------------
+
+MLFLOW_PLACES: Final = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+"""The tables and columns of MLflow's database that hold absolute places of artifacts. Nothing in
+its interface changes them, so that a store that has moved goes on writing where it was
+(github.com/mlflow/mlflow/issues/3144)."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
 from flair2_exp import compat
+from flair2_exp.compat import MLFLOW_PLACES
+from flair2_exp.tracking.store import local_uri, open_store
 
 
 def test_a_shared_storage_is_seen_by_another_process() -> None:
@@ -76,3 +80,26 @@ def test_a_checkpoint_tells_its_epochs_and_whether_patience_ended_it(tmp_path: P
         checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
         assert compat.epochs_trained(checkpoint) == epochs
         assert compat.stopped_early(checkpoint) == early
+
+
+def test_mlflows_database_keeps_places_where_we_set_them_right(tmp_path: Path) -> None:
+    store = open_store(local_uri(tmp_path))
+    experiment = store.ensure_experiment("flair2")
+    store.call("making", lambda client: client.create_run(experiment))
+    address = tmp_path.as_uri()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        tables = [
+            name
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+            )
+        ]
+        for table in tables:
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            holds = " OR ".join(f"instr({column}, ?)" for column in columns)
+            found = connection.execute(
+                f"SELECT 1 FROM {table} WHERE {holds}", [address] * len(columns)
+            ).fetchone()
+            assert not found or table in dict(MLFLOW_PLACES), table
+        for table, column in MLFLOW_PLACES:
+            connection.execute(f"SELECT {column} FROM {table}")

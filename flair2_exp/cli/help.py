@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
+from flair2_exp.cli.verbs import VERBS
 from flair2_exp.config.groups import options_of
 
 USAGE: Final = """\
@@ -46,7 +47,9 @@ def help_text(folder: Path) -> str:
         )
         for name, choices in groups.items()
     ]
-    return USAGE.format(folder=folder) + "Groups\n" + "\n".join(lines)
+    verbs = [f"  {name:<{width - 2}}{verb.help}" for name, verb in VERBS.items()]
+    parts = ("Verbs (`python -m flair2_exp VERB --help`)", *verbs, "", "Groups", *lines)
+    return USAGE.format(folder=folder) + "\n".join(parts)
 
 
 def completions(folder: Path, line: str) -> list[str]:

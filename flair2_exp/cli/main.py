@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from flair2_exp.cli.verbs import verb_of
 from flair2_exp.errors import FlairError
 from flair2_exp.signals import signals_as_exceptions
 
@@ -24,7 +25,7 @@ JOB_NAME: Final = "flair2_exp"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what a command line asks for; Hydra's own flags work as usual.
+    """Run what a command line asks for: a verb, or an experiment by Hydra's flags and overrides.
 
     Exit status: 0 done, 1 a mistake of the user's or a failed run, 2 a misused flag, 130
     interrupted, 143 terminated.
@@ -34,9 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _settle_surroundings()
-    if _answers_at_once(arguments):
-        return
     with _explained():
+        verb = verb_of(arguments)
+        if verb is not None:
+            sys.exit(verb(arguments[1:]))
+        if _answers_at_once(arguments):
+            return
         _run(arguments)
 
 

@@ -29,6 +29,8 @@ class TrackingConfig(Group):
     """Further tags of the run."""
     timeout: float = option(8.0, 0.1, 600)
     """Seconds that a server may take to answer before the run is refused."""
+    delivery_seconds: float = option(60.0, 0, 86400)
+    """Seconds for which a run tries, at its end, to send what the store did not take; 0: none."""
 
     def validate(self) -> None:
         """Refuse credentials in the address, and what a server or an experiment lacks."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import sqlite3
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,11 @@ def read_mlflow(
     wanted = {**(tags or {}), **({str(Tag.SWEEP): sweep} if sweep else {})}
     if not wanted and not run_ids:
         raise ConfigError("name the runs of the report: a sweep, a tag or run ids.")
-    store = _open(tracking_uri)
+    with _opened(tracking_uri) as store:
+        return _read(store, wanted, run_ids)
+
+
+def _read(store: Store, wanted: Mapping[str, str], run_ids: Sequence[str]) -> RunSet:
     runs = store.call("reading runs", lambda client: [client.get_run(each) for each in run_ids])
     if wanted:
         runs += store.call("looking for runs", lambda client: search_runs(client, wanted))
@@ -67,17 +72,26 @@ def read_mlflow(
     return RunSet.of(_read_latest(each, store) for each in attempts.values())
 
 
-def _open(tracking_uri: str) -> Store:
-    """Return a store that exists: MLflow makes tables where there are none."""
+@contextlib.contextmanager
+def _opened(tracking_uri: str) -> Iterator[Store]:
+    """Open a store that exists, for reading: MLflow makes tables where there are none."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if not tracking_uri.startswith("sqlite:///"):
-        return open_store(tracking_uri)  # which asks a server for a sign of life
+        yield open_store(tracking_uri)  # which asks a server for a sign of life
+        return
     database = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not _holds_runs(database):
-        raise TrackingError(
-            f"there is no MLflow database {database}.\nName the store with --tracking-uri."
-        )
-    return Store(tracking_uri, folder=database.parent, timeout=SECONDS)  # not to be written
+    with tempfile.TemporaryDirectory() as folder:
+        readable = database
+        if database.is_file() and not os.access(database.parent, os.W_OK):
+            # Even to read it, sqlite makes files beside a database with a write-ahead log.
+            for file in database.parent.glob(f"{database.name}*"):
+                shutil.copyfile(file, Path(folder) / file.name)
+            readable = Path(folder) / database.name
+        if not _holds_runs(readable):
+            raise TrackingError(
+                f"there is no MLflow database {database}.\nName the store with --tracking-uri."
+            )
+        yield Store(f"sqlite:///{readable}", folder=database.parent.absolute(), timeout=SECONDS)
 
 
 def _holds_runs(database: Path) -> bool:
@@ -126,14 +140,11 @@ def _download_counts(run_id: str, store: Store) -> Counts:
     artifact = f"results/{RunFolder(Path()).confusion.name}"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = store.call(
-                f"reading the artifact {artifact}",
-                lambda client: client.download_artifacts(run_id, artifact, folder),
-            )
+            path = store.download(run_id, artifact, folder)
         except TrackingError as error:
             raise DataError(f"it has no artifact {artifact} ({error})") from None
         try:
-            return read_counts(Path(path))
+            return read_counts(path)
         except DataError as error:
             raise DataError(str(error).replace(str(path), artifact)) from None
 

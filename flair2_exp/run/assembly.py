@@ -15,6 +15,7 @@ from flair2_exp.config.experiment import Config, require_patch_size
 from flair2_exp.config.fields import plain
 from flair2_exp.errors import ConfigError
 from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import recorded_status
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -40,7 +41,24 @@ def open_store(config: Config) -> Store | None:
     from flair2_exp.tracking import store
 
     uri = config.tracking.uri or store.local_uri(config.paths.mlflow)
-    return store.open_store(uri, timeout=config.tracking.timeout)
+    return store_at(
+        uri,
+        timeout=config.tracking.timeout,
+        delivery_seconds=config.tracking.delivery_seconds,
+    )
+
+
+def store_at(uri: str, *, timeout: float = 8.0, delivery_seconds: float = 0.0) -> Store:
+    """Return the MLflow store at an address, which learns from runs' folders how they ended.
+
+    Raises:
+        TrackingError: It does not answer or cannot be written.
+    """
+    from flair2_exp.tracking import store
+
+    return store.open_store(
+        uri, timeout=timeout, delivery_seconds=delivery_seconds, recorded=recorded_status
+    )
 
 
 def require_files(config: Config) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from flair2_exp import locking
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
-from flair2_exp.errors import CheckpointError, ConfigError, FlairError, nearest
+from flair2_exp.errors import CheckpointError, ConfigError, FlairError, TrackingError, nearest
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 from flair2_exp.run.folder import RunFolder
@@ -129,6 +130,7 @@ class _Life:
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
         """Do what is left to do of the run; return its objective."""
+        from flair2_exp.run.assembly import describe_data
         from flair2_exp.run.results import finish
 
         config, folder, reporter = self.config, self.folder, self.membership.reporter
@@ -141,6 +143,7 @@ class _Life:
                 earlier.require_same(config, prepared.data.fingerprint, folder)
                 if earlier.is_done(test=config.test):
                     log.info("finished before: %s", folder)
+                    _deliver(folder, earlier, prepared.store)
                     _tell_pruned(earlier, reporter)
                     return objective(config, earlier.scores)
             record = earlier or RunRecord.of(config, prepared.data.fingerprint, folder)
@@ -150,7 +153,9 @@ class _Life:
         _tell_pruned(record, reporter)
         try:
             with tracked, _raised_as(self.interruption):
-                _log_config(prepared, tracked)
+                log_config(config, tracked)
+                described = describe_data(config, prepared.data)
+                tracked.log_json(described, "provenance/dataset.json")
                 metrics = self._train_and_test(prepared, tracked, record)
                 value = objective(config, metrics)
                 if first_process():
@@ -158,14 +163,18 @@ class _Life:
                         shutil.rmtree(folder.checkpoints, ignore_errors=True)
                         tracked.set_tags({Tag.PRUNED: True})
                     finish(config, folder, tracked, metrics)
+                # All is sent or kept now. What ends this process while it waits for the store does
+                # not undo that the run is finished.
+                tracked.flush()
+                record.finish(FINISHED)
+                _write(record, folder)
         except BaseException as error:
-            if getattr(error, "disowned", False):  # another process resumes in this folder
+            # Another process resumes in this folder, or only the delivery was interrupted.
+            if getattr(error, "disowned", False) or record.status == FINISHED:
                 raise
-            record.status, record.error = status_of(error), f"{type(error).__name__}: {error}"
+            record.finish(status_of(error), f"{type(error).__name__}: {error}")
             _write(record, folder)
             raise
-        record.status = FINISHED
-        _write(record, folder)
         return value
 
     def _open(self, prepared: Prepared, overrides: Sequence[str], record: RunRecord) -> Run:
@@ -175,29 +184,36 @@ class _Life:
             TrackingError: The store does not take it, or another process is writing this run.
         """
         from flair2_exp.tracking.provenance import collect
-        from flair2_exp.tracking.run import open_run
+        from flair2_exp.tracking.run import open_run, valid_tags
 
         tracking = self.config.tracking
         origin = collect(overrides) if prepared.store is not None else None
         parent = self.membership.parent_run_id
-        run = open_run(
-            prepared.store,
-            tracking.experiment,
-            tracking.run_name or f"{self.config.name} seed={self.config.seed}",
-            self.folder.unsent,
-            tags={
+        # Noted in the folder as well, from which the MLflow run could be made again.
+        record.tags = valid_tags(
+            {
                 **record.tags,
+                Tag.FOLDER: self.folder.path.absolute(),  # it may have moved
                 **(origin.tags() if origin is not None else {}),
                 **self.membership.tags,
                 **tracking.tags,
                 **({Tag.PARENT: parent} if parent else {}),
-            },
+            }
+        )
+        run = open_run(
+            prepared.store,
+            tracking.experiment,
+            run_name(self.config),
+            self.folder.unsent,
+            tags=record.tags,
             run_id=record.run_id,
             lookup=(Tag.FOLDER, Tag.IDENTITY),
             take_over=self.exclusive,
         )
         record.status = TRAINED if record.training else RUNNING
         record.run_id, record.error = run.run_id, ""
+        record.store = "" if prepared.store is None else str(prepared.store)
+        record.start = record.start or int(time.time() * 1000)
         if first_process():
             write_text(self.folder.config, resolved_yaml(self.config))
         _write(record, self.folder)
@@ -341,6 +357,22 @@ def _tell_pruned(record: RunRecord, reporter: Reporter | None) -> None:
         reporter.prune(int(record.training["train/epochs"]))
 
 
+def run_name(config: Config) -> str:
+    """Return what a run is called on MLflow's pages."""
+    return config.tracking.run_name or f"{config.name} seed={config.seed}"
+
+
+def _deliver(folder: RunFolder, record: RunRecord, store: Store | None) -> None:
+    """Send what a finished run could not; what is in the way costs a warning."""
+    from flair2_exp.run.delivery import settle
+
+    if store is not None and record.run_id:
+        try:
+            settle(folder, record, store)
+        except TrackingError as error:
+            log.warning("%s", error)
+
+
 def _write(record: RunRecord, folder: RunFolder) -> None:
     if first_process():
         record.write(folder)
@@ -459,13 +491,10 @@ def resolved_yaml(config: Config) -> str:
     return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
-def _log_config(prepared: Prepared, run: Run) -> None:
-    """Keep config and data set with the run."""
-    from flair2_exp.run.assembly import describe_data
-
-    run.log_params(plain(prepared.config))
-    run.log_text(resolved_yaml(prepared.config), "config/config.yaml")
-    run.log_json(describe_data(prepared.config, prepared.data), "provenance/dataset.json")
+def log_config(config: Config, run: Run) -> None:
+    """Keep the config with the run."""
+    run.log_params(plain(config))
+    run.log_text(resolved_yaml(config), "config/config.yaml")
 
 
 def resume_point(folder: RunFolder) -> Path | None:

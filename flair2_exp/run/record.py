@@ -8,8 +8,11 @@ sweep, a search and a report read the same record; an MLflow run holds its tags.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from flair2_exp.config.experiment import Config
@@ -19,12 +22,14 @@ from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import write_text
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.signals import FAILED, FINISHED, KILLED
+from flair2_exp.tracking.pending import Pending
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import differences, digest, flatten, shown
 
-__all__ = ["FAILED", "FINISHED", "KILLED", "RUNNING", "TRAINED", "RunRecord"]
+__all__ = ["ENDED", "FAILED", "FINISHED", "KILLED", "RUNNING", "TRAINED", "RunRecord"]
 
 RUNNING, TRAINED = "RUNNING", "TRAINED"
+ENDED: Final = (FINISHED, FAILED, KILLED)
 
 FORMAT: Final = 2
 """Raised when `run.json` changes its form; other forms are refused."""
@@ -47,6 +52,9 @@ class RunRecord:
         scores: All that the run measured, once it has ended; `metrics.json` holds them.
         error: The message it failed with.
         pruned: Whether a search ended the training early.
+        store: The address of the store of its MLflow run, without credentials.
+        start: When it began, in milliseconds since 1970; 0 where not recorded.
+        end: When it ended, likewise.
     """
 
     tags: dict[str, str]
@@ -58,6 +66,9 @@ class RunRecord:
     scores: dict[str, float] = field(default_factory=dict)
     error: str = ""
     pruned: bool = False
+    store: str = ""
+    start: int = 0
+    end: int = 0
 
     @classmethod
     def of(cls, config: Config, fingerprint: str, folder: RunFolder) -> RunRecord:
@@ -83,6 +94,10 @@ class RunRecord:
             Tag.FOLDER: str(folder.path.absolute()),
         }
         return cls({str(name): value for name, value in tags.items()}, decides, place_of(config))
+
+    def finish(self, status: str, error: str = "") -> None:
+        """Note how the run has ended, and that it has ended now."""
+        self.status, self.error, self.end = status, error, int(time.time() * 1000)
 
     @property
     def identity(self) -> str:
@@ -171,6 +186,29 @@ class RunRecord:
             f"{folder} holds a run of another experiment: {shown(changes)}.\n"
             "Set it back, choose another folder or sweep.name, or remove that folder."
         )
+
+
+def recorded_status(run_id: str, tags: Mapping[str, str]) -> str:
+    """Return how an MLflow run ended, by the folder that its tags name.
+
+    Args:
+        run_id: Of the MLflow run.
+        tags: Its tags.
+
+    Returns:
+        FINISHED, FAILED or KILLED; empty where the folder is gone, is another run's by now, or does
+        not say.
+    """
+    folder = RunFolder(Path(tags.get(Tag.FOLDER, "") or "/dev/null"))
+    with suppress(ConfigError):
+        record = RunRecord.read(folder)
+        if record is not None and record.run_id == run_id and record.status in ENDED:
+            return record.status
+    waiting = Pending(folder.unsent)
+    if waiting.target.get("run_id") != run_id:
+        return ""
+    ends = [record["status"] for _, record in waiting.records() if record["kind"] == "status"]
+    return str(ends[-1]) if ends else ""
 
 
 def place_of(config: Config) -> dict[str, Any]:

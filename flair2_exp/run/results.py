@@ -72,14 +72,29 @@ def finish(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str, fl
         run: Its MLflow run, or what stands in for it.
         metrics: All that it measured.
     """
+    write_text(folder.metrics, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    hand_over(config, folder, run, metrics)
+    log.info("%s", result_table(config, folder, metrics, run.run_id))
+
+
+def is_by_epoch(name: str) -> bool:
+    """Return whether a metric reaches the MLflow run by epoch, as Lightning logs it."""
+    logged = ("test/loss", "test/miou", "test/accuracy")
+    return name.startswith(("train/l", "val/", "test/iou/")) or name in logged
+
+
+def hand_over(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str, float]) -> None:
+    """Give an MLflow run what a folder holds of results, and its description.
+
+    Args:
+        config: The experiment's.
+        folder: The run's.
+        run: Its MLflow run, or what stands in for it.
+        metrics: All that it measured.
+    """
     from flair2_exp.tracking.summary import summary
 
-    write_text(folder.metrics, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    # Losses and scores are in the run by epoch; these are the run's own.
-    by_epoch = ("train/l", "val/", "test/iou/")
-    logged = ("test/loss", "test/miou", "test/accuracy")
-    own = {n: v for n, v in metrics.items() if not n.startswith(by_epoch) and n not in logged}
-    run.log_metrics(own)
+    run.log_metrics({n: v for n, v in metrics.items() if not is_by_epoch(n)})
     run.log_metrics({f"best/{n}": v for n, v in metrics.items() if n.startswith("val/")})
     for path in (folder.metrics, folder.confusion, folder.history):
         if path.exists():
@@ -97,7 +112,6 @@ def finish(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str, fl
             note=SYNTHETIC if config.is_synthetic else "",
         )
     )
-    log.info("%s", result_table(config, folder, metrics, run.run_id))
 
 
 def facts(config: Config) -> dict[str, object]:

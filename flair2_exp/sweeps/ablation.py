@@ -29,6 +29,7 @@ from flair2_exp.locking import locked, wait_until_free
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_sweeper
 from flair2_exp.run.folder import require_writable
+from flair2_exp.sweeps.delivery import deliver_runs
 from flair2_exp.sweeps.failures import (
     Failure,
     Traced,
@@ -38,7 +39,7 @@ from flair2_exp.sweeps.failures import (
     failure_table,
     mark_failed,
 )
-from flair2_exp.sweeps.parent import open_parent
+from flair2_exp.sweeps.parent import REPORT, open_parent
 from flair2_exp.sweeps.plan import (
     DONE,
     FAILED,
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REPORT: Final = "report"
 JOBS_FILE: Final = "sweep/jobs.txt"
 
 
@@ -185,6 +185,8 @@ class Sweep:
             name = self.options.name
             with open_parent(name, self.folder, jobs[0].config, take_over=exclusive) as parent:
                 parent.log_text(self._table + "\n", JOBS_FILE)
+                done = [job.folder for job in jobs if job.state == DONE]
+                deliver_runs(done, parent.store)
                 launched = self._launch(jobs)
                 self._finish(jobs, parent)
         return launched
@@ -257,6 +259,7 @@ class Sweep:
         """
         for job in jobs:
             job.refresh()
+        deliver_runs([job.folder for job in jobs if job.state == DONE], parent.store)
         parent.log_text(job_table(jobs, identities=True) + "\n", JOBS_FILE)
         failed = failed_jobs(jobs, self._failures)
         parent.log_metrics({"jobs/all": len(jobs), "jobs/not_done": len(failed)})

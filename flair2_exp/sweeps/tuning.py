@@ -24,8 +24,9 @@ from flair2_exp.config.groups import config_folder
 from flair2_exp.config.identity import contents, decides
 from flair2_exp.errors import ConfigError, DataError, TrackingError
 from flair2_exp.run import assembly
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.folder import RunFolder, run_folders
 from flair2_exp.run.record import place_of
+from flair2_exp.sweeps.delivery import deliver_runs
 from flair2_exp.sweeps.plan import distributes
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import flatten, render
@@ -225,6 +226,7 @@ def on_finish(result: SearchResult, config: DictConfig) -> None:
         return
     options = typed(config)
     with _parent(result, options) as parent:
+        deliver_runs(run_folders(result.folder), parent.store)
         files = write_experiments(result)
         log.info("Run the best: python -m flair2_exp experiment=%s", files[0])
         _record(result, files, parent)

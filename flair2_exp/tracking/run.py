@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.errors import TrackingError
 from flair2_exp.signals import FINISHED, KILLED, status_of
-from flair2_exp.tracking.outbox import Outbox, send_params, send_tags
+from flair2_exp.tracking.outbox import Outbox, deliver_command, send_params, send_tags
 from flair2_exp.tracking.params import shorten, valid_name, valid_names
 from flair2_exp.tracking.pending import Record
 from flair2_exp.tracking.process import WriterProcess
@@ -28,6 +28,7 @@ from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import flatten, render
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
 _TAG_LIMIT: Final = 8000
@@ -149,7 +150,7 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags, scrubbed of credentials; a tag that the run has gets the new value."""
-        self._send({"kind": "tags", "tags": _valid_tags(tags)})
+        self._send({"kind": "tags", "tags": valid_tags(tags)})
 
     def describe(self, markdown: str) -> None:
         """Set the description that MLflow shows on the run's page."""
@@ -167,19 +168,28 @@ class Run:
         if self._outbox is not None:
             self._outbox.send(record)
 
-    def finish(self, status: str = FINISHED) -> None:
+    def finish(self, status: str = FINISHED, end: int = 0) -> None:
         """Send what waits and close the run: FINISHED, FAILED or KILLED; only the first call.
 
-        Where the store does not answer, a warning says where the rest is kept.
+        Where the store does not answer it is tried for `Store.delivery_seconds`, but for a run that
+        a signal ends: whoever sent that does not wait. Then a warning says where the rest is kept.
+
+        Args:
+            status: How the run ended.
+            end: When it ended, in milliseconds since 1970; 0: now.
         """
         if self._outbox is None or self._finished:
             return
         self._finished = True
         self._outbox.retry_now()
         self.flush()
-        end = {"kind": "status", "status": status, "end": int(time.time() * 1000)}
-        self._outbox.send(end, retries=2)
-        self._outbox.warn_of_pending()
+        ended = {"kind": "status", "status": status, "end": end or int(time.time() * 1000)}
+        self._outbox.send(ended, retries=2)
+        try:
+            if status != KILLED:
+                self._outbox.insist(self._outbox.store.delivery_seconds)
+        finally:
+            self._outbox.warn_of_pending()
 
     def release(self) -> None:
         """Close the run as nobody's, for whichever process resumes it.
@@ -195,6 +205,11 @@ class Run:
             release = partial(_delete_tags, run_id=self.run_id, names=writer)
             self._outbox.store.call("releasing the run", release)
             self.finish()
+
+    @property
+    def waiting(self) -> int:
+        """The number of records that could not be sent."""
+        return 0 if self._outbox is None else len(self._outbox)
 
     def __enter__(self) -> Run:
         return self
@@ -254,23 +269,58 @@ def open_run(
     experiment_id = store.ensure_experiment(experiment)
     store.close_dead_runs()
     if not run_id and (left := {key: tags[key] for key in lookup}):
-        run_id = store.find_run(experiment_id, _valid_tags(left), status=KILLED)
-    texts = _valid_tags({**tags, **WriterProcess.this().tags()})
-    if run_id:
-        _reopen(store, run_id, texts, take_over=take_over)
-        outbox = Outbox(store, run_id, pending, resumed=True)
-        outbox.send_pending(retries=1)
-        return Run(outbox)
-    run = store.call(
-        "making the run", lambda client: client.create_run(experiment_id, None, texts, name)
+        run_id = store.find_run(experiment_id, valid_tags(left), status=KILLED)
+    if not run_id:
+        run_id = new_run(store, experiment_id, name, tags)
+        return Run(Outbox(store, run_id, pending, resumed=False))
+    earlier = store.find(run_id)
+    if earlier is None:
+        raise TrackingError(unknown_run(store, run_id, pending.parent))
+    _require_ended(store, earlier, take_over=take_over)
+    if earlier.info.lifecycle_stage == "deleted":
+        store.call(f"restoring the run {run_id}", lambda client: client.restore_run(run_id))
+    outbox = Outbox(store, run_id, pending, resumed=True)
+    outbox.send_pending(retries=1)  # before the run is RUNNING: it may hold how it ended
+    texts = valid_tags({**tags, **WriterProcess.this().tags()})
+    store.call(f"resuming the run {run_id}", lambda client: _reopen(client, run_id, texts))
+    return Run(outbox)
+
+
+def unknown_run(store: Store, run_id: str, folder: Path) -> str:
+    """Return what to say of a run that a folder names and the store does not have."""
+    return (
+        f"MLflow ({store}) has no run {run_id}, as {folder} names it: the store was lost or "
+        "emptied, or is another one.\nMake the run again from its folder: "
+        f"{deliver_command(folder, str(store))}"
     )
-    return Run(Outbox(store, run.info.run_id, pending, resumed=False))
 
 
-def _reopen(store: Store, run_id: str, tags: Mapping[str, str], *, take_over: bool) -> None:
-    """Set a run to RUNNING, with these tags, unless another process may be writing it."""
-    earlier = store.call(f"looking for the run {run_id}", lambda client: client.get_run(run_id))
-    writer = WriterProcess.from_tags(earlier.data.tags)
+def new_run(
+    store: Store, experiment_id: str, name: str, tags: Mapping[str, object], start: int = 0
+) -> str:
+    """Make a run that this process writes; return its id.
+
+    Args:
+        store: Where to make it.
+        experiment_id: MLflow's id of its experiment.
+        name: What it is called on MLflow's pages.
+        tags: Its tags.
+        start: When it began, in milliseconds since 1970; 0: now.
+
+    Raises:
+        TrackingError: The store does not take it.
+    """
+    texts = valid_tags({**tags, **WriterProcess.this().tags()})
+    run = store.call(
+        "making the run",
+        lambda client: client.create_run(experiment_id, start or None, texts, name),
+    )
+    return str(run.info.run_id)
+
+
+def _require_ended(store: Store, earlier: MlflowRun, *, take_over: bool) -> None:
+    """Refuse a run that another process may be writing."""
+    run_id, writer = earlier.info.run_id, WriterProcess.from_tags(earlier.data.tags)
     if (
         not take_over
         and earlier.info.status == "RUNNING"
@@ -282,14 +332,13 @@ def _reopen(store: Store, run_id: str, tags: Mapping[str, str], *, take_over: bo
             f" {writer.process.host}.\nWait for it, or end that process first."
         )
 
-    def reopen(client: MlflowClient) -> None:
-        if earlier.info.lifecycle_stage == "deleted":
-            client.restore_run(run_id)
-        client.update_run(run_id, status="RUNNING")
-        send_tags(client, run_id, tags)
-        _delete_tags(client, run_id, {Tag.ENDED, Tag.ERROR} & earlier.data.tags.keys())
 
-    store.call(f"resuming the run {run_id}", reopen)
+def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set a run to RUNNING, with these tags and without those of how it ended before."""
+    client.update_run(run_id, status="RUNNING")
+    send_tags(client, run_id, tags)
+    earlier = client.get_run(run_id).data.tags
+    _delete_tags(client, run_id, {Tag.ENDED, Tag.ERROR} & earlier.keys())
 
 
 def _inside(path: str) -> str:
@@ -300,8 +349,8 @@ def _inside(path: str) -> str:
     return short
 
 
-def _valid_tags(tags: Mapping[str, object]) -> dict[str, str]:
-    """Return tags as MLflow takes them: valid names, and texts that say where they are cut."""
+def valid_tags(tags: Mapping[str, object]) -> dict[str, str]:
+    """Return tags as MLflow takes them: valid names, texts that say where they are cut."""
     names = valid_names(tags)
     valid = {}
     for name, value in tags.items():

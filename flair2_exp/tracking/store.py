@@ -24,6 +24,7 @@ from flair2_exp.errors import TrackingError
 from flair2_exp.locking import file_lock
 from flair2_exp.signals import KILLED
 from flair2_exp.tracking.process import WriterProcess
+from flair2_exp.tracking.relocation import ARTIFACTS, artifact_here, relocate, root_of
 from flair2_exp.tracking.scrub import scrub
 from flair2_exp.tracking.tags import Tag
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 T = TypeVar("T")
+Recorded = Callable[[str, Mapping[str, str]], str]
+"""Returns how a run ended, by its id and tags: FINISHED, FAILED or KILLED; "" where unknown."""
 
 _DATABASE: Final = "mlflow.db"
 _KIND: Final = {str(Tag.EXPERIMENT_KIND): "custom_model_development"}
@@ -45,15 +48,24 @@ def local_uri(folder: str | Path) -> str:
     return f"sqlite:///{Path(folder).absolute() / _DATABASE}"
 
 
-def open_store(uri: str, *, timeout: float = 8.0) -> Store:
+def open_store(
+    uri: str,
+    *,
+    timeout: float = 8.0,
+    delivery_seconds: float = 0.0,
+    recorded: Recorded | None = None,
+) -> Store:
     """Open a store, make a local one if it is new, and make sure that it takes runs.
 
-    Safe when several processes open the same new store at once.
+    Safe when several processes open the same new store at once. A local store that has moved, or is
+    a copy, is told so (`relocation`): artifacts are looked for and kept where it lies now.
 
     Args:
         uri: `sqlite:////absolute/path/mlflow.db` (its artifacts lie beside it, in `artifacts`) or
             the `http(s)://` address of an MLflow server.
         timeout: Seconds in which a server must answer.
+        delivery_seconds: How long a run tries, at its end, to send what the store did not take.
+        recorded: Tells how a run ended where its own process could not.
 
     Raises:
         TrackingError: An address of another kind, a folder or database that cannot be written, a
@@ -62,14 +74,17 @@ def open_store(uri: str, *, timeout: float = 8.0) -> Store:
     scheme = uri.partition(":")[0].lower() if "://" in uri else ""
     if scheme in ("http", "https"):
         _check_server(uri, timeout)
-        return Store(uri, folder=None, timeout=timeout)
-    if scheme != "sqlite":
+        store = Store(uri, folder=None, timeout=timeout)
+    elif scheme == "sqlite":
+        store = _open_local(_database_path(uri), timeout)
+    else:
         fix = "sqlite:////absolute/path/mlflow.db or http://127.0.0.1:5000"
         raise TrackingError(
             f"tracking.uri={scrub(uri)} is neither a sqlite database nor a server"
             f" (MLflow keeps no runs in plain folders any more).\nGive an address like {fix}."
         )
-    return _open_local(_database_path(uri), timeout)
+    store.delivery_seconds, store.recorded = delivery_seconds, recorded
+    return store
 
 
 def _database_path(uri: str) -> Path:
@@ -86,7 +101,7 @@ def _database_path(uri: str) -> Path:
 def _open_local(database: Path, timeout: float) -> Store:
     folder = database.parent
     try:
-        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+        (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         store = Store(f"sqlite:///{database}", folder=folder, timeout=timeout)
         with store.locked():
             if not database.exists() or not database.stat().st_size:
@@ -98,7 +113,8 @@ def _open_local(database: Path, timeout: float) -> Store:
                 # Readers (the UI) and a writer do not wait for each other; kept in the file.
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("BEGIN IMMEDIATE")  # fails where nothing can be written
-                connection.rollback()
+                relocate(connection, folder)
+                connection.commit()
             store.call("opening", lambda client: client.search_experiments(max_results=1))
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -216,6 +232,7 @@ def _silence() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return the first line of an error, scrubbed and at most 300 characters."""
     lines = [line.strip() for line in scrub(str(error)).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("(raised as a result of")] or lines
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
@@ -226,12 +243,16 @@ class Store:
         uri: The address, with credentials if it has any: not for showing.
         folder: Of a local store; None for a server.
         timeout: Seconds in which a server must answer.
+        delivery_seconds: How long a run tries, at its end, to send what the store did not take.
+        recorded: Tells how a run ended where its own process could not; None: nothing does.
     """
 
     def __init__(self, uri: str, *, folder: Path | None, timeout: float) -> None:
         self.uri = uri
         self.folder = folder
         self.timeout = timeout
+        self.delivery_seconds = 0.0
+        self.recorded: Recorded | None = None
         self._client: MlflowClient | None = None
 
     def __str__(self) -> str:
@@ -284,10 +305,11 @@ class Store:
         Raises:
             TrackingError: The store does not take it.
         """
-        location = None
+        location, tags = None, dict(_KIND)
         if self.folder is not None:
             part = re.sub(r"[^\w\-.]+", "_", name).strip(".") or "experiment"
-            location = (self.folder / "artifacts" / part).as_uri()
+            location = (self.folder / ARTIFACTS / part).as_uri()
+            tags[Tag.FOLDER] = str(self.folder)
 
         def ensure(client: MlflowClient) -> str:
             from mlflow.exceptions import MlflowException
@@ -295,7 +317,7 @@ class Store:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 try:
-                    return str(client.create_experiment(name, location, tags=_KIND))
+                    return str(client.create_experiment(name, location, tags=tags))
                 except MlflowException:  # another process was faster (servers have no lock here)
                     experiment = client.get_experiment_by_name(name)
                     if experiment is None:
@@ -306,6 +328,39 @@ class Store:
 
         with self.locked():
             return self.call(f"making the experiment {name!r}", ensure)
+
+    def find(self, run_id: str) -> MlflowRun | None:
+        """Return the run of that id, also a deleted one; None where the store has none.
+
+        Raises:
+            TrackingError: The store does not answer.
+        """
+        try:
+            return self.call(f"looking for the run {run_id}", lambda client: client.get_run(run_id))
+        except TrackingError as error:
+            if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def download(self, run_id: str, path: str, folder: str | Path) -> Path:
+        """Return an artifact as a file: in a local store itself, else a copy of it in a folder.
+
+        Raises:
+            TrackingError: There is none, or the store does not answer.
+        """
+
+        def download(client: MlflowClient) -> Path:
+            if self.folder is not None:
+                info = client.get_run(run_id).info
+                experiment = client.get_experiment(info.experiment_id)
+                noted = experiment.tags.get(Tag.FOLDER, "")
+                root = root_of(experiment.artifact_location, noted, self.folder)
+                here = artifact_here(info.artifact_uri, root, self.folder)
+                if here is not None and (here / path).is_file():
+                    return here / path
+            return Path(client.download_artifacts(run_id, path, str(folder)))
+
+        return self.call(f"reading the artifact {path}", download)
 
     def find_run(
         self, experiment_id: str, tags: Mapping[str, str], *, status: str | None = None
@@ -323,8 +378,10 @@ class Store:
     def close_dead_runs(self) -> list[str]:
         """Set runs to KILLED that a process of this machine left RUNNING when it was killed.
 
-        The end of such a run is the time of its last metric; the tag `flair2.ended` says why. Runs
-        of other machines, of other containers and of living processes are left alone.
+        A run that has ended, as its folder says, gets the status that it ended with: only the store
+        had not taken it. The end of a run is the time of its last metric; the tag `flair2.ended`
+        says why. Runs of other machines, of other containers and of living processes are left
+        alone.
 
         Returns:
             The ids of the runs closed.
@@ -342,9 +399,12 @@ class Store:
             if writer is None or not writer.has_ended(shared_store=not self.is_local):
                 continue
             run_id = run.info.run_id
+            status = self.recorded(run_id, run.data.tags) if self.recorded else ""
             note = f"process {writer.process.pid} was killed and left the run open"
+            if status:
+                note = f"{status} by its folder: process {writer.process.pid} could not send it"
             client.set_tag(run_id, Tag.ENDED, note)
-            end_run(client, run_id, KILLED, _last_sign(client, run))
+            end_run(client, run_id, status or KILLED, _last_sign(client, run))
             closed.append(run_id)
         return closed
 

@@ -43,6 +43,8 @@ class Tag(StrEnum):
     ERROR = "flair2.error"
     ENDED = "flair2.ended"
     """Why a run was closed by another process than its own."""
+    REBUILT = "flair2.rebuilt"
+    """`begun` and then `complete`, on a run that was made again from its folder."""
     CHANGED_PARAMS = "flair2.changed_params"
     """Parameters that a resumed run has other values of; MLflow keeps the first ones."""
 

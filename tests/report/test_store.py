@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,29 @@ def test_sweep_is_read_from_mlflow_without_its_parent(store: Store) -> None:
     assert run.tag(Tag.READS) == "aerial,satellite"
     assert run.record.scores["train/seconds"] == 5.0
     assert run.counts.patches == 12
+
+
+def test_a_store_that_cannot_be_written_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = store.run("read only", "unet", 1)
+    database = Path(store.uri.removeprefix("sqlite:///"))
+    opened: list[str] = []
+    connect = sqlite3.connect
+
+    def noting(name: object, *arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(str(name))
+        return connect(name, *arguments, **options)  # type: ignore[arg-type]
+
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != database.parent and access(path, mode)
+    )
+    monkeypatch.setattr("flair2_exp.report.store.sqlite3.connect", noting)
+    (run,) = read_mlflow(store.uri, sweep="read only").runs
+    assert run.source == f"MLflow run {run_id}"
+    assert opened
+    assert not [name for name in opened if str(database.parent) in name]
 
 
 def test_runs_are_found_by_tag_and_by_id(store: Store) -> None:

@@ -194,7 +194,7 @@ def test_a_resumed_run_is_the_same_run_without_doubles(
 def test_a_run_that_is_not_there_or_is_being_written_cannot_be_resumed(
     start: Start, store: Store, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrackingError, match="not found"):
+    with pytest.raises(TrackingError, match=r"has no run 0{32}(.|\n)*flair2_exp deliver "):
         start(run_id="0" * 32)
     run = start()
     other = subprocess.Popen(

@@ -265,3 +265,24 @@ def test_only_runs_of_ended_processes_of_this_machine_are_closed(
         info = store.call("x", lambda client, run=run: client.get_run(run.run_id)).info
         assert info.status == "RUNNING"
         run.finish()
+
+
+def test_a_run_that_its_folder_knows_to_have_ended_is_closed_as_it_ended(
+    store: Store, start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, killed = start(), start()
+    ends = {finished.run_id: "FINISHED", killed.run_id: ""}
+    monkeypatch.setattr(store, "recorded", lambda run_id, tags: ends.get(run_id, ""))
+    monkeypatch.setattr(WriterProcess, "has_ended", lambda *_, **__: True)
+    assert {*ends} <= {*store.close_dead_runs()}
+    for run, status in ((finished, "FINISHED"), (killed, "KILLED")):
+        kept = store.call("x", lambda client, run=run: client.get_run(run.run_id))
+        assert kept.info.status == status
+
+
+def test_a_locked_database_is_called_that(store: Store) -> None:
+    def locked(client: object) -> None:
+        raise RuntimeError("(raised as a result of Query-invoked autoflush)\ndatabase is locked")
+
+    with pytest.raises(TrackingError, match="failed at waiting: database is locked"):
+        store.call("waiting", locked)

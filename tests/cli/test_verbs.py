@@ -1,0 +1,70 @@
+"""A command line begins with a verb, or is Hydra's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flair2_exp.cli.verbs import VERBS, verb_of
+from flair2_exp.errors import UsageError
+from flair2_exp.run.delivery import Delivery
+from flair2_exp.sweeps.delivery import Deliverer
+from tests.commands import answer
+
+
+@pytest.mark.parametrize("words", [[], ["seed=1"], ["-m", "deliver"], ["+deliver=1"], ["xyz"]])
+def test_what_does_not_begin_with_a_verb_is_hydras(words: list[str]) -> None:
+    assert verb_of(words) is None
+
+
+@pytest.mark.parametrize("word", ["delivr", "Deliver", "delivery", "delvier"])
+def test_a_word_that_is_nearly_a_verb_is_explained(word: str) -> None:
+    with pytest.raises(UsageError, match="did you mean `python -m flair2_exp deliver`"):
+        verb_of([word])
+    told = answer(word)
+    assert (told.status, told.err.count("\n")) == (2, 1)
+
+
+def test_help_lists_the_verbs_and_each_has_its_own() -> None:
+    told = answer("--help").out
+    for name, verb in VERBS.items():
+        assert f"  {name} " in told
+        assert verb.help in told
+        assert answer(name, "--help").status == 0
+    assert "--tracking-uri" in answer("deliver", "--help").out
+    assert answer("deliver", "--what").status == 2
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    told = answer("deliver", str(tmp_path / "gone"))
+    assert (told.status, told.err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(("left", "status"), [(0, 0), (3, 1)])
+def test_each_folder_gets_a_line_and_what_is_left_the_status(
+    left: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Deliverer, "below", lambda _, start: iter([Delivery(start, "sent", left)]))
+    told = answer("deliver", str(tmp_path))
+    assert told.status == status
+    assert f"{tmp_path}: sent" in told.out
+    assert ("3 left" in told.out) == bool(left)
+
+
+def test_where_nothing_lies_there_is_nothing_to_deliver_and_no_mlflow_is_loaded(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys\nfrom flair2_exp.cli.main import main\n"
+        "try:\n    main(['deliver'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(sorted({'mlflow', 'torch', 'lightning'} & set(sys.modules)))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "MLflow has everything" in told.stdout
+    assert told.stdout.endswith("[]\n")
+    assert list(tmp_path.iterdir()) == []
