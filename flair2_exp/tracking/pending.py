@@ -87,7 +87,10 @@ class Pending:
         if not isinstance(record, dict) or "kind" not in record:
             return None
         if "file" in record:  # the copy is named from here: the folder may have moved
-            record["file"] = str(self.folder / record["file"])
+            copy = (self.folder / record["file"]).resolve()
+            if not copy.is_relative_to(self.folder.resolve()):  # a folder may be somebody else's
+                return None
+            record["file"] = str(copy)
         return record
 
     def keep(self, record: Record) -> None:
