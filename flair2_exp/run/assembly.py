@@ -146,7 +146,7 @@ FLAIR_PATCH: Final = 512
 
 
 def require_feasible(config: Config, *, devices: bool = True) -> None:
-    """Refuse networks, optimizers and strategies that do not exist or do not take their options.
+    """Refuse networks, optimizers and schedules that do not exist or do not take their options.
 
     Args:
         config: The experiment's.
@@ -162,7 +162,9 @@ def require_feasible(config: Config, *, devices: bool = True) -> None:
         require_device(config.trainer)
     sample = config.dataset.sample
     spec = network_spec(config, sample.patch_size if sample else FLAIR_PATCH)
-    require_feasible(spec, config.optimizer, config.scheduler, config.loss, config.trainer)
+    require_feasible(
+        spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
+    )
 
 
 def build_task(config: Config, spec: NetworkSpec, *, fresh: bool = True) -> SegmentationTask:
@@ -206,15 +208,13 @@ def build_trainer(
 
     from flair2_exp.tracking.logger import RunLogger
     from flair2_exp.training.callbacks import CheckpointPaths, StepSeeds, standard_callbacks
+    from flair2_exp.training.device import devices_of
 
     trainer, chosen = config.trainer, config.callbacks
     bars = chosen.progress == "always" or (chosen.progress == "auto" and sys.stdout.isatty())
     paths = CheckpointPaths(best=folder.best, last=folder.last, previous=folder.previous)
     return Trainer(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        num_nodes=trainer.num_nodes,
-        strategy=trainer.strategy,
+        **devices_of(trainer),
         precision=trainer.precision,
         max_epochs=trainer.max_epochs,
         accumulate_grad_batches=trainer.accumulate_grad_batches,

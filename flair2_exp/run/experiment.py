@@ -7,7 +7,6 @@ first.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -100,13 +99,15 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
-    if config.trainer.devices == 1 and config.trainer.num_nodes == 1:
-        _be_the_first_process()
+    from flair2_exp.training.device import is_first_process
+
+    first = is_first_process(config.trainer)
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
-    alone = lock if first_process() else nullcontext(False)
+    alone = lock if first else nullcontext(False)
     belongs = membership or Membership()
     with signals_as_exceptions() as interruption, alone as exclusive:
-        return _Life(config, RunFolder(folder), belongs, interruption, exclusive).run(overrides)
+        life = _Life(config, RunFolder(folder), belongs, interruption, first, exclusive)
+        return life.run(overrides)
 
 
 @dataclass
@@ -118,6 +119,7 @@ class _Life:
         folder: The run's.
         membership: The sweep or search that it belongs to.
         interruption: A signal that asks this process to end.
+        first: Whether this is the process of a distributed run that writes.
         exclusive: Whether no other process can be at work in the folder.
     """
 
@@ -125,35 +127,37 @@ class _Life:
     folder: RunFolder
     membership: Membership
     interruption: Interruption
+    first: bool
     exclusive: bool
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
         """Do what is left to do of the run; return its objective."""
         from flair2_exp.run.results import finish
 
-        config, folder, reporter = self.config, self.folder, self.membership.reporter
+        config, folder = self.config, self.folder
         earlier = read_record(folder)
-        with _removed_if_refused(folder, Path(config.paths.root), keep=earlier is not None):
-            prepared = prepare(config, folder, earlier)
+        keep = earlier is not None or not self.first
+        with _removed_if_refused(folder, Path(config.paths.root), keep=keep):
+            prepared = prepare(config, folder, earlier, first=self.first)
             if self.membership.require_data is not None:
                 self.membership.require_data(prepared.data.fingerprint)
             if earlier is not None:
                 earlier.require_same(config, prepared.data.fingerprint, folder)
                 if earlier.is_done(test=config.test):
                     log.info("finished before: %s", folder)
-                    _tell_pruned(earlier, reporter)
+                    self._tell_pruned(earlier)
                     return objective(config, earlier.scores)
             record = earlier or RunRecord.of(config, prepared.data.fingerprint, folder)
             if record.training and config.train and config.test and not record.pruned:
                 _require_best(folder)
             tracked = self._open(prepared, overrides, record)
-        _tell_pruned(record, reporter)
+        self._tell_pruned(record)
         try:
             with tracked, _raised_as(self.interruption):
                 _log_config(prepared, tracked)
                 metrics = self._train_and_test(prepared, tracked, record)
                 value = objective(config, metrics)
-                if first_process():
+                if self.first:
                     if record.pruned:
                         shutil.rmtree(folder.checkpoints, ignore_errors=True)
                         tracked.set_tags({Tag.PRUNED: True})
@@ -162,10 +166,10 @@ class _Life:
             if getattr(error, "disowned", False):  # another process resumes in this folder
                 raise
             record.status, record.error = status_of(error), f"{type(error).__name__}: {error}"
-            _write(record, folder)
+            self._write(record)
             raise
         record.status = FINISHED
-        _write(record, folder)
+        self._write(record)
         return value
 
     def _open(self, prepared: Prepared, overrides: Sequence[str], record: RunRecord) -> Run:
@@ -198,12 +202,22 @@ class _Life:
         )
         record.status = TRAINED if record.training else RUNNING
         record.run_id, record.error = run.run_id, ""
-        if first_process():
+        if self.first:
             write_text(self.folder.config, resolved_yaml(self.config))
-        _write(record, self.folder)
+        self._write(record)
         if origin is not None:
             run.log_files(origin.files())
         return run
+
+    def _write(self, record: RunRecord) -> None:
+        if self.first:
+            record.write(self.folder)
+
+    def _tell_pruned(self, record: RunRecord) -> None:
+        """Let a trial know that its training had been stopped early by an earlier process."""
+        reporter = self.membership.reporter
+        if record.pruned and reporter is not None and self.first:
+            reporter.prune(int(record.training["train/epochs"]))
 
     def _train_and_test(self, prepared: Prepared, run: Run, record: RunRecord) -> dict[str, float]:
         """Fit, then test the best checkpoint; return all numbers of `metrics.json`."""
@@ -213,7 +227,7 @@ class _Life:
         from flair2_exp.training.callbacks import metrics_under
 
         config, data, task = self.config, prepared.data, prepared.task
-        watchers = _Watchers.of(config, data, self.membership.reporter)
+        watchers = _Watchers.of(config, data, self.membership.reporter, first=self.first)
         trainer = build_trainer(config, self.folder, run, watchers.all(), self.interruption)
         checkpoint = Path(config.checkpoint) if config.checkpoint else None
 
@@ -227,7 +241,7 @@ class _Life:
                 record.training = watchers.training(trainer)
                 record.pruned = watchers.pruning.stopped_epoch is not None
                 record.status = TRAINED
-                _write(record, self.folder)
+                self._write(record)
             tested: Path | None = self.folder.best
         else:
             tested = checkpoint
@@ -261,7 +275,9 @@ class _Watchers:
     reports: bool
 
     @classmethod
-    def of(cls, config: Config, data: FlairDataModule, reporter: Reporter | None) -> _Watchers:
+    def of(
+        cls, config: Config, data: FlairDataModule, reporter: Reporter | None, *, first: bool
+    ) -> _Watchers:
         from flair2_exp.training.callbacks import Scores, Stopwatch
         from flair2_exp.training.panel import PanelCollector
         from flair2_exp.training.pruning import Pruning
@@ -274,7 +290,7 @@ class _Watchers:
             PanelCollector(
                 config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
             ),
-            Pruning(reporter if first_process() else None, config.objective),
+            Pruning(reporter if first else None, config.objective),
             reports=reporter is not None and reported,
         )
 
@@ -335,31 +351,24 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
         raise wanted from error
 
 
-def _tell_pruned(record: RunRecord, reporter: Reporter | None) -> None:
-    """Let a trial know that its training had been stopped early by an earlier process."""
-    if record.pruned and reporter is not None and first_process():
-        reporter.prune(int(record.training["train/epochs"]))
-
-
-def _write(record: RunRecord, folder: RunFolder) -> None:
-    if first_process():
-        record.write(folder)
-
-
-def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Prepared:
+def prepare(
+    config: Config, folder: RunFolder, earlier: RunRecord | None, *, first: bool
+) -> Prepared:
     """Check server, device, checkpoint, data and network, in this order, and build them.
 
     Args:
         config: The experiment's.
         folder: The run's.
         earlier: What the folder says of an earlier process's part of this run.
+        first: Whether this process writes: no other opens the MLflow store.
 
     Raises:
         FlairError: The first thing that is wrong.
     """
+    from flair2_exp.run.assembly import build_data, build_task, network_spec, open_store
+
     # A server is asked before torch is imported; a local store is made when all else is well.
-    store = _open_store(config) if config.tracking.uri else None
-    from flair2_exp.run.assembly import build_data, build_task, network_spec
+    store = open_store(config) if first and config.tracking.uri else None
     from flair2_exp.training.device import require_device
     from flair2_exp.training.feasible import require_feasible
 
@@ -372,7 +381,9 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
     _settle_libraries(config)
     data = build_data(config)
     spec = network_spec(config, data.patch_size)
-    require_feasible(spec, config.optimizer, config.scheduler, config.loss, config.trainer)
+    require_feasible(
+        spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
+    )
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import require_same_model
 
@@ -386,7 +397,9 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
 
         epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
-    return Prepared(config, data, spec, task, store or _open_store(config), start)
+    if first and store is None:
+        store = open_store(config)
+    return Prepared(config, data, spec, task, store, start)
 
 
 _EXPECTED_WARNINGS = (
@@ -417,39 +430,6 @@ def _settle_libraries(config: Config) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed, workers=True, verbose=False)
-
-
-_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-"""What launchers call a process's place among those of a distributed training."""
-
-
-def _be_the_first_process() -> None:
-    """Set ranks to 0 for a run on one device, which is its first process whatever was left over.
-
-    A container or a shell may have kept them from another program; Lightning then mutes its
-    loggers, and nobody would write results.
-    """
-    os.environ.update(dict.fromkeys(set(_RANKS) & os.environ.keys(), "0"))
-
-
-def first_process() -> bool:
-    """Return whether this is the process of a distributed run that writes.
-
-    By the launchers' variables, as Lightning finds its rank, but without importing it: a server
-    that does not answer is named before torch is loaded.
-    """
-    if os.environ.get("NODE_RANK", "0") != "0":
-        return False
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    ranks = [os.environ[name] for name in names if name in os.environ]
-    return not ranks or ranks[0] == "0"
-
-
-def _open_store(config: Config) -> Store | None:
-    """Return the MLflow store, or None in all processes but the first."""
-    from flair2_exp.run.assembly import open_store
-
-    return open_store(config) if first_process() else None
 
 
 def resolved_yaml(config: Config) -> str:
@@ -534,12 +514,12 @@ def _removed_if_refused(folder: RunFolder, root: Path, *, keep: bool) -> Iterato
     Args:
         folder: The run's, which may have been there before, with files of the user's in it.
         root: Of all results: parents below it are ours, and go where they are left empty.
-        keep: The folder holds an earlier part of the run.
+        keep: The folder holds an earlier part of the run, or is another process's to remove.
     """
     try:
         yield
     except FlairError:
-        if not keep and first_process():
+        if not keep:
             shutil.rmtree(folder.hydra, ignore_errors=True)
             for path in (folder.path / locking.FILE, folder.log):
                 path.unlink(missing_ok=True)
