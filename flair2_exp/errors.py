@@ -52,6 +52,10 @@ class DeviceError(FlairError):
     """A device or a precision that this machine lacks."""
 
 
+class DivergedError(FlairError):
+    """A training whose loss or whose weights are no longer finite."""
+
+
 class TrackingError(FlairError):
     """A tracking store that does not answer or cannot be written."""
 

@@ -207,7 +207,12 @@ def build_trainer(
     from lightning import Trainer
 
     from flair2_exp.tracking.logger import RunLogger
-    from flair2_exp.training.callbacks import CheckpointPaths, StepSeeds, standard_callbacks
+    from flair2_exp.training.callbacks import (
+        CheckpointPaths,
+        FiniteLoss,
+        StepSeeds,
+        standard_callbacks,
+    )
     from flair2_exp.training.device import devices_of
 
     trainer, chosen = config.trainer, config.callbacks
@@ -232,6 +237,7 @@ def build_trainer(
         logger=RunLogger(run, folder.history, config.tracking.experiment),
         callbacks=[
             StepSeeds(config.seed),
+            FiniteLoss(folder.last),
             *callbacks,
             *standard_callbacks(chosen, paths, interruption, bars=bars),
         ],

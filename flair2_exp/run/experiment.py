@@ -99,8 +99,9 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
-    from flair2_exp.training.device import is_first_process
+    from flair2_exp.training.device import forget_unreadable_ranks, is_first_process
 
+    forget_unreadable_ranks()
     first = is_first_process(config.trainer)
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
     alone = lock if first else nullcontext(False)

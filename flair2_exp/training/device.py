@@ -86,6 +86,13 @@ def is_first_process(options: TrainerConfig) -> bool:
     return trainer.is_global_zero
 
 
+def forget_unreadable_ranks() -> None:
+    """Remove left-over ranks that are not numbers: Lightning reads them when it is imported."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if not os.environ.get(name, "0").isdecimal():
+            del os.environ[name]
+
+
 def on_one_device(options: TrainerConfig) -> bool:
     """Return whether one process is the whole training."""
     return options.devices == 1 and options.num_nodes == 1
@@ -104,7 +111,7 @@ def devices_of(options: TrainerConfig) -> dict[str, Any]:
         "strategy": options.strategy,
     }
     if on_one_device(options):
-        from lightning.pytorch.plugins.environments import LightningEnvironment
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
         alone = LightningEnvironment()
         alone.set_global_rank(0)  # it was read from the environment when Lightning was imported
@@ -119,7 +126,7 @@ def _require_sound_ranks(trainer: Any, options: TrainerConfig) -> None:
         DeviceError: This process would be none of the training's, or would wait for others that
             nobody has started.
     """
-    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     names = ("NODE_RANK", "GROUP_RANK", "LOCAL_RANK")
     left = [name for name in names if name in os.environ]

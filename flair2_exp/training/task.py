@@ -152,10 +152,13 @@ class SegmentationTask(LightningModule):
         """Return class indices (B, H, W) of the scored head."""
         return outputs[self.model.main_head].argmax(dim=1)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Train on a batch; the epoch logs `train/loss` and, of two heads, each head's.
 
         They are means over the patches of all processes.
+
+        Returns:
+            The `loss` to train on, and that of each head, for callbacks.
         """
         losses = self.loss(self(batch), batch)
         values = {"train/loss": losses["total"].detach()}
@@ -167,7 +170,7 @@ class SegmentationTask(LightningModule):
         if self.trainer.is_last_batch:
             means = self._epoch.means()
             self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        return losses["total"]
+        return {"loss": losses.pop("total"), **{n: each.detach() for n, each in losses.items()}}
 
     def on_train_epoch_start(self) -> None:
         """Forget the sums of the last epoch."""

@@ -128,6 +128,7 @@ def test_ranks_left_over_in_the_environment_do_not_silence_a_run_on_one_device(
     for left in LEFT_OVER:
         for name, value in left.items():
             monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", "none")
     metrics = run(root, tmp_path, "model=unet", "tracking=off")
     folder = RunFolder(tmp_path)
     assert metrics["test/patches"] > 0
