@@ -32,6 +32,7 @@ from flair2_exp.data.dataset import (
     Failure,
     Parcel,
     PatchDataset,
+    all_damaged,
 )
 from flair2_exp.data.layout import Index
 from flair2_exp.data.readers import StoreReader, TreeReader
@@ -94,9 +95,9 @@ class BatchSampler(DistributedSampler[Any]):
 class PatchLoader(DataLoader[Any]):
     """A loader of `PatchDataset`'s batches.
 
-    It raises failures here, leaves out empty batches, and lets the workers use memory again that
-    the trainer has let go of. Its state, which Lightning keeps in checkpoints, is how many batches
-    of the epoch it has given, so that a run resumes within an epoch.
+    It raises failures here, leaves out empty batches unless all are, and lets the workers use
+    memory again that the trainer has let go of. Its state, which Lightning keeps in checkpoints, is
+    how many batches of the epoch it has given, so that a run resumes within an epoch.
     """
 
     dataset: PatchDataset
@@ -125,6 +126,7 @@ class PatchLoader(DataLoader[Any]):
         self.sampler.start = self._given
         batches = super().__iter__()
         self.sampler.start = 0
+        empty = self._given == 0
         for batch in batches:
             self._given += 1
             if isinstance(batch, Failure):
@@ -136,9 +138,12 @@ class PatchLoader(DataLoader[Any]):
                 batch = opened
                 del opened
             if batch is not None:
+                empty = False
                 yield batch
             del batch
             blocks.release()
+        if empty:
+            raise DataError(self.dataset.all_damaged())
 
 
 _GRACE: Final = 10
@@ -242,7 +247,10 @@ class FlairDataModule(LightningDataModule):
         divided = self._divided.parts()
         splits.require(divided, groups.split, self.parts)
         whole = {name: self._whole(name, positions) for name, positions in divided.items()}
-        splits.require(whole, groups.split, self.parts)
+        for name, positions in whole.items():
+            if name in self.parts and not len(positions):
+                first = self.index.name(int(divided[name][0]))
+                raise DataError(all_damaged(name, len(divided[name]), first))
         self.split = splits.Split(**whole)
         self.counts = {name: len(positions) for name, positions in whole.items()}
         self.patch_size = self._header_size(whole[self.parts[0]])
@@ -254,7 +262,7 @@ class FlairDataModule(LightningDataModule):
                 whole[name],
                 groups,
                 seed=self.seed,
-                training=name == "train",
+                part=name,
                 metadata=self._encoded(name, whole[name]),
             )
 
@@ -291,7 +299,8 @@ class FlairDataModule(LightningDataModule):
             if sides.total() == _HEADERS:
                 break
         if damage is not None and not sides:
-            raise damage
+            part = self.parts[0]
+            raise DataError(all_damaged(part, len(positions), str(damage).splitlines()[0]))
         return sides.most_common(1)[0][0]
 
     def _encoded(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.float32] | None:
