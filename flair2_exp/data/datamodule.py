@@ -39,6 +39,7 @@ from flair2_exp.data.readers import StoreReader, TreeReader
 from flair2_exp.data.sharing import SharedBlocks
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS
+from flair2_exp.shortage import lack_of_shared_memory
 
 
 class BatchSampler(DistributedSampler[Any]):
@@ -165,6 +166,9 @@ def _as_is(batch: object) -> object:
     """Return a batch as it is: the data set's are tensors already."""
     return batch
 
+
+_AHEAD: Final = 3
+"""Batches of a worker at once: two that wait, as torch's loaders have it, and the one it fills."""
 
 _HEADERS: Final = 9
 """Readable headers that settle the size of a patch."""
@@ -320,6 +324,32 @@ class FlairDataModule(LightningDataModule):
     def dataset(self, part: str) -> PatchDataset:
         """Return the patches of `train`, `validation` or `test`, after `setup`."""
         return self._datasets[part]
+
+    def require_shared_memory(self, processes: int) -> None:
+        """Refuse workers whose batches shared memory cannot hold, by the size of the first patch.
+
+        Args:
+            processes: That train on this machine, each with its own workers.
+
+        Raises:
+            DataError: They need more than is free; the message gives the figures.
+        """
+        options, part = self.groups.data, self.parts[0]
+        if not options.workers:
+            return
+        try:
+            sample = self._datasets[part].reader.read(int(self.split.parts()[part][0]))
+        except DamagedPatchError:
+            return
+        size = options.batch_size if part == "train" else options.eval_batch_size
+        batch = size * sum(
+            each.nbytes for each in vars(sample).values() if isinstance(each, np.ndarray)
+        )
+        count = min(_AHEAD * options.workers, math.ceil(self.counts[part] / size))
+        what = f"data.workers={options.workers}: {count} batches of {batch / 1e6:.1f} MB"
+        lack = lack_of_shared_memory(processes * count * batch, what)
+        if lack is not None:
+            raise DataError(lack)
 
     def train_dataloader(self) -> PatchLoader:
         """Return shuffled, augmented batches."""

@@ -100,6 +100,7 @@ def build_data(config: Config) -> FlairDataModule:
         for finding in [each for each in findings if each.severity == "error"][:5]:
             log.warning("%s: %s", finding.path, finding.message)
     data.setup()
+    data.require_shared_memory(max(1, config.trainer.devices))
     require_patch_size(config, data.patch_size)
     return data
 
@@ -213,13 +214,15 @@ def build_trainer(
         StepSeeds,
         standard_callbacks,
     )
+    from flair2_exp.training.checkpoint import WholeCheckpoints
     from flair2_exp.training.device import devices_of
 
     trainer, chosen = config.trainer, config.callbacks
     bars = chosen.progress == "always" or (chosen.progress == "auto" and sys.stdout.isatty())
     paths = CheckpointPaths(best=folder.best, last=folder.last, previous=folder.previous)
+    devices = devices_of(trainer)
     return Trainer(
-        **devices_of(trainer),
+        **{**devices, "plugins": [*devices.get("plugins", []), WholeCheckpoints()]},
         precision=trainer.precision,
         max_epochs=trainer.max_epochs,
         accumulate_grad_batches=trainer.accumulate_grad_batches,

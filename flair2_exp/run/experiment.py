@@ -7,21 +7,24 @@ first.
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flair2_exp import locking
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
-from flair2_exp.errors import CheckpointError, ConfigError, FlairError, nearest
+from flair2_exp.errors import CheckpointError, ConfigError, FlairError, ShortageError, nearest
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, RUNNING, TRAINED, RunRecord
+from flair2_exp.shortage import reserved, shortage
 from flair2_exp.signals import (
     Interruption,
     interrupt_of,
@@ -138,7 +141,8 @@ class _Life:
         config, folder = self.config, self.folder
         earlier = read_record(folder)
         keep = earlier is not None or not self.first
-        with _removed_if_refused(folder, Path(config.paths.root), keep=keep):
+        worded = partial(_shortage_in_words, folder, self._command(overrides))
+        with _removed_if_refused(folder, Path(config.paths.root), keep=keep), worded():
             prepared = prepare(config, folder, earlier, first=self.first)
             if self.membership.require_data is not None:
                 self.membership.require_data(prepared.data.fingerprint)
@@ -154,7 +158,8 @@ class _Life:
             tracked = self._open(prepared, overrides, record)
         self._tell_pruned(record)
         try:
-            with tracked, _raised_as(self.interruption):
+            room = reserved(folder.reserve) if self.first else nullcontext()
+            with tracked, room, worded(), _raised_as(self.interruption):
                 _log_config(prepared, tracked)
                 metrics = self._train_and_test(prepared, tracked, record)
                 value = objective(config, metrics)
@@ -167,7 +172,8 @@ class _Life:
             if getattr(error, "disowned", False):  # another process resumes in this folder
                 raise
             record.status, record.error = status_of(error), f"{type(error).__name__}: {error}"
-            self._write(record)
+            with suppress(OSError):  # the disk may be what the run failed of
+                self._write(record)
             raise
         record.status = FINISHED
         self._write(record)
@@ -209,6 +215,16 @@ class _Life:
         if origin is not None:
             run.log_files(origin.files())
         return run
+
+    def _command(self, overrides: Sequence[str]) -> str:
+        """Return the command that resumes this run."""
+        from flair2_exp.tracking.scrub import scrub
+
+        if self.membership.tags:  # a sweep and a search find their runs themselves
+            return "the same command"
+        own = [each for each in overrides if not each.startswith("hydra.run.dir=")]
+        words = [*own, f"hydra.run.dir={self.folder.path.absolute()}"]
+        return f"python -m flair2_exp {scrub(shlex.join(words))}"
 
     def _write(self, record: RunRecord) -> None:
         if self.first:
@@ -337,6 +353,35 @@ def read_record(folder: RunFolder) -> RunRecord | None:
 
 
 @contextmanager
+def _shortage_in_words(folder: RunFolder, command: str) -> Iterator[None]:
+    """Say what the machine ran out of, what is safe and how to resume.
+
+    Raises:
+        ShortageError: Within the context the disk, shared memory or open files were exhausted.
+    """
+    try:
+        yield
+    except Exception as error:
+        lack = None if isinstance(error, FlairError) else shortage(error, folder.path)
+        if lack is None:
+            raise
+        kept = next((path for path in (folder.last, folder.previous) if path.exists()), None)
+        safe = f"{kept}{_epochs_of(kept)} is whole" if kept else "No checkpoint was written yet"
+        raise ShortageError(f"{lack}\n{safe}; this resumes: {command}") from error
+
+
+def _epochs_of(checkpoint: Path) -> str:
+    """Return how far a checkpoint is, in words; nothing where that cannot be read now."""
+    from flair2_exp.compat import epochs_trained
+    from flair2_exp.training.checkpoint import read_checkpoint
+
+    try:
+        return f" ({epochs_trained(read_checkpoint(checkpoint))} epochs)"
+    except (CheckpointError, KeyError, OSError):
+        return ""
+
+
+@contextmanager
 def _raised_as(interruption: Interruption) -> Iterator[None]:
     """Raise what a signal raised, whatever became of that on its way.
 
@@ -394,10 +439,11 @@ def prepare(
     resumes = start is not None or (earlier is not None and bool(earlier.training))
     task = build_task(config, spec, fresh=not resumes)
     if checkpoint is not None and config.train and not resumes:
-        from flair2_exp.training.checkpoint import require_training_state
+        from flair2_exp.training.checkpoint import require_training_state, warn_of_schedule
 
         epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
+        warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
     if first and store is None:
         store = open_store(config)
     return Prepared(config, data, spec, task, store, start)

@@ -84,8 +84,8 @@ class ResumePoint(Checkpoint):
     learned would be lost. Several devices write at epochs' ends alone, since they would have to
     agree on the batch at each of them; there a signal ends the run at once.
 
-    Each file appears whole under its name or not at all; should a disk tear the last one none the
-    less, the one before is there. Lightning calls checkpoint callbacks after all others and in
+    Each file appears whole under its name (`WholeCheckpoints`); should a disk tear the last one,
+    there is the one before. Lightning calls checkpoint callbacks after all others and in
     their order, so that this one, listed last, stores the state of all.
 
     Args:
