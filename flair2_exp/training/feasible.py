@@ -9,7 +9,7 @@ from flair2_exp.config.training import LossConfig, OptimizerConfig, SchedulerCon
 from flair2_exp.models.registry import NetworkSpec, SegmentationModel, build_network
 from flair2_exp.nomenclature import classes
 from flair2_exp.training.losses import build_loss
-from flair2_exp.training.optimizers import build_optimizer
+from flair2_exp.training.optimizers import build_optimizer, require_step
 from flair2_exp.training.schedules import build_schedule
 
 
@@ -38,6 +38,7 @@ def require_feasible(
         for each in network.parameters()
         if each.requires_grad
     ]
+    require_step({each.ndim for each in parameters}, optimizer)
     build_schedule(build_optimizer(parameters, optimizer), scheduler, epochs)
 
 

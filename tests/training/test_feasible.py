@@ -56,6 +56,20 @@ def test_what_can_be_trained_is_let_through_without_a_trace(
         (("model._target_=flair2_exp.models.unet.Nope",), r"model\._target_=.*Nope: cannot be"),
         (("optimizer._target_=torch.optim.Nope",), r"optimizer\._target_=.*Nope: cannot be"),
         (("+optimizer.options.momentum=-1",), "Invalid momentum"),
+        (
+            ("optimizer=adamw", "+optimizer.options.betas=[0.9]"),
+            "index out of range",
+        ),
+        (("optimizer=adamw", "+optimizer.options.betas=[]"), "index out of range"),
+        (("optimizer=adamw", "+optimizer.options.eps=small"), "optimizer: "),
+        (
+            (
+                "optimizer=sgd",
+                "+optimizer.options.momentum=0.9",
+                "+optimizer.options.dampening=much",
+            ),
+            "optimizer: ",
+        ),
         (("scheduler._target_=torch.optim.lr_scheduler.StepLR",), r"scheduler\._target_="),
         (("loss._target_=torch.nn.MSELoss",), r"loss\._target_="),
     ],
