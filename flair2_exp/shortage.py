@@ -21,6 +21,10 @@ SHARED_MEMORY: Final = Path("/dev/shm")
 _MORE_SHARED: Final = "use data.workers=0 or a smaller data.batch_size; in Docker, --shm-size=2g"
 
 
+_FULL: Final = ("database or disk is full", "No space left on device")
+"""What libraries that raise errors of their own say of a full disk."""
+
+
 def shortage(error: BaseException, place: Path = Path()) -> str | None:
     """Return in a line what was lacking and what helps; None where an error has another reason.
 
@@ -45,7 +49,7 @@ def shortage(error: BaseException, place: Path = Path()) -> str | None:
                 f"too many open files: this process may have {_open_files()} at once; raise that "
                 "with `ulimit -n 4096`, or use data.workers=0."
             )
-        if number in (errno.ENOSPC, errno.EDQUOT) or "database or disk is full" in text:
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(each in text for each in _FULL):
             files = getattr(link, "filename2", None), getattr(link, "filename", None)
             full = next((Path(each) for each in files if isinstance(each, str)), place)
             return f"the disk is full: not all that was to be written fits; {_room(full)}."

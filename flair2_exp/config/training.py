@@ -122,8 +122,8 @@ class TrainerConfig(Group):
     strategy: Literal[
         "auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
     ] = option("auto", decides=False)
-    """Lightning's name of how devices work together. Those whose processes are copies of this one
-    (`ddp_spawn`) lose what training measured; those that divide a network need no one's here."""
+    """Lightning's name of how devices work together. Strategies whose processes are copies of this
+    one (`ddp_spawn`) are left out: they lose what training measured."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
     max_epochs: int = option(100, 1, 1_000_000)
     accumulate_grad_batches: int = option(1, 1, 1_000_000)
