@@ -52,6 +52,14 @@ class DeviceError(FlairError):
     """A device or a precision that this machine lacks."""
 
 
+class DivergedError(FlairError):
+    """A training whose loss or whose weights are no longer finite."""
+
+
+class ShortageError(FlairError):
+    """A machine that ran out of disk, shared memory or open files while a run was at work."""
+
+
 class TrackingError(FlairError):
     """A tracking store that does not answer or cannot be written."""
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp.config.groups import config_folder, option_names, options_of, top_level
 from flair2_exp.errors import FlairError, nearest
+from flair2_exp.shortage import shortage
 
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 """What composing and reading a config can raise."""
@@ -26,6 +27,9 @@ def explain(error: BaseException) -> str | None:
     """
     if isinstance(error, FlairError):
         return str(error)
+    lack = shortage(error)
+    if lack is not None:
+        return f"{lack}\nThen give the same command again."
     if isinstance(error, CompactHydraException) and not _is_hydras(error):
         return str(error)  # a plugin's own words, as a search's
     # Hydra 1.4 begins with the place of the override among all others.

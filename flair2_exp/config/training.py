@@ -119,8 +119,11 @@ class TrainerConfig(Group):
     """How many; -1: all GPUs. Batches are per device."""
     num_nodes: int = option(1, 1, 65_536)
     """Machines that share the training."""
-    strategy: str = option("auto", decides=False)
-    """Lightning's name of how devices work together, as `ddp`."""
+    strategy: Literal[
+        "auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
+    ] = option("auto", decides=False)
+    """Lightning's name of how devices work together. Strategies whose processes are copies of this
+    one (`ddp_spawn`) are left out: they lose what training measured."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
     max_epochs: int = option(100, 1, 1_000_000)
     accumulate_grad_batches: int = option(1, 1, 1_000_000)

@@ -32,12 +32,14 @@ from flair2_exp.data.dataset import (
     Failure,
     Parcel,
     PatchDataset,
+    all_damaged,
 )
 from flair2_exp.data.layout import Index
 from flair2_exp.data.readers import StoreReader, TreeReader
 from flair2_exp.data.sharing import SharedBlocks
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS
+from flair2_exp.shortage import lack_of_shared_memory
 
 
 class BatchSampler(DistributedSampler[Any]):
@@ -94,9 +96,9 @@ class BatchSampler(DistributedSampler[Any]):
 class PatchLoader(DataLoader[Any]):
     """A loader of `PatchDataset`'s batches.
 
-    It raises failures here, leaves out empty batches, and lets the workers use memory again that
-    the trainer has let go of. Its state, which Lightning keeps in checkpoints, is how many batches
-    of the epoch it has given, so that a run resumes within an epoch.
+    It raises failures here, leaves out empty batches unless all are, and lets the workers use
+    memory again that the trainer has let go of. Its state, which Lightning keeps in checkpoints, is
+    how many batches of the epoch it has given, so that a run resumes within an epoch.
     """
 
     dataset: PatchDataset
@@ -125,6 +127,7 @@ class PatchLoader(DataLoader[Any]):
         self.sampler.start = self._given
         batches = super().__iter__()
         self.sampler.start = 0
+        empty = self._given == 0
         for batch in batches:
             self._given += 1
             if isinstance(batch, Failure):
@@ -136,9 +139,12 @@ class PatchLoader(DataLoader[Any]):
                 batch = opened
                 del opened
             if batch is not None:
+                empty = False
                 yield batch
             del batch
             blocks.release()
+        if empty:
+            raise DataError(self.dataset.all_damaged())
 
 
 _GRACE: Final = 10
@@ -160,6 +166,9 @@ def _as_is(batch: object) -> object:
     """Return a batch as it is: the data set's are tensors already."""
     return batch
 
+
+_AHEAD: Final = 3
+"""Batches of a worker at once: two that wait, as torch's loaders have it, and the one it fills."""
 
 _HEADERS: Final = 9
 """Readable headers that settle the size of a patch."""
@@ -242,7 +251,10 @@ class FlairDataModule(LightningDataModule):
         divided = self._divided.parts()
         splits.require(divided, groups.split, self.parts)
         whole = {name: self._whole(name, positions) for name, positions in divided.items()}
-        splits.require(whole, groups.split, self.parts)
+        for name, positions in whole.items():
+            if name in self.parts and not len(positions):
+                first = self.index.name(int(divided[name][0]))
+                raise DataError(all_damaged(name, len(divided[name]), first))
         self.split = splits.Split(**whole)
         self.counts = {name: len(positions) for name, positions in whole.items()}
         self.patch_size = self._header_size(whole[self.parts[0]])
@@ -254,7 +266,7 @@ class FlairDataModule(LightningDataModule):
                 whole[name],
                 groups,
                 seed=self.seed,
-                training=name == "train",
+                part=name,
                 metadata=self._encoded(name, whole[name]),
             )
 
@@ -291,7 +303,8 @@ class FlairDataModule(LightningDataModule):
             if sides.total() == _HEADERS:
                 break
         if damage is not None and not sides:
-            raise damage
+            part = self.parts[0]
+            raise DataError(all_damaged(part, len(positions), str(damage).splitlines()[0]))
         return sides.most_common(1)[0][0]
 
     def _encoded(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.float32] | None:
@@ -311,6 +324,32 @@ class FlairDataModule(LightningDataModule):
     def dataset(self, part: str) -> PatchDataset:
         """Return the patches of `train`, `validation` or `test`, after `setup`."""
         return self._datasets[part]
+
+    def require_shared_memory(self, processes: int) -> None:
+        """Refuse workers whose batches shared memory cannot hold, by the size of the first patch.
+
+        Args:
+            processes: That train on this machine, each with its own workers.
+
+        Raises:
+            DataError: They need more than is free; the message gives the figures.
+        """
+        options, part = self.groups.data, self.parts[0]
+        if not options.workers:
+            return
+        try:
+            sample = self._datasets[part].reader.read(int(self.split.parts()[part][0]))
+        except DamagedPatchError:
+            return
+        size = options.batch_size if part == "train" else options.eval_batch_size
+        batch = size * sum(
+            each.nbytes for each in vars(sample).values() if isinstance(each, np.ndarray)
+        )
+        count = min(_AHEAD * options.workers, math.ceil(self.counts[part] / size))
+        what = f"data.workers={options.workers}: {count} batches of {batch / 1e6:.1f} MB"
+        lack = lack_of_shared_memory(processes * count * batch, what)
+        if lack is not None:
+            raise DataError(lack)
 
     def train_dataloader(self) -> PatchLoader:
         """Return shuffled, augmented batches."""

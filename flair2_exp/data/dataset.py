@@ -48,6 +48,24 @@ COVERED: Final = 2
 """Flags of a patch: it could not be read; the clearest acquisition had to stand in."""
 
 
+_DRAWS: Final = 20
+"""Patches that are tried in the place of a damaged one."""
+
+
+def all_damaged(part: str, count: int, first: str) -> str:
+    """Return the message that a part of the split holds nothing that can be read.
+
+    Args:
+        part: `train`, `validation` or `test`.
+        count: Its patches.
+        first: The first of them, or what is wrong with it.
+    """
+    return (
+        f"all {count} {part} patches are damaged or missing; the first is {first}.\n"
+        "Run scripts/check.py on the data set: dataset.on_damaged=skip leaves none of them."
+    )
+
+
 class Failure(NamedTuple):
     """What stops the run, as a value: a worker's exception would carry its traceback along."""
 
@@ -81,14 +99,16 @@ class PatchDataset(Dataset[Any]):
         groups: DataGroups,
         *,
         seed: int = 1,
-        training: bool = False,
+        part: str = "test",
         metadata: NDArray[np.float32] | None = None,
     ) -> None:
         """Choose a split's patches: (n,) positions in the reader's index.
 
-        In `training` they are augmented, and another patch takes a skipped one's place; `metadata`
+        Those of the part `train` are augmented, and another takes a skipped one's place; `metadata`
         is (n, 45), encoded.
         """
+        training = part == "train"
+        self.part = part
         self.reader = reader
         self.index = reader.index
         self.patches = patches
@@ -147,20 +167,31 @@ class PatchDataset(Dataset[Any]):
         return np.random.Generator(np.random.Philox(key=key))
 
     def _replacement(self, position: int, epoch: int) -> tuple[int, Sample] | None:
-        """Return another sample of the split for a damaged one; None where 20 draws give none."""
+        """Return another sample of the split for a damaged one; None where 20 others give none."""
         generator = self._generator(position, epoch, stream=1)
-        for other in generator.integers(len(self.patches), size=20).tolist():
+        for other in generator.permutation(len(self.patches))[:_DRAWS].tolist():
             try:
                 return other, self.sample(other, epoch)
             except DamagedPatchError:
                 self.flags[other] |= DAMAGED
         return None
 
+    def all_damaged(self) -> str:
+        """Return that none of the patches can be read."""
+        return all_damaged(self.part, len(self), self.index.name(int(self.patches[0])))
+
     def _name(self, position: int, error: DamagedPatchError) -> str:
         """Return what is damaged, and what to do."""
-        fix = "Run scripts/check.py on the data set, or set dataset.on_damaged=skip."
-        if self.on_damaged == "skip":
-            fix = "So is every patch drawn in its place: run scripts/check.py on the data set."
+        if self.on_damaged == "skip":  # and nothing could take its place
+            if len(self) <= _DRAWS:
+                return self.all_damaged()
+            damaged = int((self.flags & DAMAGED > 0).sum())
+            fix = (
+                f"So are the {_DRAWS} patches drawn in its place, and {damaged} of {len(self)} "
+                f"{self.part} patches so far: run scripts/check.py on the data set."
+            )
+        else:
+            fix = "Run scripts/check.py on the data set, or set dataset.on_damaged=skip."
         return f"patch {self.index.name(int(self.patches[position]))} is damaged: {error}\n{fix}"
 
     def _collate(self, read: Iterator[tuple[int, Sample]], count: int) -> Batch | Parcel | None:

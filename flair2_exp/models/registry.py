@@ -18,6 +18,7 @@ from flair2_exp.config.data import MetadataConfig
 from flair2_exp.config.fields import Group, build, options, plain
 from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
 from flair2_exp.errors import ConfigError, ModelError
+from flair2_exp.models.norms import tolerate_single_values
 from flair2_exp.registry import locate
 from flair2_exp.values import flatten
 
@@ -176,12 +177,14 @@ def build_network(spec: NetworkSpec, pretrained: bool = True) -> SegmentationMod
             f"model.options: {error}.\n{kind.__name__} takes {', '.join(own) or 'no options'}."
         ) from error
     try:
-        return kind.of(spec, pretrained=pretrained)
+        network = kind.of(spec, pretrained=pretrained)
     except ValueError as error:
         raise ModelError(
             f"model={spec.model.name} cannot be built: {error}.\nChange model.options or the other "
             "options that it names."
         ) from error
+    tolerate_single_values(network)
+    return network
 
 
 def _require_forward(kind: type[SegmentationModel], spec: NetworkSpec) -> None:

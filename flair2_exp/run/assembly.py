@@ -118,6 +118,7 @@ def build_data(config: Config) -> FlairDataModule:
         for finding in [each for each in findings if each.severity == "error"][:5]:
             log.warning("%s: %s", finding.path, finding.message)
     data.setup()
+    data.require_shared_memory(max(1, config.trainer.devices))
     require_patch_size(config, data.patch_size)
     return data
 
@@ -164,7 +165,7 @@ FLAIR_PATCH: Final = 512
 
 
 def require_feasible(config: Config, *, devices: bool = True) -> None:
-    """Refuse networks, optimizers and strategies that do not exist or do not take their options.
+    """Refuse networks, optimizers and schedules that do not exist or do not take their options.
 
     Args:
         config: The experiment's.
@@ -180,7 +181,9 @@ def require_feasible(config: Config, *, devices: bool = True) -> None:
         require_device(config.trainer)
     sample = config.dataset.sample
     spec = network_spec(config, sample.patch_size if sample else FLAIR_PATCH)
-    require_feasible(spec, config.optimizer, config.scheduler, config.loss, config.trainer)
+    require_feasible(
+        spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
+    )
 
 
 def build_task(config: Config, spec: NetworkSpec, *, fresh: bool = True) -> SegmentationTask:
@@ -223,16 +226,21 @@ def build_trainer(
     from lightning import Trainer
 
     from flair2_exp.tracking.logger import RunLogger
-    from flair2_exp.training.callbacks import CheckpointPaths, StepSeeds, standard_callbacks
+    from flair2_exp.training.callbacks import (
+        CheckpointPaths,
+        FiniteLoss,
+        StepSeeds,
+        standard_callbacks,
+    )
+    from flair2_exp.training.checkpoint import WholeCheckpoints
+    from flair2_exp.training.device import devices_of
 
     trainer, chosen = config.trainer, config.callbacks
     bars = chosen.progress == "always" or (chosen.progress == "auto" and sys.stdout.isatty())
     paths = CheckpointPaths(best=folder.best, last=folder.last, previous=folder.previous)
+    devices = devices_of(trainer)
     return Trainer(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        num_nodes=trainer.num_nodes,
-        strategy=trainer.strategy,
+        **{**devices, "plugins": [*devices.get("plugins", []), WholeCheckpoints()]},
         precision=trainer.precision,
         max_epochs=trainer.max_epochs,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
@@ -250,6 +258,7 @@ def build_trainer(
         logger=RunLogger(run, folder.history, config.tracking.experiment),
         callbacks=[
             StepSeeds(config.seed),
+            FiniteLoss(folder.last),
             *callbacks,
             *standard_callbacks(chosen, paths, interruption, bars=bars),
         ],

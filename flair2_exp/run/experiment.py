@@ -7,23 +7,32 @@ first.
 from __future__ import annotations
 
 import logging
-import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flair2_exp import locking
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
-from flair2_exp.errors import CheckpointError, ConfigError, FlairError, TrackingError, nearest
+from flair2_exp.errors import (
+    CheckpointError,
+    ConfigError,
+    FlairError,
+    ShortageError,
+    TrackingError,
+    nearest,
+)
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, RUNNING, TRAINED, RunRecord
+from flair2_exp.shortage import reserved, shortage
 from flair2_exp.signals import (
     Interruption,
     interrupt_of,
@@ -101,13 +110,16 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
-    if config.trainer.devices == 1 and config.trainer.num_nodes == 1:
-        _be_the_first_process()
+    from flair2_exp.training.device import forget_unreadable_ranks, is_first_process
+
+    forget_unreadable_ranks()
+    first = is_first_process(config.trainer)
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
-    alone = lock if first_process() else nullcontext(False)
+    alone = lock if first else nullcontext(False)
     belongs = membership or Membership()
     with signals_as_exceptions() as interruption, alone as exclusive:
-        return _Life(config, RunFolder(folder), belongs, interruption, exclusive).run(overrides)
+        life = _Life(config, RunFolder(folder), belongs, interruption, first, exclusive)
+        return life.run(overrides)
 
 
 @dataclass
@@ -119,6 +131,7 @@ class _Life:
         folder: The run's.
         membership: The sweep or search that it belongs to.
         interruption: A signal that asks this process to end.
+        first: Whether this is the process of a distributed run that writes.
         exclusive: Whether no other process can be at work in the folder.
     """
 
@@ -126,6 +139,7 @@ class _Life:
     folder: RunFolder
     membership: Membership
     interruption: Interruption
+    first: bool
     exclusive: bool
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
@@ -133,10 +147,12 @@ class _Life:
         from flair2_exp.run.assembly import describe_data
         from flair2_exp.run.results import finish
 
-        config, folder, reporter = self.config, self.folder, self.membership.reporter
+        config, folder = self.config, self.folder
         earlier = read_record(folder)
-        with _removed_if_refused(folder, Path(config.paths.root), keep=earlier is not None):
-            prepared = prepare(config, folder, earlier)
+        keep = earlier is not None or not self.first
+        worded = partial(_shortage_in_words, folder, self._command(overrides))
+        with _removed_if_refused(folder, Path(config.paths.root), keep=keep), worded():
+            prepared = prepare(config, folder, earlier, first=self.first)
             if self.membership.require_data is not None:
                 self.membership.require_data(prepared.data.fingerprint)
             if earlier is not None:
@@ -144,21 +160,22 @@ class _Life:
                 if earlier.is_done(test=config.test):
                     log.info("finished before: %s", folder)
                     _deliver(folder, earlier, prepared.store)
-                    _tell_pruned(earlier, reporter)
+                    self._tell_pruned(earlier)
                     return objective(config, earlier.scores)
             record = earlier or RunRecord.of(config, prepared.data.fingerprint, folder)
             if record.training and config.train and config.test and not record.pruned:
                 _require_best(folder)
             tracked = self._open(prepared, overrides, record)
-        _tell_pruned(record, reporter)
+        self._tell_pruned(record)
         try:
-            with tracked, _raised_as(self.interruption):
+            room = reserved(folder.reserve) if self.first else nullcontext()
+            with tracked, room, worded(), _raised_as(self.interruption):
                 log_config(config, tracked)
                 described = describe_data(config, prepared.data)
                 tracked.log_json(described, "provenance/dataset.json")
                 metrics = self._train_and_test(prepared, tracked, record)
                 value = objective(config, metrics)
-                if first_process():
+                if self.first:
                     if record.pruned:
                         shutil.rmtree(folder.checkpoints, ignore_errors=True)
                         tracked.set_tags({Tag.PRUNED: True})
@@ -167,13 +184,14 @@ class _Life:
                 # not undo that the run is finished.
                 tracked.flush()
                 record.finish(FINISHED)
-                _write(record, folder)
+                self._write(record)
         except BaseException as error:
             # Another process resumes in this folder, or only the delivery was interrupted.
             if getattr(error, "disowned", False) or record.status == FINISHED:
                 raise
             record.finish(status_of(error), f"{type(error).__name__}: {error}")
-            _write(record, folder)
+            with suppress(OSError):  # the disk may be what the run failed of
+                self._write(record)
             raise
         return value
 
@@ -214,12 +232,32 @@ class _Life:
         record.run_id, record.error = run.run_id, ""
         record.store = "" if prepared.store is None else str(prepared.store)
         record.start = record.start or int(time.time() * 1000)
-        if first_process():
+        if self.first:
             write_text(self.folder.config, resolved_yaml(self.config))
-        _write(record, self.folder)
+        self._write(record)
         if origin is not None:
             run.log_files(origin.files())
         return run
+
+    def _command(self, overrides: Sequence[str]) -> str:
+        """Return the command that resumes this run."""
+        from flair2_exp.tracking.scrub import scrub
+
+        if self.membership.tags:  # a sweep and a search find their runs themselves
+            return "the same command"
+        own = [each for each in overrides if not each.startswith("hydra.run.dir=")]
+        words = [*own, f"hydra.run.dir={self.folder.path.absolute()}"]
+        return f"python -m flair2_exp {scrub(shlex.join(words))}"
+
+    def _write(self, record: RunRecord) -> None:
+        if self.first:
+            record.write(self.folder)
+
+    def _tell_pruned(self, record: RunRecord) -> None:
+        """Let a trial know that its training had been stopped early by an earlier process."""
+        reporter = self.membership.reporter
+        if record.pruned and reporter is not None and self.first:
+            reporter.prune(int(record.training["train/epochs"]))
 
     def _train_and_test(self, prepared: Prepared, run: Run, record: RunRecord) -> dict[str, float]:
         """Fit, then test the best checkpoint; return all numbers of `metrics.json`."""
@@ -229,7 +267,7 @@ class _Life:
         from flair2_exp.training.callbacks import metrics_under
 
         config, data, task = self.config, prepared.data, prepared.task
-        watchers = _Watchers.of(config, data, self.membership.reporter)
+        watchers = _Watchers.of(config, data, self.membership.reporter, first=self.first)
         trainer = build_trainer(config, self.folder, run, watchers.all(), self.interruption)
         checkpoint = Path(config.checkpoint) if config.checkpoint else None
 
@@ -243,7 +281,7 @@ class _Life:
                 record.training = watchers.training(trainer)
                 record.pruned = watchers.pruning.stopped_epoch is not None
                 record.status = TRAINED
-                _write(record, self.folder)
+                self._write(record)
             tested: Path | None = self.folder.best
         else:
             tested = checkpoint
@@ -277,7 +315,9 @@ class _Watchers:
     reports: bool
 
     @classmethod
-    def of(cls, config: Config, data: FlairDataModule, reporter: Reporter | None) -> _Watchers:
+    def of(
+        cls, config: Config, data: FlairDataModule, reporter: Reporter | None, *, first: bool
+    ) -> _Watchers:
         from flair2_exp.training.callbacks import Scores, Stopwatch
         from flair2_exp.training.panel import PanelCollector
         from flair2_exp.training.pruning import Pruning
@@ -290,7 +330,7 @@ class _Watchers:
             PanelCollector(
                 config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
             ),
-            Pruning(reporter if first_process() else None, config.objective),
+            Pruning(reporter if first else None, config.objective),
             reports=reporter is not None and reported,
         )
 
@@ -336,6 +376,35 @@ def read_record(folder: RunFolder) -> RunRecord | None:
 
 
 @contextmanager
+def _shortage_in_words(folder: RunFolder, command: str) -> Iterator[None]:
+    """Say what the machine ran out of, what is safe and how to resume.
+
+    Raises:
+        ShortageError: Within the context the disk, shared memory or open files were exhausted.
+    """
+    try:
+        yield
+    except Exception as error:
+        lack = None if isinstance(error, FlairError) else shortage(error, folder.path)
+        if lack is None:
+            raise
+        kept = next((path for path in (folder.last, folder.previous) if path.exists()), None)
+        safe = f"{kept}{_epochs_of(kept)} is whole" if kept else "No checkpoint was written yet"
+        raise ShortageError(f"{lack}\n{safe}; this resumes: {command}") from error
+
+
+def _epochs_of(checkpoint: Path) -> str:
+    """Return how far a checkpoint is, in words; nothing where that cannot be read now."""
+    from flair2_exp.compat import epochs_trained
+    from flair2_exp.training.checkpoint import read_checkpoint
+
+    try:
+        return f" ({epochs_trained(read_checkpoint(checkpoint))} epochs)"
+    except (CheckpointError, KeyError, OSError):
+        return ""
+
+
+@contextmanager
 def _raised_as(interruption: Interruption) -> Iterator[None]:
     """Raise what a signal raised, whatever became of that on its way.
 
@@ -349,12 +418,6 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
         if wanted is error:
             raise
         raise wanted from error
-
-
-def _tell_pruned(record: RunRecord, reporter: Reporter | None) -> None:
-    """Let a trial know that its training had been stopped early by an earlier process."""
-    if record.pruned and reporter is not None and first_process():
-        reporter.prune(int(record.training["train/epochs"]))
 
 
 def run_name(config: Config) -> str:
@@ -373,25 +436,24 @@ def _deliver(folder: RunFolder, record: RunRecord, store: Store | None) -> None:
             log.warning("%s", error)
 
 
-def _write(record: RunRecord, folder: RunFolder) -> None:
-    if first_process():
-        record.write(folder)
-
-
-def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Prepared:
+def prepare(
+    config: Config, folder: RunFolder, earlier: RunRecord | None, *, first: bool
+) -> Prepared:
     """Check server, device, checkpoint, data and network, in this order, and build them.
 
     Args:
         config: The experiment's.
         folder: The run's.
         earlier: What the folder says of an earlier process's part of this run.
+        first: Whether this process writes: no other opens the MLflow store.
 
     Raises:
         FlairError: The first thing that is wrong.
     """
+    from flair2_exp.run.assembly import build_data, build_task, network_spec, open_store
+
     # A server is asked before torch is imported; a local store is made when all else is well.
-    store = _open_store(config) if config.tracking.uri else None
-    from flair2_exp.run.assembly import build_data, build_task, network_spec
+    store = open_store(config) if first and config.tracking.uri else None
     from flair2_exp.training.device import require_device
     from flair2_exp.training.feasible import require_feasible
 
@@ -404,7 +466,9 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
     _settle_libraries(config)
     data = build_data(config)
     spec = network_spec(config, data.patch_size)
-    require_feasible(spec, config.optimizer, config.scheduler, config.loss, config.trainer)
+    require_feasible(
+        spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
+    )
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import require_same_model
 
@@ -414,11 +478,14 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
     resumes = start is not None or (earlier is not None and bool(earlier.training))
     task = build_task(config, spec, fresh=not resumes)
     if checkpoint is not None and config.train and not resumes:
-        from flair2_exp.training.checkpoint import require_training_state
+        from flair2_exp.training.checkpoint import require_training_state, warn_of_schedule
 
         epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
-    return Prepared(config, data, spec, task, store or _open_store(config), start)
+        warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
+    if first and store is None:
+        store = open_store(config)
+    return Prepared(config, data, spec, task, store, start)
 
 
 _EXPECTED_WARNINGS = (
@@ -449,39 +516,6 @@ def _settle_libraries(config: Config) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed, workers=True, verbose=False)
-
-
-_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-"""What launchers call a process's place among those of a distributed training."""
-
-
-def _be_the_first_process() -> None:
-    """Set ranks to 0 for a run on one device, which is its first process whatever was left over.
-
-    A container or a shell may have kept them from another program; Lightning then mutes its
-    loggers, and nobody would write results.
-    """
-    os.environ.update(dict.fromkeys(set(_RANKS) & os.environ.keys(), "0"))
-
-
-def first_process() -> bool:
-    """Return whether this is the process of a distributed run that writes.
-
-    By the launchers' variables, as Lightning finds its rank, but without importing it: a server
-    that does not answer is named before torch is loaded.
-    """
-    if os.environ.get("NODE_RANK", "0") != "0":
-        return False
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    ranks = [os.environ[name] for name in names if name in os.environ]
-    return not ranks or ranks[0] == "0"
-
-
-def _open_store(config: Config) -> Store | None:
-    """Return the MLflow store, or None in all processes but the first."""
-    from flair2_exp.run.assembly import open_store
-
-    return open_store(config) if first_process() else None
 
 
 def resolved_yaml(config: Config) -> str:
@@ -563,12 +597,12 @@ def _removed_if_refused(folder: RunFolder, root: Path, *, keep: bool) -> Iterato
     Args:
         folder: The run's, which may have been there before, with files of the user's in it.
         root: Of all results: parents below it are ours, and go where they are left empty.
-        keep: The folder holds an earlier part of the run.
+        keep: The folder holds an earlier part of the run, or is another process's to remove.
     """
     try:
         yield
     except FlairError:
-        if not keep and first_process():
+        if not keep:
             shutil.rmtree(folder.hydra, ignore_errors=True)
             for path in (folder.path / locking.FILE, folder.log):
                 path.unlink(missing_ok=True)

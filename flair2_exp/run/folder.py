@@ -43,6 +43,8 @@ class RunFolder:
     """Some test patches: image, truth, prediction, errors."""
     error = _file("error.txt")
     """The traceback of a sweep's job that failed."""
+    reserve = _file(".reserve")
+    """Room for the run's last words on a full disk; there while it runs."""
     unsent = _file("unsent")
     """What MLflow did not take yet; a folder."""
     checkpoints = _file("checkpoints")

@@ -50,7 +50,8 @@ def save_results(
         )
     shown = classes(len(task.class_names))
     drawn = figures.confusion(task.test_confusion(), shown, title=heading)
-    drawn.savefig(folder.confusion_figure)
+    with replacing(folder.confusion_figure) as fresh:
+        drawn.savefig(fresh, format="png")
     if panel.rows:
         drawn = figures.panel(
             np.stack([row.image for row in panel.rows]),
@@ -60,7 +61,8 @@ def save_results(
             shown,
             title=heading,
         )
-        drawn.savefig(folder.panel_figure)
+        with replacing(folder.panel_figure) as fresh:
+            drawn.savefig(fresh, format="png")
 
 
 def finish(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str, float]) -> None:

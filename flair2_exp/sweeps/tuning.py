@@ -42,8 +42,6 @@ PARENT: Final = "mlflow_parent"
 """Study attribute: the id of the MLflow run that all trials stand under."""
 FIGURES: Final = "figures"
 
-_COPYING: Final = ("spawn", "fork", "notebook")
-"""Strategies whose processes are copies of the job's, not the command line run again."""
 _FILES: Final = ("model.weights", "model.encoder_weights", "checkpoint")
 """Options that name files of weights."""
 
@@ -151,13 +149,12 @@ def _refuse_seeds(hydra: DictConfig) -> None:
 def _refuse_devices(config: Config) -> None:
     """Refuse several devices for each trial: Lightning starts the command again for each."""
     trainer = config.trainer
-    copying = any(word in trainer.strategy for word in _COPYING)
     devices = trainer.devices
     if devices == -1:
         import torch
 
         devices = torch.cuda.device_count()
-    if copying or (trainer.num_nodes == 1 and devices <= 1):
+    if trainer.num_nodes == 1 and devices <= 1:
         return
     raise ConfigError(
         f"trainer.devices={trainer.devices}: in a search Lightning's further processes would run "

@@ -22,8 +22,10 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from torch import Tensor
 
 from flair2_exp.config.training import CallbacksConfig
+from flair2_exp.errors import DivergedError
 from flair2_exp.signals import Interruption
 
 log = logging.getLogger(__name__)
@@ -82,8 +84,8 @@ class ResumePoint(Checkpoint):
     learned would be lost. Several devices write at epochs' ends alone, since they would have to
     agree on the batch at each of them; there a signal ends the run at once.
 
-    Each file appears whole under its name or not at all; should a disk tear the last one none the
-    less, the one before is there. Lightning calls checkpoint callbacks after all others and in
+    Each file appears whole under its name (`WholeCheckpoints`); should a disk tear the last one,
+    there is the one before. Lightning calls checkpoint callbacks after all others and in
     their order, so that this one, listed last, stores the state of all.
 
     Args:
@@ -193,6 +195,107 @@ class StepSeeds(Callback):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 
+class FiniteLoss(Callback):
+    """Fails a run whose loss or weights are no longer finite, before a checkpoint keeps them.
+
+    The losses of the batches are looked at where they are, on the device, and waited for at the end
+    of an epoch and before each checkpoint alone.
+
+    Args:
+        last: The checkpoint from which the run resumes, for the message.
+    """
+
+    def __init__(self, last: Path) -> None:
+        self._last = last
+        self._names: tuple[str, ...] = ()
+        self._first: Tensor | None = None
+        """The first batch of the epoch whose loss is not finite, by name; -1: none."""
+        self._steps_before = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Look at the losses of a batch, without waiting for them."""
+        finite = torch.stack([each.detach() for each in outputs.values()]).isfinite()
+        if self._first is None:
+            self._names = tuple(outputs)
+            self._first = torch.full_like(finite, -1, dtype=torch.int64)
+            done = (batch_idx + 1) // trainer.accumulate_grad_batches
+            self._steps_before = trainer.global_step - done
+        self._first = self._first.where(finite | (self._first >= 0), batch_idx)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the losses of the epoch that has been trained."""
+        self._require_finite_losses(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to write a checkpoint from which nothing sound can come; nothing is written yet.
+
+        Raises:
+            DivergedError: A loss since the last check, or a weight, is not finite.
+        """
+        self._require_finite_losses(trainer, pl_module)
+        weights = {
+            n: each for n, each in checkpoint["state_dict"].items() if each.is_floating_point()
+        }
+        finite = torch.stack([each.isfinite().all() for each in weights.values()]).tolist()
+        if not all(finite):
+            name = list(weights)[finite.index(False)]
+            raise self._diverged(
+                f"weights are not finite after epoch {trainer.current_epoch + 1}"
+                f", step {trainer.global_step} ({finite.count(False)}, as {name})"
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the loss of a validation or a test.
+
+        Raises:
+            DivergedError: It is not finite.
+        """
+        for name in ("val/loss", "test/loss"):
+            loss = float(trainer.callback_metrics.get(name, 0.0))
+            if not math.isfinite(loss):
+                where = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+                after = f" after {where}" if trainer.state.fn == TrainerFn.FITTING else ""
+                raise self._diverged(f"{name} is {loss}{after}")
+
+    on_test_end = on_validation_end
+
+    def _require_finite_losses(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise, in every process alike, where a batch since the last call was not sound."""
+        first, self._first = self._first, None
+        if first is None:
+            return
+        bad = torch.as_tensor(pl_module.all_gather(first)).reshape(-1, len(first)).cpu()
+        if (bad < 0).all():
+            return
+        batch = int(bad[bad >= 0].min())
+        names = [
+            name for name, each in zip(self._names, (bad == batch).any(0), strict=True) if each
+        ]
+        heads = [name for name in names if name != "loss"] or ["weighted sum"]
+        step = self._steps_before + batch // trainer.accumulate_grad_batches + 1
+        raise self._diverged(
+            f"the loss is not finite in epoch {trainer.current_epoch + 1}, batch {batch + 1}, step "
+            f"{step} ({', '.join(heads)})"
+        )
+
+    def _diverged(self, what: str) -> DivergedError:
+        advice = (
+            "Try a lower optimizer.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true"
+        )
+        if self._last.exists():
+            advice += f"; model.weights={self._last} starts from before that"
+        return DivergedError(f"{what}: training has diverged.\n{advice}.")
+
+
 class Scores(Callback):
     """Remembers the validation metrics of the best epoch and the training metrics of the last.
 
@@ -260,7 +363,7 @@ def metrics_under(trainer: Trainer, prefix: str) -> dict[str, float]:
 
 
 class Patience(EarlyStopping):
-    """Stops after `patience` epochs without a better `monitor`, or when it is no longer finite.
+    """Stops after `patience` epochs without a better `monitor`.
 
     A run that had stopped when its process died does not train on when it is taken up again.
     """

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.optim.lr_scheduler import LambdaLR
+
 from flair2_exp.compat import epochs_trained, stopped_early
+from flair2_exp.config.fields import build
+from flair2_exp.config.training import SchedulerConfig
 from flair2_exp.errors import CheckpointError, FlairError
+from flair2_exp.files import write_bytes
 from flair2_exp.models.registry import NetworkSpec
 from flair2_exp.models.tensors import read_file
 from flair2_exp.registry import locate
-from flair2_exp.training.schedules import Schedule
+from flair2_exp.training.schedules import Schedule, build_schedule, rates_of
 from flair2_exp.values import differences, flatten, shown
+
+log = logging.getLogger(__name__)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes each checkpoint beside its place and then renames it, so that none is ever torn.
+
+    Lightning's own way writes into the temporary folder, of another file system perhaps, and then
+    copies.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: It cannot be written; one that was there is as it was.
+        """
+        content = io.BytesIO()  # torch.save's own errors of a file do not say that a disk is full
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getbuffer())
+
 
 _ANEW = "Start anew from its weights with model.weights=PATH."
 
@@ -104,6 +137,35 @@ def require_training_state(
             f"{path} has trained {trained} epochs, trainer.max_epochs={epochs}: ask for more in "
             f"all, or test it with train=false.\n{_ANEW}"
         )
+
+
+def warn_of_schedule(
+    path: Path, content: Mapping[str, Any], options: Mapping[str, Any], *, epochs: int
+) -> None:
+    """Say where the learning rate goes from a checkpoint whose schedule had ended, or was another.
+
+    Args:
+        path: Named in the message.
+        content: What `read_checkpoint` returned.
+        options: The hyper-parameters of the task that is to resume.
+        epochs: `trainer.max_epochs`.
+    """
+    rate = float(options["optimizer"]["lr"])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=rate)
+    schedule = build_schedule(optimizer, build(SchedulerConfig, options["scheduler"]), epochs)
+    if not isinstance(schedule, LambdaLR):
+        return
+    begin = epochs_trained(content)
+    before = float(content["optimizer_states"][0]["param_groups"][0]["lr"])
+    first, last = (rates_of(schedule, epoch)[0] for epoch in (begin, epochs - 1))
+    if math.isclose(first, before) and (first != last or first == rate):
+        return
+    log.warning(
+        "%s: its learning rate had come to %.3g; by the schedule of trainer.max_epochs=%d it is "
+        "%.3g in epoch %d and %.3g in the last.\nA schedule from its beginning: model.weights=%s "
+        "in place of checkpoint=.",
+        path, before, epochs, first, begin + 1, last, path,
+    )  # fmt: skip
 
 
 def _course(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""Whether this machine has the device and the precision that a run asks for."""
+"""Whether this machine has the device that a run asks for, and which of its processes this is."""
 
 from __future__ import annotations
 
+import logging
+import os
+from typing import Any
+
 from flair2_exp.config.training import TrainerConfig
-from flair2_exp.errors import DeviceError, nearest
+from flair2_exp.errors import DeviceError
 
 
 def require_device(trainer: TrainerConfig) -> None:
@@ -51,19 +55,88 @@ def require_device(trainer: TrainerConfig) -> None:
         raise DeviceError("trainer.precision=64-true: Apple GPUs compute in 32 bits at most.")
 
 
-def require_strategy(strategy: str) -> None:
-    """Refuse a strategy that Lightning does not have.
+def is_first_process(options: TrainerConfig) -> bool:
+    """Return whether this process writes a run's results: the one to which Lightning gives rank 0.
 
-    Args:
-        strategy: Lightning's name, as `ddp`.
+    A run on one device is its own first process, whatever ranks another program left in the
+    environment; Lightning is not even loaded.
 
     Raises:
-        DeviceError: There is none of that name.
+        DeviceError: The devices are not there, or what is left in the environment would let the
+            processes wait for each other.
     """
-    from lightning.pytorch.strategies import StrategyRegistry
+    if on_one_device(options):
+        return True
+    require_device(options)
+    from lightning import Trainer
 
-    strategies = ["auto", *StrategyRegistry.available_strategies()]
-    if strategy not in strategies:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        trainer = Trainer(
+            **devices_of(options),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except Exception as error:  # Lightning's own check of the environment, of many types
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DeviceError(f"trainer.devices={options.devices}: Lightning says: {reason}") from error
+    _require_sound_ranks(trainer, options)
+    return trainer.is_global_zero
+
+
+def forget_unreadable_ranks() -> None:
+    """Remove left-over ranks that are not numbers: Lightning reads them when it is imported."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if not os.environ.get(name, "0").isdecimal():
+            del os.environ[name]
+
+
+def on_one_device(options: TrainerConfig) -> bool:
+    """Return whether one process is the whole training."""
+    return options.devices == 1 and options.num_nodes == 1
+
+
+def devices_of(options: TrainerConfig) -> dict[str, Any]:
+    """Return the arguments of Lightning's trainer that say which processes train, and where.
+
+    On one device Lightning neither looks for a launcher's ranks nor takes on a cluster's signals,
+    both of which may be another program's.
+    """
+    arguments: dict[str, Any] = {
+        "accelerator": options.accelerator,
+        "devices": options.devices,
+        "num_nodes": options.num_nodes,
+        "strategy": options.strategy,
+    }
+    if on_one_device(options):
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+        alone = LightningEnvironment()
+        alone.set_global_rank(0)  # it was read from the environment when Lightning was imported
+        arguments |= {"strategy": "auto", "plugins": [alone]}
+    return arguments
+
+
+def _require_sound_ranks(trainer: Any, options: TrainerConfig) -> None:
+    """Refuse ranks of which no training can come.
+
+    Raises:
+        DeviceError: This process would be none of the training's, or would wait for others that
+            nobody has started.
+    """
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    names = ("NODE_RANK", "GROUP_RANK", "LOCAL_RANK")
+    left = [name for name in names if name in os.environ]
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    waits = isinstance(environment, LightningEnvironment) and (
+        "LOCAL_RANK" in left and "MASTER_PORT" not in os.environ
+    )
+    if waits or trainer.global_rank >= trainer.world_size:
         raise DeviceError(
-            f"trainer.strategy={strategy}: no such strategy; {nearest(strategy, strategies)}"
+            f"{' '.join(f'{name}={os.environ[name]}' for name in left)} in the environment: no "
+            f"process of trainer.devices={options.devices} trainer.num_nodes={options.num_nodes} "
+            f"that a launcher has started.\nIf another program left that, unset {' '.join(left)}."
         )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from flair2_exp.config.training import LossConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
+from flair2_exp.config.training import LossConfig, OptimizerConfig, SchedulerConfig
 from flair2_exp.models.registry import NetworkSpec, SegmentationModel, build_network
 from flair2_exp.nomenclature import classes
-from flair2_exp.training.device import require_strategy
 from flair2_exp.training.losses import build_loss
-from flair2_exp.training.optimizers import build_optimizer
+from flair2_exp.training.optimizers import build_optimizer, require_step
 from flair2_exp.training.schedules import build_schedule
 
 
@@ -19,9 +18,9 @@ def require_feasible(
     optimizer: OptimizerConfig,
     scheduler: SchedulerConfig,
     loss: LossConfig,
-    trainer: TrainerConfig,
+    epochs: int,
 ) -> None:
-    """Refuse what could not be trained: network, optimizer, schedule, loss and strategy.
+    """Refuse what could not be trained: network, optimizer, schedule and loss.
 
     No weights are read or downloaded, and whether this machine has the device is not asked: the
     jobs may run on another.
@@ -29,9 +28,7 @@ def require_feasible(
     Raises:
         ConfigError: Something does not exist or does not take its options.
         ModelError: The network cannot be built.
-        DeviceError: Lightning has no such strategy.
     """
-    require_strategy(trainer.strategy)
     network = _without_memory(spec)
     names = [each.name for each in classes(spec.classes)]
     build_loss(loss, names, network.main_head)
@@ -41,7 +38,8 @@ def require_feasible(
         for each in network.parameters()
         if each.requires_grad
     ]
-    build_schedule(build_optimizer(parameters, optimizer), scheduler, trainer.max_epochs)
+    require_step({each.ndim for each in parameters}, optimizer)
+    build_schedule(build_optimizer(parameters, optimizer), scheduler, epochs)
 
 
 def _without_memory(spec: NetworkSpec) -> SegmentationModel:

@@ -68,3 +68,9 @@ def warmed_up(factor: Callable[[int], float], epochs: int) -> Callable[[int], fl
         return (epoch + 1) / (epochs + 1) if epoch < epochs else factor(epoch)
 
     return risen
+
+
+def rates_of(schedule: LambdaLR, epoch: int) -> list[float]:
+    """Return the learning rates in an epoch (from 0), one per group of parameters."""
+    factors = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    return [float(rate * factor(epoch)) for rate, factor in factors]

@@ -16,7 +16,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from flair2_exp.config.fields import build
 from flair2_exp.config.training import LossConfig, MetricConfig, OptimizerConfig, SchedulerConfig
@@ -25,7 +25,7 @@ from flair2_exp.nomenclature import classes
 from flair2_exp.score import iou, miou
 from flair2_exp.training.losses import build_loss
 from flair2_exp.training.optimizers import build_optimizer
-from flair2_exp.training.schedules import build_schedule
+from flair2_exp.training.schedules import build_schedule, rates_of
 
 Batch = Mapping[str, Any]
 _HEADS = ("aerial", "satellite")
@@ -152,10 +152,13 @@ class SegmentationTask(LightningModule):
         """Return class indices (B, H, W) of the scored head."""
         return outputs[self.model.main_head].argmax(dim=1)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Train on a batch; the epoch logs `train/loss` and, of two heads, each head's.
 
         They are means over the patches of all processes.
+
+        Returns:
+            The `loss` to train on, and that of each head, for callbacks.
         """
         losses = self.loss(self(batch), batch)
         values = {"train/loss": losses["total"].detach()}
@@ -167,7 +170,7 @@ class SegmentationTask(LightningModule):
         if self.trainer.is_last_batch:
             means = self._epoch.means()
             self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        return losses["total"]
+        return {"loss": losses.pop("total"), **{n: each.detach() for n, each in losses.items()}}
 
     def on_train_epoch_start(self) -> None:
         """Forget the sums of the last epoch."""
@@ -261,6 +264,19 @@ class SegmentationTask(LightningModule):
             self._plateau = scheduler
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_train_start(self) -> None:
+        """Follow the schedule of this training from its first epoch on.
+
+        A checkpoint brings the rate to which its own training had come: where that ended earlier,
+        the lowest.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, LambdaLR):
+                rates = rates_of(schedule, schedule.last_epoch)
+                for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
 
     def on_validation_end(self) -> None:
         """Step the plateau schedule.

@@ -295,7 +295,7 @@ def test_thousands_of_damaged_patches_are_passed_over_without_a_warning(own_tree
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as that of an image without a place
         assert data._header_size(np.array([2] * 2000 + [3])) == 32
-    with pytest.raises(DamagedPatchError, match="IMG_000003"):
+    with pytest.raises(DataError, match=r"all 2 train patches are damaged .*IMG_000003"):
         data._header_size(np.array([2, 2]))
 
 
@@ -314,6 +314,36 @@ def test_a_first_patch_of_another_form_is_skipped_and_not_taken_for_the_measure(
     assert batch["patch_id"] == ["IMG_000005"]
     list(data.train_dataloader())
     assert data.skipped == {"train": 1, "validation": 0, "test": 0}
+
+
+PATCHES = {"train": (3, 4), "validation": (1, 2), "test": (5,)}
+
+
+@pytest.mark.parametrize("part", PATCHES)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_part_of_which_every_patch_is_damaged_is_named_with_its_count(
+    own_tree: Tree, part: str, workers: int
+) -> None:
+    data = module(own_tree, workers=workers, on_damaged="skip")
+    for number in PATCHES[part]:
+        own_tree.image(f"IMG_00000{number}").write_bytes(b"no image")
+    loaders = {
+        "train": data.train_dataloader, "validation": data.val_dataloader,
+        "test": data.test_dataloader,
+    }  # fmt: skip
+    with pytest.raises(DataError) as refusal:
+        list(loaders[part]())
+    count = len(PATCHES[part])
+    assert f"all {count} {part} patches are damaged or missing; the first is" in str(refusal.value)
+    assert "scripts/check.py" in str(refusal.value)
+    assert str(refusal.value).count("\n") == 1
+
+
+def test_a_part_of_which_every_patch_lacks_a_file_is_named_with_its_count(own_tree: Tree) -> None:
+    for number in PATCHES["validation"]:
+        own_tree.mask(f"IMG_00000{number}").unlink()
+    with pytest.raises(DataError, match="all 2 validation patches are damaged or missing"):
+        module(own_tree, on_damaged="skip")
 
 
 def test_an_empty_part_is_refused_unless_the_run_leaves_it_out(own_tree: Tree) -> None:
@@ -392,7 +422,7 @@ def test_a_worker_shares_the_index_and_does_not_grow_over_thousands_of_samples(
     held: dict[str, list[int]] = {}
     for name, listed in (("small", small), ("large", large)):
         reader = TreeReader(listed, groups, BOTH, 32)
-        data = PatchDataset(reader, np.arange(500) % 5, groups, training=True)
+        data = PatchDataset(reader, np.arange(500) % 5, groups, part="train")
         sampler = BatchSampler(500, 20, shuffle=True)
         gc.collect()
         gc.freeze()  # or the worker's collector writes to what other tests left

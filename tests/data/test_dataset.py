@@ -49,7 +49,9 @@ def dataset(
     groups = groups_of(tree.root, aug=augmentation or AugConfig())
     training = augmentation is not None
     patches = np.arange(len(read.index))
-    return PatchDataset(read, patches, groups, seed=seed, training=training, **options)
+    return PatchDataset(
+        read, patches, groups, seed=seed, part="train" if training else "test", **options
+    )
 
 
 def batch(data: PatchDataset, *positions: int, epoch: int = 0) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def test_augmentation_depends_on_seed_epoch_and_patch_alone(shared_tree: Tree) -
     alone = torch.cat([batch(data, position)["image"] for position in range(5)])
     assert torch.equal(together, alone)
     groups = groups_of(shared_tree.root, aug=options)
-    other_split = PatchDataset(data.reader, np.array([3]), groups, training=True)
+    other_split = PatchDataset(data.reader, np.array([3]), groups, part="train")
     assert torch.equal(batch(other_split, 0)["image"][0], together[3])
     assert not torch.equal(batch(data, 0, epoch=1)["image"][0], together[0])
     other_seed = dataset(shared_tree, augmentation=options, seed=2)
@@ -259,7 +261,9 @@ def damaged(
 ) -> PatchDataset:
     read = reader(tree, s2_preproc=FILTERED)
     groups = groups_of(tree.root, on_damaged=on_damaged)
-    return PatchDataset(read, np.arange(len(read.index)), groups, training=replace)
+    return PatchDataset(
+        read, np.arange(len(read.index)), groups, part="train" if replace else "test"
+    )
 
 
 @pytest.mark.parametrize("name", IMAGE_DAMAGES | MASK_DAMAGES | SERIES_DAMAGES)
@@ -305,7 +309,7 @@ def test_a_split_of_nothing_but_damage_stops_even_with_skip(own_tree: Tree) -> N
     data = damaged(own_tree, "skip", replace=True)
     failure = data[BatchKey(0, (0,))]
     assert isinstance(failure, Failure)
-    assert "So is every patch drawn in its place" in failure.message
+    assert failure.message.startswith("all 5 train patches are damaged or missing")
     assert "on_damaged=skip" not in failure.message
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import torch
 from flair2_exp.errors import DataError
 from flair2_exp.run import experiment
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED, RunRecord
+from flair2_exp.run.record import FAILED, RunRecord, read_metrics
 from flair2_exp.tracking.tags import Tag
 from tests.configs import SMALL_SAMPLE, compose_config, run
 from tests.run.helpers import FULL, record_of
+from tests.training.test_device import LEFT_OVER
 
 SATELLITE = ["raw", "cloudfree", "monthly", "monthly_cloudfree"]
 CASES = [
@@ -119,16 +122,30 @@ def test_a_patch_damaged_during_the_run_fails_it_by_name(root: Path, tmp_path: P
     assert np.isfinite(skipped["test/loss"])
 
 
-@pytest.mark.parametrize(
-    "left", [{"NODE_RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "1"}], ids=str
-)
 def test_ranks_left_over_in_the_environment_do_not_silence_a_run_on_one_device(
-    left: dict[str, str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in left.items():
-        monkeypatch.setenv(name, value)
+    for left in LEFT_OVER:
+        for name, value in left.items():
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", "none")
     metrics = run(root, tmp_path, "model=unet", "tracking=off")
     folder = RunFolder(tmp_path)
     assert metrics["test/patches"] > 0
     assert folder.history.is_file()
     assert record_of(tmp_path).is_done(test=True)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network_and_the_first_writes(tmp_path: Path) -> None:
+    command = (
+        sys.executable, "-m", "flair2_exp", "preset=debug", "trainer=cpu", "trainer.threads=1",
+        "trainer.devices=2", "trainer.strategy=ddp", "data.workers=0", "model=unet", *SMALL_SAMPLE,
+        "hydra.run.dir=run",
+    )  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = RunFolder(tmp_path / "run")
+    assert record_of(folder.path).is_done(test=True)
+    assert read_metrics(folder)["test/patches"] > 0
+    assert len(folder.history.read_text().splitlines()) == 2

@@ -40,7 +40,6 @@ def test_what_cannot_run_is_refused_in_two_lines_and_leaves_nothing(
         (["s2_preproc.size=72"], ConfigError, "use dataset.sample.super_patch=72"),
         (["trainer=gpu"], FlairError, "trainer=cpu"),
         (["trainer.precision=16-mixed"], FlairError, "needs a GPU"),
-        (["trainer.strategy=dpd"], FlairError, "no such strategy; did you mean ddp"),
         (["model.encoder_weights=imagenet", "model.encoder=resnet18"], ModelError, "weights"),
         (["model.encoder=resnet35"], ModelError, "resnet35"),
         ([f"checkpoint={tmp_path}/none.ckpt"], CheckpointError, "none.ckpt"),

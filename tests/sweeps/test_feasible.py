@@ -23,7 +23,6 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("model=unet model.encoder=resnet34,resnet35", "model.encoder=resnet35"),
         ("model=unet optimizer._target_=torch.optim.SGD,torch.optim.Nope", "torch.optim.Nope"),
-        ("model=unet trainer.strategy=auto,nope", "trainer.strategy=nope: no such strategy"),
         ("model=unet +optimizer.options.speed=1,2 seed=1", "speed"),
     ],
 )
@@ -47,6 +46,10 @@ def test_what_torch_would_refuse_in_the_last_job_is_refused_before_the_first(
             "utae.encoder_widths=[24,64,128,128] utae.decoder_widths=[24,64,128,128] "
             "utae.heads=8,16",
             "utae.heads=16 does not divide 24",
+        ),
+        (
+            "model=unet trainer.strategy=auto,fsdp",
+            "trainer.strategy=fsdp: expected one of auto, ddp",
         ),
         ("scheduler=none,plateau scheduler.warmup_epochs=2", "scheduler=plateau has no warm-up"),
         ("model=unet dataset.sample.patch_size=64,100", "model=unet takes multiples of 32"),

@@ -28,7 +28,8 @@ from flair2_exp.training.callbacks import (
     standard_callbacks,
 )
 from flair2_exp.training.panel import PanelCollector
-from tests.configs import run
+from flair2_exp.training.schedules import build_schedule, rates_of
+from tests.configs import compose_config, run
 
 ALL_OF_TEST = "trainer.limit_test_batches=null"
 
@@ -119,6 +120,28 @@ def test_what_a_run_cannot_train_on_from_is_refused_before_it_begins(tmp_path: P
         assert not (tmp_path / "second").exists()
     metrics = run(tmp_path, tmp_path / "second", ALL_OF_TEST, *model, best, "trainer.max_epochs=2")
     assert metrics["val/best_epoch"] == 1.0
+
+
+@pytest.mark.parametrize("epochs", [3, 4])
+def test_what_trains_on_from_the_end_of_a_cosine_follows_the_longer_one_and_says_so(
+    epochs: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ("model=unet", "data=aerial_only", "scheduler=cosine")
+    run(tmp_path, tmp_path / "first", *model, "trainer.max_epochs=2")
+    assert "learning rate had come to" not in caplog.text
+    last = f"checkpoint={RunFolder(tmp_path / 'first').last}"
+    longer = f"trainer.max_epochs={epochs}"
+    run(tmp_path, tmp_path / "longer", *model, last, longer)
+    rows = RunFolder(tmp_path / "longer").history.read_text().splitlines()
+    column = rows[0].split(",").index("train/lr")
+    options = compose_config("preset=debug", *model)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=options.optimizer.lr)
+    schedule = build_schedule(optimizer, options.scheduler, epochs)
+    rates = {int(row.split(",")[0]): float(row.split(",")[column]) for row in rows[1:]}
+    for epoch in range(2, epochs):
+        assert rates[epoch] == pytest.approx(rates_of(schedule, epoch)[0])
+    assert "its learning rate had come to 3e-05; by the schedule of" in caplog.text
+    assert f"model.weights={last.removeprefix('checkpoint=')}" in caplog.text
 
 
 def test_a_panel_without_aerial_image_shows_the_footprint_in_true_colour() -> None:

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from flair2_exp.config.training import TrainerConfig
 from flair2_exp.errors import DeviceError
-from flair2_exp.training.device import require_device, require_strategy
+from flair2_exp.training.device import devices_of, is_first_process, require_device
 
 
 @pytest.fixture
@@ -66,8 +68,69 @@ def test_too_many_devices_and_missing_bfloat16_are_refused() -> None:
         _require("gpu", 1, "bf16-mixed")
 
 
-def test_a_strategy_that_lightning_does_not_have_is_refused() -> None:
-    for strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
-        require_strategy(strategy)
-    with pytest.raises(DeviceError, match=r"strategy=dpp: no such strategy; did you mean ddp"):
-        require_strategy("dpp")
+LEFT_OVER = [
+    {"NODE_RANK": "1"},
+    {"GROUP_RANK": "1"},
+    {"LOCAL_RANK": "1"},
+    {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "1"},
+    {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+    {"SLURM_PROCID": "1"},
+    {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+    {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train"},
+    {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_NAME": "train"},
+    {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+    {"PMI_RANK": "1", "PMI_SIZE": "2"},
+    {"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2", "LSB_JOBID": "1"},
+]
+"""What containers, shells and schedulers leave in the environment of other programs."""
+
+
+@pytest.fixture
+def _own_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # put back at the end
+
+
+@pytest.mark.usefixtures("_own_rank")
+@pytest.mark.parametrize("left", LEFT_OVER, ids=" ".join)
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+def test_a_run_on_one_device_is_its_first_process_whatever_is_left_in_the_environment(
+    strategy: Any, left: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    rank_zero_only.rank = 1  # as Lightning's import reads it
+    options = TrainerConfig(accelerator="cpu", strategy=strategy)
+    assert is_first_process(options)
+    trainer = Trainer(**devices_of(options), logger=False, enable_checkpointing=False)
+    assert (trainer.global_rank, trainer.world_size, rank_zero_only.rank) == (0, 1, 0)
+
+
+@pytest.mark.usefixtures("_own_rank")
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ({}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, True),  # which only torchrun's processes heed
+        ({"SLURM_PROCID": "1"}, True),
+        ({"LOCAL_RANK": "0", "MASTER_PORT": "1"}, True),
+        ({"LOCAL_RANK": "1", "MASTER_PORT": "1"}, False),
+        ({"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, False),
+        ({"NODE_RANK": "1"}, "NODE_RANK=1 in the environment: no process of trainer.devices=2"),
+        ({"LOCAL_RANK": "1"}, "If another program left that, unset LOCAL_RANK"),
+        ({"NODE_RANK": "x"}, "trainer.devices=2: Lightning says"),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}, "Lightning says: .*--ntasks=4"),
+    ],
+    ids=str,
+)
+def test_on_several_devices_lightning_says_which_process_this_is(
+    left: dict[str, str], expected: bool | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    options = TrainerConfig(accelerator="cpu", devices=2, strategy="ddp")
+    if isinstance(expected, bool):
+        assert is_first_process(options) == expected
+        return
+    with pytest.raises(DeviceError, match=expected) as refusal:
+        is_first_process(options)
+    assert len(str(refusal.value).splitlines()) <= 2

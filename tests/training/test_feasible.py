@@ -20,7 +20,7 @@ PRETRAINED = "model.encoder_weights=imagenet"  # which nobody may ask the hub fo
 def _require(*overrides: str, patch_size: int = 512) -> None:
     config = compose_config(PRETRAINED, *overrides)
     spec = assembly.network_spec(config, patch_size)
-    require_feasible(spec, config.optimizer, config.scheduler, config.loss, config.trainer)
+    require_feasible(spec, config.optimizer, config.scheduler, config.loss, 10)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,22 @@ def test_what_can_be_trained_is_let_through_without_a_trace(
         (("model._target_=flair2_exp.models.unet.Nope",), r"model\._target_=.*Nope: cannot be"),
         (("optimizer._target_=torch.optim.Nope",), r"optimizer\._target_=.*Nope: cannot be"),
         (("+optimizer.options.momentum=-1",), "Invalid momentum"),
+        (
+            ("optimizer=adamw", "+optimizer.options.betas=[0.9]"),
+            "index out of range",
+        ),
+        (("optimizer=adamw", "+optimizer.options.betas=[]"), "index out of range"),
+        (("optimizer=adamw", "+optimizer.options.eps=small"), "optimizer: "),
+        (
+            (
+                "optimizer=sgd",
+                "+optimizer.options.momentum=0.9",
+                "+optimizer.options.dampening=much",
+            ),
+            "optimizer: ",
+        ),
         (("scheduler._target_=torch.optim.lr_scheduler.StepLR",), r"scheduler\._target_="),
         (("loss._target_=torch.nn.MSELoss",), r"loss\._target_="),
-        (("trainer.strategy=dpp",), "trainer.strategy=dpp: no such strategy"),
     ],
     ids=str,
 )

@@ -158,10 +158,10 @@ def test_the_training_metrics_are_those_of_all_processes(monkeypatch: pytest.Mon
     task, logged = build_task(*UNET, "optimizer.lr=0.5"), []
     monkeypatch.setattr(task, "log_dict", lambda means, **how: logged.append((means, how)))
     fit = trainer(max_epochs=1, limit_train_batches=1)
-    losses: list[Tensor] = []
+    losses: list[dict[str, Tensor]] = []
     step = task.training_step
     monkeypatch.setattr(task, "training_step", lambda *a: losses.append(step(*a)) or losses[-1])
     fit.fit(task, loader(2))
     (means, how), *_ = logged
     assert how["sync_dist"] is True
-    assert means == {"train/loss": losses[0], "train/lr": 0.5}
+    assert means == {"train/loss": losses[0]["loss"], "train/lr": 0.5}
