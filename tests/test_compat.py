@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.types import RunMode
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
@@ -76,3 +77,14 @@ def test_a_checkpoint_tells_its_epochs_and_whether_patience_ended_it(tmp_path: P
         checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
         assert compat.epochs_trained(checkpoint) == epochs
         assert compat.stopped_early(checkpoint) == early
+
+
+def test_a_config_file_is_checked_before_hydra_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    checked = []
+    with (
+        compat.files_checked(lambda name, path: checked.append((name, path))),
+        compat.opened_hydra("flair2_exp", tmp_path, None) as hydra,
+    ):
+        hydra.compose_config("config", [], RunMode.RUN)
+    assert ("config", tmp_path / "config.yaml") in checked

@@ -71,7 +71,8 @@ def _answers_at_once(arguments: Sequence[str]) -> bool:
 def _run(arguments: Sequence[str]) -> None:
     from flair2_exp.cli.preflight import preflight
     from flair2_exp.cli.words import parse, runs_nothing
-    from flair2_exp.compat import run_hydra_tool
+    from flair2_exp.compat import files_checked, run_hydra_tool
+    from flair2_exp.config.yaml_files import ConfigFiles
 
     # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
     for notice in ("The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_"):
@@ -79,11 +80,12 @@ def _run(arguments: Sequence[str]) -> None:
     flags = parse(arguments)
     preflight(flags)
     register()
-    if runs_nothing(flags):
-        run_hydra_tool(flags, *_primary(flags))
-        return
-    with signals_as_exceptions():
-        (_run_many if flags.multirun else _run_one)(flags)
+    with files_checked(ConfigFiles().check):
+        if runs_nothing(flags):
+            run_hydra_tool(flags, *_primary(flags))
+            return
+        with signals_as_exceptions():
+            (_run_many if flags.multirun else _run_one)(flags)
 
 
 def register() -> None:
@@ -114,23 +116,16 @@ def _run_one(flags: argparse.Namespace) -> None:
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import RunMode
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
 
     from flair2_exp.compat import hydra_context, opened_hydra, outcome
-    from flair2_exp.config.compose import as_hydra_runs, typed
+    from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
     from flair2_exp.run.folder import require_writable
 
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
         overrides = [*flags.overrides, "hydra.mode=RUN"]
         config = hydra.compose_config(name, overrides, RunMode.RUN, True)
-        try:
-            output = str(config.hydra.run.dir)
-        except (
-            OmegaConfBaseException
-        ):  # what is wrong with the job says more than its folder's name
-            typed(config)
-            raise
+        output = folder_of(config, "run.dir")
         with as_hydra_runs(config, output):
             experiment = typed(config)
         require_writable(Path(output))

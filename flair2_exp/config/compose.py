@@ -25,7 +25,7 @@ from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import TWINS, build, composable, with_full_paths
@@ -85,6 +85,24 @@ def typed(config: DictConfig) -> Config:
             f"{key} has no value: choose an option of its group, or set it."
         ) from error
     return with_full_paths(build(Config, values), _folder_of_the_command())
+
+
+def folder_of(config: DictConfig, setting: str) -> str:
+    """Return a folder that Hydra's node names by the job's options.
+
+    Args:
+        config: A job's, with Hydra's node.
+        setting: Its place there, as `run.dir`.
+
+    Raises:
+        ConfigError: An option that the name is made of is wrong, which says more than the name.
+        OmegaConfBaseException: The name itself is.
+    """
+    try:
+        return str(OmegaConf.select(config.hydra, setting))
+    except OmegaConfBaseException:
+        typed(config)
+        raise
 
 
 def _folder_of_the_command() -> str:

@@ -125,6 +125,18 @@ def hints(group: type) -> dict[str, Any]:
 
 
 @_once_per_class
+def _optional(group: type) -> frozenset[str]:
+    named = typing.get_type_hints(group)
+    unions = {item.name for item in _fields(group) if isinstance(named[item.name], types.UnionType)}
+    return frozenset(unions | {item.name for item in _fields(group) if named[item.name] is Any})
+
+
+def is_optional(group: type, name: str) -> bool:
+    """Whether an option may be null."""
+    return name in _optional(group)
+
+
+@_once_per_class
 def _fields(group: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(group)
 
@@ -226,10 +238,9 @@ def composable(group: type) -> type:
     from omegaconf import MISSING
 
     fields = []
-    named = typing.get_type_hints(group)
     for item in _fields(group):
         hint = _composable(hints(group)[item.name])
-        if isinstance(named[item.name], types.UnionType):
+        if hint is not Any and is_optional(group, item.name):
             hint = hint | None
         if item.metadata.get("chosen"):
             default: Any = dataclasses.field(default=MISSING)

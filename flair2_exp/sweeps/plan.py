@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict
 
 from flair2_exp.compat import split_sweep
-from flair2_exp.config.compose import as_hydra_runs, typed
+from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
 from flair2_exp.config.identity import UNKNOWN_DATA, deciding
@@ -234,8 +234,8 @@ class Planner:
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
         name = f"job {number} ({' '.join(overrides)})"
-        root = Path(str(config.hydra.sweep.dir)).absolute()
-        subfolder = str(config.hydra.sweep.subdir)
+        root = Path(folder_of(config, "sweep.dir")).absolute()
+        subfolder = folder_of(config, "sweep.subdir")
         if root != self._folder:
             raise ConfigError(
                 f"{name} would run in {root}, outside of its sweep's folder {self._folder}: "
