@@ -77,6 +77,7 @@ def _run(arguments: Sequence[str]) -> None:
     # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
     for notice in ("The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_"):
         warnings.filterwarnings("ignore", message=notice)
+    warnings.filterwarnings("error", message="provider=hydra.searchpath")  # of a missing folder
     flags = parse(arguments)
     preflight(flags)
     register()

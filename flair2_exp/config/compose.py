@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import TWINS, build, composable, with_full_paths
+from flair2_exp.config.fields import TWINS, build, composable, require_usable, with_full_paths
 from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
@@ -130,6 +130,7 @@ def _require_plain_paths(paths: DictConfig) -> None:
         if path.startswith("~"):
             full = os.path.expanduser(path)
             raise ConfigError(f"paths.{name}={path}: ~ is not expanded here; write {full}.")
+        require_usable(f"paths.{name}", path)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Here each becomes one or two lines: what was given, what was expected, what to d
 
 from __future__ import annotations
 
+import errno
 import re
 
 from hydra.errors import CompactHydraException, HydraException
@@ -38,6 +39,12 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, AssertionError) and "Unexpected type for root: NoneType" in text:
         # OmegaConf's, of an option below a node that is null; it does not say which.
         return "dataset.sample.*: these options are those of dataset=sample alone; omit them."
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:100]}...: a longer name than the file system takes."
+    if isinstance(error, UserWarning) and text.startswith("provider=hydra.searchpath"):
+        return f"hydra.searchpath: there is no folder {text.partition('path=')[2].split()[0]}."
+    if isinstance(error, RuntimeError) and text.startswith("Invalid plugin"):
+        return f"{text}: it is chosen from the group: hydra/launcher=NAME or hydra/sweeper=NAME."
     if not isinstance(error, CONFIG_EXCEPTIONS):
         return None
     for pattern, say in _CASES:
@@ -233,6 +240,7 @@ _EXPECTED = (
     (r"could not be converted to Boolean|not a valid bool", "true or false"),
     (r"is not Optional", "a value, not null"),
     (r"is not a ListConfig", "a list, as [a,b]"),
+    (r"is not a subclass of", "its options one by one, as NODE.OPTION=VALUE"),
     (
         r"'dataset.sample' is None",
         "no such option here: it is among those of dataset=sample alone",
