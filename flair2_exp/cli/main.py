@@ -7,7 +7,6 @@ run and every mistake answer at once. A command composes once: what is checked i
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from flair2_exp.errors import FlairError
+from flair2_exp.machine import settle_surroundings
 from flair2_exp.signals import signals_as_exceptions
 
 JOB_NAME: Final = "flair2_exp"
@@ -33,19 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The command line without the program; None: this process's.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    _settle_surroundings()
+    settle_surroundings()
     if _answers_at_once(arguments):
         return
     with _explained():
         _run(arguments)
-
-
-def _settle_surroundings() -> None:
-    """Keep what the user has set for other programs, and a poor terminal, from ending a command."""
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported elsewhere
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # of any encoding: what it lacks is escaped
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _answers_at_once(arguments: Sequence[str]) -> bool:
