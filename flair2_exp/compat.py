@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # whoever needs one library's names does not load the others
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
     from hydra.core.utils import JobReturn
+    from hydra.plugins.config_source import ConfigResult
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, RunMode
     from omegaconf import DictConfig
@@ -81,6 +82,35 @@ def opened_hydra(job_name: str, config_path: Path, config_dir: str | None) -> It
         yield cast(HydraApp, Hydra.create_main_hydra2(job_name, search_path))
     finally:
         GlobalHydra.instance().clear()
+
+
+@contextmanager
+def files_checked(check: Callable[[str, Path], None]) -> Iterator[None]:
+    """Call `check` with the name and path of each config file before Hydra reads it.
+
+    Hydra takes files in at several places (`--config-dir`, `--config-path`, `hydra.searchpath`),
+    all by one class. It is not public, and the registry of such classes takes no second one for
+    files.
+
+    Args:
+        check: Raises where Hydra is not to read the file.
+    """
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    load = FileConfigSource.load_config
+
+    def checked(self: FileConfigSource, config_path: str) -> ConfigResult:
+        name = config_path.removesuffix(".yaml")
+        path = Path(self.path, f"{name}.yaml").resolve()
+        if path.exists():
+            check(name, path)
+        return load(self, config_path)
+
+    FileConfigSource.load_config = checked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        FileConfigSource.load_config = load  # type: ignore[method-assign]
 
 
 def run_hydra_tool(flags: argparse.Namespace, config_path: Path, config_name: str) -> None:

@@ -7,10 +7,55 @@ end of a process, not against a loss of power: nothing waits for the disk.
 
 from __future__ import annotations
 
+import os
 import secrets
+import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+LONGEST_NAME: Final = 255
+"""Bytes that file systems take for the name of one file or folder."""
+
+_LONGEST_PATH: Final = 3800  # bytes; the system takes 4095, with the names that a run adds
+
+
+def unusable(path: str, *, look: bool = True) -> str:
+    """Return why no file or folder can have a path, or why what is there is neither.
+
+    Args:
+        path: Relative or absolute.
+        look: Whether what is there counts; else the name alone does.
+
+    Returns:
+        A reason that follows a colon; empty where nothing speaks against the path.
+    """
+    if has_control_characters(path):
+        return "the name holds a line break or another control character"
+    longest = max((_bytes(part) for part in path.split("/")), default=0)
+    if longest > LONGEST_NAME:
+        return f"a name of {longest} bytes, where file systems take {LONGEST_NAME}"
+    if _bytes(path) > _LONGEST_PATH:
+        return f"a path of {_bytes(path)} bytes, where at most {_LONGEST_PATH} can be used"
+    if not look:
+        return ""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # not there, or not to be seen: whoever opens it says so
+        return ""
+    # To read a FIFO or a device may take for ever; what is written to a device is gone.
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "this is not a file or a folder"
+
+
+def has_control_characters(text: str) -> bool:
+    """Return whether a text holds line breaks, escapes or other characters that are not shown."""
+    return any(unicodedata.category(each) in ("Cc", "Zl", "Zp") for each in text)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 @contextmanager

@@ -31,12 +31,14 @@ from flair2_exp.config.data import DatasetConfig
 from flair2_exp.data.check.tree import SUPER_PATCH, check_tree
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
+from flair2_exp.machine import settle_surroundings
 
 _COLOURS = {"error": "red", "warning": "yellow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    settle_surroundings()
     options = _parser().parse_args(arguments)
     root = options.root.expanduser().resolve()
     status = 2

@@ -30,10 +30,12 @@ from rich.table import Table
 
 from flair2_exp.data.download.archives import ARCHIVES, BASE_URL, download, select
 from flair2_exp.errors import FlairError
+from flair2_exp.machine import settle_surroundings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    settle_surroundings()
     parser = _parser()
     options = parser.parse_args(arguments)
     console = Console(stderr=True)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.machine import settle_surroundings
 from flair2_exp.report.folders import read_folders
 from flair2_exp.report.results import ReportOptions
 from flair2_exp.report.runs import RunSet
@@ -87,6 +88,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Make the report; 1 and a line on standard error where that cannot be done."""
+    settle_surroundings()
     options = parser().parse_args(arguments)
     try:
         formats = check_formats(_listed(options.format))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.types import RunMode
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
@@ -103,3 +104,14 @@ def test_mlflows_database_keeps_places_where_we_set_them_right(tmp_path: Path) -
             assert not found or table in dict(MLFLOW_PLACES), table
         for table, column in MLFLOW_PLACES:
             connection.execute(f"SELECT {column} FROM {table}")
+
+
+def test_a_config_file_is_checked_before_hydra_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    checked = []
+    with (
+        compat.files_checked(lambda name, path: checked.append((name, path))),
+        compat.opened_hydra("flair2_exp", tmp_path, None) as hydra,
+    ):
+        hydra.compose_config("config", [], RunMode.RUN)
+    assert ("config", tmp_path / "config.yaml") in checked

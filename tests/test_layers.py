@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flair2_exp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = (
-    "errors", "nomenclature", "values", "files", "shortage", "signals", "compat", "locking",
+    "errors", "nomenclature", "values", "files", "shortage", "signals", "compat", "machine",
+    "locking",
     "registry", "score",
 )  # fmt: skip
 """The ground modules: each may import those before it."""

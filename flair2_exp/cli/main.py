@@ -7,7 +7,6 @@ run and every mistake answer at once. A command composes once: what is checked i
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from typing import Final
 
 from flair2_exp.cli.verbs import verb_of
 from flair2_exp.errors import FlairError
+from flair2_exp.machine import settle_surroundings
 from flair2_exp.signals import signals_as_exceptions
 
 JOB_NAME: Final = "flair2_exp"
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The command line without the program; None: this process's.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    _settle_surroundings()
+    settle_surroundings()
     with _explained():
         verb = verb_of(arguments)
         if verb is not None:
@@ -42,14 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if _answers_at_once(arguments):
             return
         _run(arguments)
-
-
-def _settle_surroundings() -> None:
-    """Keep what the user has set for other programs, and a poor terminal, from ending a command."""
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported elsewhere
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # of any encoding: what it lacks is escaped
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _answers_at_once(arguments: Sequence[str]) -> bool:
@@ -75,19 +67,22 @@ def _answers_at_once(arguments: Sequence[str]) -> bool:
 def _run(arguments: Sequence[str]) -> None:
     from flair2_exp.cli.preflight import preflight
     from flair2_exp.cli.words import parse, runs_nothing
-    from flair2_exp.compat import run_hydra_tool
+    from flair2_exp.compat import files_checked, run_hydra_tool
+    from flair2_exp.config.yaml_files import ConfigFiles
 
     # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
     for notice in ("The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_"):
         warnings.filterwarnings("ignore", message=notice)
+    warnings.filterwarnings("error", message="provider=hydra.searchpath")  # of a missing folder
     flags = parse(arguments)
     preflight(flags)
     register()
-    if runs_nothing(flags):
-        run_hydra_tool(flags, *_primary(flags))
-        return
-    with signals_as_exceptions():
-        (_run_many if flags.multirun else _run_one)(flags)
+    with files_checked(ConfigFiles().check):
+        if runs_nothing(flags):
+            run_hydra_tool(flags, *_primary(flags))
+            return
+        with signals_as_exceptions():
+            (_run_many if flags.multirun else _run_one)(flags)
 
 
 def register() -> None:
@@ -118,23 +113,16 @@ def _run_one(flags: argparse.Namespace) -> None:
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import RunMode
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
 
     from flair2_exp.compat import hydra_context, opened_hydra, outcome
-    from flair2_exp.config.compose import as_hydra_runs, typed
+    from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
     from flair2_exp.run.folder import require_writable
 
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
         overrides = [*flags.overrides, "hydra.mode=RUN"]
         config = hydra.compose_config(name, overrides, RunMode.RUN, True)
-        try:
-            output = str(config.hydra.run.dir)
-        except (
-            OmegaConfBaseException
-        ):  # what is wrong with the job says more than its folder's name
-            typed(config)
-            raise
+        output = folder_of(config, "run.dir")
         with as_hydra_runs(config, output):
             experiment = typed(config)
         require_writable(Path(output))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from flair2_exp.config.groups import single_values
 from flair2_exp.errors import ConfigError
 
 
@@ -21,6 +22,7 @@ def preflight(flags: argparse.Namespace) -> None:
         if override.startswith(("hydra.launcher=", "hydra.sweeper=")):
             fix = override.replace(".", "/", 1)
             raise ConfigError(f"{override}: a group's option is chosen with a slash: {fix}")
+        _require_option(override)
     searches = any(override.startswith("tune=") for override in flags.overrides)
     if searches and any(override.startswith("sweep.dry_run=") for override in flags.overrides):
         raise ConfigError(
@@ -36,6 +38,14 @@ def preflight(flags: argparse.Namespace) -> None:
             raise ConfigError(f"{override}: this is a single run; add sweep=NAME, or --multirun.")
         if override.startswith("tune."):
             raise ConfigError(f"{override}: this is a single run; add tune=NAME.")
+
+
+def _require_option(override: str) -> None:
+    """Refuse a name below an option that holds one value: OmegaConf's answer does not name it."""
+    key = override.partition("=")[0].lstrip("+~")
+    node, dot, last = key.rpartition(".")
+    if dot and node in single_values() and not last.isdecimal():  # an item of a list has a number
+        raise ConfigError(f"{key}: no such option; write {node}=VALUE.")
 
 
 def _require_own_sweeper(overrides: Sequence[str], *, searches: bool) -> None:

@@ -25,10 +25,10 @@ from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import TWINS, build, composable, with_full_paths
+from flair2_exp.config.fields import TWINS, build, composable, require_usable, with_full_paths
 from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
@@ -87,6 +87,24 @@ def typed(config: DictConfig) -> Config:
     return with_full_paths(build(Config, values), _folder_of_the_command())
 
 
+def folder_of(config: DictConfig, setting: str) -> str:
+    """Return a folder that Hydra's node names by the job's options.
+
+    Args:
+        config: A job's, with Hydra's node.
+        setting: Its place there, as `run.dir`.
+
+    Raises:
+        ConfigError: An option that the name is made of is wrong, which says more than the name.
+        OmegaConfBaseException: The name itself is.
+    """
+    try:
+        return str(OmegaConf.select(config.hydra, setting))
+    except OmegaConfBaseException:
+        typed(config)
+        raise
+
+
 def _folder_of_the_command() -> str:
     """Return where the command was given: a job may work elsewhere (`hydra.job.chdir=true`)."""
     config: Any = HydraConfig.instance().cfg
@@ -112,6 +130,7 @@ def _require_plain_paths(paths: DictConfig) -> None:
         if path.startswith("~"):
             full = os.path.expanduser(path)
             raise ConfigError(f"paths.{name}={path}: ~ is not expanded here; write {full}.")
+        require_usable(f"paths.{name}", path)
 
 
 @contextmanager

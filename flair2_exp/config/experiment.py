@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from flair2_exp.config.data import DataGroups
-from flair2_exp.config.fields import Group, option
+from flair2_exp.config.fields import Group, option, require_usable
 from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
 from flair2_exp.config.sweep import SweepConfig, TuneConfig
 from flair2_exp.config.tracking import PathsConfig, TrackingConfig
@@ -101,11 +101,14 @@ class Config(DataGroups, Group):
 
 
 def _names_are_folders(config: Config) -> None:
-    names = {"name": config.name, "sweep.name": config.sweep.name, "tune.name": config.tune.name}
+    names = {"name": config.name, "tune.name": config.tune.name, "sweep.name": config.sweep.name}
     for key, name in names.items():
         path = Path(name)
         if not name.strip() or path.is_absolute() or ".." in path.parts or path == Path():
             raise ConfigError(f"{key}={name!r}: expected the name of a folder for its results.")
+        if name != name.strip():
+            raise ConfigError(f"{key}={name!r}: blanks at its ends; write {key}='{name.strip()}'.")
+        require_usable(key, name, look=False)
 
 
 def _model_has_its_modalities(config: Config) -> None:

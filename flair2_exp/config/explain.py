@@ -6,6 +6,7 @@ Here each becomes one or two lines: what was given, what was expected, what to d
 
 from __future__ import annotations
 
+import errno
 import re
 
 from hydra.errors import CompactHydraException, HydraException
@@ -33,12 +34,21 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, CompactHydraException) and not _is_hydras(error):
         return str(error)  # a plugin's own words, as a search's
     # Hydra 1.4 begins with the place of the override among all others.
-    text = re.sub(r"\AError when parsing index: .*\n", "", str(error))
+    text = re.sub(r"\AError when parsing index: .*\n", "", str(error) or str(error.__cause__))
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
-        return "a config group takes the name of one of its files, not null: omit it instead."
+        return (
+            "a config group takes the name of one of its files, not null or a number: omit it "
+            "instead, or write a name that looks like one in quotes, as experiment=\\'1\\'."
+        )
     if isinstance(error, AssertionError) and "Unexpected type for root: NoneType" in text:
         # OmegaConf's, of an option below a node that is null; it does not say which.
         return "dataset.sample.*: these options are those of dataset=sample alone; omit them."
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:100]}...: a longer name than the file system takes."
+    if isinstance(error, UserWarning) and text.startswith("provider=hydra.searchpath"):
+        return f"hydra.searchpath: there is no folder {text.partition('path=')[2].split()[0]}."
+    if isinstance(error, RuntimeError) and text.startswith("Invalid plugin"):
+        return f"{text}: it is chosen from the group: hydra/launcher=NAME or hydra/sweeper=NAME."
     if not isinstance(error, CONFIG_EXCEPTIONS):
         return None
     for pattern, say in _CASES:
@@ -115,6 +125,8 @@ def _reason(error: BaseException) -> str:
 
 def _syntax(match: re.Match[str], error: BaseException) -> str:
     override = str(getattr(error, "override", None) or "")
+    if not override:  # an interpolation, read when its value is needed
+        return f"{getattr(error, 'full_key', None)}: not an interpolation that can be read."
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override}: expected KEY=VALUE; a value with spaces is quoted: 'KEY=\"a b\"'."
@@ -154,6 +166,39 @@ def _no_value(match: re.Match[str], error: BaseException) -> str:
     return f"{match['key']} has no value: choose an option of its group, or set it."
 
 
+def _no_variable(match: re.Match[str], error: BaseException) -> str:
+    key, name = match["key"], match["name"]
+    return (
+        f"{key}: the environment variable {name} is not set: set it, or give another value, as "
+        f"${{oc.env:{name},VALUE}}."
+    )
+
+
+def _no_resolver(match: re.Match[str], error: BaseException) -> str:
+    key, name = match["key"], match["name"]
+    return f"{key}: ${{{name}:...}} is not known; an environment variable is ${{oc.env:NAME}}."
+
+
+def _in_a_circle(match: re.Match[str], error: BaseException) -> str:
+    return f"{match['key']}: its value refers to itself (${{...}}): write the value."
+
+
+def _unresolved(match: re.Match[str], error: BaseException) -> str:
+    reason = match["reason"].partition(" expecting {")[0]
+    return f"{match['key']}: its interpolation has no value: {reason.rstrip('.')}."
+
+
+def _no_header(match: re.Match[str], error: BaseException) -> str:
+    return (
+        f"{match['name']}.yaml, line 1: expected `# @package _global_`, and options by name in "
+        "the lines after it."
+    )
+
+
+def _no_default(match: re.Match[str], error: BaseException) -> str:
+    return f"{match['file']}.yaml: its defaults list names {match['name']}, which is not there."
+
+
 def _no_primary(match: re.Match[str], error: BaseException) -> str:
     return f"there is no {match['name']}.yaml in the config folder: omit --config-name."
 
@@ -164,6 +209,15 @@ def _first_lines(text: str) -> str:
 
 
 _CASES = (
+    (r"In '(?P<name>(?P<group>[^'/]+)/[^']+)': .*Key '(?P=group)' (?:is )?not in", _no_header),
+    (r"In '(?P<file>[^']+)': Could not load '(?P<name>[^']+)'", _no_default),
+    (r"Environment variable '(?P<name>[^']+)' not found.*full_key: (?P<key>\S+)", _no_variable),
+    (r"Unsupported interpolation type (?P<name>\S+)\s+full_key: (?P<key>\S+)", _no_resolver),
+    (r"Recursive interpolation detected\s+full_key: (?P<key>\S+)", _in_a_circle),
+    (
+        r"raised while resolving interpolation: (?P<reason>[^\n]+)\s+full_key: (?P<key>\S+)",
+        _unresolved,
+    ),
     (r"Could not find '(?P<path>[^']+)'", _missing_option),
     (
         r"Could not override '(?P<key>[^'@]+)(@[^']*)?'\.?\s+No match in the defaults list",
@@ -190,6 +244,7 @@ _EXPECTED = (
     (r"could not be converted to Boolean|not a valid bool", "true or false"),
     (r"is not Optional", "a value, not null"),
     (r"is not a ListConfig", "a list, as [a,b]"),
+    (r"is not a subclass of", "its options one by one, as NODE.OPTION=VALUE"),
     (
         r"'dataset.sample' is None",
         "no such option here: it is among those of dataset=sample alone",

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from flair2_exp.errors import ConfigError, nearest
+from flair2_exp.files import has_control_characters, unusable
 
 OPEN: Final = math.inf
 
@@ -53,7 +54,7 @@ def option(
 
     Args:
         default: Its value where nobody gives one; a mapping is copied.
-        minimum: Of a number, or of each number of a list; included.
+        minimum: Of a number, or of each number of a list or a mapping; included.
         maximum: Likewise.
         chosen: The group's files give the value, so that a config without any of them lacks it.
         decides: Whether a run's result depends on it. Places, names and speed do not decide.
@@ -90,18 +91,32 @@ class Group:
         """
         prefix = f"{self.node}." if self.node else ""
         for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            for each in value if isinstance(value, tuple) else (value,):
-                if each is not None:
-                    kind = _kinds(type(self))[item.name]
-                    _check(f"{prefix}{item.name}", each, kind, item.metadata)
+            kind = _kinds(type(self))[item.name]
+            for name, value in _leaves(f"{prefix}{item.name}", getattr(self, item.name)):
+                _check(name, value, kind, item.metadata)
         self.validate()
 
     def validate(self) -> None:
         """Refuse what no single field can tell; groups with such rules override this."""
 
 
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the values of an option, those of a mapping with their dotted names; None left out."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if has_control_characters(str(key)):
+                raise ConfigError(f"{name}: the name {str(key)!r} holds a control character.")
+            yield from _leaves(f"{name}.{key}", each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _leaves(name, each)
+    elif value is not None:
+        yield name, value
+
+
 def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    if kind is Any and type(value) in (int, float):
+        kind = float
     words = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if words and value not in words:
         raise ConfigError(f"{name}={value}: expected one of {', '.join(map(str, words))}.")
@@ -109,6 +124,8 @@ def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Non
         raise ConfigError(f"{name}={value}: expected a whole number.")
     if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ConfigError(f"{name}={value}: expected a number.")
+    if isinstance(value, str) and kind is str and has_control_characters(value):
+        raise ConfigError(f"{name}={value!r}: a line break or another control character.")
     low, high = metadata.get("minimum", -OPEN), metadata.get("maximum", OPEN)
     if kind not in (int, float) or (low, high) == (-OPEN, OPEN):
         return
@@ -125,6 +142,18 @@ def hints(group: type) -> dict[str, Any]:
 
 
 @_once_per_class
+def _optional(group: type) -> frozenset[str]:
+    named = typing.get_type_hints(group)
+    unions = {item.name for item in _fields(group) if isinstance(named[item.name], types.UnionType)}
+    return frozenset(unions | {item.name for item in _fields(group) if named[item.name] is Any})
+
+
+def is_optional(group: type, name: str) -> bool:
+    """Whether an option may be null."""
+    return name in _optional(group)
+
+
+@_once_per_class
 def _fields(group: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(group)
 
@@ -137,9 +166,12 @@ def _bare(hint: Any) -> Any:
 
 @_once_per_class
 def _kinds(group: type) -> dict[str, Any]:
-    """Return what each field of a group holds; of a list, what its items are."""
+    """Return what each field of a group holds; of a list or a mapping, what its items are."""
+    places = {tuple: 0, Mapping: 1}
     return {
-        name: typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+        name: typing.get_args(hint)[places[typing.get_origin(hint)]]
+        if typing.get_origin(hint) in places
+        else hint
         for name, hint in hints(group).items()
     }
 
@@ -161,16 +193,38 @@ def options(group: type[Group], prefix: str = "") -> Iterator[tuple[str, bool]]:
 
 
 def with_full_paths(group: G, folder: str) -> G:
-    """Return a group whose options that are paths are absolute, and those of its nodes."""
+    """Return a group whose options that are paths are absolute, and those of its nodes.
+
+    Raises:
+        ConfigError: No file can have such a path, or a device or a FIFO has it.
+    """
     changes: dict[str, Any] = {}
     for item in dataclasses.fields(group):
         value = getattr(group, item.name)
         if isinstance(value, Group):
             changes[item.name] = with_full_paths(value, folder)
         elif item.metadata.get("path") and value is not None:
-            full = os.path.join(folder, os.path.expanduser(value))
-            changes[item.name] = os.path.normpath(full)
+            full = os.path.normpath(os.path.join(folder, os.path.expanduser(value)))
+            require_usable(f"{group.node}.{item.name}".lstrip("."), full)
+            changes[item.name] = full
     return dataclasses.replace(group, **changes) if changes else group
+
+
+def require_usable(name: str, path: str, *, look: bool = True) -> None:
+    """Refuse an option's path that no file or folder can have.
+
+    Args:
+        name: The option's dotted name.
+        path: Its value.
+        look: Whether a device or a FIFO that is there is refused as well.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    reason = unusable(path, look=look)
+    if reason:
+        shown = repr(path) if has_control_characters(path) else path
+        raise ConfigError(f"{name}={shown if len(shown) < 300 else shown[:100] + '...'}: {reason}.")
 
 
 def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
@@ -226,10 +280,9 @@ def composable(group: type) -> type:
     from omegaconf import MISSING
 
     fields = []
-    named = typing.get_type_hints(group)
     for item in _fields(group):
         hint = _composable(hints(group)[item.name])
-        if isinstance(named[item.name], types.UnionType):
+        if hint is not Any and is_optional(group, item.name):
             hint = hint | None
         if item.metadata.get("chosen"):
             default: Any = dataclasses.field(default=MISSING)

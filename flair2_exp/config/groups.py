@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import options
+from flair2_exp.config.fields import hints, is_group, options
 
 
 def config_folder() -> Path:
@@ -23,6 +25,19 @@ def options_of(group: Path) -> list[str]:
 def option_names() -> list[str]:
     """Return the dotted names of all options, nodes left out."""
     return [name for name, _ in options(Config)]
+
+
+def single_values() -> frozenset[str]:
+    """Return the dotted names of the options that are no mapping."""
+    return frozenset(_single_values(Config, ""))
+
+
+def _single_values(group: type, prefix: str) -> Iterator[str]:
+    for name, hint in hints(group).items():
+        if is_group(hint):
+            yield from _single_values(hint, f"{prefix}{name}.")
+        elif typing.get_origin(hint) is not Mapping and hint is not typing.Any:
+            yield f"{prefix}{name}"
 
 
 def top_level() -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from flair2_exp.config.fields import Group, option
+from flair2_exp.config.fields import Group, option, require_usable
 from flair2_exp.errors import ConfigError
 
 Input = Literal["aerial", "satellite", "metadata"]
@@ -26,7 +26,7 @@ class ModelConfig(Group):
     """The inputs that the network takes; what none takes is not read from the disk."""
     nodes: tuple[str, ...] = option((), decides=False)
     """Further nodes of the config that hold options of the network, as `utae`."""
-    options: Mapping[str, Any] = option({})
+    options: Mapping[str, Any] = option({}, -1e9, 1e9)
     """Further options of the network, by the names of its constructor's arguments."""
     patch_multiple: int = option(32, 1, 65_536, decides=False)
     """Of what the aerial patch's size must be a multiple: an encoder halves it five times."""
@@ -44,7 +44,9 @@ class ModelConfig(Group):
     """Compile the aerial branch with torch's compiler."""
 
     def validate(self) -> None:
-        """Refuse a decoder without its five widths."""
+        """Refuse a decoder without its five widths, and weights that no file can hold."""
+        if self.encoder_weights not in (None, "imagenet"):
+            require_usable("model.encoder_weights", self.encoder_weights)
         if "aerial" in self.reads and len(self.decoder_channels) != 5:
             raise ConfigError(
                 f"model.decoder_channels={list(self.decoder_channels)}: expected five widths, "

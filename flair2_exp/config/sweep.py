@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from flair2_exp.config.fields import Group, option
+from flair2_exp.config.fields import Group, option, require_usable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +48,9 @@ class TuneConfig(Group):
     """`refuse` a study of another search space or direction, or open a `new_study` beside it."""
     repeat_best: int = option(0, 0, 1000)
     """Seeds with which the best and the default are trained and compared in the end; 0: none."""
+
+    def validate(self) -> None:
+        """Refuse a storage that no file can be."""
+        scheme, slashes, path = (self.storage or "").rpartition(":///")
+        if not slashes or scheme.startswith("sqlite"):
+            require_usable("tune.storage", path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from flair2_exp.config.fields import Group, option
+from flair2_exp.config.fields import Group, option, require_usable
 from flair2_exp.errors import ConfigError
 
 
@@ -39,10 +39,14 @@ class TrackingConfig(Group):
                 "tracking.uri holds credentials, which would be kept with every run: put them into "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
             )
+        scheme, slashes, path = (self.uri or "").rpartition(":///")
+        if not slashes or scheme.startswith(("sqlite", "file")):
+            require_usable("tracking.uri", path)
         if not self.enabled:
             return
         if not self.experiment.strip():
             raise ConfigError("tracking.experiment is empty: expected the name of an experiment.")
+        require_usable("tracking.experiment", self.experiment, look=False)  # it names a folder
         if self.name == "server" and not self.uri:
             raise ConfigError(
                 "tracking=server needs tracking.uri=http://HOST:PORT, or MLFLOW_TRACKING_URI."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flair2_exp.config.data import SplitConfig
 from flair2_exp.data.layout import DOMAIN, Index
-from flair2_exp.errors import DataError
+from flair2_exp.errors import ConfigError, DataError
 
 OFFICIAL_TRAIN: Final = frozenset(
     {6, 7, 8, 9, 13, 16, 17, 21, 23, 30, 32, 33, 34, 35, 38, 41, 44, 46, 49, 51, 52, 55, 60, 63}
@@ -114,13 +114,12 @@ def _official_part(domain: str) -> str:
 
 def _from_file(index: Index, file: str) -> Split:
     """Read the split that a YAML file of names describes."""
-    import yaml  # late: a fingerprint takes NumPy and the standard library
+    from flair2_exp.config import yaml_files  # late: a fingerprint takes NumPy and little else
 
     try:
-        content = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"split.file={file} cannot be read as YAML: {reason}.") from None
+        content = yaml_files.read(Path(file).expanduser())
+    except ConfigError as error:
+        raise DataError(f"split.file={file} cannot be read as YAML.\n{error}") from None
     if not isinstance(content, dict) or not set(content) <= set(PARTS):
         raise DataError(
             f"split.file={file} must hold lists `train`, `validation` and `test` and nothing else."

@@ -90,12 +90,14 @@ class OptunaStudyConf:
     """Dotted path of a function `(result, config)`, called by every worker at the end."""
 
     def __post_init__(self) -> None:
-        for key in ("n_trials", "max_failures", "n_jobs"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise _wrong(key, getattr(self, key), "at least 1")
-        for key in ("storage_timeout", "heartbeat_grace", "poll"):
-            if not getattr(self, key) > 0:
-                raise _wrong(key, getattr(self, key), "more than 0 seconds")
+        for key, most in (("n_trials", 1_000_000), ("max_failures", 1_000_000), ("n_jobs", 1024)):
+            value = getattr(self, key)
+            if value is not None and not 1 <= value <= most:
+                raise _wrong(key, value, f"at least 1 and at most {most}")
+        for key, longest in (("storage_timeout", 600), ("heartbeat_grace", 86_400), ("poll", 600)):
+            if not 0 < getattr(self, key) <= longest:  # NaN fails this as well
+                wanted = f"more than 0 seconds and at most {longest}"
+                raise _wrong(key, getattr(self, key), wanted)
         if self.on_change not in ("refuse", "new_study"):
             raise _wrong("on_change", self.on_change, "refuse or new_study")
         if not isinstance(self.may_change, str | list):

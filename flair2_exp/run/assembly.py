@@ -178,7 +178,7 @@ def require_feasible(config: Config, *, devices: bool = True) -> None:
     from flair2_exp.training.feasible import require_feasible
 
     if devices:
-        require_device(config.trainer)
+        require_device(config.trainer, config.data.workers)
     sample = config.dataset.sample
     spec = network_spec(config, sample.patch_size if sample else FLAIR_PATCH)
     require_feasible(

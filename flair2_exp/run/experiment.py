@@ -457,7 +457,7 @@ def prepare(
     from flair2_exp.training.device import require_device
     from flair2_exp.training.feasible import require_feasible
 
-    require_device(config.trainer)
+    require_device(config.trainer, config.data.workers)
     checkpoint = Path(config.checkpoint) if config.checkpoint else None
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import read_checkpoint

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from flair2_exp.errors import ConfigError
+from flair2_exp.files import unusable
 
 
 def _file(*names: str) -> cached_property[Path]:
@@ -94,6 +95,12 @@ def require_writable(folder: Path) -> None:
     if "~" in folder.parts:
         expanded = Path(*folder.parts[folder.parts.index("~") :]).expanduser()
         raise ConfigError(f"{folder}: ~ is not expanded here; write {expanded}.")
+    reason = unusable(str(folder.absolute()))
+    if reason:
+        raise ConfigError(
+            f"{str(folder)[:100]!r}: {reason}.\n"
+            "Choose another place with paths.root=FOLDER, or hydra.run.dir=FOLDER."
+        )
     existing = folder.absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

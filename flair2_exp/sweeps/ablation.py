@@ -53,6 +53,7 @@ from flair2_exp.sweeps.plan import (
     is_typed,
     require_feasible,
     require_files,
+    require_launcher,
     split,
 )
 
@@ -156,6 +157,7 @@ class Sweep:
         Raises:
             FlairError: A job that cannot run.
         """
+        require_launcher(self._config.hydra.launcher)
         plan = Planner(self._config, loader).plan(overrides)
         jobs = plan.jobs
         if not self._remote:

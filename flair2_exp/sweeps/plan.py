@@ -7,6 +7,7 @@ job 0 starts. Nothing heavy is imported; the rules that need torch follow in `re
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +21,12 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict
 
 from flair2_exp.compat import split_sweep
-from flair2_exp.config.compose import as_hydra_runs, typed
+from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import plain
+from flair2_exp.config.fields import plain, require_usable
 from flair2_exp.config.identity import UNKNOWN_DATA, deciding
 from flair2_exp.errors import ConfigError, DataError, FlairError
+from flair2_exp.machine import processes_at_most
 from flair2_exp.report.rows import tell_apart
 from flair2_exp.run import assembly
 from flair2_exp.run.folder import RunFolder
@@ -33,6 +35,9 @@ from flair2_exp.run.record import RunRecord, place_of, row_of
 from flair2_exp.values import digest, flatten, render
 
 NEW, DONE, RESUME, FAILED = "new", "done", "resume", "failed"
+
+MOST_JOBS: Final = 10_000
+"""Of a sweep. FLAIR #2's largest ablations have some hundred; each job is composed beforehand."""
 
 _OF_THE_WHOLE: Final = ("sweep", "paths", "tune", "hydra")
 """Nodes whose options hold for a whole sweep and cannot be swept over."""
@@ -67,7 +72,7 @@ class Job:
         self.refresh()
 
     def __str__(self) -> str:
-        return f"job {self.number} ({' '.join(self.overrides)})"
+        return _shown(self.number, self.overrides)
 
     def refresh(self) -> None:
         """Read the folder again."""
@@ -128,6 +133,10 @@ class Job:
             self.record.require_same(self.config, self.fingerprint, self.folder)
 
 
+def _shown(number: int, overrides: Sequence[str]) -> str:
+    return f"job {number} ({' '.join(overrides)})".replace("\n", r"\n")
+
+
 @dataclass(frozen=True)
 class Plan:
     """The jobs of a sweep, and what was done to them that their command does not say."""
@@ -162,9 +171,14 @@ def split(
     merged = [f"{key}={value}" for key, value in params.items()]
     merged += [each.input_line or "" for each in own]
     swept = parser.parse_overrides(merged)
+    jobs = 1
     for each in swept:
-        if each.is_sweep_override() and not list(each.sweep_string_iterator()):
+        if each.is_sweep_override():
+            jobs *= sum(1 for _ in itertools.islice(each.sweep_string_iterator(), MOST_JOBS + 1))
+        if not jobs:
             raise ConfigError(f"{each.input_line}: this is no value, so there would be no job.")
+        if jobs > MOST_JOBS:
+            raise ConfigError(f"{each.input_line}: more than {MOST_JOBS} jobs in one sweep.")
     return split_sweep(swept)
 
 
@@ -233,9 +247,9 @@ class Planner:
         with open_dict(config):
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
-        name = f"job {number} ({' '.join(overrides)})"
-        root = Path(str(config.hydra.sweep.dir)).absolute()
-        subfolder = str(config.hydra.sweep.subdir)
+        name = _shown(number, overrides)
+        root = Path(folder_of(config, "sweep.dir")).absolute()
+        subfolder = folder_of(config, "sweep.subdir")
         if root != self._folder:
             raise ConfigError(
                 f"{name} would run in {root}, outside of its sweep's folder {self._folder}: "
@@ -250,6 +264,7 @@ class Planner:
         try:
             with as_hydra_runs(config, str(folder)):
                 job = typed(config)
+            require_usable("hydra.sweep.subdir", str(folder))
             return Job(number, overrides, job, self._folder, folder, self._data(job))
         except FlairError as error:
             raise ConfigError(f"{name}: {error}") from error
@@ -326,6 +341,19 @@ def distributes(launcher: DictConfig) -> bool:
     It then starts the processes of a distributed training itself, too.
     """
     return "submitit" in str(launcher._target_)
+
+
+def require_launcher(launcher: DictConfig) -> None:
+    """Refuse more processes at once than a machine can start.
+
+    Raises:
+        ConfigError: `hydra.launcher.n_jobs` is 0, or many times the processor's cores.
+    """
+    jobs, most = launcher.get("n_jobs"), processes_at_most()
+    if isinstance(jobs, int) and (jobs == 0 or jobs > most):
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={jobs}: expected 1 to {most}, or -1 for one per core."
+        )
 
 
 def require_files(jobs: Sequence[Job]) -> None:

@@ -24,10 +24,10 @@ from flair2_exp.config.groups import config_folder
 from flair2_exp.config.identity import contents, decides
 from flair2_exp.errors import ConfigError, DataError, TrackingError
 from flair2_exp.run import assembly
-from flair2_exp.run.folder import RunFolder, run_folders
+from flair2_exp.run.folder import RunFolder, require_writable, run_folders
 from flair2_exp.run.record import place_of
 from flair2_exp.sweeps.delivery import deliver_runs
-from flair2_exp.sweeps.plan import distributes
+from flair2_exp.sweeps.plan import distributes, require_launcher
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import flatten, render
 
@@ -65,6 +65,8 @@ def on_start(config: DictConfig) -> dict[str, str]:
             as workers of their own.
     """
     options = typed(config)
+    require_writable(Path(str(config.hydra.sweep.dir)))
+    require_launcher(config.hydra.launcher)
     _refuse_seeds(config.hydra)
     if distributes(config.hydra.launcher):  # the files may not be visible from here
         named = {name: flatten(plain(options))[name] for name in _FILES}

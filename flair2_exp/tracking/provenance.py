@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from flair2_exp.machine import cores
 from flair2_exp.tracking.scrub import scrub
 from flair2_exp.tracking.tags import Tag
 
@@ -189,14 +190,13 @@ def machine() -> dict[str, Any]:
 
     GPUs are listed by torch, and only where it is imported already.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "host": platform.node(),
         "user": _user(),
         "system": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "processor": _processor(),
-        "cores": cores,
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": _gpus(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.core.singleton import Singleton
 
+from flair2_exp.sweeps import ablation
 from tests.commands import answer
 
 HEAVY = ("torch", "lightning", "mlflow", "rasterio", "optuna", "pandas")
@@ -56,6 +58,45 @@ MISTAKES = [
     ("seed=1,2", "seed=1,2: several values are several jobs: add --multirun"),
     ("hydra/launcher=basik", "hydra/launcher=basik: no such option; did you mean basic"),
     ("hydra/sweeper/sampler=tpe", "a search has it: add tune=NAME"),
+    (f"name={'x' * 256}", "a name of 256 bytes, where file systems take 255."),
+    (f"name='{'é' * 200}'", "a name of 400 bytes, where file systems take 255."),
+    (f"name={'x/' * 2000}y", "a path of 4001 bytes, where at most 3800 can be used."),
+    (f"paths.root={'x' * 256}", "paths.root=xxx"),
+    (f"paths.output={'x' * 256}", "paths.output=xxx"),
+    (f"hydra.run.dir={'x' * 256}", "a name of 256 bytes"),
+    (f"checkpoint={'x' * 256}", "a name of 256 bytes"),
+    (f"dataset=flair2 dataset.root={'x' * 256}", "a name of 256 bytes"),
+    (f"tracking.experiment={'x' * 256}", "tracking.experiment=xxx"),
+    (f"tracking.uri=sqlite:////{'x' * 256}", "tracking.uri=/xxx"),
+    (f"experiment={'x' * 256}.yaml", "a longer name than the file system takes"),
+    (f"--config-name {'x' * 256}", "a longer name than the file system takes"),
+    (f"--multirun sweep.name={'x' * 256}", "sweep.name=xxx"),
+    (f"--multirun name={'x' * 250}", "hydra.sweep.subdir=/"),
+    (f"--multirun hydra.sweep.dir={'x' * 256}", "a name of 256 bytes"),
+    (f"--multirun hydra.sweep.subdir={'x' * 256}", "a name of 256 bytes"),
+    (f"tune=unet tune.name={'x' * 256}", "tune.name=xxx"),
+    ("name='a\x1bb'", r"name='a\x1bb': a line break or another control character."),
+    ("paths.root='a\x07b'", r"paths.root='a\x07b': the name holds a line break or another control"),
+    ("--multirun hydra.sweep.subdir='a\x07b'", r"a\x07b': the name holds a line break or another"),
+    ("checkpoint=/dev/zero", "checkpoint=/dev/zero: this is not a file or a folder."),
+    ("model.weights=/dev/null", "model.weights=/dev/null: this is not a file or a folder."),
+    ("model.encoder_weights=/dev/zero", "model.encoder_weights=/dev/zero: this is not a file"),
+    ("split=file split.file=/dev/zero", "split.file=/dev/zero: this is not a file or a folder."),
+    ("dataset.store=/dev/null", "dataset.store=/dev/null: this is not a file or a folder."),
+    ("dataset=flair2 dataset.root=/dev/null", "dataset.root=/dev/null: this is not a file"),
+    ("tracking.uri=sqlite:////dev/null", "tracking.uri=/dev/null: this is not a file"),
+    ("tune=unet tune.storage=/dev/null", "tune.storage=/dev/null: this is not a file"),
+    ("tune=unet tune.storage=sqlite:////dev/null", "tune.storage=/dev/null: this is not a file"),
+    ("tune=unet hydra.sweeper.n_jobs=100000", "n_jobs=100000: expected at least 1 and at most"),
+    ("tune=unet hydra.sweeper.poll=inf", "poll=inf: expected more than 0 seconds and at most 600"),
+    ("--multirun hydra/launcher=joblib hydra.launcher.n_jobs=100000", "n_jobs=100000: expected 1"),
+    ("--multirun seed=range(1,100000000000)", "more than 10000 jobs in one sweep."),
+    ("seed.a=1", "seed.a: no such option; write seed=VALUE."),
+    ("--multirun sweep.factors.a=1", "sweep.factors.a: no such option; write sweep.factors=VALUE."),
+    ("dataset=flair2 +dataset.sample.seed=1", "those of dataset=sample alone; omit them."),
+    ("utae=3", "utae=3: expected its options one by one"),
+    ("hydra.searchpath=[nowhere]", "hydra.searchpath: there is no folder nowhere."),
+    ("--multirun hydra.launcher._target_=x", "chosen from the group: hydra/launcher=NAME"),
 ]
 
 
@@ -64,7 +105,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("line", "message"), MISTAKES, ids=[each for each, _ in MISTAKES])
+@pytest.mark.parametrize(("line", "message"), MISTAKES, ids=[each[:50] for each, _ in MISTAKES])
 def test_a_mistake_costs_two_lines_and_leaves_nothing_behind(
     line: str, message: str, tmp_path: Path
 ) -> None:
@@ -215,6 +256,125 @@ def test_the_way_that_a_message_offers_works(written: str) -> None:
     shown = answer(way, "--cfg", "job", "--package", "loss.class_weights")
     assert shown.status == 0, shown.err
     assert ": 2" in shown.out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "checkpoint=FIFO", "model.weights=FIFO", "split=file split.file=FIFO", "dataset.store=FIFO",
+        "dataset=flair2 dataset.root=. dataset.centroids=FIFO", "tune=unet tune.storage=FIFO",
+        "experiment=FIFO", "--config-dir FIFO", "--config-path FIFO", "tracking.uri=FIFO",
+    ],
+)  # fmt: skip
+def test_a_fifo_is_not_waited_for(line: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "FIFO")
+    done = answer(*line.split())
+    assert done.status in (1, 2)
+    assert len(done.err.strip().splitlines()) <= 2
+    assert [path.name for path in tmp_path.iterdir()] == ["FIFO"]
+
+
+def test_names_with_blanks_at_their_ends_and_lines_are_shown_in_a_line() -> None:
+    refused = answer("name='a '")
+    assert "name='a ': blanks at its ends; write name='a'." in refused.err
+    for line in (["--multirun"], []):
+        refused = answer("name='a\nb'", *line)
+        assert r"name='a\nb': a line break or another control character." in refused.err
+        assert refused.err.count("\n") == 1
+
+
+ADVICE = [
+    ("s2_preproc.size=30", "use 24 or 32", "s2_preproc.size=32"),
+    ("dataset.sample.patch_size=100", "patch_size=96 or 128", "dataset.sample.patch_size=96"),
+    ("dataset.sample.super_patch=24", "use dataset.sample.super_patch=40",
+     "dataset.sample.super_patch=40"),
+    ("model=utt data=aerial_only", "use data=aerial_s2, or model=unet", "model=utt data=aerial_s2"),
+    ("model=utt data=aerial_only", "use data=aerial_s2, or model=unet",
+     "model=unet data=aerial_only"),
+    ("metadata=on model=utae", "use metadata=off, or model=unet or utt",
+     "metadata=on model=unet"),
+    ("metadata=on model=utae", "use metadata=off, or model=unet or utt",
+     "metadata=off model=utae"),
+    ("scheduler=plateau scheduler.warmup_epochs=2", "use scheduler=none or cosine",
+     "scheduler=cosine scheduler.warmup_epochs=2"),
+    ("scheduler=plateau scheduler.warmup_epochs=2", "or scheduler.warmup_epochs=0",
+     "scheduler=plateau scheduler.warmup_epochs=0"),
+    ("callbacks.monitor=val/miou", "use callbacks.mode=max",
+     "callbacks.monitor=val/miou callbacks.mode=max"),
+    ("utae.heads=128 utae.aggregation=mean", "use at most 64",
+     "utae.heads=64 utae.aggregation=mean"),
+    ("train=false test=false", "drop one of them", "test=false"),
+    ("train=false", "checkpoint=PATH", "train=false checkpoint=PATH"),
+    ("train=false", "model.weights=PATH", "train=false model.weights=PATH"),
+    ("objective=test/miou", "use a validation metric, as val/miou", "objective=val/miou"),
+    ("objective=[]", "use objective=val/miou", "objective=val/miou"),
+    ("tracking=server", "tracking.uri=http://HOST:PORT",
+     "tracking=server tracking.uri=http://HOST:5000"),
+    ("split=file", "split.file=PATH", "split=file split.file=PATH"),
+    ("dataset=flair2", "dataset.root=/path/to/the", "dataset=flair2 dataset.root=/path"),
+    ("trainer.devices=0", "a number from 1 up, or -1", "trainer.devices=-1"),
+    ("name='a '", "write name='a'", "name='a'"),
+    ("seed=1,2", "add --multirun", "--multirun seed=1,2"),
+    ("data.bands=red,green,blue", "A list is written data.bands=[red,green,blue]",
+     "data.bands=[red,green,blue]"),
+    ("name=a,b", "a text with commas 'name=\"a,b\"'", 'name="a,b"'),
+    ("dataset.root=a=b", "'dataset.root=\"a=b\"'", 'dataset.root="a=b"'),
+    ("data.bands=red", "expected a list, as [a,b]", "data.bands=[red,green,blue]"),
+    ("loss.class_weights={'bare soil':2}", "write +loss.class_weights={bare soil:2}",
+     "+loss.class_weights={bare soil:2}"),
+    ("loss.class_weights={water:1}", "write +loss.class_weights={NAME:VALUE}",
+     "+loss.class_weights={water:1}"),
+    ("loss.class_weights.water=1", "write +loss.class_weights={water:VALUE}",
+     "+loss.class_weights={water:1}"),
+    ("optimizer.options.momentum=0.9", "write +optimizer.options={momentum:VALUE}",
+     "+optimizer.options={momentum:0.9}"),
+    ("tracking.tags.a=b", "write +tracking.tags={a:VALUE}", "+tracking.tags={a:b}"),
+    ("seed.a=1", "write seed=VALUE", "seed=1"),
+    ("utae=3", "NODE.OPTION=VALUE", "utae.heads=4"),
+    ("hydra.launcher=basic", "hydra/launcher=basic", "hydra/launcher=basic"),
+    ("sweep.dry_run=true", "add sweep=NAME, or --multirun", "--multirun sweep.dry_run=true"),
+    ("tune.n_trials=3", "add tune=NAME", "tune=unet tune.n_trials=3"),
+    ("hydra/sweeper/sampler=tpe", "add tune=NAME", "tune=unet hydra/sweeper/sampler=tpe"),
+    ("experiment=leaderboard/utt.yaml", "experiment=leaderboard/utt",
+     "experiment=leaderboard/utt dataset.root=x"),
+    ("dataset=flair2 dataset.root=x dataset.sample.patch_size=128", "omit them",
+     "dataset=flair2 dataset.root=x"),
+    ("model=utae ~model", "choose an option of its group", "model=utae"),
+    ("model=null", "omit it instead", "model=unet"),
+    ("+sweep=leaderboard", "give sweep=NAME once", "sweep=leaderboard dataset.root=x"),
+    ("dataset.root=${HOME}", "${oc.env:HOME}", "dataset.root=${oc.env:HOME}"),
+    ("name=${oc.env:NO_X}", "${oc.env:NO_X,VALUE}", "name=${oc.env:NO_X,VALUE}"),
+    ("name=${nores:HOME}", "${oc.env:NAME}", "name=${oc.env:HOME_X,x}"),
+    ("+seed=3", "Either remove + prefix: 'seed=3'", "seed=3"),
+    ("experiment=1", r"as experiment=\'1\'", "experiment='leaderboard/utt' dataset.root=x"),
+    ("modell=utt", "did you mean model?", "model=utt"),
+    ("model.encodr=x", "did you mean encoder", "model.encoder=x"),
+    ("model.decoder_channels=[1]", "expected five widths", "model.decoder_channels=[8,8,8,8,8]"),
+]  # fmt: skip
+"""What is refused, the words that say what to type instead, and a command that follows them."""
+
+
+@pytest.mark.parametrize(("refused", "advice", "followed"), ADVICE)
+def test_who_follows_a_message_meets_it_no_more(
+    refused: str, advice: str, followed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[object] = []
+    for place in ("run.experiment.run", "optuna_sweeper.plugin.OptunaStudySweeper.sweep"):
+        monkeypatch.setattr(f"flair2_exp.{place}", lambda *_, **__: reached.append(0))
+    monkeypatch.setattr(
+        ablation.AblationSweeper, "sweep", lambda *_, **__: reached.append(0), raising=True
+    )
+
+    def words(line: str) -> list[str]:  # a blank begins a word only where an option follows it
+        return re.split(r" (?=[-+~\w./]+=|~)|(?<=--multirun) ", line)
+
+    done = answer(*words(refused))
+    assert done.status == 1
+    assert advice in done.err
+    assert not reached
+    done = answer(*words(followed))
+    assert (done.status, done.err) == (0, "")
+    assert reached
 
 
 def test_options_of_the_sample_beside_another_data_set_are_named() -> None:

@@ -150,7 +150,7 @@ REFUSED = [
     (["train=false"], r"checkpoint=PATH"),
     (["train=false", "test=false"], r"nothing to do"),
     (["+loss.class_weights.watr=1"], r"no class 'watr'; did you mean water"),
-    (["loss.class_weights.other=-1"], r"loss.class_weights.other=-1.0: expected a number"),
+    (["loss.class_weights.other=-1"], r"loss.class_weights.other=-1.0: expected 0 to 1000000"),
 ]
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +24,7 @@ from flair2_exp.config.fields import (
     options,
     plain,
 )
+from flair2_exp.config.training import OptimizerConfig
 from flair2_exp.errors import ConfigError
 
 
@@ -45,12 +48,13 @@ class Outer(Group):
     inner: Inner | None = None
 
 
+WORD = st.text(st.characters(exclude_categories=["Cc", "Zl", "Zp", "Cs"]), max_size=4)
 GIVEN = st.fixed_dictionaries(
-    {"name": st.text(max_size=4)},
+    {"name": WORD},
     optional={
         "size": st.none() | st.floats(0.5, 2.0),
         "kind": st.sampled_from(["one", "two"]),
-        "weights": st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False), max_size=3),
+        "weights": st.dictionaries(WORD, st.floats(allow_nan=False), max_size=3),
         "inner": st.none() | st.fixed_dictionaries(
             {}, optional={"widths": st.lists(st.integers(1, 9)), "words": st.just(["b", "a"])}
         ),
@@ -114,6 +118,38 @@ def test_every_option_of_the_config_has_a_meaning_or_a_name_that_says_it() -> No
         if is_group(hint):
             assert hint.node == item.name
             assert hint.__doc__
+
+
+def _numbers(group: type[Group]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The options that hold numbers, or whatever a user writes, with what they declare."""
+    for item in fields(group):
+        hint = hints(group)[item.name]
+        kinds = {hint, *typing.get_args(hint)}
+        if is_group(hint):
+            yield from _numbers(hint)
+        elif {int, float} & kinds or (typing.get_origin(hint) is Mapping and Any in kinds):
+            yield f"{group.node}.{item.name}", item.metadata
+
+
+def test_every_number_has_bounds() -> None:
+    numbers = dict(_numbers(Config))
+    assert len(numbers) > 50
+    assert {"loss.class_weights", "optimizer.options", "model.decoder_channels"} <= set(numbers)
+    unbounded = [
+        name
+        for name, declared in numbers.items()
+        if not math.isfinite(declared.get("minimum", math.inf))
+        or not math.isfinite(declared.get("maximum", math.inf))
+    ]
+    assert unbounded == []
+
+
+@pytest.mark.parametrize("value", [1e308, math.inf, -math.inf, math.nan, {"b": [1, math.nan]}])
+def test_numbers_that_a_user_names_have_bounds(value: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.options\.a(\.b)?=\S+: expected -1000000000 to"
+    ):
+        OptimizerConfig(_target_="torch.optim.SGD", lr=0.1, options={"a": value, "eps": 1e-8})
 
 
 def test_what_hydra_composes_on_is_pickled_by_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -123,6 +124,13 @@ def test_a_file_that_is_not_as_it_should_be_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         splits.split(made(TRAIN, TEST), write(tmp_path / "split.yaml", text))
+
+
+def test_a_file_that_never_ends_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(DataError, match="this is not a file"):
+            splits.split(made(TRAIN, TEST), SplitConfig(name="file", file=str(path)))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

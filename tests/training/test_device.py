@@ -9,7 +9,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from flair2_exp.config.training import TrainerConfig
 from flair2_exp.errors import DeviceError
+from flair2_exp.training import device
 from flair2_exp.training.device import devices_of, is_first_process, require_device
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cores", lambda: 4)
+    monkeypatch.setattr(device, "processes_at_most", lambda: 64)
 
 
 @pytest.fixture
@@ -54,6 +61,38 @@ def test_what_a_machine_without_gpu_lacks_is_refused(
 def test_the_processor_takes_its_own_precisions(precision: str) -> None:
     _require("auto", 1, precision)
     _require("cpu", 2, precision)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_more_processes_than_the_processor_can_run_are_refused() -> None:
+    with pytest.raises(DeviceError, match=r"devices=999.*has 4 cores. Use trainer.devices=1 to 4"):
+        require_device(TrainerConfig(accelerator="cpu", devices=999))
+    with pytest.raises(DeviceError, match=r"trainer.threads=4000.*Use trainer.threads=64 at most"):
+        require_device(TrainerConfig(threads=4000))
+    with pytest.raises(DeviceError, match=r"data.workers=1000.*Use data.workers=64 at most"):
+        require_device(TrainerConfig(), workers=1000)
+    require_device(TrainerConfig(threads=64), workers=64)
+
+
+def test_other_machines_are_not_waited_for_unless_something_has_started_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    trainer = TrainerConfig(accelerator="cpu", num_nodes=2)
+    with pytest.raises(DeviceError, match=r"(?s)num_nodes=2.*srun.*torchrun --nnodes=2.*nodes=1"):
+        require_device(trainer)
+    started: list[dict[str, str]] = [
+        {"MASTER_ADDR": "host", "NODE_RANK": "1"},
+        {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "mine"},
+        {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0"}
+        | {"LOCAL_WORLD_SIZE": "1"},
+    ]
+    for variables in started:
+        with monkeypatch.context() as environment:
+            for name, value in variables.items():
+                environment.setenv(name, value)
+            require_device(trainer)
 
 
 @pytest.mark.usefixtures("two_old_gpus")
