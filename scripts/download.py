@@ -30,6 +30,7 @@ from rich.table import Table
 
 from flair2_exp.data.download.archives import ARCHIVES, BASE_URL, download, select
 from flair2_exp.errors import FlairError
+from flair2_exp.streams import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,4 +112,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -19,6 +19,7 @@ from flair2_exp.report.runs import RunSet
 from flair2_exp.report.statistics import RESAMPLES
 from flair2_exp.report.store import read_mlflow
 from flair2_exp.report.write import FORMATS, check_formats, report_runs
+from flair2_exp.streams import run
 from flair2_exp.tracking.store import local_uri
 from flair2_exp.tracking.tags import Tag
 
@@ -108,4 +109,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -13,6 +13,7 @@ import sys
 import time
 
 from flair2_exp.config.experiment import Config
+from flair2_exp.streams import run
 
 
 def main() -> int:
@@ -89,4 +90,4 @@ def _prepare(store: str, config: Config, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -12,6 +12,7 @@ import sys
 from flair2_exp.config.data import SampleConfig
 from flair2_exp.data.sample.tree import ensure_sample
 from flair2_exp.errors import FlairError
+from flair2_exp.streams import run
 
 _HELP = {
     "seed": "seed of everything random",
@@ -43,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

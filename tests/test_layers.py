@@ -20,7 +20,7 @@ PACKAGE = ROOT / "flair2_exp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = (
     "errors", "nomenclature", "values", "files", "signals", "compat", "locking", "registry",
-    "score",
+    "score", "streams",
 )  # fmt: skip
 """The ground modules: each may import those before it."""
 LAYERS = (

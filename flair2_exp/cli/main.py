@@ -7,9 +7,7 @@ run and every mistake answer at once. A command composes once: what is checked i
 from __future__ import annotations
 
 import argparse
-import io
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from flair2_exp import streams
 from flair2_exp.errors import FlairError
 from flair2_exp.signals import signals_as_exceptions
 
@@ -32,20 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The command line without the program; None: this process's.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    _settle_surroundings()
-    if _answers_at_once(arguments):
-        return
-    with _explained():
-        _run(arguments)
-
-
-def _settle_surroundings() -> None:
-    """Keep what the user has set for other programs, and a poor terminal, from ending a command."""
+    if arguments is None:
+        streams.use_utf8()
+        arguments = sys.argv[1:]
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported elsewhere
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # of any encoding: what it lacks is escaped
-            stream.reconfigure(errors="backslashreplace")
+    streams.settle()
+    works = False
+    if not _answers_at_once(arguments):
+        with _explained():
+            works = _run(arguments)
+    if not works and (status := streams.loss()):
+        sys.exit(status)
 
 
 def _answers_at_once(arguments: Sequence[str]) -> bool:
@@ -68,7 +64,8 @@ def _answers_at_once(arguments: Sequence[str]) -> bool:
     return False
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str]) -> bool:
+    """Do what the command says; return whether that is more than to show something."""
     from flair2_exp.cli.preflight import preflight
     from flair2_exp.cli.words import parse, runs_nothing
     from flair2_exp.compat import run_hydra_tool
@@ -81,9 +78,9 @@ def _run(arguments: Sequence[str]) -> None:
     register()
     if runs_nothing(flags):
         run_hydra_tool(flags, *_primary(flags))
-        return
+        return False
     with signals_as_exceptions():
-        (_run_many if flags.multirun else _run_one)(flags)
+        return (_run_many if flags.multirun else _run_one)(flags)
 
 
 def register() -> None:
@@ -109,8 +106,8 @@ def _primary(flags: argparse.Namespace) -> tuple[Path, str]:
     return folder, flags.config_name or "config"
 
 
-def _run_one(flags: argparse.Namespace) -> None:
-    """Compose a single run, check it, and run it in Hydra's output folder."""
+def _run_one(flags: argparse.Namespace) -> bool:
+    """Compose a single run, check it, and run it in Hydra's output folder; return True."""
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import RunMode
     from omegaconf import DictConfig
@@ -148,10 +145,14 @@ def _run_one(flags: argparse.Namespace) -> None:
         context.callbacks.on_run_end(config=config, config_name=name, job_return=job)
         if job.status == JobStatus.FAILED:
             raise outcome(job)
+        return True
 
 
-def _run_many(flags: argparse.Namespace) -> None:
-    """Compose a multirun and hand it to its sweeper, which checks every job."""
+def _run_many(flags: argparse.Namespace) -> bool:
+    """Compose a multirun and hand it to its sweeper, which checks every job.
+
+    Return whether it was to run them, too.
+    """
     from hydra.core.plugins import Plugins
     from hydra.types import RunMode
 
@@ -170,6 +171,7 @@ def _run_many(flags: argparse.Namespace) -> None:
         )
         sweeper.sweep(arguments=list(config.hydra.overrides.task))
         context.callbacks.on_multirun_end(config=config, config_name=name)
+        return not config.sweep.dry_run
 
 
 @contextmanager
@@ -177,9 +179,6 @@ def _explained() -> Iterator[None]:
     """Turn a user's mistake into its message and the exit status; a bug keeps its traceback."""
     try:
         yield
-    except BrokenPipeError:  # whoever reads our output, as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         from flair2_exp.config.explain import explain
 

@@ -95,7 +95,10 @@ class Search:
                 self._loop()
         finally:
             result = self._result()
-            results.write_results(result)
+            try:
+                results.write_results(result)
+            except OSError as error:  # the trials are in the storage, listed here or not
+                log.warning("%s: no list of the trials: %s", self._results, error.strerror)
         self._summarise(result)
         self._finish(result, leads=was_complete or self._ledger.ended_last(result.trials))
         return self._returns

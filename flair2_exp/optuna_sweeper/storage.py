@@ -63,7 +63,7 @@ def locked(path: str) -> Iterator[None]:
     Optuna's own lock files outlive a killed process, and every other worker then waits half a
     minute. Not for network file systems without working locks (NFS before version 4).
     """
-    with open(f"{path}.lock", "a") as file:
+    with open(f"{path}.lock", "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

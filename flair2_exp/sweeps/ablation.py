@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -262,14 +263,26 @@ class Sweep:
         parent.log_metrics({"jobs/all": len(jobs), "jobs/not_done": len(failed)})
         try:
             self._report(jobs, failed, parent)
-        except FlairError as error:  # the runs are what they are, comparable or not
-            print(f"no report: {error}", flush=True)
-        except Exception:  # a bug in the report must not hide what failed before it
-            if not failed:
-                raise
-            log.exception("no report")
+        except Exception as error:  # the runs are what they are, shown or not
+            if not isinstance(error, FlairError | OSError | UnicodeError):
+                log.exception("the report has a bug")
+            log.warning(
+                "no report: %s\nThe finished runs are kept. Once that is put right: %s",
+                error,
+                self._report_command(),
+            )
         if failed:
             raise SweepFailedError(failure_table(failed))
+
+    def _report_command(self) -> str:
+        """Return what to type to make the report of what is in the sweep's folder."""
+        from flair2_exp.report.write import FORMATS
+
+        words = ["python", "scripts/leaderboard.py", "--folders", str(self.folder)]
+        words += ["--format", ",".join(FORMATS), "--out", str(self.folder / REPORT)]
+        words += ["--baseline", self.baseline] if self.baseline else []
+        words += ["--factors", ",".join(self.factors)] if self.factors else []
+        return shlex.join([*words, "--title", self.options.name])
 
     def _report(
         self,

@@ -21,6 +21,7 @@ def run_job_of_sweep(config: DictConfig) -> Any:
     """
     from hydra.core.hydra_config import HydraConfig
 
+    from flair2_exp import streams
     from flair2_exp.config.compose import typed
     from flair2_exp.optuna_sweeper.trial import current_trial
     from flair2_exp.run.experiment import Membership, run
@@ -28,6 +29,7 @@ def run_job_of_sweep(config: DictConfig) -> Any:
     from flair2_exp.sweeps.tuning import PARENT, require_study_data
     from flair2_exp.tracking.tags import Tag
 
+    streams.settle()  # a launcher may have started this process
     hydra = HydraConfig.get()
     experiment, trial = typed(config), current_trial()
     tags = {str(Tag.SWEEP): experiment.sweep.name}

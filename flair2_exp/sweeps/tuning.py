@@ -253,9 +253,12 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
     parent.log_artifact(result.folder / "trials.csv")
     for path in files:
         parent.log_artifact(path, "experiment")
-    for path in write_figures(result, result.folder / FIGURES):
-        parent.log_artifact(path, FIGURES)
     parent.describe(summary(result))
+    try:
+        for path in write_figures(result, result.folder / FIGURES):
+            parent.log_artifact(path, FIGURES)
+    except Exception as error:  # the study is what it is, drawn or not
+        log.warning("no figures: %s\nThe study is kept; the same command draws it again.", error)
 
 
 def summary(result: SearchResult) -> str:

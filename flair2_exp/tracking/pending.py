@@ -35,8 +35,8 @@ class Pending:
         """Yield line number and record of what is not yet sent, oldest first, no torn lines."""
         if not self._lines.is_file():
             return
-        sent = int(self._sent.read_text()) if self._sent.is_file() else 0
-        for number, line in enumerate(self._lines.read_text().split("\n"), start=1):
+        sent = int(self._sent.read_text("utf-8")) if self._sent.is_file() else 0
+        for number, line in enumerate(self._lines.read_text("utf-8").split("\n"), start=1):
             if number > sent and line:
                 with contextlib.suppress(ValueError):
                     yield number, json.loads(line)
@@ -51,7 +51,9 @@ class Pending:
                 copy.parent.mkdir()
                 shutil.copyfile(source, copy)
                 record = {**record, "file": str(copy)}
-            with self._lines.open("a") as file:  # a line break in front ends a torn line
+            with self._lines.open(
+                "a", encoding="utf-8"
+            ) as file:  # a line break in front ends a torn line
                 file.write(f"\n{json.dumps(record)}\n")
             self._count += 1
         except OSError as error:  # the disk is full as well: the training is worth more

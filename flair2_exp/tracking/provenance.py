@@ -211,7 +211,7 @@ def _user() -> str:
 
 def _processor() -> str:
     try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
         text = ""
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
