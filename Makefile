@@ -62,7 +62,7 @@ format: $(STAMP)  ## let ruff mend what it can
 ui: $(STAMP)  ## MLflow on 127.0.0.1:5000 (make ui PORT=5001)
 	@test -f mlruns/mlflow.db || { echo "no runs yet: make demo, or any experiment"; exit 1; }
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning"
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db \
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db \
 		--host 127.0.0.1 --port $(PORT) --workers 1
 
 clean:  ## remove the environment and all caches; runs and data stay

@@ -16,7 +16,7 @@ from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, RunRecord
-from flair2_exp.tracking.store import Store, open_store, search_runs
+from flair2_exp.tracking.store import Store, database_path, local_store, open_store, search_runs
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ def read_mlflow(
 def _open(tracking_uri: str) -> Store:
     """Return a store that exists: MLflow makes tables where there are none."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    if not tracking_uri.startswith("sqlite:///"):
+    if not tracking_uri.startswith("sqlite:"):
         return open_store(tracking_uri)  # which asks a server for a sign of life
-    database = Path(tracking_uri.removeprefix("sqlite:///"))
+    database = database_path(tracking_uri)
     if not _holds_runs(database):
         raise TrackingError(
             f"there is no MLflow database {database}.\nName the store with --tracking-uri."
         )
-    return Store(tracking_uri, folder=database.parent, timeout=SECONDS)  # not to be written
+    return local_store(database, SECONDS)  # not to be written
 
 
 def _holds_runs(database: Path) -> bool:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from flair2_exp.errors import TrackingError
 from flair2_exp.locking import file_lock
+from flair2_exp.optuna_sweeper import sqlite
 from flair2_exp.signals import KILLED
 from flair2_exp.tracking.process import WriterProcess
 from flair2_exp.tracking.scrub import scrub
@@ -36,6 +37,8 @@ T = TypeVar("T")
 _DATABASE: Final = "mlflow.db"
 _KIND: Final = {str(Tag.EXPERIMENT_KIND): "custom_model_development"}
 """Makes MLflow's pages show a model's training rather than the tracing of a language model."""
+_COLUMNS: Final = frozenset({"experiment_id", "artifact_location", "lifecycle_stage"})
+"""What the table of MLflow's experiments has, in all versions since 1.0."""
 _BUSY_SECONDS: Final = 20.0
 """As long as MLflow's own connections wait for a lock of the database."""
 
@@ -69,25 +72,52 @@ def open_store(uri: str, *, timeout: float = 8.0) -> Store:
             f"tracking.uri={scrub(uri)} is neither a sqlite database nor a server"
             f" (MLflow keeps no runs in plain folders any more).\nGive an address like {fix}."
         )
-    return _open_local(_database_path(uri), timeout)
+    return _open_local(database_path(uri), timeout)
 
 
-def _database_path(uri: str) -> Path:
-    path = uri.removeprefix("sqlite:///")
-    # SQLAlchemy reads `?` as options and, from 2.1 on, `%20` as a blank.
-    if path == uri or not path or path.startswith(":") or "?" in path or "%" in path:
+def database_path(uri: str) -> Path:
+    """Return the absolute path of the database that `sqlite:///PATH` names.
+
+    Raises:
+        TrackingError: It names none.
+    """
+    path = sqlite.path_of(uri)
+    if path is None:
         raise TrackingError(
             f"tracking.uri={scrub(uri)} names no database file that MLflow can open.\nGive an "
-            "address like sqlite:////absolute/path/mlflow.db (four slashes), without % or ?."
+            "address like sqlite:////absolute/path/mlflow.db (four slashes)."
         )
-    return Path(path).absolute()
+    return path
+
+
+def local_store(database: Path, timeout: float) -> Store:
+    """Return the store that is in a database, without looking at it.
+
+    Raises:
+        TrackingError: It has none, in the version of SQLAlchemy that is installed.
+    """
+    try:
+        uri = sqlite.address(f"{sqlite.PREFIX}{database}")
+    except ValueError:
+        raise TrackingError(
+            f"the MLflow store {database} has a name that SQLAlchemy cannot address.\nGive another "
+            "folder with paths.mlflow=…, without ?, or install sqlalchemy>=2.1."
+        ) from None
+    if "%" in uri:  # of what it takes for a path MLflow makes the folder, escapes and all
+        uri = uri.replace("sqlite:", "sqlite+pysqlite:")
+    return Store(uri, folder=database.parent, timeout=timeout)
 
 
 def _open_local(database: Path, timeout: float) -> Store:
     folder = database.parent
     try:
+        if fault := sqlite.foreign(database, "experiments", _COLUMNS):
+            raise TrackingError(
+                f"the MLflow store {database} is {fault}, and stays as it is.\nGive another folder "
+                "with paths.mlflow=…, or another file with tracking.uri=sqlite:////…/mlflow.db."
+            )
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-        store = Store(f"sqlite:///{database}", folder=folder, timeout=timeout)
+        store = local_store(database, timeout)
         with store.locked():
             if not database.exists() or not database.stat().st_size:
                 _make_database(database, timeout)
@@ -118,7 +148,7 @@ def _make_database(database: Path, timeout: float) -> None:
     fresh = database.with_name(f"{database.name}.making")
     for left in database.parent.glob(f"{fresh.name}*"):
         left.unlink()
-    store = Store(f"sqlite:///{fresh}", folder=database.parent, timeout=timeout)
+    store = local_store(fresh, timeout)
     store.call("making its database", lambda client: client.search_experiments(max_results=1))
     fresh.replace(database)
 
@@ -235,7 +265,7 @@ class Store:
         self._client: MlflowClient | None = None
 
     def __str__(self) -> str:
-        return scrub(self.uri)
+        return scrub(self.uri if self.folder is None else str(self.folder))
 
     @property
     def is_local(self) -> bool:
