@@ -115,7 +115,7 @@ def _run_one(flags: argparse.Namespace) -> bool:
 
     from flair2_exp.compat import hydra_context, opened_hydra, outcome
     from flair2_exp.config.compose import as_hydra_runs, typed
-    from flair2_exp.run.folder import require_writable
+    from flair2_exp.run.folder import Footprint, RunFolder, require_own, require_place
 
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
@@ -130,14 +130,15 @@ def _run_one(flags: argparse.Namespace) -> bool:
             raise
         with as_hydra_runs(config, output):
             experiment = typed(config)
-        require_writable(Path(output))
-
+        require_place(Path(output))
         run_folder = Path(output).absolute()  # before Hydra changes the folder, where asked to
+        require_own(RunFolder(run_folder))
+        before = Footprint.of(run_folder)
 
         def task(_: DictConfig) -> object:
             from flair2_exp.run.experiment import run
 
-            return run(experiment, run_folder, list(flags.overrides))
+            return run(experiment, run_folder, list(flags.overrides), before=before)
 
         context = hydra_context(hydra.config_loader, config)
         context.callbacks.on_run_start(config=config, config_name=name)

@@ -86,6 +86,7 @@ class Search:
             SweepError: Too many trials failed, or the search cannot be run.
         """
         self._validate_config()
+        storage.require_usable(self._storage_name, self.options.storage_timeout)
         plan = self._plan()
         self._open(plan)
         was_complete = ledger.finished(self._handle.trials()) >= self._total

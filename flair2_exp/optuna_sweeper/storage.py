@@ -177,12 +177,33 @@ def open_storage(name: str, timeout: float = 10.0) -> BaseStorage:
     return _open[key]
 
 
-def _connect(name: str, timeout: float) -> BaseStorage:
+def require_usable(name: str, timeout: float = 10.0) -> None:
+    """Refuse a storage that is away, or is something else; write nothing.
+
+    Args:
+        name: Its full name.
+        timeout: Seconds in which a server must answer.
+
+    Raises:
+        SweepError: It could not be opened, or what is there belongs to another program.
+    """
+    with errors_in_one_line(name):
+        _require_own(name)
+        if "://" in name and sqlite.path_of(name) is None:
+            url = _driver_url(name)
+            _within(timeout, name, lambda: _knock(url, _engine_options(url, timeout)))
+
+
+def _require_own(name: str) -> None:
     if fault := _foreign(name):
         raise SweepError(
             f"storage {redact(name)} is {fault}, and stays as it is. Give the path of a new file, "
             "of a journal of Optuna's, or a database URL such as sqlite:///studies.db."
         )
+
+
+def _connect(name: str, timeout: float) -> BaseStorage:
+    _require_own(name)
     if "://" not in name:
         _within(timeout, name, lambda: Path(name).parent.mkdir(parents=True, exist_ok=True))
         return JournalStorage(_Journal(name))

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flair2_exp import locking
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError, nearest
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.folder import Footprint, RunFolder
 from flair2_exp.run.record import FINISHED, RUNNING, TRAINED, RunRecord
 from flair2_exp.signals import (
     Interruption,
@@ -82,6 +81,7 @@ def run(
     folder: Path,
     overrides: Sequence[str] = (),
     membership: Membership | None = None,
+    before: Footprint | None = None,
 ) -> float | list[float] | None:
     """Train and test one experiment and keep everything about it.
 
@@ -93,6 +93,7 @@ def run(
         folder: Where checkpoints and results go; a new one is removed if the run is refused.
         overrides: Hydra's, as typed by the user; kept with the run.
         membership: The sweep or search that the run belongs to.
+        before: What was in the folder before Hydra wrote there; None: what is there now.
 
     Returns:
         The objective: a number, or a list for several.
@@ -104,9 +105,10 @@ def run(
         _be_the_first_process()
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
     alone = lock if first_process() else nullcontext(False)
-    belongs = membership or Membership()
+    belongs, before = membership or Membership(), before or Footprint.of(folder)
     with signals_as_exceptions() as interruption, alone as exclusive:
-        return _Life(config, RunFolder(folder), belongs, interruption, exclusive).run(overrides)
+        life = _Life(config, RunFolder(folder), belongs, interruption, exclusive, before)
+        return life.run(overrides)
 
 
 @dataclass
@@ -119,6 +121,7 @@ class _Life:
         membership: The sweep or search that it belongs to.
         interruption: A signal that asks this process to end.
         exclusive: Whether no other process can be at work in the folder.
+        before: What was in the folder before anything was written for this run.
     """
 
     config: Config
@@ -126,6 +129,7 @@ class _Life:
     membership: Membership
     interruption: Interruption
     exclusive: bool
+    before: Footprint
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
         """Do what is left to do of the run; return its objective."""
@@ -133,7 +137,7 @@ class _Life:
 
         config, folder, reporter = self.config, self.folder, self.membership.reporter
         earlier = read_record(folder)
-        with _removed_if_refused(folder, Path(config.paths.root), keep=earlier is not None):
+        with _removed_if_refused(self.before, keep=earlier is not None):
             prepared = prepare(config, folder, earlier)
             if self.membership.require_data is not None:
                 self.membership.require_data(prepared.data.fingerprint)
@@ -357,9 +361,11 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
     Raises:
         FlairError: The first thing that is wrong.
     """
-    # A server is asked before torch is imported; a local store is made when all else is well.
-    store = _open_store(config) if config.tracking.uri else None
-    from flair2_exp.run.assembly import build_data, build_task, network_spec
+    # The store is asked before torch is imported, and made when all else is well.
+    from flair2_exp.run.assembly import build_data, build_task, network_spec, require_store
+
+    if first_process():
+        require_store(config)
     from flair2_exp.training.device import require_device
     from flair2_exp.training.feasible import require_feasible
 
@@ -386,7 +392,7 @@ def prepare(config: Config, folder: RunFolder, earlier: RunRecord | None) -> Pre
 
         epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
-    return Prepared(config, data, spec, task, store or _open_store(config), start)
+    return Prepared(config, data, spec, task, _open_store(config), start)
 
 
 _EXPECTED_WARNINGS = (
@@ -528,29 +534,16 @@ def objective(config: Config, metrics: Mapping[str, float]) -> float | list[floa
 
 
 @contextmanager
-def _removed_if_refused(folder: RunFolder, root: Path, *, keep: bool) -> Iterator[None]:
+def _removed_if_refused(before: Footprint, *, keep: bool) -> Iterator[None]:
     """Remove what was written for a run that is refused before it begins, and nothing else.
 
     Args:
-        folder: The run's, which may have been there before, with files of the user's in it.
-        root: Of all results: parents below it are ours, and go where they are left empty.
+        before: What was in its folder, which may have files of the user's in it.
         keep: The folder holds an earlier part of the run.
     """
     try:
         yield
     except FlairError:
         if not keep and first_process():
-            shutil.rmtree(folder.hydra, ignore_errors=True)
-            for path in (folder.path / locking.FILE, folder.log):
-                path.unlink(missing_ok=True)
-            _remove_empty(folder.path.absolute(), root)
+            before.restore()
         raise
-
-
-def _remove_empty(folder: Path, root: Path) -> None:
-    """Remove a folder and its parents below a root, up to the first that is not empty."""
-    here = Path.cwd()
-    for each in (folder, *(parent for parent in folder.parents if root in parent.parents)):
-        if each == here or not each.is_dir() or any(each.iterdir()):
-            return
-        each.rmdir()

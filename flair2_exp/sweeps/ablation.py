@@ -12,7 +12,8 @@ import logging
 import os
 import shlex
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,13 +24,14 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp.compat import is_basic_launcher, outcome
-from flair2_exp.config.fields import build
+from flair2_exp.config.fields import build, plain
 from flair2_exp.config.sweep import SweepConfig
-from flair2_exp.errors import FlairError
+from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.locking import locked, wait_until_free
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_sweeper
-from flair2_exp.run.folder import require_writable
+from flair2_exp.run.assembly import require_store
+from flair2_exp.run.folder import SWEEP_CONFIG, Footprint, require_own_sweep, require_place
 from flair2_exp.sweeps.failures import (
     Failure,
     Traced,
@@ -53,6 +55,7 @@ from flair2_exp.sweeps.plan import (
     is_typed,
     require_feasible,
     require_files,
+    require_launcher,
     split,
 )
 
@@ -115,6 +118,10 @@ class AblationSweeper(Sweeper):
         config, launcher, loader = self.config, self.launcher, self.config_loader
         if config is None or launcher is None or loader is None:
             raise RuntimeError("setup() comes before sweep()")
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            raise ConfigError(
+                f"hydra.sweeper.max_batch_size={self.max_batch_size}: expected 1 or more, or null."
+            )
         sweep = Sweep(config, launcher, self.max_batch_size)
         jobs = sweep.plan(split(arguments, self.params, loader), loader, arguments)
         return [] if sweep.options.dry_run else sweep.run(jobs)
@@ -159,6 +166,10 @@ class Sweep:
         """
         plan = Planner(self._config, loader).plan(overrides)
         jobs = plan.jobs
+        paths = (Path(each) for each in plain(jobs[0].config.paths).values())
+        require_place(self.folder)
+        require_own_sweep(self.folder, paths)
+        require_launcher(self._config.hydra.launcher)
         if not self._remote:
             require_files(jobs)
         typed = is_typed("sweep.baseline", arguments)
@@ -176,19 +187,30 @@ class Sweep:
         Raises:
             FlairError: A job that cannot run (before any has), or failed jobs (after all have).
         """
-        require_writable(self.folder)
         require_feasible(jobs, remote=self._remote)
-        with locked(self.folder, "start another sweep with sweep.name=NAME") as exclusive:
-            for job in jobs:  # another start may have worked on them since they were planned
-                job.refresh()
-                job.require_same()
-            OmegaConf.save(self._config, self.folder / "multirun.yaml")
-            name = self.options.name
-            with open_parent(name, self.folder, jobs[0].config, take_over=exclusive) as parent:
-                parent.log_text(self._table + "\n", JOBS_FILE)
-                launched = self._launch(jobs)
-                self._finish(jobs, parent)
+        require_store(jobs[0].config)
+        with self._begun(jobs) as parent, parent:
+            parent.log_text(self._table + "\n", JOBS_FILE)
+            launched = self._launch(jobs)
+            self._finish(jobs, parent)
         return launched
+
+    @contextmanager
+    def _begun(self, jobs: Sequence[Job]) -> Iterator[Run]:
+        """Hold the sweep's folder, and yield its MLflow run; leave nothing where that fails."""
+        before = Footprint.of(self.folder)
+        with locked(self.folder, "start another sweep with sweep.name=NAME") as exclusive:
+            try:
+                for job in jobs:  # another start may have worked on them since they were planned
+                    job.refresh()
+                    job.require_same()
+                OmegaConf.save(self._config, self.folder / SWEEP_CONFIG)
+                config = jobs[0].config
+                parent = open_parent(self.options.name, self.folder, config, take_over=exclusive)
+            except FlairError:
+                before.restore()
+                raise
+            yield parent
 
     def _launch(self, jobs: Sequence[Job]) -> list[list[JobReturn]]:
         """Launch all that is not done, in batches; note what fails, by job number."""

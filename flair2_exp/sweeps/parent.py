@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.files import write_text
 from flair2_exp.run.assembly import open_store
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.folder import SWEEP_FILE, RunFolder
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from flair2_exp.tracking.run import Run
-
-SWEEP_FILE: Final = "sweep.json"
 
 
 def open_parent(name: str, folder: Path, config: Config, *, take_over: bool = False) -> Run:

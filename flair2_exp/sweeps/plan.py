@@ -7,6 +7,8 @@ job 0 starts. Nothing heavy is imported; the rules that need torch follow in `re
 from __future__ import annotations
 
 import functools
+import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -326,6 +328,38 @@ def distributes(launcher: DictConfig) -> bool:
     It then starts the processes of a distributed training itself, too.
     """
     return "submitit" in str(launcher._target_)
+
+
+def require_launcher(launcher: DictConfig) -> None:
+    """Refuse a launcher that would refuse every job, when the sweep has begun.
+
+    Args:
+        launcher: `hydra.launcher`.
+
+    Raises:
+        ConfigError: It lacks what it submits with, or its options do not make one.
+    """
+    target = str(launcher._target_)
+    if "SlurmLauncher" in target and shutil.which("srun") is None:
+        raise ConfigError(
+            "hydra/launcher=submitit_slurm: this machine has no srun: start the command where "
+            "SLURM is, or use hydra/launcher=submitit_local."
+        )
+    if "JoblibLauncher" in target:
+        import joblib
+
+        names = ("n_jobs", "prefer", "require", "batch_size", "pre_dispatch")
+        options = {name: launcher[name] for name in names}
+        size, ahead = str(options["batch_size"]), str(options.pop("pre_dispatch"))
+        options["batch_size"] = int(size) if size.isdecimal() else size
+        try:
+            joblib.effective_n_jobs(options["n_jobs"])
+            joblib.Parallel(**options)
+            if not re.fullmatch(r"all|[\d*/+() -]*(n_jobs)?[\d*/+() -]*", ahead):
+                raise ValueError(f"pre_dispatch={ahead}: expected all, a number, or N*n_jobs")
+        except (TypeError, ValueError) as error:
+            shown = " ".join(f"{name}={value}" for name, value in options.items())
+            raise ConfigError(f"hydra.launcher (joblib), {shown}: {error}.") from error
 
 
 def require_files(jobs: Sequence[Job]) -> None:

@@ -24,9 +24,9 @@ from flair2_exp.config.groups import config_folder
 from flair2_exp.config.identity import contents, decides
 from flair2_exp.errors import ConfigError, DataError, TrackingError
 from flair2_exp.run import assembly
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.folder import RunFolder, require_own_sweep, require_place
 from flair2_exp.run.record import place_of
-from flair2_exp.sweeps.plan import distributes
+from flair2_exp.sweeps.plan import distributes, require_launcher
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import flatten, render
 
@@ -66,6 +66,9 @@ def on_start(config: DictConfig) -> dict[str, str]:
             as workers of their own.
     """
     options = typed(config)
+    _require_folder(config, options)
+    require_launcher(config.hydra.launcher)
+    assembly.require_store(options)
     _refuse_seeds(config.hydra)
     if distributes(config.hydra.launcher):  # the files may not be visible from here
         named = {name: flatten(plain(options))[name] for name in _FILES}
@@ -80,6 +83,16 @@ def on_start(config: DictConfig) -> dict[str, str]:
 
         ensure_sample(dataset.root, dataset.sample)
     return facts_of(options, assembly.data_fingerprint(options))
+
+
+def _require_folder(config: DictConfig, options: Config) -> None:
+    """Refuse a folder that is not meant for a search, or holds something else."""
+    from flair2_exp.optuna_sweeper.storage import resolve
+
+    folder = Path(config.hydra.sweep.dir).absolute()
+    storage = Path(resolve(options.tune.storage, folder).rpartition(":///")[2])
+    require_place(folder)
+    require_own_sweep(folder, (storage, *map(Path, plain(options.paths).values())))
 
 
 def facts_of(config: Config, fingerprint: str) -> dict[str, str]:

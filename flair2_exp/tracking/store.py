@@ -8,6 +8,7 @@ is opened, not before.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import math
@@ -62,17 +63,59 @@ def open_store(uri: str, *, timeout: float = 8.0) -> Store:
         TrackingError: An address of another kind, a folder or database that cannot be written, a
             server that does not answer in time or is not MLflow's.
     """
+    database = require_usable(uri, timeout=timeout)
+    if database is None:
+        return Store(uri, folder=None, timeout=timeout)
+    return _open_local(database, timeout)
+
+
+def require_usable(uri: str, *, timeout: float = 8.0) -> Path | None:
+    """Refuse a store that does not answer, cannot be written or is something else; make nothing.
+
+    Args:
+        uri: As for `open_store`.
+        timeout: Seconds in which a server must answer.
+
+    Returns:
+        The database of a local store; None for a server.
+
+    Raises:
+        TrackingError: As by `open_store`.
+    """
     scheme = uri.partition(":")[0].lower() if "://" in uri else ""
     if scheme in ("http", "https"):
         _check_server(uri, timeout)
-        return Store(uri, folder=None, timeout=timeout)
+        return None
     if scheme != "sqlite":
         fix = "sqlite:////absolute/path/mlflow.db or http://127.0.0.1:5000"
         raise TrackingError(
             f"tracking.uri={scrub(uri)} is neither a sqlite database nor a server"
             f" (MLflow keeps no runs in plain folders any more).\nGive an address like {fix}."
         )
-    return _open_local(database_path(uri), timeout)
+    database = database_path(uri)
+    try:
+        fault = sqlite.foreign(database, "experiments", _COLUMNS)
+    except OSError as error:
+        raise _unwritable(database.parent, error) from error
+    if fault:
+        raise TrackingError(
+            f"the MLflow store {database} is {fault}, and stays as it is.\nGive another folder "
+            "with paths.mlflow=…, or another file with tracking.uri=sqlite:////…/mlflow.db."
+        )
+    nearest = next(each for each in database.parents if each.exists())
+    if not nearest.is_dir() or nearest.parts[:2] == ("/", "proc"):
+        raise _unwritable(database.parent, NotADirectoryError(errno.ENOTDIR, "Not a directory"))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unwritable(database.parent, PermissionError(errno.EACCES, "Permission denied"))
+    return database
+
+
+def _unwritable(folder: Path, error: OSError | sqlite3.Error) -> TrackingError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return TrackingError(
+        f"the MLflow store {folder} cannot be written ({reason})."
+        "\nGive another folder with paths.mlflow=…, or turn tracking off with tracking=off."
+    )
 
 
 def database_path(uri: str) -> Path:
@@ -111,11 +154,6 @@ def local_store(database: Path, timeout: float) -> Store:
 def _open_local(database: Path, timeout: float) -> Store:
     folder = database.parent
     try:
-        if fault := sqlite.foreign(database, "experiments", _COLUMNS):
-            raise TrackingError(
-                f"the MLflow store {database} is {fault}, and stays as it is.\nGive another folder "
-                "with paths.mlflow=…, or another file with tracking.uri=sqlite:////…/mlflow.db."
-            )
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
         store = local_store(database, timeout)
         with store.locked():
@@ -131,11 +169,7 @@ def _open_local(database: Path, timeout: float) -> Store:
                 connection.rollback()
             store.call("opening", lambda client: client.search_experiments(max_results=1))
     except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise TrackingError(
-            f"the MLflow store {folder} cannot be written ({reason})."
-            "\nGive another folder with paths.mlflow=…, or turn tracking off with tracking=off."
-        ) from error
+        raise _unwritable(folder, error) from error
     return store
 
 
