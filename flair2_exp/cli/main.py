@@ -194,4 +194,6 @@ def _explained() -> Iterator[None]:
 
 
 def _refuse(message: str) -> None:
-    print(f"flair2-exp: {message}", file=sys.stderr)
+    from flair2_exp.tracking.scrub import scrub
+
+    print(f"flair2-exp: {scrub(message)}", file=sys.stderr)

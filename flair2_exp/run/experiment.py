@@ -28,6 +28,7 @@ from flair2_exp.signals import (
     signals_as_exceptions,
     status_of,
 )
+from flair2_exp.tracking.scrub import scrub, scrub_tree
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class _Life:
         from flair2_exp.run.results import finish
 
         config, folder, reporter = self.config, self.folder, self.membership.reporter
+        if first_process():
+            _scrub_hydras_files(folder)
         earlier = read_record(folder)
         with _removed_if_refused(self.before, keep=earlier is not None):
             prepared = prepare(config, folder, earlier)
@@ -165,7 +168,8 @@ class _Life:
         except BaseException as error:
             if getattr(error, "disowned", False):  # another process resumes in this folder
                 raise
-            record.status, record.error = status_of(error), f"{type(error).__name__}: {error}"
+            record.status = status_of(error)
+            record.error = scrub(f"{type(error).__name__}: {error}")
             _write(record, folder)
             raise
         record.status = FINISHED
@@ -187,7 +191,7 @@ class _Life:
         run = open_run(
             prepared.store,
             tracking.experiment,
-            tracking.run_name or f"{self.config.name} seed={self.config.seed}",
+            scrub(tracking.run_name or f"{self.config.name} seed={self.config.seed}"),
             self.folder.unsent,
             tags={
                 **record.tags,
@@ -459,10 +463,24 @@ def _open_store(config: Config) -> Store | None:
 
 
 def resolved_yaml(config: Config) -> str:
-    """Return the whole config as YAML, every interpolation resolved."""
+    """Return the whole config as YAML, every interpolation resolved, credentials removed."""
     import yaml
 
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(scrub_tree(plain(config)), sort_keys=False, allow_unicode=True)
+
+
+def _scrub_hydras_files(folder: RunFolder) -> None:
+    """Remove credentials from what Hydra has kept of the command."""
+    import yaml
+
+    for path in folder.hydra.glob("*.yaml"):
+        try:
+            content = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):  # it is not Hydra's
+            continue
+        clean = scrub_tree(content)
+        if clean != content:
+            write_text(path, yaml.safe_dump(clean, sort_keys=False, allow_unicode=True))
 
 
 def _log_config(prepared: Prepared, run: Run) -> None:

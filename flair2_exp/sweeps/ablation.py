@@ -58,6 +58,7 @@ from flair2_exp.sweeps.plan import (
     require_launcher,
     split,
 )
+from flair2_exp.tracking.scrub import scrub_tree
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -204,7 +205,8 @@ class Sweep:
                 for job in jobs:  # another start may have worked on them since they were planned
                     job.refresh()
                     job.require_same()
-                OmegaConf.save(self._config, self.folder / SWEEP_CONFIG)
+                clean = scrub_tree(OmegaConf.to_container(self._config))
+                OmegaConf.save(OmegaConf.create(clean), self.folder / SWEEP_CONFIG)
                 config = jobs[0].config
                 parent = open_parent(self.options.name, self.folder, config, take_over=exclusive)
             except FlairError:

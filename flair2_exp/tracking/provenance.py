@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from flair2_exp.tracking.scrub import scrub
+from flair2_exp.tracking.scrub import SECRET_FILES, scrub, scrub_diff
 from flair2_exp.tracking.tags import Tag
 
 DIFF_LIMIT: Final = 1_000_000
@@ -45,7 +45,8 @@ class GitState:
     untracked: tuple[str, ...] = ()
     """Names of untracked files, the first `UNTRACKED_LIMIT`."""
     diff: str = ""
-    """Of tracked files against the commit, scrubbed, with a note where it was cut."""
+    """Of tracked files against the commit, but those that hold secrets; scrubbed, with a note where
+    it was cut."""
     note: str = ""
     """What could not be found out, and why."""
 
@@ -151,7 +152,9 @@ def git_state(folder: Path) -> GitState:
     top = Path((_git(folder, "rev-parse", "--show-toplevel") or str(folder)).rstrip("\n"))
     listing = _git(top, "ls-files", "--others", "--exclude-standard", "-z") or ""
     untracked = listing.split("\0")[:-1]
-    diff = commit and _git(top, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD")
+    kept = (".", *(f":(exclude,glob,icase)**/{name}" for name in SECRET_FILES))
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color")
+    diff = commit and _git(top, "diff", *plain, "HEAD", "--", *kept)
     notes = []
     if diff is None:
         notes.append("no commit yet" if commit is None else "the diff could not be made")
@@ -172,7 +175,7 @@ def _bounded(diff: str) -> str:
         f"\n# cut here: {len(diff)} characters in all, of which the first {DIFF_LIMIT}"
         " are kept; this patch does not apply as it is\n"
     )
-    return scrub(diff[:DIFF_LIMIT], code=True) + (note if len(diff) > DIFF_LIMIT else "")
+    return scrub_diff(diff[:DIFF_LIMIT]) + (note if len(diff) > DIFF_LIMIT else "")
 
 
 def packages() -> tuple[str, ...]:
