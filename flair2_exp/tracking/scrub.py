@@ -21,7 +21,7 @@ SECRET_FILES: Final = (
 """Names of files that are made for secrets, as git's patterns: no content of theirs is kept."""
 
 _SECRET_NAME: Final = re.compile(
-    r"(?:token|secret|passw(?:or)?d|pwd|passphrase|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"(?:token|secret|passw(?:or)?d|(?<=[_-])pwd|passphrase|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|account[_-]?key|signing[_-]?key|credentials?)"
     r"(?![a-z])",  # not in "tokenizer"
     re.IGNORECASE,

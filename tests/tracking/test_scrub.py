@@ -53,6 +53,7 @@ def test_scrubbing_knows_what_a_secret_looks_like(text: str, clean: str) -> None
 
 def test_values_of_telling_variables_are_removed_wherever_they_stand() -> None:
     environment = {"MLFLOW_TRACKING_PASSWORD": "correct horse", "HOME": "/home/somebody"}
+    environment |= {"PWD": "/home/somebody", "OLDPWD": "/home/somebody"}  # a shell's own
     text = scrub("at /home/somebody: correct horse!", environment=environment)
     assert text == "at /home/somebody: ***!"
 
