@@ -138,7 +138,7 @@ def _run_one(flags: argparse.Namespace) -> bool:
         def task(_: DictConfig) -> object:
             from flair2_exp.run.experiment import run
 
-            return run(experiment, run_folder, list(flags.overrides), before=before)
+            return run(experiment, run_folder, list(flags.overrides), None, before)
 
         context = hydra_context(hydra.config_loader, config)
         context.callbacks.on_run_start(config=config, config_name=name)
