@@ -74,7 +74,7 @@ def _acquire(path: Path, shared: bool, blocking: bool) -> tuple[IO[str], bool]:
     while True:
         if not shared:
             path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("r" if shared else "a")
+        file = path.open("r" if shared else "a", encoding="utf-8")
         try:
             fcntl.flock(file, operation | (0 if blocking else fcntl.LOCK_NB))
         except OSError as error:
@@ -113,7 +113,8 @@ def locked(folder: Path, fix: str = "") -> Iterator[bool]:
         try:
             supported = stack.enter_context(file_lock(folder / FILE, blocking=False))
             if supported:
-                (folder / FILE).write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+                holder = f"process {os.getpid()} on {socket.gethostname()}\n"
+                (folder / FILE).write_text(holder, "utf-8", "backslashreplace")
         except BlockingIOError:
             alternative = f", or {fix}" if fix else ""
             raise ConfigError(
@@ -146,6 +147,6 @@ def wait_until_free(folder: Path) -> None:
 def _holder(folder: Path) -> str:
     """Return `process 12 on host`, as the holder wrote it."""
     try:
-        return (folder / FILE).read_text().strip() or "another process"
+        return (folder / FILE).read_text("utf-8", "replace").strip() or "another process"
     except OSError:
         return "another process"

@@ -1,23 +1,8 @@
-"""What surrounds a command: the user's environment and terminal, the processor's cores."""
+"""How many processes and threads this machine is good for."""
 
 from __future__ import annotations
 
-import io
 import os
-import sys
-import warnings
-
-
-def settle_surroundings() -> None:
-    """Keep what the user has set for other programs, and a poor terminal, from ending a command."""
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported elsewhere
-    if os.environ.pop("PYTHONWARNINGS", ""):  # as errors, those of libraries would end a run
-        warnings.resetwarnings()
-        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-            warnings.simplefilter("ignore", kind)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # of any encoding: what it lacks is escaped
-            stream.reconfigure(errors="backslashreplace")
 
 
 def cores() -> int:

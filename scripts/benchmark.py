@@ -10,5 +10,7 @@ import sys
 
 from benchmarks.harness import main
 
+from flair2_exp.streams import run
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda: main(sys.argv[1:]))

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -31,14 +29,13 @@ from flair2_exp.config.data import DatasetConfig
 from flair2_exp.data.check.tree import SUPER_PATCH, check_tree
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
-from flair2_exp.machine import settle_surroundings
+from flair2_exp.streams import run
 
 _COLOURS = {"error": "red", "warning": "yellow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    settle_surroundings()
     options = _parser().parse_args(arguments)
     root = options.root.expanduser().resolve()
     status = 2
@@ -52,9 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever reads our output, as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
 
 
 def _check(root: Path, folders: Folders, options: argparse.Namespace) -> dict[str, Any]:
@@ -88,8 +82,6 @@ def _check(root: Path, folders: Folders, options: argparse.Namespace) -> dict[st
 
 def _print(result: dict[str, Any], options: argparse.Namespace) -> int:
     """Print or write what a check found; return the exit status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what no terminal shows
-        sys.stdout.reconfigure(errors="backslashreplace")
     status = 1 if result["errors"] else 0
     if options.json == "-":
         print(json.dumps(result, indent=1), flush=True)
@@ -165,4 +157,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

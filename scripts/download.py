@@ -30,12 +30,11 @@ from rich.table import Table
 
 from flair2_exp.data.download.archives import ARCHIVES, BASE_URL, download, select
 from flair2_exp.errors import FlairError
-from flair2_exp.machine import settle_surroundings
+from flair2_exp.streams import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    settle_surroundings()
     parser = _parser()
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
@@ -113,4 +112,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

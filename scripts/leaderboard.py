@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.machine import settle_surroundings
 from flair2_exp.report.folders import read_folders
 from flair2_exp.report.results import ReportOptions
 from flair2_exp.report.runs import RunSet
 from flair2_exp.report.statistics import RESAMPLES
 from flair2_exp.report.store import read_mlflow
 from flair2_exp.report.write import FORMATS, check_formats, report_runs
+from flair2_exp.streams import run
 from flair2_exp.tracking.store import local_uri
 from flair2_exp.tracking.tags import Tag
 
@@ -88,7 +88,6 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Make the report; 1 and a line on standard error where that cannot be done."""
-    settle_surroundings()
     options = parser().parse_args(arguments)
     try:
         formats = check_formats(_listed(options.format))
@@ -110,4 +109,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -13,12 +13,11 @@ import sys
 import time
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.machine import settle_surroundings
+from flair2_exp.streams import run
 
 
 def main() -> int:
     """Compose the config, write the store and say what it took; 1 where it cannot be written."""
-    settle_surroundings()
     parser = argparse.ArgumentParser(
         description="Write a prepared store, or finish or renew one.",
         epilog="OVERRIDES are Hydra's, as for python -m flair2_exp; s2_preproc and dataset matter.",
@@ -91,4 +90,4 @@ def _prepare(store: str, config: Config, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -12,7 +12,7 @@ import sys
 from flair2_exp.config.data import SampleConfig
 from flair2_exp.data.sample.tree import ensure_sample
 from flair2_exp.errors import FlairError
-from flair2_exp.machine import settle_surroundings
+from flair2_exp.streams import run
 
 _HELP = {
     "seed": "seed of everything random",
@@ -26,7 +26,6 @@ _HELP = {
 
 def main() -> int:
     """Parse the command line and write the tree; 1 where it cannot be written."""
-    settle_surroundings()
     parser = argparse.ArgumentParser(
         description="Write the synthetic sample data set, a complete FLAIR #2 tree.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -45,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

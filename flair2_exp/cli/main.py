@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from flair2_exp import streams
 from flair2_exp.cli.verbs import verb_of
 from flair2_exp.errors import FlairError
-from flair2_exp.machine import settle_surroundings
 from flair2_exp.signals import signals_as_exceptions
 
 JOB_NAME: Final = "flair2_exp"
@@ -33,15 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The command line without the program; None: this process's.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    settle_surroundings()
+    if arguments is None:
+        streams.use_utf8()
+        arguments = sys.argv[1:]
+    streams.settle()
+    works = False
     with _explained():
         verb = verb_of(arguments)
         if verb is not None:
             sys.exit(verb(arguments[1:]))
-        if _answers_at_once(arguments):
-            return
-        _run(arguments)
+        works = not _answers_at_once(arguments) and _run(arguments)
+    if not works and (status := streams.loss()):
+        sys.exit(status)
 
 
 def _answers_at_once(arguments: Sequence[str]) -> bool:
@@ -64,7 +66,8 @@ def _answers_at_once(arguments: Sequence[str]) -> bool:
     return False
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str]) -> bool:
+    """Do what the command says; return whether that is more than to show something."""
     from flair2_exp.cli.preflight import preflight
     from flair2_exp.cli.words import parse, runs_nothing
     from flair2_exp.compat import files_checked, run_hydra_tool
@@ -80,9 +83,9 @@ def _run(arguments: Sequence[str]) -> None:
     with files_checked(ConfigFiles().check):
         if runs_nothing(flags):
             run_hydra_tool(flags, *_primary(flags))
-            return
+            return False
         with signals_as_exceptions():
-            (_run_many if flags.multirun else _run_one)(flags)
+            return (_run_many if flags.multirun else _run_one)(flags)
 
 
 def register() -> None:
@@ -108,15 +111,15 @@ def _primary(flags: argparse.Namespace) -> tuple[Path, str]:
     return folder, flags.config_name or "config"
 
 
-def _run_one(flags: argparse.Namespace) -> None:
-    """Compose a single run, check it, and run it in Hydra's output folder."""
+def _run_one(flags: argparse.Namespace) -> bool:
+    """Compose a single run, check it, and run it in Hydra's output folder; return True."""
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
     from flair2_exp.compat import hydra_context, opened_hydra, outcome
     from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
-    from flair2_exp.run.folder import require_writable
+    from flair2_exp.run.folder import Footprint, RunFolder, require_own, require_place
 
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
@@ -125,14 +128,15 @@ def _run_one(flags: argparse.Namespace) -> None:
         output = folder_of(config, "run.dir")
         with as_hydra_runs(config, output):
             experiment = typed(config)
-        require_writable(Path(output))
-
+        require_place(Path(output))
         run_folder = Path(output).absolute()  # before Hydra changes the folder, where asked to
+        require_own(RunFolder(run_folder))
+        before = Footprint.of(run_folder)
 
         def task(_: DictConfig) -> object:
             from flair2_exp.run.experiment import run
 
-            return run(experiment, run_folder, list(flags.overrides))
+            return run(experiment, run_folder, list(flags.overrides), None, before)
 
         context = hydra_context(hydra.config_loader, config)
         context.callbacks.on_run_start(config=config, config_name=name)
@@ -140,10 +144,14 @@ def _run_one(flags: argparse.Namespace) -> None:
         context.callbacks.on_run_end(config=config, config_name=name, job_return=job)
         if job.status == JobStatus.FAILED:
             raise outcome(job)
+        return True
 
 
-def _run_many(flags: argparse.Namespace) -> None:
-    """Compose a multirun and hand it to its sweeper, which checks every job."""
+def _run_many(flags: argparse.Namespace) -> bool:
+    """Compose a multirun and hand it to its sweeper, which checks every job.
+
+    Return whether it was to run them, too.
+    """
     from hydra.core.plugins import Plugins
     from hydra.types import RunMode
 
@@ -162,6 +170,7 @@ def _run_many(flags: argparse.Namespace) -> None:
         )
         sweeper.sweep(arguments=list(config.hydra.overrides.task))
         context.callbacks.on_multirun_end(config=config, config_name=name)
+        return not config.sweep.dry_run
 
 
 @contextmanager
@@ -169,9 +178,6 @@ def _explained() -> Iterator[None]:
     """Turn a user's mistake into its message and the exit status; a bug keeps its traceback."""
     try:
         yield
-    except BrokenPipeError:  # whoever reads our output, as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         from flair2_exp.config.explain import explain
 
@@ -186,4 +192,6 @@ def _explained() -> Iterator[None]:
 
 
 def _refuse(message: str) -> None:
-    print(f"flair2-exp: {message}", file=sys.stderr)
+    from flair2_exp.tracking.scrub import scrub
+
+    print(f"flair2-exp: {scrub(message)}", file=sys.stderr)

@@ -112,8 +112,12 @@ def _official_part(domain: str) -> str:
     )
 
 
-def _from_file(index: Index, file: str) -> Split:
-    """Read the split that a YAML file of names describes."""
+def read_names(file: str) -> dict[str, object]:
+    """Return what a split's file lists for each part; the names are not looked up.
+
+    Raises:
+        DataError: It cannot be read, or is something else.
+    """
     from flair2_exp.config import yaml_files  # late: a fingerprint takes NumPy and little else
 
     try:
@@ -124,6 +128,12 @@ def _from_file(index: Index, file: str) -> Split:
         raise DataError(
             f"split.file={file} must hold lists `train`, `validation` and `test` and nothing else."
         )
+    return content
+
+
+def _from_file(index: Index, file: str) -> Split:
+    """Return the split that a YAML file of names describes."""
+    content = read_names(file)
     places = _places(index)
     chosen = {part: _chosen(content.get(part), part, places, file) for part in PARTS}
     for one, other in itertools.combinations(PARTS, 2):

@@ -39,7 +39,7 @@ class Process:
         """Return the calling process."""
         boot = namespace = ""
         with contextlib.suppress(OSError):
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
         with contextlib.suppress(OSError):
             namespace = os.readlink("/proc/self/ns/pid")
         pid = os.getpid()
@@ -81,7 +81,7 @@ def start_time(pid: int) -> str:
     /proc; a zombie has ended and counts as none.
     """
     try:
-        columns = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        columns = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if columns[0] in "ZX" else columns[19]

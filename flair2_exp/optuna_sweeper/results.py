@@ -111,7 +111,7 @@ def _seconds(trial: FrozenTrial) -> float | str:
 def only_one(folder: Path) -> Iterator[bool]:
     """Yield whether no other process is in this context for the folder; a killed one leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".finishing").open("w") as file:
+    with (folder / ".finishing").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -86,6 +86,7 @@ class Search:
             SweepError: Too many trials failed, or the search cannot be run.
         """
         self._validate_config()
+        storage.require_usable(self._storage_name, self.options.storage_timeout)
         plan = self._plan()
         self._open(plan)
         was_complete = ledger.finished(self._handle.trials()) >= self._total
@@ -95,7 +96,10 @@ class Search:
                 self._loop()
         finally:
             result = self._result()
-            results.write_results(result)
+            try:
+                results.write_results(result)
+            except OSError as error:  # the trials are in the storage, listed here or not
+                log.warning("%s: no list of the trials: %s", self._results, error.strerror)
         self._summarise(result)
         self._finish(result, leads=was_complete or self._ledger.ended_last(result.trials))
         return self._returns

@@ -32,6 +32,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from . import sqlite
 from .errors import SweepError
 
 STORAGE_ERRORS: Final = (OptunaError, SQLAlchemyError, OSError)
@@ -48,6 +49,9 @@ _PASSWORD: Final = re.compile(r"(://[^/@:\s]*):(?:\S*|[^@]*)@")
 _SECRET_QUERY: Final = re.compile(
     r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret)[^=&\s]*=)[^&\s]*", re.IGNORECASE
 )
+_HEAD: Final = b'{"op_code":'
+"""How each record of a journal begins, also half a one."""
+_RECORD: Final = re.compile(re.escape(_HEAD) + rb"\d")
 _SQLITE_BUSY_SECONDS: Final = 60  # as long as a slow disk may keep another worker's write waiting
 # Several workers that start together on an empty database create its tables at the same time; all
 # but one fail and find them there the next time.
@@ -63,7 +67,7 @@ def locked(path: str) -> Iterator[None]:
     Optuna's own lock files outlive a killed process, and every other worker then waits half a
     minute. Not for network file systems without working locks (NFS before version 4).
     """
-    with open(f"{path}.lock", "a") as file:
+    with open(f"{path}.lock", "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -135,13 +139,14 @@ def _has_password(storage: str) -> bool:
 
 def _absolute_sqlite(storage: str) -> str:
     """Return the URL with an absolute path: a job may run in a folder of its own."""
-    scheme, _, path = storage.partition(":///")
-    if not path or path.startswith(":memory:"):
+    path = sqlite.path_of(storage)
+    if path is None:
         raise SweepError(
             f"storage {storage}: a database in memory is seen by no other process; "
             "expected sqlite:///file.db."
         )
-    return f"{scheme}:///{Path(path).absolute()}"
+    scheme, _, text = storage.partition(":///")
+    return f"{scheme}:///{Path(text).absolute()}"
 
 
 def redact(text: str) -> str:
@@ -172,7 +177,33 @@ def open_storage(name: str, timeout: float = 10.0) -> BaseStorage:
     return _open[key]
 
 
+def require_usable(name: str, timeout: float = 10.0) -> None:
+    """Refuse a storage that is away, or is something else; write nothing.
+
+    Args:
+        name: Its full name.
+        timeout: Seconds in which a server must answer.
+
+    Raises:
+        SweepError: It could not be opened, or what is there belongs to another program.
+    """
+    with errors_in_one_line(name):
+        _require_own(name)
+        if "://" in name and sqlite.path_of(name) is None:
+            url = _driver_url(name)
+            _within(timeout, name, lambda: _knock(url, _engine_options(url, timeout)))
+
+
+def _require_own(name: str) -> None:
+    if fault := _foreign(name):
+        raise SweepError(
+            f"storage {redact(name)} is {fault}, and stays as it is. Give the path of a new file, "
+            "of a journal of Optuna's, or a database URL such as sqlite:///studies.db."
+        )
+
+
 def _connect(name: str, timeout: float) -> BaseStorage:
+    _require_own(name)
     if "://" not in name:
         _within(timeout, name, lambda: Path(name).parent.mkdir(parents=True, exist_ok=True))
         return JournalStorage(_Journal(name))
@@ -180,6 +211,47 @@ def _connect(name: str, timeout: float) -> BaseStorage:
     options = _engine_options(url, timeout)
     _within(timeout, name, lambda: _knock(url, options))
     return _database(url, options)
+
+
+def _foreign(name: str) -> str:
+    """Return what the storage's file is, in words, where it is not a storage; else an empty text.
+
+    Looked at before anything is written: to a journal's end records are appended, half a record
+    there is cut off, and a database gets tables.
+    """
+    if "://" not in name:
+        return "" if _is_journal(Path(name)) else _kind_of(Path(name))
+    path = sqlite.path_of(name)
+    if path is None:
+        return ""
+    for _ in range(_ATTEMPTS):
+        fault = sqlite.foreign(path, "studies", {"study_id", "study_name"})
+        if not fault:
+            break
+        time.sleep(0.1)  # another worker may be making its tables
+    return fault
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_file():
+        return "not a journal of Optuna's"
+    return "a folder" if path.is_dir() else "a device or a pipe"
+
+
+def _is_journal(path: Path) -> bool:
+    """Return whether a path is that of a journal, whose last record may be half, or of a new one.
+
+    Each record is a line, an object of JSON that begins with its code.
+    """
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if not _HEAD.startswith(file.read(len(_HEAD))):  # whose first line may be very long
+            return False
+        file.seek(0)
+        return all(_RECORD.match(line) or _HEAD.startswith(line) for line in file)
 
 
 def _within(timeout: float, name: str, work: Callable[[], None]) -> None:
@@ -263,7 +335,7 @@ def _is_creation_race(error: BaseException) -> bool:
 
 def _driver_url(name: str) -> URL:
     try:
-        url = make_url(name)
+        url = make_url(sqlite.address(name) if name.startswith("sqlite") else name)
         if url.drivername == "postgresql" and importlib.util.find_spec("psycopg"):
             url = url.set(drivername="postgresql+psycopg")
         url.get_dialect().import_dbapi()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import os
 import shutil
@@ -17,7 +18,7 @@ from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, RunRecord
-from flair2_exp.tracking.store import Store, open_store, search_runs
+from flair2_exp.tracking.store import Store, database_path, local_store, open_store, search_runs
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -76,22 +77,24 @@ def _read(store: Store, wanted: Mapping[str, str], run_ids: Sequence[str]) -> Ru
 def _opened(tracking_uri: str) -> Iterator[Store]:
     """Open a store that exists, for reading: MLflow makes tables where there are none."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    if not tracking_uri.startswith("sqlite:///"):
+    if not tracking_uri.startswith("sqlite:"):
         yield open_store(tracking_uri)  # which asks a server for a sign of life
         return
-    database = Path(tracking_uri.removeprefix("sqlite:///"))
+    database = database_path(tracking_uri)
     with tempfile.TemporaryDirectory() as folder:
         readable = database
         if database.is_file() and not os.access(database.parent, os.W_OK):
             # Even to read it, sqlite makes files beside a database with a write-ahead log.
-            for file in database.parent.glob(f"{database.name}*"):
+            for file in database.parent.glob(f"{glob.escape(database.name)}*"):
                 shutil.copyfile(file, Path(folder) / file.name)
             readable = Path(folder) / database.name
         if not _holds_runs(readable):
             raise TrackingError(
                 f"there is no MLflow database {database}.\nName the store with --tracking-uri."
             )
-        yield Store(f"sqlite:///{readable}", folder=database.parent.absolute(), timeout=SECONDS)
+        store = local_store(readable, SECONDS)  # not to be written
+        store.folder = database.parent
+        yield store
 
 
 def _holds_runs(database: Path) -> bool:

@@ -61,6 +61,19 @@ def store_at(uri: str, *, timeout: float = 8.0, delivery_seconds: float = 0.0) -
     )
 
 
+def require_store(config: Config) -> None:
+    """Refuse an MLflow store that could not be opened; nothing is made.
+
+    Raises:
+        TrackingError: As by `open_store`.
+    """
+    if config.tracking.enabled:
+        from flair2_exp.tracking import store
+
+        uri = config.tracking.uri or store.local_uri(config.paths.mlflow)
+        store.require_usable(uri, timeout=config.tracking.timeout)
+
+
 def require_files(config: Config) -> None:
     """Refuse a config that names data or weights that are not there; nothing is opened.
 
@@ -104,6 +117,14 @@ def build_data(config: Config) -> FlairDataModule:
     from flair2_exp.data.datamodule import FlairDataModule
 
     dataset = config.dataset
+    if dataset.store is not None:
+        from flair2_exp.data.store import describe
+
+        describe(Path(dataset.store))
+    if config.split.name == "file":
+        from flair2_exp.data.splits import read_names
+
+        read_names(str(config.split.file))
     if dataset.sample is not None and dataset.root is not None:
         from flair2_exp.data.sample.tree import ensure_sample
 

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flair2_exp import locking
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
 from flair2_exp.errors import (
@@ -30,7 +29,7 @@ from flair2_exp.errors import (
 )
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.folder import Footprint, RunFolder
 from flair2_exp.run.record import FINISHED, RUNNING, TRAINED, RunRecord
 from flair2_exp.shortage import reserved, shortage
 from flair2_exp.signals import (
@@ -39,6 +38,7 @@ from flair2_exp.signals import (
     signals_as_exceptions,
     status_of,
 )
+from flair2_exp.tracking.scrub import scrub, scrub_tree
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def run(
     folder: Path,
     overrides: Sequence[str] = (),
     membership: Membership | None = None,
+    before: Footprint | None = None,
 ) -> float | list[float] | None:
     """Train and test one experiment and keep everything about it.
 
@@ -103,6 +104,7 @@ def run(
         folder: Where checkpoints and results go; a new one is removed if the run is refused.
         overrides: Hydra's, as typed by the user; kept with the run.
         membership: The sweep or search that the run belongs to.
+        before: What was in the folder before Hydra wrote there; None: what is there now.
 
     Returns:
         The objective: a number, or a list for several.
@@ -116,9 +118,9 @@ def run(
     first = is_first_process(config.trainer)
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
     alone = lock if first else nullcontext(False)
-    belongs = membership or Membership()
+    belongs, before = membership or Membership(), before or Footprint.of(folder)
     with signals_as_exceptions() as interruption, alone as exclusive:
-        life = _Life(config, RunFolder(folder), belongs, interruption, first, exclusive)
+        life = _Life(config, RunFolder(folder), belongs, interruption, first, exclusive, before)
         return life.run(overrides)
 
 
@@ -133,6 +135,7 @@ class _Life:
         interruption: A signal that asks this process to end.
         first: Whether this is the process of a distributed run that writes.
         exclusive: Whether no other process can be at work in the folder.
+        before: What was in the folder before anything was written for this run.
     """
 
     config: Config
@@ -141,6 +144,7 @@ class _Life:
     interruption: Interruption
     first: bool
     exclusive: bool
+    before: Footprint
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
         """Do what is left to do of the run; return its objective."""
@@ -148,10 +152,12 @@ class _Life:
         from flair2_exp.run.results import finish
 
         config, folder = self.config, self.folder
+        if self.first:
+            _scrub_hydras_files(folder)
         earlier = read_record(folder)
         keep = earlier is not None or not self.first
         worded = partial(_shortage_in_words, folder, self._command(overrides))
-        with _removed_if_refused(folder, Path(config.paths.root), keep=keep), worded():
+        with _removed_if_refused(self.before, keep=keep), worded():
             prepared = prepare(config, folder, earlier, first=self.first)
             if self.membership.require_data is not None:
                 self.membership.require_data(prepared.data.fingerprint)
@@ -189,7 +195,7 @@ class _Life:
             # Another process resumes in this folder, or only the delivery was interrupted.
             if getattr(error, "disowned", False) or record.status == FINISHED:
                 raise
-            record.finish(status_of(error), f"{type(error).__name__}: {error}")
+            record.finish(status_of(error), scrub(f"{type(error).__name__}: {error}"))
             with suppress(OSError):  # the disk may be what the run failed of
                 self._write(record)
             raise
@@ -450,10 +456,17 @@ def prepare(
     Raises:
         FlairError: The first thing that is wrong.
     """
-    from flair2_exp.run.assembly import build_data, build_task, network_spec, open_store
+    from flair2_exp.run.assembly import (
+        build_data,
+        build_task,
+        network_spec,
+        open_store,
+        require_store,
+    )
 
-    # A server is asked before torch is imported; a local store is made when all else is well.
-    store = open_store(config) if first and config.tracking.uri else None
+    # The store is asked before torch is imported, and made when all else is well.
+    if first:
+        require_store(config)
     from flair2_exp.training.device import require_device
     from flair2_exp.training.feasible import require_feasible
 
@@ -483,8 +496,7 @@ def prepare(
         epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
         warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
-    if first and store is None:
-        store = open_store(config)
+    store = open_store(config) if first else None
     return Prepared(config, data, spec, task, store, start)
 
 
@@ -519,10 +531,24 @@ def _settle_libraries(config: Config) -> None:
 
 
 def resolved_yaml(config: Config) -> str:
-    """Return the whole config as YAML, every interpolation resolved."""
+    """Return the whole config as YAML, every interpolation resolved, credentials removed."""
     import yaml
 
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(scrub_tree(plain(config)), sort_keys=False, allow_unicode=True)
+
+
+def _scrub_hydras_files(folder: RunFolder) -> None:
+    """Remove credentials from what Hydra has kept of the command."""
+    import yaml
+
+    for path in folder.hydra.glob("*.yaml"):
+        try:
+            content = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):  # it is not Hydra's
+            continue
+        clean = scrub_tree(content)
+        if clean != content:
+            write_text(path, yaml.safe_dump(clean, sort_keys=False, allow_unicode=True))
 
 
 def log_config(config: Config, run: Run) -> None:
@@ -591,29 +617,16 @@ def objective(config: Config, metrics: Mapping[str, float]) -> float | list[floa
 
 
 @contextmanager
-def _removed_if_refused(folder: RunFolder, root: Path, *, keep: bool) -> Iterator[None]:
+def _removed_if_refused(before: Footprint, *, keep: bool) -> Iterator[None]:
     """Remove what was written for a run that is refused before it begins, and nothing else.
 
     Args:
-        folder: The run's, which may have been there before, with files of the user's in it.
-        root: Of all results: parents below it are ours, and go where they are left empty.
+        before: What was in its folder, which may have files of the user's in it.
         keep: The folder holds an earlier part of the run, or is another process's to remove.
     """
     try:
         yield
     except FlairError:
         if not keep:
-            shutil.rmtree(folder.hydra, ignore_errors=True)
-            for path in (folder.path / locking.FILE, folder.log):
-                path.unlink(missing_ok=True)
-            _remove_empty(folder.path.absolute(), root)
+            before.restore()
         raise
-
-
-def _remove_empty(folder: Path, root: Path) -> None:
-    """Remove a folder and its parents below a root, up to the first that is not empty."""
-    here = Path.cwd()
-    for each in (folder, *(parent for parent in folder.parents if root in parent.parents)):
-        if each == here or not each.is_dir() or any(each.iterdir()):
-            return
-        each.rmdir()

@@ -36,9 +36,6 @@ def save_results(
     """Write the counts per patch and the figures of a test."""
     import numpy as np
 
-    from flair2_exp.nomenclature import classes
-    from flair2_exp.tracking import figures
-
     patches = sorted(task.results)
     with replacing(folder.confusion) as fresh, fresh.open("wb") as file:
         np.savez_compressed(
@@ -48,6 +45,18 @@ def save_results(
             confusion=np.stack([task.results[each].confusion for each in patches]),
             classes=np.array(task.class_names),
         )
+    try:
+        _draw(task, panel, folder, heading)
+    except Exception as error:  # the counts are what a run is worth, drawn or not
+        log.warning("no figures in %s: %s", folder, error)
+
+
+def _draw(task: SegmentationTask, panel: PanelCollector, folder: RunFolder, heading: str) -> None:
+    import numpy as np
+
+    from flair2_exp.nomenclature import classes
+    from flair2_exp.tracking import figures
+
     shown = classes(len(task.class_names))
     drawn = figures.confusion(task.test_confusion(), shown, title=heading)
     with replacing(folder.confusion_figure) as fresh:

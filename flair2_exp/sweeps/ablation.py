@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,13 +24,14 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp.compat import is_basic_launcher, outcome
-from flair2_exp.config.fields import build
+from flair2_exp.config.fields import build, plain
 from flair2_exp.config.sweep import SweepConfig
-from flair2_exp.errors import FlairError
+from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.locking import locked, wait_until_free
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_sweeper
-from flair2_exp.run.folder import require_writable
+from flair2_exp.run.assembly import require_store
+from flair2_exp.run.folder import SWEEP_CONFIG, Footprint, require_own_sweep, require_place
 from flair2_exp.sweeps.delivery import deliver_runs
 from flair2_exp.sweeps.failures import (
     Failure,
@@ -56,6 +59,7 @@ from flair2_exp.sweeps.plan import (
     require_launcher,
     split,
 )
+from flair2_exp.tracking.scrub import scrub_tree
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -115,6 +119,10 @@ class AblationSweeper(Sweeper):
         config, launcher, loader = self.config, self.launcher, self.config_loader
         if config is None or launcher is None or loader is None:
             raise RuntimeError("setup() comes before sweep()")
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            raise ConfigError(
+                f"hydra.sweeper.max_batch_size={self.max_batch_size}: expected 1 or more, or null."
+            )
         sweep = Sweep(config, launcher, self.max_batch_size)
         jobs = sweep.plan(split(arguments, self.params, loader), loader, arguments)
         return [] if sweep.options.dry_run else sweep.run(jobs)
@@ -157,9 +165,12 @@ class Sweep:
         Raises:
             FlairError: A job that cannot run.
         """
-        require_launcher(self._config.hydra.launcher)
         plan = Planner(self._config, loader).plan(overrides)
         jobs = plan.jobs
+        paths = (Path(each) for each in plain(jobs[0].config.paths).values())
+        require_place(self.folder)
+        require_own_sweep(self.folder, paths)
+        require_launcher(self._config.hydra.launcher)
         if not self._remote:
             require_files(jobs)
         typed = is_typed("sweep.baseline", arguments)
@@ -177,21 +188,32 @@ class Sweep:
         Raises:
             FlairError: A job that cannot run (before any has), or failed jobs (after all have).
         """
-        require_writable(self.folder)
         require_feasible(jobs, remote=self._remote)
-        with locked(self.folder, "start another sweep with sweep.name=NAME") as exclusive:
-            for job in jobs:  # another start may have worked on them since they were planned
-                job.refresh()
-                job.require_same()
-            OmegaConf.save(self._config, self.folder / "multirun.yaml")
-            name = self.options.name
-            with open_parent(name, self.folder, jobs[0].config, take_over=exclusive) as parent:
-                parent.log_text(self._table + "\n", JOBS_FILE)
-                done = [job.folder for job in jobs if job.state == DONE]
-                deliver_runs(done, parent.store)
-                launched = self._launch(jobs)
-                self._finish(jobs, parent)
+        require_store(jobs[0].config)
+        with self._begun(jobs) as parent, parent:
+            parent.log_text(self._table + "\n", JOBS_FILE)
+            deliver_runs([job.folder for job in jobs if job.state == DONE], parent.store)
+            launched = self._launch(jobs)
+            self._finish(jobs, parent)
         return launched
+
+    @contextmanager
+    def _begun(self, jobs: Sequence[Job]) -> Iterator[Run]:
+        """Hold the sweep's folder, and yield its MLflow run; leave nothing where that fails."""
+        before = Footprint.of(self.folder)
+        with locked(self.folder, "start another sweep with sweep.name=NAME") as exclusive:
+            try:
+                for job in jobs:  # another start may have worked on them since they were planned
+                    job.refresh()
+                    job.require_same()
+                clean = scrub_tree(OmegaConf.to_container(self._config))
+                OmegaConf.save(OmegaConf.create(clean), self.folder / SWEEP_CONFIG)
+                config = jobs[0].config
+                parent = open_parent(self.options.name, self.folder, config, take_over=exclusive)
+            except FlairError:
+                before.restore()
+                raise
+            yield parent
 
     def _launch(self, jobs: Sequence[Job]) -> list[list[JobReturn]]:
         """Launch all that is not done, in batches; note what fails, by job number."""
@@ -267,14 +289,26 @@ class Sweep:
         parent.log_metrics({"jobs/all": len(jobs), "jobs/not_done": len(failed)})
         try:
             self._report(jobs, failed, parent)
-        except FlairError as error:  # the runs are what they are, comparable or not
-            print(f"no report: {error}", flush=True)
-        except Exception:  # a bug in the report must not hide what failed before it
-            if not failed:
-                raise
-            log.exception("no report")
+        except Exception as error:  # the runs are what they are, shown or not
+            if not isinstance(error, FlairError | OSError | UnicodeError):
+                log.exception("the report has a bug")
+            log.warning(
+                "no report: %s\nThe finished runs are kept. Once that is put right: %s",
+                error,
+                self._report_command(),
+            )
         if failed:
             raise SweepFailedError(failure_table(failed))
+
+    def _report_command(self) -> str:
+        """Return what to type to make the report of what is in the sweep's folder."""
+        from flair2_exp.report.write import FORMATS
+
+        words = ["python", "scripts/leaderboard.py", "--folders", str(self.folder)]
+        words += ["--format", ",".join(FORMATS), "--out", str(self.folder / REPORT)]
+        words += ["--baseline", self.baseline] if self.baseline else []
+        words += ["--factors", ",".join(self.factors)] if self.factors else []
+        return shlex.join([*words, "--title", self.options.name])
 
     def _report(
         self,

@@ -21,9 +21,9 @@ from flair2_exp.run.delivery import (
     settle,
     waiting,
 )
-from flair2_exp.run.folder import RunFolder, run_folders
+from flair2_exp.run.folder import SWEEP_FILE, RunFolder, run_folders
 from flair2_exp.run.record import FINISHED, KILLED, RunRecord
-from flair2_exp.sweeps.parent import REPORT, SWEEP_FILE, Notes, parent_of, rebuild_parent
+from flair2_exp.sweeps.parent import REPORT, Notes, parent_of, rebuild_parent
 from flair2_exp.tracking.pending import Pending
 from flair2_exp.tracking.store import Store
 

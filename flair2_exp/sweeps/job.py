@@ -21,13 +21,16 @@ def run_job_of_sweep(config: DictConfig) -> Any:
     """
     from hydra.core.hydra_config import HydraConfig
 
+    from flair2_exp import streams
     from flair2_exp.config.compose import typed
     from flair2_exp.optuna_sweeper.trial import current_trial
     from flair2_exp.run.experiment import Membership, run
+    from flair2_exp.run.folder import Footprint
     from flair2_exp.sweeps.parent import parent_of
     from flair2_exp.sweeps.tuning import PARENT, require_study_data
     from flair2_exp.tracking.tags import Tag
 
+    streams.settle()  # a launcher may have started this process
     hydra = HydraConfig.get()
     experiment, trial = typed(config), current_trial()
     tags = {str(Tag.SWEEP): experiment.sweep.name}
@@ -42,4 +45,5 @@ def run_job_of_sweep(config: DictConfig) -> Any:
             tracking = dataclasses.replace(experiment.tracking, run_name=title)
             experiment = dataclasses.replace(experiment, tracking=tracking)
     folder = Path(hydra.runtime.output_dir)
-    return run(experiment, folder, list(hydra.overrides.task), membership)
+    before = Footprint(folder, base=Path(hydra.sweep.dir).absolute())  # by now Hydra has written
+    return run(experiment, folder, list(hydra.overrides.task), membership, before)

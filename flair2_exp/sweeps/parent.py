@@ -13,14 +13,13 @@ from flair2_exp.config.experiment import Config
 from flair2_exp.files import write_text
 from flair2_exp.run.assembly import open_store
 from flair2_exp.run.delivery import BEGUN, COMPLETE
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.folder import SWEEP_FILE, RunFolder
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
 
-SWEEP_FILE: Final = "sweep.json"
 REPORT: Final = "report"
 """The folder of a sweep's report, and that of its artifacts."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -344,16 +346,41 @@ def distributes(launcher: DictConfig) -> bool:
 
 
 def require_launcher(launcher: DictConfig) -> None:
-    """Refuse more processes at once than a machine can start.
+    """Refuse a launcher that would refuse every job, when the sweep has begun.
+
+    Args:
+        launcher: `hydra.launcher`.
 
     Raises:
-        ConfigError: `hydra.launcher.n_jobs` is 0, or many times the processor's cores.
+        ConfigError: It lacks what it submits with, its options do not make one, or it would start
+            many times the processes that the processor has cores.
     """
+    target = str(launcher._target_)
+    if "SlurmLauncher" in target and shutil.which("srun") is None:
+        raise ConfigError(
+            "hydra/launcher=submitit_slurm: this machine has no srun: start the command where "
+            "SLURM is, or use hydra/launcher=submitit_local."
+        )
     jobs, most = launcher.get("n_jobs"), processes_at_most()
     if isinstance(jobs, int) and (jobs == 0 or jobs > most):
         raise ConfigError(
             f"hydra.launcher.n_jobs={jobs}: expected 1 to {most}, or -1 for one per core."
         )
+    if "JoblibLauncher" in target:
+        import joblib
+
+        names = ("n_jobs", "prefer", "require", "batch_size", "pre_dispatch")
+        options = {name: launcher[name] for name in names}
+        size, ahead = str(options["batch_size"]), str(options.pop("pre_dispatch"))
+        options["batch_size"] = int(size) if size.isdecimal() else size
+        try:
+            joblib.effective_n_jobs(options["n_jobs"])
+            joblib.Parallel(**options)
+            if not re.fullmatch(r"all|[\d*/+() -]*(n_jobs)?[\d*/+() -]*", ahead):
+                raise ValueError(f"pre_dispatch={ahead}: expected all, a number, or N*n_jobs")
+        except (TypeError, ValueError) as error:
+            shown = " ".join(f"{name}={value}" for name, value in options.items())
+            raise ConfigError(f"hydra.launcher (joblib), {shown}: {error}.") from error
 
 
 def require_files(jobs: Sequence[Job]) -> None:

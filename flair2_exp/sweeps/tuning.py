@@ -24,7 +24,7 @@ from flair2_exp.config.groups import config_folder
 from flair2_exp.config.identity import contents, decides
 from flair2_exp.errors import ConfigError, DataError, TrackingError
 from flair2_exp.run import assembly
-from flair2_exp.run.folder import RunFolder, require_writable, run_folders
+from flair2_exp.run.folder import RunFolder, require_own_sweep, require_place, run_folders
 from flair2_exp.run.record import place_of
 from flair2_exp.sweeps.delivery import deliver_runs
 from flair2_exp.sweeps.plan import distributes, require_launcher
@@ -65,8 +65,9 @@ def on_start(config: DictConfig) -> dict[str, str]:
             as workers of their own.
     """
     options = typed(config)
-    require_writable(Path(str(config.hydra.sweep.dir)))
+    _require_folder(config, options)
     require_launcher(config.hydra.launcher)
+    assembly.require_store(options)
     _refuse_seeds(config.hydra)
     if distributes(config.hydra.launcher):  # the files may not be visible from here
         named = {name: flatten(plain(options))[name] for name in _FILES}
@@ -81,6 +82,16 @@ def on_start(config: DictConfig) -> dict[str, str]:
 
         ensure_sample(dataset.root, dataset.sample)
     return facts_of(options, assembly.data_fingerprint(options))
+
+
+def _require_folder(config: DictConfig, options: Config) -> None:
+    """Refuse a folder that is not meant for a search, or holds something else."""
+    from flair2_exp.optuna_sweeper.storage import resolve
+
+    folder = Path(config.hydra.sweep.dir).absolute()
+    storage = Path(resolve(options.tune.storage, folder).rpartition(":///")[2])
+    require_place(folder)
+    require_own_sweep(folder, (storage, *map(Path, plain(options.paths).values())))
 
 
 def facts_of(config: Config, fingerprint: str) -> dict[str, str]:
@@ -254,9 +265,12 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
     parent.log_artifact(result.folder / "trials.csv")
     for path in files:
         parent.log_artifact(path, "experiment")
-    for path in write_figures(result, result.folder / FIGURES):
-        parent.log_artifact(path, FIGURES)
     parent.describe(summary(result))
+    try:
+        for path in write_figures(result, result.folder / FIGURES):
+            parent.log_artifact(path, FIGURES)
+    except Exception as error:  # the study is what it is, drawn or not
+        log.warning("no figures: %s\nThe study is kept; the same command draws it again.", error)
 
 
 def summary(result: SearchResult) -> str:

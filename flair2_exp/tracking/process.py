@@ -34,7 +34,7 @@ class WriterProcess:
         """Return the calling process."""
         machine = ""
         with suppress(OSError):
-            machine = Path("/etc/machine-id").read_text().strip()
+            machine = Path("/etc/machine-id").read_text("utf-8").strip()
         digest = hashlib.sha256(machine.encode()).hexdigest()[:12] if machine else ""
         return cls(Process.this(), digest)
 

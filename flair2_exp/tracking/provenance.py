@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flair2_exp.machine import cores
-from flair2_exp.tracking.scrub import scrub
+from flair2_exp.tracking.scrub import SECRET_FILES, scrub, scrub_diff
 from flair2_exp.tracking.tags import Tag
 
 DIFF_LIMIT: Final = 1_000_000
@@ -46,7 +46,8 @@ class GitState:
     untracked: tuple[str, ...] = ()
     """Names of untracked files, the first `UNTRACKED_LIMIT`."""
     diff: str = ""
-    """Of tracked files against the commit, scrubbed, with a note where it was cut."""
+    """Of tracked files against the commit, but those that hold secrets; scrubbed, with a note where
+    it was cut."""
     note: str = ""
     """What could not be found out, and why."""
 
@@ -152,7 +153,9 @@ def git_state(folder: Path) -> GitState:
     top = Path((_git(folder, "rev-parse", "--show-toplevel") or str(folder)).rstrip("\n"))
     listing = _git(top, "ls-files", "--others", "--exclude-standard", "-z") or ""
     untracked = listing.split("\0")[:-1]
-    diff = commit and _git(top, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD")
+    kept = (".", *(f":(exclude,glob,icase)**/{name}" for name in SECRET_FILES))
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color")
+    diff = commit and _git(top, "diff", *plain, "HEAD", "--", *kept)
     notes = []
     if diff is None:
         notes.append("no commit yet" if commit is None else "the diff could not be made")
@@ -173,7 +176,7 @@ def _bounded(diff: str) -> str:
         f"\n# cut here: {len(diff)} characters in all, of which the first {DIFF_LIMIT}"
         " are kept; this patch does not apply as it is\n"
     )
-    return scrub(diff[:DIFF_LIMIT], code=True) + (note if len(diff) > DIFF_LIMIT else "")
+    return scrub_diff(diff[:DIFF_LIMIT]) + (note if len(diff) > DIFF_LIMIT else "")
 
 
 def packages() -> tuple[str, ...]:
@@ -211,7 +214,7 @@ def _user() -> str:
 
 def _processor() -> str:
     try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
         text = ""
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)

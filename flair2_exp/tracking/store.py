@@ -8,6 +8,7 @@ is opened, not before.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import math
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from flair2_exp.errors import TrackingError
 from flair2_exp.locking import file_lock
+from flair2_exp.optuna_sweeper import sqlite
 from flair2_exp.signals import KILLED
 from flair2_exp.tracking.process import WriterProcess
 from flair2_exp.tracking.relocation import ARTIFACTS, artifact_here, relocate, root_of
@@ -39,6 +41,8 @@ Recorded = Callable[[str, Mapping[str, str]], str]
 _DATABASE: Final = "mlflow.db"
 _KIND: Final = {str(Tag.EXPERIMENT_KIND): "custom_model_development"}
 """Makes MLflow's pages show a model's training rather than the tracing of a language model."""
+_COLUMNS: Final = frozenset({"experiment_id", "artifact_location", "lifecycle_stage"})
+"""What the table of MLflow's experiments has, in all versions since 1.0."""
 _BUSY_SECONDS: Final = 20.0
 """As long as MLflow's own connections wait for a lock of the database."""
 
@@ -71,38 +75,102 @@ def open_store(
         TrackingError: An address of another kind, a folder or database that cannot be written, a
             server that does not answer in time or is not MLflow's.
     """
+    database = require_usable(uri, timeout=timeout)
+    if database is None:
+        store = Store(uri, folder=None, timeout=timeout)
+    else:
+        store = _open_local(database, timeout)
+    store.delivery_seconds, store.recorded = delivery_seconds, recorded
+    return store
+
+
+def require_usable(uri: str, *, timeout: float = 8.0) -> Path | None:
+    """Refuse a store that does not answer, cannot be written or is something else; make nothing.
+
+    Args:
+        uri: As for `open_store`.
+        timeout: Seconds in which a server must answer.
+
+    Returns:
+        The database of a local store; None for a server.
+
+    Raises:
+        TrackingError: As by `open_store`.
+    """
     scheme = uri.partition(":")[0].lower() if "://" in uri else ""
     if scheme in ("http", "https"):
         _check_server(uri, timeout)
-        store = Store(uri, folder=None, timeout=timeout)
-    elif scheme == "sqlite":
-        store = _open_local(_database_path(uri), timeout)
-    else:
+        return None
+    if scheme != "sqlite":
         fix = "sqlite:////absolute/path/mlflow.db or http://127.0.0.1:5000"
         raise TrackingError(
             f"tracking.uri={scrub(uri)} is neither a sqlite database nor a server"
             f" (MLflow keeps no runs in plain folders any more).\nGive an address like {fix}."
         )
-    store.delivery_seconds, store.recorded = delivery_seconds, recorded
-    return store
+    database = database_path(uri)
+    try:
+        fault = sqlite.foreign(database, "experiments", _COLUMNS)
+    except OSError as error:
+        raise _unwritable(database.parent, error) from error
+    if fault:
+        raise TrackingError(
+            f"the MLflow store {database} is {fault}, and stays as it is.\nGive another folder "
+            "with paths.mlflow=…, or another file with tracking.uri=sqlite:////…/mlflow.db."
+        )
+    nearest = next(each for each in database.parents if each.exists())
+    if not nearest.is_dir() or nearest.parts[:2] == ("/", "proc"):
+        raise _unwritable(database.parent, NotADirectoryError(errno.ENOTDIR, "Not a directory"))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unwritable(database.parent, PermissionError(errno.EACCES, "Permission denied"))
+    return database
 
 
-def _database_path(uri: str) -> Path:
-    path = uri.removeprefix("sqlite:///")
-    # SQLAlchemy reads `?` as options and, from 2.1 on, `%20` as a blank.
-    if path == uri or not path or path.startswith(":") or "?" in path or "%" in path:
+def _unwritable(folder: Path, error: OSError | sqlite3.Error) -> TrackingError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return TrackingError(
+        f"the MLflow store {folder} cannot be written ({reason})."
+        "\nGive another folder with paths.mlflow=…, or turn tracking off with tracking=off."
+    )
+
+
+def database_path(uri: str) -> Path:
+    """Return the absolute path of the database that `sqlite:///PATH` names.
+
+    Raises:
+        TrackingError: It names none.
+    """
+    path = sqlite.path_of(uri)
+    if path is None:
         raise TrackingError(
             f"tracking.uri={scrub(uri)} names no database file that MLflow can open.\nGive an "
-            "address like sqlite:////absolute/path/mlflow.db (four slashes), without % or ?."
+            "address like sqlite:////absolute/path/mlflow.db (four slashes)."
         )
-    return Path(path).absolute()
+    return path
+
+
+def local_store(database: Path, timeout: float) -> Store:
+    """Return the store that is in a database, without looking at it.
+
+    Raises:
+        TrackingError: It has none, in the version of SQLAlchemy that is installed.
+    """
+    try:
+        uri = sqlite.address(f"{sqlite.PREFIX}{database}")
+    except ValueError:
+        raise TrackingError(
+            f"the MLflow store {database} has a name that SQLAlchemy cannot address.\nGive another "
+            "folder with paths.mlflow=…, without ?, or install sqlalchemy>=2.1."
+        ) from None
+    if "%" in uri:  # of what it takes for a path MLflow makes the folder, escapes and all
+        uri = uri.replace("sqlite:", "sqlite+pysqlite:")
+    return Store(uri, folder=database.parent, timeout=timeout)
 
 
 def _open_local(database: Path, timeout: float) -> Store:
     folder = database.parent
     try:
         (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-        store = Store(f"sqlite:///{database}", folder=folder, timeout=timeout)
+        store = local_store(database, timeout)
         with store.locked():
             if not database.exists() or not database.stat().st_size:
                 _make_database(database, timeout)
@@ -117,11 +185,7 @@ def _open_local(database: Path, timeout: float) -> Store:
                 connection.commit()
             store.call("opening", lambda client: client.search_experiments(max_results=1))
     except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise TrackingError(
-            f"the MLflow store {folder} cannot be written ({reason})."
-            "\nGive another folder with paths.mlflow=…, or turn tracking off with tracking=off."
-        ) from error
+        raise _unwritable(folder, error) from error
     return store
 
 
@@ -134,7 +198,7 @@ def _make_database(database: Path, timeout: float) -> None:
     fresh = database.with_name(f"{database.name}.making")
     for left in database.parent.glob(f"{fresh.name}*"):
         left.unlink()
-    store = Store(f"sqlite:///{fresh}", folder=database.parent, timeout=timeout)
+    store = local_store(fresh, timeout)
     store.call("making its database", lambda client: client.search_experiments(max_results=1))
     fresh.replace(database)
 
@@ -256,7 +320,7 @@ class Store:
         self._client: MlflowClient | None = None
 
     def __str__(self) -> str:
-        return scrub(self.uri)
+        return scrub(self.uri if self.folder is None else str(self.folder))
 
     @property
     def is_local(self) -> bool:

@@ -234,5 +234,5 @@ def write_names(root: Path) -> None:
                 **{"patch_centroid_x": 900_000.5 + patch, "patch_centroid_y": 6_500_000.25},
                 **{"patch_centroid_z": 39.5, "camera": "UCE-M3-f120-s06"},
             }
-    (root / "flair-2_centroids_sp_to_patch.json").write_text(json.dumps(centroids))
-    (root / "flair_aerial_metadata.json").write_text(json.dumps(metadata))
+    (root / "flair-2_centroids_sp_to_patch.json").write_text(json.dumps(centroids), "utf-8")
+    (root / "flair_aerial_metadata.json").write_text(json.dumps(metadata), "utf-8")

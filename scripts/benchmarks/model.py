@@ -148,7 +148,7 @@ def _memory(
 
 def _resident(key: str) -> float:
     """Return the MiB that this process holds (`VmRSS`) or held at most (`VmHWM`)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
@@ -159,7 +159,7 @@ def _peak_memory(kind: str, threads: int) -> float:
     label = torch.randint(0, CLASSES, (BATCH, PATCH, PATCH))
     model = network("utt", f"utae.checkpointing={kind == 'checkpointing'}")
     stock_unet()(torch.rand(2, BANDS, 64, 64)).sum().backward()  # starts libraries
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # the peak counts from here on
     before = _resident("VmRSS")
     run = functools.partial(stock.utt_logits, model) if kind == "stock" else model
     logits = run(image, **inputs)

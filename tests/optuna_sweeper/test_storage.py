@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import gzip
 import multiprocessing
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ from flair2_exp.optuna_sweeper import SweepError, storage
 from flair2_exp.optuna_sweeper.storage import locked, open_storage, redact, resolve
 
 SECRET = "hunter2"
+ODD_NAMES = ["100 %", "100%25", "a?b", "a?b=c", "a#b", "it's", 'a "b"', "données", "{x}", "a;b&c"]
 
 
 @pytest.mark.parametrize(
@@ -93,12 +97,87 @@ def test_a_wrong_url_is_told_in_one_line(name: str, reason: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("these are\nno records\n")
-    with pytest.raises(SweepError, match="holds no studies"):
-        open_storage(str(path))
-    assert path.read_text() == "these are\nno records\n"
+RECORD = b'{"op_code":0,"worker_id":"a","study_name":"s","directions":[2]}\n'
+FOREIGN = {
+    "text": b"these are\nno records\n",
+    "text of one line": b"no record",
+    "blank line": b"\n",
+    "binary": bytes(range(256)) * 9,
+    "list": b"[1, 2, 3]\n",
+    "one line of JSON": b'{"a": 1}',
+    "other records": b'{"op_code":"add"}\n',
+    "number": b"5",
+    "csv": b"a,b\n1,2",
+    "gz": gzip.compress(RECORD),
+    "journal with a foreign line": RECORD + b"a note\n" + RECORD,
+    "journal with a foreign end": RECORD + b"a note",
+}
+
+
+def _tree(folder: Path) -> dict[str, bytes | None]:
+    """All paths below a folder, with the content of files."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def _refused_as_it_is(path: Path, folder: Path) -> None:
+    """Neither as a journal nor as a database is this opened, and nothing is written."""
+    before = _tree(folder)
+    for name in (str(path), f"sqlite:///{path}"):
+        with pytest.raises(SweepError, match="and stays as it is") as caught:
+            open_storage(resolve(name, folder))
+        assert len(str(caught.value).splitlines()) == 1
+        assert _tree(folder) == before
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_file_that_is_not_a_storage_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    _refused_as_it_is(path, tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    _refused_as_it_is(link, tmp_path)
+
+
+@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+@pytest.mark.parametrize("table", ["anything (a)", "studies (id, name)"])
+def test_another_programs_database_stays_as_it_is(
+    tmp_path: Path, table: str, journal_mode: str
+) -> None:
+    path = tmp_path / "other.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA journal_mode={journal_mode}")
+        database.execute(f"CREATE TABLE {table}")
+    _refused_as_it_is(path, tmp_path)
+
+
+def test_what_is_not_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    start = time.monotonic()
+    for path in (tmp_path / "pipe", tmp_path / "folder", Path("/dev/null"), Path("/dev/zero")):
+        _refused_as_it_is(path, tmp_path)
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("content", [b"", b'{"op', RECORD[:12], RECORD, RECORD + RECORD[:30]])
+def test_a_journal_that_is_new_or_was_cut_is_opened(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(content)
+    optuna.create_study(study_name="new", storage=open_storage(str(path)))
+    assert path.read_bytes().startswith(RECORD if RECORD in content else b'{"op_code":0')
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_of_any_name_holds_a_study(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for text in (str(folder / "journal"), f"sqlite:///{folder}/study.db"):
+        opened = open_storage(resolve(text, tmp_path))
+        optuna.create_study(study_name="s", storage=opened)
+    assert {"journal", "study.db"} <= set(os.listdir(folder))
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_a_folder_without_rights_is_told_in_one_line(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import pickle
+import shlex
 from pathlib import Path
 
+import leaderboard
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
@@ -129,5 +131,47 @@ def test_a_bug_in_the_report_does_not_hide_what_failed(
     with pytest.raises(SweepFailedError, match="the data are gone"):
         made.run(done_and_refused)
     assert "ZeroDivisionError: in the report" in caplog.text
-    with pytest.raises(ZeroDivisionError):
-        made.run(works)
+
+
+def scored(seed: int, folder: Path) -> None:
+    """Finish, with counts for a report."""
+    name = config_of(seed, folder.parents[2]).name
+    make_folder(folder.parent / "made", name, seed).path.rename(folder)
+    ends(seed, folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnicodeEncodeError("ascii", "Δ", 0, 1, "no such letter"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        ZeroDivisionError("a bug"),
+        DataError("the report cannot be written to /full"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_report_fails_the_sweep(
+    error: Exception,
+    made: MadeSweep,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(write, "report_runs", breaks)
+    made.run(works)
+    assert f"no report: {error}" in caplog.text
+    assert (type(error) is ZeroDivisionError) == ("Traceback" in caplog.text)
+
+
+def test_the_command_that_a_lost_report_names_makes_it(
+    made: MadeSweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "image", lambda *_: 1 / 0)
+        made.run(scored)
+    program, *words = shlex.split(caplog.text.partition("put right: python ")[2].splitlines()[0])
+    assert program == "scripts/leaderboard.py"
+    assert leaderboard.main(words) == 0
+    assert (made.folder / "report" / "leaderboard.html").is_file()

@@ -184,11 +184,11 @@ def test_what_another_start_has_finished_meanwhile_is_not_run_again(
     for seed, record in records.items():
         record.rename(made.folder / f"{seed}.json")
 
-    def finished_by_another(folder: Path) -> None:
+    def finished_by_another(*_: object, **__: object) -> None:
         for seed in (1, 2):
             (made.folder / f"{seed}.json").rename(records[seed])
 
-    monkeypatch.setattr(ablation, "require_writable", finished_by_another)
+    monkeypatch.setattr(ablation, "require_feasible", finished_by_another)
     made.run(works, NO_REPORT)
     assert made.launches == [[3, 4]]
 
@@ -196,10 +196,10 @@ def test_what_another_start_has_finished_meanwhile_is_not_run_again(
 def test_another_experiment_that_another_start_has_run_meanwhile_is_not_taken_over(
     made: MadeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_by_another(folder: Path) -> None:
-        ends(7, folder / "seed=2")
+    def run_by_another(*_: object, **__: object) -> None:
+        ends(7, made.folder / "seed=2")
 
-    monkeypatch.setattr(ablation, "require_writable", run_by_another)
+    monkeypatch.setattr(ablation, "require_feasible", run_by_another)
     with pytest.raises(ConfigError, match="another experiment: seed: 7 -> 2"):
         made.run(works, NO_REPORT)
     assert made.launches == []

@@ -12,6 +12,7 @@ import pytest
 from flair2_exp.config import identity
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.tracking import TrackingConfig
+from flair2_exp.run.folder import SWEEP_FILE
 from flair2_exp.sweeps import ablation, parent
 from flair2_exp.sweeps.ablation import SweepFailedError
 from flair2_exp.sweeps.parent import open_parent, parent_of
@@ -107,7 +108,7 @@ def test_a_sweep_in_a_folder_made_anew_gets_a_parent_of_its_own(
 ) -> None:
     with opened() as first:
         pass
-    (tmp_path / parent.SWEEP_FILE).unlink()
+    (tmp_path / SWEEP_FILE).unlink()
     with opened() as second:
         pass
     assert first.run_id != second.run_id

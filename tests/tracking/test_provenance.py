@@ -63,6 +63,24 @@ def test_a_diff_is_kept_without_secrets_and_cut_with_a_note(
     assert "tops3cret99" not in diff
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".env", ".env.local", "prod.env", "server.pem", "id_rsa", "id_ed25519", "credentials.json",
+        ".netrc", ".pgpass", ".pypirc", "kubeconfig", "secrets.yaml", "deploy.key", "conf/.ENV",
+    ],
+)  # fmt: skip
+def test_a_diff_holds_no_file_that_is_made_for_secrets(checkout: Path, name: str) -> None:
+    path = checkout / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("an odd line that no pattern knows\n")
+    (checkout / "module.py").write_text("x = 2\n")
+    git(checkout, "add", "--force", ".")
+    diff = git_state(checkout).diff
+    assert "x = 2" in diff
+    assert "odd line" not in diff
+
+
 def test_a_package_installed_inside_somebody_elses_checkout_has_no_commit(checkout: Path) -> None:
     installed = checkout.parent / "venv" / "site-packages"
     installed.mkdir(parents=True)

@@ -149,13 +149,38 @@ def test_runs_are_found_by_tags_also_with_quotes(
         ("postgresql://me:pw@host/db", r"postgresql://\*\*\*@host/db is neither"),
         ("sqlite://", "names no database"),
         ("sqlite:///:memory:", "names no database"),
-        ("sqlite:////folder/100%25/mlflow.db", "without % or"),
     ],
 )
 def test_an_address_that_keeps_no_runs_is_refused(uri: str, message: str) -> None:
     with pytest.raises(TrackingError, match=message) as caught:
         open_store(uri)
     assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["100 %25 of a?b=c#d", 'it\'s "a" {donnée};&'])
+def test_a_folder_of_any_name_holds_a_store_and_its_artifacts(tmp_path: Path, name: str) -> None:
+    store = open_store(local_uri(tmp_path / name))
+    with open_run(store, "flair2", "run", tmp_path / name / "unsent", tags={}) as run:
+        run.log_text("here", "notes/a.txt")
+    assert name in str(store)
+    (path,) = (tmp_path / name).rglob("notes/a.txt")
+    assert path.read_text("utf-8") == "here"
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    loaded = store.call("reading", lambda client: client.download_artifacts(run.run_id, "notes"))
+    assert Path(loaded, "a.txt").read_text("utf-8") == "here"
+
+
+@pytest.mark.parametrize("table", ["anything (a)", "experiments (id, name)", "studies (study_id)"])
+def test_another_programs_database_stays_as_it_is(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(f"CREATE TABLE {table}")
+    before = path.read_bytes()
+    with pytest.raises(TrackingError, match="and stays as it is") as refusal:
+        open_store(local_uri(tmp_path))
+    assert len(str(refusal.value).splitlines()) == 2
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 @pytest.mark.parametrize("folder", ["file", "/proc/flair2"])
@@ -170,7 +195,7 @@ def test_a_file_that_is_not_a_database_is_refused_at_once_and_left_alone(tmp_pat
     content = b"this is a text, not a database" * 100
     (tmp_path / "mlflow.db").write_bytes(content)
     begin = time.monotonic()
-    with pytest.raises(TrackingError, match="not a database"):
+    with pytest.raises(TrackingError, match="not a SQLite database"):
         open_store(local_uri(tmp_path))
     assert time.monotonic() - begin < 5
     assert (tmp_path / "mlflow.db").read_bytes() == content
