@@ -140,7 +140,11 @@ def _run_one(flags: argparse.Namespace) -> bool:
 
         context = hydra_context(hydra.config_loader, config)
         context.callbacks.on_run_start(config=config, config_name=name)
-        job = run_job(task, config, "hydra.run.dir", None, context)
+        try:
+            job = run_job(task, config, "hydra.run.dir", None, context)
+        except OSError:  # Hydra could not write its own files: the disk is full
+            before.restore()
+            raise
         context.callbacks.on_run_end(config=config, config_name=name, job_return=job)
         if job.status == JobStatus.FAILED:
             raise outcome(job)

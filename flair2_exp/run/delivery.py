@@ -192,7 +192,7 @@ def rebuild(folder: RunFolder, record: RunRecord, store: Store, parent: str = ""
         record.run_id = store.find_run(experiment_id, left, status=KILLED) or new_run(
             store, experiment_id, run_name(config), begun, record.start
         )
-        record.store = str(store)
+        record.store = store.address
         record.write(folder)
     run = open_run(
         store,

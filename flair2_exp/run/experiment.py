@@ -236,7 +236,7 @@ class _Life:
         )
         record.status = TRAINED if record.training else RUNNING
         record.run_id, record.error = run.run_id, ""
-        record.store = "" if prepared.store is None else str(prepared.store)
+        record.store = "" if prepared.store is None else prepared.store.address
         record.start = record.start or int(time.time() * 1000)
         if self.first:
             write_text(self.folder.config, resolved_yaml(self.config))
@@ -476,6 +476,12 @@ def prepare(
         from flair2_exp.training.checkpoint import read_checkpoint
 
         content = read_checkpoint(checkpoint)
+    if config.model.weights and earlier is None:
+        # A file of another kind is refused before a sample is written; whether it fits the network
+        # shows when that is built.
+        from flair2_exp.models.tensors import named_tensors, read_file
+
+        named_tensors(read_file(config.model.weights), config.model.weights)
     _settle_libraries(config)
     data = build_data(config)
     spec = network_spec(config, data.patch_size)

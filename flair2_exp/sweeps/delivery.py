@@ -30,21 +30,24 @@ from flair2_exp.tracking.store import Store
 log = logging.getLogger(__name__)
 
 
-def deliver_runs(folders: Iterable[RunFolder], store: Store | None) -> None:
+def deliver_runs(folders: Iterable[RunFolder], store: Store | None, parent: str = "") -> None:
     """Send what finished runs could not; what is in the way costs a warning.
 
     Args:
         folders: Of runs that no process is at work on.
         store: Where their MLflow runs are; None: they have none.
+        parent: The id of an MLflow run that was made again: runs that the store lost with it are
+            made again as well, and all are put under it.
     """
     for folder in folders:
-        if store is None or not folder.unsent.is_dir():
+        if store is None or not (parent or folder.unsent.is_dir()):
             continue
         try:
             with locked(folder.path):
                 record = RunRecord.read(folder)
                 if record is not None and record.run_id:
-                    settle(folder, record, store)
+                    make = rebuild if parent and lacks(store, record.run_id) else settle
+                    make(folder, record, store, parent)
         except FlairError as error:
             log.warning("%s", error)
 

@@ -85,7 +85,9 @@ def _open(
     from flair2_exp.tracking.run import open_run
 
     run_id, key = notes.parent_run_id, notes.key or uuid.uuid4().hex
-    noted = replace(notes, key=key, store="" if store is None else str(store), folder=str(folder))
+    noted = replace(
+        notes, key=key, store="" if store is None else store.address, folder=str(folder)
+    )
     if store is not None and not run_id:
         # The key is on the disk before the run is made: a process that is killed before it has
         # noted the run's id finds the run by it, and no sweep gets two parents.

@@ -191,36 +191,50 @@ def on_create(config: DictConfig) -> dict[str, Any]:
     options = typed(config)
     if not options.tracking.enabled:
         return {}
-    folder = RunFolder(Path(config.hydra.sweep.dir))
-    tags = {
-        Tag.KIND: "study",
-        Tag.STUDY: options.tune.name,
-        Tag.SWEEP: options.sweep.name,
-        Tag.FOLDER: folder.path.absolute(),
-    }
-    run = _open_parent(options, folder, tags=tags)
+    run = _open_parent(options, RunFolder(Path(config.hydra.sweep.dir)))
     run.release()  # to all workers: `on_finish` of one of them resumes it
     return {PARENT: run.run_id}
 
 
-def _open_parent(config: Config, folder: RunFolder, **which: Any) -> Run:
+def _open_parent(config: Config, folder: RunFolder, run_id: str | None = None) -> Run:
+    """Make the study's MLflow run, or resume the one of that id."""
     from flair2_exp.tracking.run import open_run
 
-    store, tracking = assembly.open_store(config), config.tracking
-    return open_run(store, tracking.experiment, config.sweep.name, folder.unsent, **which)
+    tags: dict[str, object] = {
+        Tag.KIND: "study",
+        Tag.STUDY: config.tune.name,
+        Tag.SWEEP: config.sweep.name,
+        Tag.FOLDER: folder.path.absolute(),
+    }
+    store, name = assembly.open_store(config), config.tracking.experiment
+    return open_run(
+        store, name, config.sweep.name, folder.unsent, tags={} if run_id else tags, run_id=run_id
+    )
 
 
 def _parent(result: SearchResult, config: Config) -> Run:
-    """Return the study's MLflow run, or what stands in for it."""
+    """Return the study's MLflow run, or what stands in for it.
+
+    Where the store has lost it, it is made again, and so are those of the trials.
+    """
     from flair2_exp.tracking.run import Run
 
-    run_id = result.study.user_attrs.get(PARENT)
-    if run_id:
-        try:
-            return _open_parent(config, RunFolder(result.folder), tags={}, run_id=str(run_id))
-        except TrackingError as error:
-            log.warning("the study's MLflow run gets no results: %s", error)
-    return Run()
+    run_id = str(result.study.user_attrs.get(PARENT) or "")
+    if not run_id:
+        return Run()
+    folder = RunFolder(result.folder)
+    try:
+        store = assembly.open_store(config)
+        if store is None or store.find(run_id) is not None:
+            return _open_parent(config, folder, run_id)
+        log.warning("MLflow (%s) has lost the study's run: it is made again.", store)
+        run = _open_parent(config, folder)
+        result.study.set_user_attr(PARENT, run.run_id)
+        deliver_runs(run_folders(folder.path), store, run.run_id)
+        return run
+    except TrackingError as error:
+        log.warning("the study's MLflow run gets no results: %s", error)
+        return Run()
 
 
 # --- the end ------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Outbox:
     def __init__(self, store: Store, run_id: str, folder: Path, *, resumed: bool) -> None:
         self.store = store
         self.run_id = run_id
-        target = {"run_id": run_id, "uri": str(store), "folder": str(folder.absolute())}
+        target = {"run_id": run_id, "uri": store.address, "folder": str(folder.absolute())}
         self._pending = Pending(folder, target)
         self.resumed = resumed
         self._stored_values: dict[str, dict[int, float]] = {}

@@ -291,7 +291,7 @@ def unknown_run(store: Store, run_id: str, folder: Path) -> str:
     return (
         f"MLflow ({store}) has no run {run_id}, as {folder} names it: the store was lost or "
         "emptied, or is another one.\nMake the run again from its folder: "
-        f"{deliver_command(folder, str(store))}"
+        f"{deliver_command(folder, store.address)}"
     )
 
 

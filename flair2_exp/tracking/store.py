@@ -163,7 +163,9 @@ def local_store(database: Path, timeout: float) -> Store:
         ) from None
     if "%" in uri:  # of what it takes for a path MLflow makes the folder, escapes and all
         uri = uri.replace("sqlite:", "sqlite+pysqlite:")
-    return Store(uri, folder=database.parent, timeout=timeout)
+    store = Store(uri, folder=database.parent, timeout=timeout)
+    store.address = f"{sqlite.PREFIX}{database}"
+    return store
 
 
 def _open_local(database: Path, timeout: float) -> Store:
@@ -304,7 +306,8 @@ class Store:
     """A place where runs are kept; made by `open_store`.
 
     Attributes:
-        uri: The address, with credentials if it has any: not for showing.
+        uri: The address as MLflow takes it, with credentials if it has any: not for showing.
+        address: As users give it, without credentials.
         folder: Of a local store; None for a server.
         timeout: Seconds in which a server must answer.
         delivery_seconds: How long a run tries, at its end, to send what the store did not take.
@@ -313,6 +316,7 @@ class Store:
 
     def __init__(self, uri: str, *, folder: Path | None, timeout: float) -> None:
         self.uri = uri
+        self.address = scrub(uri)
         self.folder = folder
         self.timeout = timeout
         self.delivery_seconds = 0.0

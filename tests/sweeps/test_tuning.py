@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,22 @@ def test_a_larger_total_is_completed_and_no_trial_is_run_again(
     assert [(row["number"], row["value"]) for row in trials][:2] == before
     assert len([row for row in trials if row["state"] in ("complete", "pruned")]) == 3
     assert len(runs(root, kind="study")) == 1
+
+
+@pytest.mark.slow
+def test_a_search_whose_store_was_lost_is_made_again_by_the_same_command(tmp_path: Path) -> None:
+    line = (*SEARCH, "tune.n_trials=2")
+    assert command(tmp_path, *line).returncode == 0
+    shutil.rmtree(tmp_path / "mlruns")
+    for _ in range(2):  # and nothing twice
+        done = command(tmp_path, *line)
+        assert done.returncode == 0, done.stderr[-2000:]
+    (parent,) = runs(tmp_path, kind="study")
+    trials = [run for run in runs(tmp_path, study="unet") if "flair2.trial" in run.data.tags]
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
+    assert {run.data.tags["flair2.trial"] for run in trials} == {"0", "1"}
+    assert {run.info.status for run in [parent, *trials]} == {"FINISHED"}
+    assert "best/val/miou" in parent.data.metrics
 
 
 @pytest.mark.slow
