@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # whoever needs one library's names does not load the others
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
     from hydra.core.utils import JobReturn
-    from hydra.plugins.config_source import ConfigResult
+    from hydra.plugins.config_source import ConfigResult, ConfigSource
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, RunMode
     from omegaconf import DictConfig
@@ -95,22 +95,24 @@ def files_checked(check: Callable[[str, Path], None]) -> Iterator[None]:
     Args:
         check: Raises where Hydra is not to read the file.
     """
-    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra._internal.sources_registry import SourcesRegistry
 
-    load = FileConfigSource.load_config
+    # Not by its name: Hydra executes its plugins' modules again when it starts them anew.
+    source: Any = SourcesRegistry.instance().resolve("file")
+    load = source.load_config
 
-    def checked(self: FileConfigSource, config_path: str) -> ConfigResult:
+    def checked(self: ConfigSource, config_path: str) -> ConfigResult:
         name = config_path.removesuffix(".yaml")
         path = Path(self.path, f"{name}.yaml").resolve()
         if path.exists():
             check(name, path)
-        return load(self, config_path)
+        return cast("ConfigResult", load(self, config_path))
 
-    FileConfigSource.load_config = checked  # type: ignore[method-assign]
+    source.load_config = checked
     try:
         yield
     finally:
-        FileConfigSource.load_config = load  # type: ignore[method-assign]
+        source.load_config = load
 
 
 def run_hydra_tool(flags: argparse.Namespace, config_path: Path, config_name: str) -> None:

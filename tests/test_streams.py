@@ -117,7 +117,7 @@ def test_what_is_set_for_other_programs_ends_no_command(tmp_path: Path) -> None:
         "warnings.warn('a library says', DeprecationWarning)\nwarnings.warn('a library says')\n"
         "raise SystemExit(matplotlib.get_backend() != 'agg' or 'PYTHONWARNINGS' in os.environ)"
     )
-    for line in (["-c", program], [str(SCRIPTS / "leaderboard.py"), "--help"]):
+    for line in (["-c", program], [str(ROOT / "scripts/leaderboard.py"), "--help"]):
         done = subprocess.run(
             [sys.executable, *line], cwd=tmp_path, env={**os.environ, **FOR_OTHERS},
             capture_output=True, text=True,

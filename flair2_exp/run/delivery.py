@@ -227,7 +227,7 @@ def _fill(run: Run, folder: RunFolder, record: RunRecord, config: Config) -> Non
     if record.error:
         run.set_tags({Tag.ERROR: record.error})
     if folder.error.is_file():
-        run.log_text(folder.error.read_text(errors="replace"), "error/traceback.txt")
+        run.log_text(folder.error.read_text("utf-8", errors="replace"), "error/traceback.txt")
     run.set_tags({Tag.REBUILT: COMPLETE})
     run.finish(record.status if record.status in ENDED else KILLED, record.end)
 

@@ -428,7 +428,7 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
 
 def run_name(config: Config) -> str:
     """Return what a run is called on MLflow's pages."""
-    return config.tracking.run_name or f"{config.name} seed={config.seed}"
+    return scrub(config.tracking.run_name or f"{config.name} seed={config.seed}")
 
 
 def _deliver(folder: RunFolder, record: RunRecord, store: Store | None) -> None:

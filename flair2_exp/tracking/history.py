@@ -34,7 +34,7 @@ class History:
         rows: dict[int, dict[str, float]] = {}
         if not self.path.is_file():
             return rows
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 try:
                     epoch = int(row.pop("epoch"))

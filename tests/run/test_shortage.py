@@ -15,7 +15,7 @@ from flair2_exp.errors import DataError, ShortageError
 from flair2_exp.run import experiment, results
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED
-from flair2_exp.tracking import logger
+from flair2_exp.tracking import history
 from flair2_exp.training import checkpoint
 from flair2_exp.training.checkpoint import read_checkpoint
 from tests.configs import run
@@ -39,7 +39,7 @@ def full_from_call(number: int, function: Callable[..., Any]) -> Callable[..., A
     ("module", "name", "number"),
     [
         (checkpoint, "write_bytes", 3),  # the first checkpoint of the second epoch
-        (logger, "write_text", 2),  # history.csv
+        (history, "write_text", 2),  # history.csv
         (results, "replacing", 1),  # the results of the test
     ],
     ids=["checkpoint", "history", "results"],

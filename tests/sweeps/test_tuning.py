@@ -382,7 +382,10 @@ def test_trials_on_several_devices_are_refused(overrides: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("data")
-def test_trials_on_one_device_or_started_by_slurm_are_not_refused() -> None:
+def test_trials_on_one_device_or_started_by_slurm_are_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     start("trainer=gpu", "seed=2")
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm`")
     start("trainer=ddp", "trainer.devices=2", "hydra/launcher=submitit_slurm")
