@@ -64,9 +64,10 @@ def _prepare(store: str, config: Config, workers: int) -> None:
     """Write the store with a progress bar."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from flair2_exp.data.preparation import prepare
+    from flair2_exp.data.preparation import prepare, require_store_folder
     from flair2_exp.run.assembly import build_data
 
+    require_store_folder(store)
     data = build_data(config)
     start = time.perf_counter()
     columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())

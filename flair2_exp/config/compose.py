@@ -32,6 +32,7 @@ from flair2_exp.config.fields import TWINS, build, composable, require_usable, w
 from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
+from flair2_exp.files import unusable
 
 
 @functools.cache
@@ -98,6 +99,13 @@ def folder_of(config: DictConfig, setting: str) -> str:
         ConfigError: An option that the name is made of is wrong, which says more than the name.
         OmegaConfBaseException: The name itself is.
     """
+    for name in ("job.name", "output_subdir"):  # of a file and a folder in it
+        value = str(OmegaConf.select(config.hydra, name) or "-")
+        reason = (
+            "it holds a slash" if {"/", ".."} & {value, *value} else unusable(value, look=False)
+        )
+        if reason:
+            raise ConfigError(f"hydra.{name}={value[:80]}: expected a plain name; {reason}.")
     try:
         return str(OmegaConf.select(config.hydra, setting))
     except OmegaConfBaseException:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp.config.groups import config_folder, option_names, options_of, top_level
 from flair2_exp.errors import FlairError, nearest
+from flair2_exp.files import has_control_characters
 from flair2_exp.shortage import shortage
 
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
@@ -127,6 +128,8 @@ def _syntax(match: re.Match[str], error: BaseException) -> str:
     override = str(getattr(error, "override", None) or "")
     if not override:  # an interpolation, read when its value is needed
         return f"{getattr(error, 'full_key', None)}: not an interpolation that can be read."
+    if has_control_characters(override):
+        return f"{override!r}: a line break or another control character; omit it."
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override}: expected KEY=VALUE; a value with spaces is quoted: 'KEY=\"a b\"'."

@@ -42,6 +42,12 @@ class TrackingConfig(Group):
         scheme, slashes, path = (self.uri or "").rpartition(":///")
         if not slashes or scheme.startswith(("sqlite", "file")):
             require_usable("tracking.uri", path)
+        for tag in self.tags:
+            if tag.startswith(("mlflow.", "flair2.")):
+                raise ConfigError(
+                    f"tracking.tags.{tag}: names that begin with mlflow. or flair2. are taken; "
+                    "choose another, or set the run's name with tracking.run_name=NAME."
+                )
         if not self.enabled:
             return
         if not self.experiment.strip():

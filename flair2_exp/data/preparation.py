@@ -113,9 +113,13 @@ def prepare(
         return Prepared(len(index), missing, damaged, int(job.incomplete.sum()), total)
 
 
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the store's folder, made if missing; nothing is put into one that is something else."""
+def require_store_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that holds something else than a prepared store, or the start of one.
+
+    Raises:
+        DataError: It does.
+    """
+    path = Path(folder)
     if path.exists():
         names = set(os.listdir(path)) if path.is_dir() else {path.name}
         # Another preparation may have come no further than its lock or half its description.
@@ -124,6 +128,12 @@ def _alone(path: Path) -> Iterator[None]:
             raise DataError(
                 f"{path} is neither empty nor a prepared store.\nChoose another folder."
             )
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the store's folder, made if missing."""
+    require_store_folder(path)
     with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
     with locking.locked(path, "choose another folder"):

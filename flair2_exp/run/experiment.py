@@ -114,11 +114,12 @@ def run(
     """
     from flair2_exp.training.device import forget_unreadable_ranks, is_first_process
 
+    belongs, before = membership or Membership(), before or Footprint.of(folder)
     forget_unreadable_ranks()
-    first = is_first_process(config.trainer)
+    with _removed_if_refused(before, keep=False):
+        first = is_first_process(config.trainer)
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
     alone = lock if first else nullcontext(False)
-    belongs, before = membership or Membership(), before or Footprint.of(folder)
     with signals_as_exceptions() as interruption, alone as exclusive:
         life = _Life(config, RunFolder(folder), belongs, interruption, first, exclusive, before)
         return life.run(overrides)
@@ -476,15 +477,16 @@ def prepare(
         from flair2_exp.training.checkpoint import read_checkpoint
 
         content = read_checkpoint(checkpoint)
-    if config.model.weights and earlier is None:
-        # A file of another kind is refused before a sample is written; whether it fits the network
-        # shows when that is built.
-        from flair2_exp.models.tensors import named_tensors, read_file
-
-        named_tensors(read_file(config.model.weights), config.model.weights)
     _settle_libraries(config)
-    data = build_data(config)
-    spec = network_spec(config, data.patch_size)
+    # A sample's patch size is known before it is written, which is done when all else is well.
+    sample = config.dataset.sample
+    data: FlairDataModule | None = None
+    if sample is None:
+        data = build_data(config)
+        patch_size = data.patch_size
+    else:
+        patch_size = sample.patch_size
+    spec = network_spec(config, patch_size)
     require_feasible(
         spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
     )
@@ -502,6 +504,7 @@ def prepare(
         epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
         warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
+    data = build_data(config) if data is None else data
     store = open_store(config) if first else None
     return Prepared(config, data, spec, task, store, start)
 

@@ -104,7 +104,7 @@ class Outcome:
     def faults(self) -> list[str]:
         """What is wrong with it, in a word each."""
         lines = self.answer.strip().splitlines()
-        usage = self.status == 2 and lines[:1] and lines[0].startswith("usage:")
+        usage = self.status == 2 and any(line.startswith("usage:") for line in lines)
         faults = {
             "hangs": self.status is None,
             "succeeds": self.status == 0,

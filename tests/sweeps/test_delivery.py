@@ -144,7 +144,7 @@ def test_a_search_without_a_record_is_delivered_by_what_its_folder_kept(root: Pa
     store = store_below(root)
     run_id = new_run(store, store.ensure_experiment("flair2"), "study", {Tag.KIND: "study"})
     unsent = RunFolder(root / "multirun" / "study").unsent
-    target = {"run_id": run_id, "uri": str(store), "folder": str(unsent)}
+    target = {"run_id": run_id, "uri": store.address, "folder": str(unsent)}
     Pending(unsent, target).keep({"kind": "status", "status": "FINISHED", "end": 1})
     (told,) = Deliverer().below(root / "multirun")
     assert (told.text, told.left) == ("1 of 1 records sent", 0)
