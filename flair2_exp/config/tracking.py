@@ -43,10 +43,11 @@ class TrackingConfig(Group):
         if not slashes or scheme.startswith(("sqlite", "file")):
             require_usable("tracking.uri", path)
         for tag in self.tags:
-            if tag.startswith(("mlflow.", "flair2.")):
+            owner, dot, _ = tag.partition(".")
+            if dot and owner in ("mlflow", "flair2"):
                 raise ConfigError(
-                    f"tracking.tags.{tag}: names that begin with mlflow. or flair2. are taken; "
-                    "choose another, or set the run's name with tracking.run_name=NAME."
+                    f"tracking.tags.{tag}: names that begin with {owner}. are taken; choose another, "
+                    "or set the run's name with tracking.run_name=NAME."
                 )
         if not self.enabled:
             return

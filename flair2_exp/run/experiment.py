@@ -448,6 +448,8 @@ def prepare(
 ) -> Prepared:
     """Check server, device, checkpoint, data and network, in this order, and build them.
 
+    A sample is written last, when all else is well.
+
     Args:
         config: The experiment's.
         folder: The run's.
