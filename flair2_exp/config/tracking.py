@@ -46,8 +46,8 @@ class TrackingConfig(Group):
             owner, dot, _ = tag.partition(".")
             if dot and owner in ("mlflow", "flair2"):
                 raise ConfigError(
-                    f"tracking.tags.{tag}: names that begin with {owner}. are taken; choose another, "
-                    "or set the run's name with tracking.run_name=NAME."
+                    f"tracking.tags.{tag}: names that begin with {owner}. are taken; choose "
+                    "another, or set the run's name with tracking.run_name=NAME."
                 )
         if not self.enabled:
             return
