@@ -74,7 +74,11 @@ def _run(arguments: Sequence[str]) -> bool:
     from flair2_exp.config.yaml_files import ConfigFiles
 
     # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
-    for notice in ("The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_"):
+    notices = (
+        "The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_",
+        "Hydra configured Python logging without",  # our formatter, which masks credentials
+    )  # fmt: skip
+    for notice in notices:
         warnings.filterwarnings("ignore", message=notice)
     warnings.filterwarnings("error", message="provider=hydra.searchpath")  # of a missing folder
     flags = parse(arguments)
@@ -147,7 +151,10 @@ def _run_one(flags: argparse.Namespace) -> bool:
             raise
         context.callbacks.on_run_end(config=config, config_name=name, job_return=job)
         if job.status == JobStatus.FAILED:
-            raise outcome(job)
+            error = outcome(job)
+            if isinstance(error, FlairError) and not RunFolder(run_folder).record.exists():
+                before.restore()  # Hydra 1.4 logs a refusal as a failed job
+            raise error
         return True
 
 

@@ -48,7 +48,7 @@ def explain(error: BaseException) -> str | None:
         return f"{str(error.filename)[:100]}...: a longer name than the file system takes."
     if isinstance(error, UserWarning) and text.startswith("provider=hydra.searchpath"):
         return f"hydra.searchpath: there is no folder {text.partition('path=')[2].split()[0]}."
-    if isinstance(error, RuntimeError) and text.startswith("Invalid plugin"):
+    if isinstance(error, RuntimeError) and text.startswith(("Invalid plugin", "Unknown plugin")):
         return f"{text}: it is chosen from the group: hydra/launcher=NAME or hydra/sweeper=NAME."
     if not isinstance(error, CONFIG_EXCEPTIONS):
         return None
@@ -250,7 +250,7 @@ _EXPECTED = (
     (r"is not a subclass of", "its options one by one, as NODE.OPTION=VALUE"),
     (
         r"'dataset.sample' is None",
-        "no such option here: it is among those of dataset=sample alone",
+        "no such option here, among those of dataset=sample alone; omit them",
     ),
     (r"Cannot merge", "entries by name, as +KEY={NAME:VALUE}"),
     (r"Cannot convert '\w+' to string", "one value"),
