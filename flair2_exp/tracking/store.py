@@ -462,11 +462,14 @@ class Store:
     def _close_dead_runs(self, client: MlflowClient) -> list[str]:
         host = WriterProcess.this().process.host
         closed: list[str] = []
-        for run in search_runs(client, {Tag.HOST: host}, status="RUNNING"):
-            writer = WriterProcess.from_tags(run.data.tags)
+        for open_run in search_runs(client, {Tag.HOST: host}, status="RUNNING"):
+            writer = WriterProcess.from_tags(open_run.data.tags)
             if writer is None or not writer.has_ended(shared_store=not self.is_local):
                 continue
-            run_id = run.info.run_id
+            run_id = open_run.info.run_id
+            run = client.get_run(run_id)  # it may have ended as it should since it was listed
+            if run.info.status != "RUNNING" or WriterProcess.from_tags(run.data.tags) != writer:
+                continue
             status = self.recorded(run_id, run.data.tags) if self.recorded else ""
             note = f"process {writer.process.pid} was killed and left the run open"
             if status:

@@ -269,6 +269,21 @@ def test_time_limits_are_only_set_during_a_call_and_yield_to_the_users(
     assert os.environ[name] == "77"
 
 
+def test_a_run_that_ends_while_the_dead_are_looked_for_stays_as_it_ended(
+    store: Store, start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start()
+
+    def ends_meanwhile(writer: WriterProcess, *, shared_store: bool) -> bool:
+        run.finish()
+        return True
+
+    monkeypatch.setattr(WriterProcess, "has_ended", ends_meanwhile)
+    assert store.close_dead_runs() == []
+    ended = store.call("x", lambda client: client.get_run(run.run_id))
+    assert ended.info.status == "FINISHED"
+
+
 def test_only_runs_of_ended_processes_of_this_machine_are_closed(
     store: Store, start: Callable[..., Run]
 ) -> None:
