@@ -56,7 +56,7 @@ def test_every_script_survives_a_poor_terminal_and_a_reader_that_leaves(
 ) -> None:
     shown = "--list" if name == "download" else "--help"
     script = f"{sys.executable} {ROOT}/scripts/{name}.py"
-    assert "Error" not in shell(f"{script} é=é", tmp_path, **ASCII).stderr
+    assert "Error" not in shell(f"{script} --é", tmp_path, **ASCII).stderr
     assert shell(f"{script} {shown} | true", tmp_path, **ASCII).stderr == ""
 
 

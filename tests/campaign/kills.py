@@ -65,19 +65,20 @@ class Kind:
 
     arguments: tuple[str, ...]
     jobs: int
-    kill: Callable[[int, Path, random.Random], bool]
-    """Kill the command of this process id and folder, or a part; return whether that ends it."""
+    kill: Callable[[int, Path, random.Random], None]
+    """Kill the command of this process id and folder, or a part of it."""
+    ends: bool = True
+    """Whether that ends the command."""
     parent: str = "sweep"
 
 
-def kill_all(pid: int, root: Path, moments: random.Random) -> bool:
+def kill_all(pid: int, root: Path, moments: random.Random) -> None:
     """Kill the command and all its processes."""
     del root, moments
     os.killpg(pid, signal.SIGKILL)
-    return True
 
 
-def kill_a_worker(pid: int, root: Path, moments: random.Random) -> bool:
+def kill_a_worker(pid: int, root: Path, moments: random.Random) -> None:
     """Kill one of the processes that run a job; nothing where no job runs just now."""
     del pid
     folders = list(run_folders(root / "multirun"))
@@ -90,7 +91,6 @@ def kill_a_worker(pid: int, root: Path, moments: random.Random) -> bool:
     holders = [int(lock.read_text().split()[1]) for lock in locks if lock.is_file()]
     with contextlib.suppress(IndexError, ProcessLookupError):
         os.kill(moments.choice(holders), signal.SIGKILL)
-    return False
 
 
 def kinds(configs: Path) -> dict[str, Kind]:
@@ -102,7 +102,7 @@ def kinds(configs: Path) -> dict[str, Kind]:
         "sweep": Kind(SWEEP, 6, kill_all),
         "joblib": Kind((*SWEEP, *JOBLIB), 6, kill_all),
         "grid": Kind(search, 6, kill_all, parent="study"),
-        "workers": Kind((*SWEEP, *JOBLIB), 6, kill_a_worker),
+        "workers": Kind((*SWEEP, *JOBLIB), 6, kill_a_worker, ends=False),
     }
 
 
@@ -180,6 +180,7 @@ def start(arguments: tuple[str, ...], root: Path, log: Path) -> int:
 def play(kind: Kind, root: Path, moments: random.Random | None) -> Round:
     """Run a command, killed at these moments, until it ends by itself."""
     result = Round(root)
+    typed_at = 0
     while result.status is None:
         pid = start(kind.arguments, root, root / "log.txt")
         killed = False
@@ -188,11 +189,15 @@ def play(kind: Kind, root: Path, moments: random.Random | None) -> Round:
             seconds = 3600.0 if patient or moments is None else moments.uniform(0.5, LONGEST)
             status = _wait(pid, seconds)
             if status is not None:
-                result.status = status
+                # A job whose worker was killed twice is given up, and the command says to type it
+                # again; so the user does.
+                again = status == 1 and not kind.ends and result.kills > typed_at
+                result.status, typed_at = None if again else status, result.kills
                 break
             assert moments is not None
-            killed = kind.kill(pid, root, moments)
+            kind.kill(pid, root, moments)
             result.kills += 1
+            killed = kind.ends
         if killed:
             os.waitpid(pid, 0)
     return result
