@@ -6,6 +6,7 @@ That is neither the user's mistake nor a bug: it is named, with figures, and wha
 from __future__ import annotations
 
 import errno
+import re
 import resource
 import shutil
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ SHARED_MEMORY: Final = Path("/dev/shm")
 _MORE_SHARED: Final = "use data.workers=0 or a smaller data.batch_size; in Docker, --shm-size=2g"
 
 
-_FULL: Final = ("database or disk is full", "No space left on device")
-"""What libraries that raise errors of their own say of a full disk."""
+_FULL: Final = re.compile(
+    "database or disk is full|No space left on device|[0-9]+ requested and [0-9]+ written"
+)
+"""What libraries that raise errors of their own say of a full disk: SQLite, GDAL, NumPy."""
 
 
 def shortage(error: BaseException, place: Path = Path()) -> str | None:
@@ -49,7 +52,7 @@ def shortage(error: BaseException, place: Path = Path()) -> str | None:
                 f"too many open files: this process may have {_open_files()} at once; raise that "
                 "with `ulimit -n 4096`, or use data.workers=0."
             )
-        if number in (errno.ENOSPC, errno.EDQUOT) or any(each in text for each in _FULL):
+        if number in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(text):
             files = getattr(link, "filename2", None), getattr(link, "filename", None)
             full = next((Path(each) for each in files if isinstance(each, str)), place)
             return f"the disk is full: not all that was to be written fits; {_room(full)}."

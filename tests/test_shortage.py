@@ -22,6 +22,7 @@ BUS = (
     ("error", "message"),
     [
         (OSError(errno.ENOSPC, "full"), "the disk is full: .* MB free of"),
+        (OSError("4093600 requested and 335808 written"), "the disk is full"),
         (OSError(errno.EDQUOT, "quota", "/tmp/x"), "the disk is full: .* MB free of"),
         (OSError(errno.ENOSPC, "full", "/none/a", None, "/tmp/b"), "the disk is full"),
         (ValueError("(sqlite3.OperationalError) database or disk is full"), "the disk is full"),

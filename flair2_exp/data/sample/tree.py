@@ -18,6 +18,7 @@ import math
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from flair2_exp.config.data import SampleConfig
 from flair2_exp.data.sample.landscape import THEMES, Landscape
 from flair2_exp.data.sample.rendering import plan_flight, render_patch, render_series
 from flair2_exp.errors import DataError
+from flair2_exp.shortage import shortage
 
 PATCH_METRES: Final = 102.4
 """Width of a patch, whatever its pixels: 512 pixels of 0.2 m in FLAIR #2."""
@@ -92,6 +94,7 @@ def ensure_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path:
         if target == Path.cwd():  # the renamed folder would be another than the shell stands in
             raise DataError(f"{target} is the working folder; name one to make in it, as ./sample")
         place = target.resolve()  # a link to an empty folder stays a link
+        made = [folder for folder in place.parents if not folder.exists()]
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
         try:
@@ -100,9 +103,13 @@ def ensure_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path:
             _publish(partial, place, options)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            for folder in made:  # innermost first; what is in use stays
+                with suppress(OSError):
+                    folder.rmdir()
     except OSError as error:
+        reason = shortage(error, target) or error.strerror or error
         raise DataError(
-            f"the sample data set cannot be written to {target} ({error.strerror or error}); "
+            f"the sample data set cannot be written to {target} ({reason}); "
             "choose a folder that can be, with dataset.root or paths.data"
         ) from error
     return target

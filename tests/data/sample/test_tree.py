@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import re
@@ -517,6 +518,18 @@ def test_who_comes_second_takes_the_same_tree_and_refuses_another(
     else:
         assert ensure_sample(target, TINY) == target
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_full_disk_is_named_and_no_folder_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sample, "_write_tree", full)
+    with pytest.raises(DataError, match="the disk is full"):
+        ensure_sample(tmp_path / "data" / "sample", TINY)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_says_why_it_cannot_write(tmp_path: Path) -> None:
