@@ -270,9 +270,10 @@ def test_time_limits_are_only_set_during_a_call_and_yield_to_the_users(
 
 
 def test_a_run_that_ends_while_the_dead_are_looked_for_stays_as_it_ended(
-    store: Store, start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = start()
+    store = open_store(local_uri(tmp_path))  # of its own: all of its open runs are taken for dead
+    run = open_run(store, "flair2", "it", tmp_path / "pending", tags={})
 
     def ends_meanwhile(writer: WriterProcess, *, shared_store: bool) -> bool:
         run.finish()
