@@ -49,6 +49,13 @@ def unusable(path: str, *, look: bool = True) -> str:
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "this is not a file or a folder"
 
 
+def nearest_existing(path: Path) -> Path:
+    """Return a path, or the nearest of its parents that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
 def has_control_characters(text: str) -> bool:
     """Return whether a text holds line breaks, escapes or other characters that are not shown."""
     return any(unicodedata.category(each) in ("Cc", "Zl", "Zp") for each in text)

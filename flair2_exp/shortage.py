@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from flair2_exp.files import write_bytes
+from flair2_exp.files import nearest_existing, write_bytes
 
 SHARED_MEMORY: Final = Path("/dev/shm")
 """Where Linux keeps it, and workers their batches; in Docker 64 MB unless asked for."""
@@ -95,9 +95,7 @@ def reserved(file: Path, size: int = 2**18) -> Iterator[None]:
 
 def _room(place: Path) -> str:
     """Return the file system that holds a place, and how much is free on it."""
-    existing = place.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = nearest_existing(place.absolute())
     usage = shutil.disk_usage(existing)
     while not existing.is_mount() and existing != existing.parent:
         existing = existing.parent

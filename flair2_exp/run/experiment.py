@@ -248,8 +248,6 @@ class _Life:
 
     def _command(self, overrides: Sequence[str]) -> str:
         """Return the command that resumes this run."""
-        from flair2_exp.tracking.scrub import scrub
-
         if self.membership.tags:  # a sweep and a search find their runs themselves
             return "the same command"
         own = [each for each in overrides if not each.startswith("hydra.run.dir=")]

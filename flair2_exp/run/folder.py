@@ -14,7 +14,7 @@ from typing import Final
 
 from flair2_exp import locking
 from flair2_exp.errors import ConfigError
-from flair2_exp.files import unusable
+from flair2_exp.files import nearest_existing, unusable
 
 SWEEP_CONFIG: Final = "multirun.yaml"
 """The config of a sweep or a search, in its folder; Hydra's name for it."""
@@ -113,7 +113,7 @@ class Footprint:
         """Return the footprint of a folder as it is now."""
         folder = folder.absolute()
         files = frozenset(path for path in _early_files(folder) if path.exists())
-        return cls(folder, _nearest(folder), files)
+        return cls(folder, nearest_existing(folder), files)
 
     def restore(self) -> None:
         """Remove the files that a refused command has written since, and the empty folders."""
@@ -134,13 +134,6 @@ def _early_files(folder: Path) -> Iterator[Path]:
     run = RunFolder(folder)
     yield from (run.hydra / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml"))
     yield from (run.log, folder / locking.FILE, folder / SWEEP_CONFIG, folder / SWEEP_FILE)
-
-
-def _nearest(path: Path) -> Path:
-    """Return the nearest part of a path that is there."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
 
 
 _SYSTEM: Final = tuple(map(Path, (
@@ -256,7 +249,7 @@ def _require_writable(folder: Path) -> None:
             f"{str(folder)[:100]!r}: {reason}.\n"
             "Choose another place with paths.root=FOLDER, or hydra.run.dir=FOLDER."
         )
-    existing = _nearest(folder.absolute())
+    existing = nearest_existing(folder.absolute())
     if not existing.is_dir():
         reason = os.strerror(errno.ENOTDIR)
     elif not os.access(existing, os.W_OK | os.X_OK):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.files import nearest_existing
 from flair2_exp.locking import file_lock
 from flair2_exp.optuna_sweeper import sqlite
 from flair2_exp.signals import KILLED
@@ -117,7 +118,7 @@ def require_usable(uri: str, *, timeout: float = 8.0) -> Path | None:
             f"the MLflow store {database} is {fault}, and stays as it is.\nGive another folder "
             "with paths.mlflow=…, or another file with tracking.uri=sqlite:////…/mlflow.db."
         )
-    nearest = next(each for each in database.parents if each.exists())
+    nearest = nearest_existing(database.parent)
     if not nearest.is_dir() or nearest.parts[:2] == ("/", "proc"):
         raise _unwritable(database.parent, NotADirectoryError(errno.ENOTDIR, "Not a directory"))
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -31,6 +31,7 @@ from flair2_exp.tracking.tags import Tag
 from tests.configs import SMALL_SAMPLE
 from tests.run.helpers import scores
 from tests.sweeps.commands import client
+from tests.sweeps.killing import wait
 
 HERE: Final = (*SMALL_SAMPLE, "preset=debug", "trainer=cpu", "trainer.max_epochs=3")
 JOBLIB: Final = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -187,7 +188,7 @@ def play(kind: Kind, root: Path, moments: random.Random | None) -> Round:
         while not killed:
             patient = moments is None or result.kills >= MOST_KILLS
             seconds = 3600.0 if patient or moments is None else moments.uniform(0.5, LONGEST)
-            status = _wait(pid, seconds)
+            status = wait(pid, seconds)
             if status is not None:
                 # A job whose worker was killed twice is given up, and the command says to type it
                 # again; so the user does.
@@ -201,17 +202,6 @@ def play(kind: Kind, root: Path, moments: random.Random | None) -> Round:
         if killed:
             os.waitpid(pid, 0)
     return result
-
-
-def _wait(pid: int, seconds: float) -> int | None:
-    """Wait for a process for so long; its exit status, or None where it still runs."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    return None
 
 
 def _import_what_is_heavy() -> None:

@@ -29,14 +29,21 @@ def attempt(arguments: list[str], seconds: float) -> int | None:
         finally:
             sys.stdout.flush()
             os._exit(status)
+    status_of_child = wait(child, seconds)
+    if status_of_child is None:
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return status_of_child
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """Wait for a child process for at most `seconds`; its status, or None where it still runs."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
     return None
 
 
