@@ -24,8 +24,10 @@ class DataConfig(Group):
     classes: Literal[13, 19] = 13
     batch_size: int = option(10, 1, 100_000)
     """Training patches in a batch, per device."""
-    eval_batch_size: int = option(10, 1, 100_000)
-    """Validation or test patches in a batch, per device."""
+    val_batch_size: int = option(10, 1, 100_000)
+    """Validation patches in a batch, per device."""
+    test_batch_size: int = option(10, 1, 100_000)
+    """Test patches in a batch, per device."""
     workers: int = option(2, 0, 1024, decides=False)
     """Processes that read, per device; 0 reads in the training process."""
 
@@ -36,6 +38,11 @@ class DataConfig(Group):
                 f"data.bands=[{','.join(self.bands)}]: expected 3 to 5 different bands of "
                 f"{', '.join(AERIAL_BANDS)}."
             )
+
+    def batch_size_of(self, part: str) -> int:
+        """Return the patches in a batch of `train`, `validation` or `test`, per device."""
+        sizes = {"train": self.batch_size, "validation": self.val_batch_size}
+        return sizes.get(part, self.test_batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -341,7 +341,7 @@ class FlairDataModule(LightningDataModule):
             sample = self._datasets[part].reader.read(int(self.split.parts()[part][0]))
         except DamagedPatchError:
             return
-        size = options.batch_size if part == "train" else options.eval_batch_size
+        size = options.batch_size_of(part)
         batch = size * sum(
             each.nbytes for each in vars(sample).values() if isinstance(each, np.ndarray)
         )
@@ -368,7 +368,7 @@ class FlairDataModule(LightningDataModule):
         dataset = self._datasets[part]
         sampler = BatchSampler(
             len(dataset),
-            options.batch_size if training else options.eval_batch_size,
+            options.batch_size_of(part),
             shuffle=training,
             seed=self.seed,
             replicas=self.trainer.world_size if self.trainer else 1,

@@ -34,7 +34,7 @@ DIFFERENT = [
     "loss.label_smoothing=0.1", "trainer.max_epochs=99", "data.bands=[green,red,blue]",
     "trainer.precision=bf16-mixed", "utae.normalise_padding=true", "compat=reference",
     "callbacks=best_miou", "+optimizer.options.momentum=0.9", "trainer.devices=2",
-    "metric.other_pixels=keep", "data.eval_batch_size=3", "+loss.class_weights.water=2",
+    "metric.other_pixels=keep", "data.test_batch_size=3", "+loss.class_weights.water=2",
 ]  # fmt: skip
 
 

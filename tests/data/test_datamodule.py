@@ -79,7 +79,7 @@ def test_batches_do_not_depend_on_the_workers(shared_tree: Tree) -> None:
 
 
 def test_evaluation_is_neither_shuffled_nor_augmented(shared_tree: Tree) -> None:
-    data = module(shared_tree, aug=AugConfig(geometry="d4"), eval_batch_size=1)
+    data = module(shared_tree, aug=AugConfig(geometry="d4"), val_batch_size=1, test_batch_size=1)
     first, later = (list(at_epoch(data.val_dataloader(), epoch)) for epoch in (0, 3))
     assert [batch["patch_id"] for batch in first] == [["IMG_000001"], ["IMG_000002"]]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, later, strict=True))
@@ -378,7 +378,7 @@ def test_damage_in_a_worker_stops_the_run_in_two_lines(own_tree: Tree, workers: 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damage_in_a_worker_is_skipped_counted_and_said(own_tree: Tree, workers: int) -> None:
-    data = module(own_tree, workers=workers, on_damaged="skip", eval_batch_size=1)
+    data = module(own_tree, workers=workers, on_damaged="skip", val_batch_size=1, test_batch_size=1)
     for patch in ("IMG_000001", "IMG_000003"):
         own_tree.mask(patch).write_bytes(b"no mask")
     (batch,) = data.train_dataloader()

@@ -43,7 +43,7 @@ def test_more_values_are_normalised_as_ever() -> None:
 def test_batches_of_one_patch_train(model: str, batch_size: int, tmp_path: Path) -> None:
     metrics = run(
         tmp_path, tmp_path / "run", model, "metadata=on", *SMALLEST, "data.workers=0",
-        f"data.batch_size={batch_size}", "data.eval_batch_size=1",
+        f"data.batch_size={batch_size}", "data.val_batch_size=1",
         "trainer.limit_train_batches=null", "trainer.max_epochs=1",
     )  # fmt: skip
     assert metrics["train/epochs"] == 1
