@@ -96,8 +96,9 @@ def _months(dates: Dates) -> NDArray[np.int64]:
 
 def _day_of_2021(month: NDArray[np.int64], day: NDArray[np.int64] | int) -> Dates:
     """Return (T,) dates of a common year; month and day are counted from 0."""
-    first_days = (np.datetime64("2021-01", "M") + month).astype("datetime64[D]")
-    return np.asarray(first_days + day, dtype="datetime64[D]")
+    first_days = np.datetime64("2021-01", "M") + month.astype("timedelta64[M]")
+    days = np.asarray(day).astype("timedelta64[D]")
+    return np.asarray(first_days.astype("datetime64[D]") + days)
 
 
 def crop_window(centroid: Sequence[int], size: int, shape: Sequence[int]) -> Window:
