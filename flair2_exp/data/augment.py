@@ -46,7 +46,9 @@ class Geometry:
             An array of the same shape and type: the given one where nothing changes.
         """
         turns = self.turns
-        tensor = torch.from_numpy(array)
+        # The same bits by another name: torch 2.11 does not flip uint16.
+        wide = array.dtype == np.uint16
+        tensor = torch.from_numpy(array.view(np.int16) if wide else array)
         if self.vertical and self.horizontal:
             turns += 2  # in one go instead of two
         elif self.vertical:
@@ -55,7 +57,8 @@ class Geometry:
             tensor = functional.horizontal_flip(tensor)
         if turns % 4 == 2:
             tensor = functional.rotate(tensor, 180.0)
-        moved: AnyArray = tensor.numpy()  # type: ignore[assignment]
+        flipped = tensor.numpy()
+        moved: AnyArray = flipped.view(np.uint16) if wide else flipped  # type: ignore[assignment]
         if turns % 2:
             moved = _quarter_turn(moved, turns)
         return moved if self.zoom == 1 else _enlarge(moved, self.zoom, labels)
