@@ -20,8 +20,9 @@ def _folder_with(path: Path, *names: str) -> Path:
 
 
 def test_what_cannot_run_is_refused_in_two_lines_and_leaves_nothing(
-    root: Path, tmp_path: Path
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)  # also where there is a card
     unet = RunFolder(tmp_path / "unet")
     run(root, unet.path, "model=unet")
     foreign = tmp_path / "foreign.ckpt"
