@@ -75,6 +75,7 @@ def test_a_server_that_does_not_answer_is_told_in_time() -> None:
 
 
 def test_a_closed_port_is_told_in_one_line() -> None:
+    pytest.importorskip("psycopg", reason="the extra `postgres`")
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]

@@ -21,9 +21,12 @@ def test_the_slice_figures_names_stand_side_by_side(
     from matplotlib.figure import Figure
 
     drawn: dict[str, Figure] = {}
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, path, **_: drawn.setdefault(Path(path).stem, self)
-    )
+
+    def kept(self: Figure, path: Path, **_: Any) -> None:
+        drawn[path.stem] = self
+        path.touch()  # without plotly the page holds the images
+
+    monkeypatch.setattr(Figure, "savefig", kept)
     study = optuna.create_study(storage=open_storage(str(tmp_path / "optuna.journal")))
     names = ("loss.label_smoothing", "optimizer.weight_decay", "utae.encoder_widths", "aug")
     for value in range(3):
