@@ -37,7 +37,19 @@ percentile and basic intervals fall to 70..85 % with 6 units, and estimate ± St
 84..94 %: a mean of ratios of few skewed counts is biased and its error underestimated, which
 studentising repairs.
 
-DOMAINS_TABLE
+Why domains: with areas of one domain alike (19 areas each, three seeds, 1000 worlds a line; three
+standard errors of a share of 95 % are 2 %), the intervals cover
+
+    domains  correlation   over areas: a row, a difference   over domains: a row, a difference
+         10      0.0            96 %         96 %                  96 %         97 %
+         10      0.2            76 %         93 %                  95 %         97 %
+         10      0.5            58 %         90 %                  95 %         96 %
+          4      0.0            94 %         94 %                  97 %         97 %
+          4      0.2            73 %         91 %                  96 %         98 %
+          4      0.5            55 %         82 %                  96 %         96 %
+
+and IoU by class, on average over classes, in 93 to 96 % over domains (62 to 91 % over areas that
+are alike). The price is width: with 4 independent domains a row's interval is 1.6 times as wide.
 
 tests/report/test_statistics.py repeats a part of it.
 
