@@ -62,7 +62,15 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="comparisons to show and correct for (auto: all, with many rows against the baseline)",
     )
-    made.add_argument("--unit", choices=("area", "domain"), default="area", help="what is drawn")
+    made.add_argument(
+        "--unit",
+        choices=("auto", "domain", "area"),
+        default="auto",
+        help="what the bootstrap draws (auto: domains, where the test set has enough of them)",
+    )
+    made.add_argument(
+        "--difference", type=float, metavar="MIOU", help="say how many seeds this one needs"
+    )
     made.add_argument("--resamples", type=int, default=RESAMPLES, help="default: %(default)s")
     made.add_argument("--title", help="of the report")
     return made
@@ -98,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
             pairs=options.pairs,
             unit=options.unit,
             resamples=options.resamples,
+            difference=options.difference,
         )
         report = report_runs(read_runs(options), options.out, formats, wanted)
     except FlairError as error:

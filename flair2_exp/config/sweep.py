@@ -27,6 +27,8 @@ class SweepConfig(Group):
     """The row that others are compared with; null: the first."""
     factors: tuple[str, ...] | None = None
     """Options of a full factorial whose effects are estimated."""
+    difference: float | None = option(None, 1e-6, 1.0)
+    """A difference in mIoU to plan for: plan and report say how many seeds it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,5 +169,6 @@ def fit_seeds(design: Design, scores: Sequence[Sequence[float]]) -> tuple[list[C
     margin = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
     with np.errstate(divide="ignore", invalid="ignore"):  # runs that repeat to the last digit
         p = 2 * stats.t.sf(np.abs(effect) / error, freedom)
-    columns = np.stack([effect, error, effect - margin, effect + margin, p], axis=1)
-    return [Contrast.of(each) for each in columns], freedom
+    fields = ("value", "error", "low", "high", "p")
+    lines = zip(effect, error, effect - margin, effect + margin, p, strict=True)
+    return [Contrast.of(dict(zip(fields, line, strict=True))) for line in lines], freedom

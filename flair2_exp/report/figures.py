@@ -92,8 +92,9 @@ def _foot(figure: Figure, report: Report, *parts: str) -> None:
 def _interval(axes: Axes, score: Score, y: float, colour: str, marker: str, size: float) -> None:
     if score.value is None:
         return
-    if score.low is not None and score.high is not None:
-        axes.plot([score.low, score.high], [y, y], color=colour, lw=1.6, solid_capstyle="butt")
+    for (low, high), width in ((score.shown, 1.6), (score.beside, 3.6)):
+        if low is not None and high is not None:
+            axes.plot([low, high], [y, y], color=colour, lw=width, solid_capstyle="butt")
     axes.plot(score.value, y, marker, color=colour, ms=size, mec="white", mew=0.6, zorder=3)
 
 
@@ -114,16 +115,17 @@ def forest(report: Report) -> Figure:
     right.set_xlabel("difference in mIoU")
     # Long names leave less room, and get smaller letters rather than run over the edge.
     size = min(8.0, 280 / len(report.baseline))
-    right.set_title(f"95 % interval, against\n{report.baseline}", loc="left", fontsize=size)
+    right.set_title(f"95 % joint interval, against\n{report.baseline}", loc="left", fontsize=size)
     right.tick_params(left=False)
     names = [f"{row.name} *" if row.absent else row.name for row in rows]
     for axes in (left, right):
         axes.margins(x=0.12)  # room for the labels of points at the ends
         axes.locator_params(axis="x", nbins=5)  # small differences have long labels
         _from_above(axes, names, top=-0.6, grid="#dddddd")
-    areas = words.plural(report.areas, f"test {report.options.unit}")
+    units = words.plural(report.units, f"test {report.unit}")
     intervals = any(row.miou.low is not None for row in rows)
-    foot = [f"{areas}; p Holm-corrected" if intervals else f"{areas}: no interval can be given"]
+    foot = [f"intervals over {units}" if intervals else f"{units}: no interval can be given"]
+    foot += ["thick: over areas"] if report.unit == "domain" and intervals else []
     foot += ["◇ published mean"] if any(row.published for row in rows) else []
     foot += ["* seeds missing or failed"] if any(row.absent for row in rows) else []
     _foot(figure, report, *foot)
@@ -144,7 +146,7 @@ def _difference(axes: Axes, row: Row, at: int) -> None:
 
 
 def _label(score: Contrast, between: str) -> str:
-    p = "" if score.p_holm is None else f"{between}{words.p_equals(score.p_holm)}"
+    p = "" if score.joint_p is None else f"{between}{words.p_equals(score.joint_p)}"
     return f"{words.signed(score.value)}{p}"
 
 
@@ -363,7 +365,7 @@ def effects(report: Report) -> Figure | None:
                   va="center", fontsize=7.5)  # fmt: skip
     axes.axvline(0, color="black", lw=0.8)
     _from_above(axes, [effect.row for effect in report.effects], grid="#dddddd")
-    axes.set_xlabel("effect on mIoU, 95 % interval over areas and seeds")
+    axes.set_xlabel(f"effect on mIoU, 95 % joint interval over {report.unit}s and seeds")
     axes.set_title("● main effects   ◆ interactions (half the difference of effects)", loc="left")
     _foot(figure, report)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from flair2_exp.errors import ConfigError
 from flair2_exp.nomenclature import SCORED
 from flair2_exp.report import statistics
 from flair2_exp.report.factors import find_factors, fit_seeds, full_design
+from flair2_exp.report.power import Outlook
 from flair2_exp.report.results import (
     FEW_ROWS,
     Contrast,
@@ -24,8 +26,10 @@ from flair2_exp.report.results import (
 from flair2_exp.report.rows import name_rows, require_comparable
 from flair2_exp.report.runs import AbsentRun, RunSet, ScoredRun
 from flair2_exp.report.statistics import Estimate, Floats, RowCounts
+from flair2_exp.report.units import Unit, Units
 
 DEFAULT: Final = ReportOptions()
+_NUMBERS: Final = ("value", "error", "low", "high")
 
 
 def build_report(
@@ -50,6 +54,60 @@ def build_report(
     if not named:
         states = ", ".join(f"{each.row} seed {each.seed}: {each.state}" for each in absent)
         raise ConfigError(f"there is no finished run to report ({states or 'no run at all'}).")
+    compared = _compare(named, absent, options)
+    names, units, contrasts = list(compared.by_row), compared.units, compared.contrasts
+    levels, further = slice(len(names)), slice(len(names), len(names) + len(contrasts))
+    # Levels and differences in one go: the resampling is what takes time.
+    both = units.estimate(
+        np.concatenate([np.eye(len(names)), contrasts]), family=further, **_drawing(options)
+    )
+    differences = _differences(both, further, compared.pairs)
+    against = {each.row: each for each in differences if each.other == compared.baseline}
+    report = Report(
+        options=options,
+        rows=_rows(both, levels, compared, absent, against),
+        absent=absent,
+        differences=differences,
+        class_names=named[0].counts.classes,
+        baseline=compared.baseline,
+        unit=units.unit,
+        domains=len(np.unique(units.domains)),
+        areas=len(units.domains),
+        alike=(units.correlation(np.eye(len(names))), units.correlation(contrasts)),
+        outlook=Outlook.of(units.drawn, contrasts),
+    )
+    return report if options.factors is None else _with_effects(report, units)
+
+
+def outlook(runs: RunSet, options: ReportOptions = DEFAULT) -> tuple[Outlook | None, Unit]:
+    """Return what more seeds would show, as a report of these runs says it, and the unit.
+
+    Raises:
+        ConfigError: What `build_report` refuses.
+    """
+    if not runs.runs:
+        return None, "area"
+    compared = _compare(name_rows(runs.runs), runs.absent, options)
+    return Outlook.of(compared.units.drawn, compared.contrasts), compared.units.unit
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Rows that may be compared, and with which."""
+
+    by_row: Mapping[str, Sequence[ScoredRun]]
+    """Their runs, by seed."""
+    units: Units
+    baseline: str
+    pairs: Sequence[tuple[str, str]]
+    contrasts: Floats
+    """(pairs, rows)."""
+
+
+def _compare(
+    named: Sequence[ScoredRun], absent: Sequence[AbsentRun], options: ReportOptions
+) -> _Compared:
+    """Put runs into rows, and those into pairs."""
     require_comparable(named)
     by_row = {
         row: sorted((run for run in named if run.row == row), key=lambda run: run.seed)
@@ -57,27 +115,14 @@ def build_report(
     }
     names = list(by_row)
     baseline = _baseline(options.baseline, names, absent)
-    counts = [_row_counts(name, by_row[name], options.unit) for name in names]
+    counts = [_row_counts(name, by_row[name]) for name in names]
     every = options.pairs == "all" or (options.pairs == "auto" and len(names) <= FEW_ROWS)
     pairs, contrasts = statistics.pair_contrasts(
         len(names), names.index(baseline), against_all=every
     )
-    # Levels and differences in one go: the resampling is what takes time.
-    both = _estimate(counts, np.concatenate([np.eye(len(names)), contrasts]), options)
-    differences = _differences(
-        both.part(slice(len(names), None)), [(names[one], names[other]) for one, other in pairs]
-    )
-    against = {each.row: each for each in differences if each.other == baseline}
-    report = Report(
-        options=options,
-        rows=_rows(both, counts, by_row, absent, against),
-        absent=absent,
-        differences=differences,
-        class_names=named[0].counts.classes,
-        baseline=baseline,
-        areas=counts[0].areas,
-    )
-    return report if options.factors is None else _with_effects(report, counts)
+    units = Units.of(counts, named[0].counts.areas, options.unit)
+    named_pairs = [(names[one], names[other]) for one, other in pairs]
+    return _Compared(by_row, units, baseline, named_pairs, contrasts)
 
 
 def _all_absent(
@@ -112,50 +157,63 @@ def _baseline(wanted: str | None, rows: Sequence[str], absent: Sequence[AbsentRu
     return wanted
 
 
-def _row_counts(name: str, runs: Sequence[ScoredRun], unit: str) -> RowCounts:
+def _row_counts(name: str, runs: Sequence[ScoredRun]) -> RowCounts:
     confusions = [run.counts.confusion for run in runs]
-    if unit == "domain":
-        domains = np.array([area.split("/")[0] for area in runs[0].counts.areas])
-        confusions = [statistics.sum_by_area(domains, each)[1] for each in confusions]
     return statistics.row_counts(name, confusions, min(SCORED, len(runs[0].counts.classes)))
 
 
-def _estimate(
-    counts: Sequence[RowCounts], contrasts: Floats, options: ReportOptions, *, pooled: bool = False
-) -> Estimate:
-    return statistics.estimate(
-        counts, contrasts, resamples=options.resamples, seed=options.seed, pooled=pooled
-    )
+def _drawing(options: ReportOptions) -> dict[str, int]:
+    return {"resamples": options.resamples, "seed": options.seed}
 
 
-def _differences(estimate: Estimate, named: Sequence[tuple[str, str]]) -> tuple[Difference, ...]:
-    holm = np.hstack([statistics.holm(estimate.p[:, :1]), statistics.holm(estimate.p[:, 1:])])
-    numbers = np.stack(
-        [estimate.value, estimate.error, estimate.low, estimate.high, estimate.p, holm], axis=-1
-    )
+def _differences(
+    both: tuple[Estimate, Estimate | None], part: slice, named: Sequence[tuple[str, str]]
+) -> tuple[Difference, ...]:
+    """Return contrasts as differences; those of rows with one seed are not tested."""
+    main, by_area = (each and each.part(part) for each in both)
+    assert main is not None
+    numbers = {name: getattr(main, name) for name in _NUMBERS}
+    numbers |= {name: getattr(main, name) for name in ("joint_low", "joint_high", "joint_p")}
+    numbers["p"] = np.where(main.seeds_known[:, None], main.p, np.nan)
+    if by_area is not None:
+        ends = ((by_area.joint_low, by_area.low), (by_area.joint_high, by_area.high))
+        known = main.seeds_known[:, None]
+        numbers["area_low"], numbers["area_high"] = (np.where(known, *each) for each in ends)
     made = []
-    for (row, other), each, known in zip(named, numbers, estimate.seeds_known, strict=True):
-        miou, *classes = map(Contrast.of, each)
+    for at, ((row, other), known) in enumerate(zip(named, main.seeds_known, strict=True)):
+        miou, *classes = map(Contrast.of, _by_column(numbers, at))
         made.append(Difference(row, other, miou, tuple(classes), bool(known)))
     return tuple(made)
 
 
+def _by_column(numbers: Mapping[str, Floats], at: int) -> list[dict[str, float]]:
+    """Return line `at` of tables (M, 1 + C) as the numbers of mIoU and of each class."""
+    lines = {name: table[at] for name, table in numbers.items()}
+    names = list(lines)
+    return [dict(zip(names, column, strict=True)) for column in zip(*lines.values(), strict=True)]
+
+
 def _rows(
-    levels: Estimate,
-    counts: Sequence[RowCounts],
-    by_row: Mapping[str, Sequence[ScoredRun]],
+    both: tuple[Estimate, Estimate | None],
+    part: slice,
+    compared: _Compared,
     absent: Sequence[AbsentRun],
     against: Mapping[str, Difference],
 ) -> tuple[Row, ...]:
-    # Intervals are cut to 0..1, where every IoU lies.
-    low, high = np.maximum(levels.low, 0.0), np.minimum(levels.high, 1.0)
-    numbers = np.stack([levels.value, levels.error, low, high], axis=-1)
+    main, by_area = (each and each.part(part) for each in both)
+    assert main is not None
+    numbers = {name: getattr(main, name) for name in _NUMBERS}
+    if by_area is not None:
+        numbers |= {"area_low": by_area.low, "area_high": by_area.high}
+    for end in numbers.keys() - {"value", "error"}:  # cut to 0..1, where every IoU lies
+        numbers[end] = numbers[end].clip(0.0, 1.0)
     made = []
-    for name, scores, each in zip(by_row, statistics.scores(counts), numbers, strict=False):
-        miou, *classes = map(Score.of, each)
+    of_rows = statistics.scores(compared.units.by_area)
+    for at, (name, scores) in enumerate(zip(compared.by_row, of_rows, strict=True)):
+        miou, *classes = map(Score.of, _by_column(numbers, at))
         made.append(
             Row(
-                runs=tuple(by_row[name]),
+                runs=tuple(compared.by_row[name]),
                 scores=tuple(scores[:, 0].tolist()),
                 absent=tuple(run for run in absent if run.row == name),
                 miou=miou,
@@ -166,7 +224,7 @@ def _rows(
     return tuple(made)
 
 
-def _with_effects(report: Report, counts: Sequence[RowCounts]) -> Report:
+def _with_effects(report: Report, units: Units) -> Report:
     """Add the factors' effects; a design that is not full is noted: the rest stands."""
     settings = [row.runs[0].settings for row in report.rows]
     try:
@@ -175,14 +233,15 @@ def _with_effects(report: Report, counts: Sequence[RowCounts]) -> Report:
     except ConfigError as error:
         return dataclasses.replace(report, factors_refused=str(error))
     names, codes = zip(*design.effects(), strict=True)
-    contrasts = np.zeros((len(names), len(counts)))
+    contrasts = np.zeros((len(names), len(report.rows)))
     contrasts[:, list(design.rows)] = codes
-    estimate = _estimate(counts, contrasts, report.options, pooled=True)
+    every = slice(0, len(names))
+    both = units.estimate(contrasts, pooled=True, family=every, **_drawing(report.options))
     over_seeds, freedom = fit_seeds(design, [row.scores for row in report.rows])
     effects = tuple(
         dataclasses.replace(effect, over_seeds=fit)
         for effect, fit in zip(
-            _differences(estimate, [(name, "") for name in names]), over_seeds, strict=True
+            _differences(both, every, [(name, "") for name in names]), over_seeds, strict=True
         )
     )
     return dataclasses.replace(report, effects=effects, seeds_freedom=freedom)

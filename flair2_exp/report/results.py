@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -11,6 +11,7 @@ from typing import Final, Literal, Self
 import numpy as np
 
 from flair2_exp.config.fields import Group, option
+from flair2_exp.report.power import Outlook
 from flair2_exp.report.published import Published, published_row
 from flair2_exp.report.runs import AbsentRun, Curve, ScoredRun
 from flair2_exp.report.statistics import RESAMPLES, Integers
@@ -35,12 +36,19 @@ class ReportOptions(Group):
     """Comparisons shown and corrected for: `all` pairs of rows, those with the `baseline` alone, or
     `auto`: all with up to `FEW_ROWS` rows. A table of 16 rows has 120 pairs, and correcting for
     them hides what the 15 with the baseline would show."""
-    unit: Literal["area", "domain"] = "area"
-    """What the bootstrap draws: domains are fewer, and more independent."""
+    unit: Literal["auto", "domain", "area"] = "auto"
+    """What the bootstrap draws: domains, whose areas are alike, or areas, as if they were not;
+    `auto`: domains where there are enough of them (`statistics.ENOUGH_DOMAINS`)."""
+    difference: float | None = option(None, 1e-6, 1.0)
+    """A difference in mIoU to plan for: the report says how many seeds it needs."""
     resamples: int = option(RESAMPLES, 100)
     """Of the bootstrap; with fewer a 95 % quantile is among the last few draws."""
     seed: int = option(0, 0)
     """Of the bootstrap."""
+
+
+Ends = tuple[float | None, float | None]
+"""Of an interval."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +59,47 @@ class Score:
     error: float | None
     low: float | None
     high: float | None
+    area_low: float | None = None
+    area_high: float | None = None
+    """Ends of the interval as it would be if the areas of a domain were independent; None where
+    areas are the units."""
+
+    @property
+    def shown(self) -> Ends:
+        """The interval for readers."""
+        return self.low, self.high
+
+    @property
+    def beside(self) -> Ends:
+        """The interval over areas."""
+        return self.area_low, self.area_high
 
     @classmethod
-    def of(cls, numbers: Iterable[float]) -> Self:
-        """Return numbers in the order of the fields as a score: NaN is not known."""
-        return cls(*(float(each) if math.isfinite(each) else None for each in numbers))
+    def of(cls, numbers: Mapping[str, float]) -> Self:
+        """Return numbers by field as a score: NaN is not known."""
+        return cls(**{name: float(each) if math.isfinite(each) else None
+                      for name, each in numbers.items()})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Contrast(Score):
-    """A difference of scores, tested against 0."""
+    """A difference of scores, tested against 0 where each row that takes part has several seeds."""
 
-    p: float | None
-    p_holm: float | None = None
-    """Holm-corrected: mIoU over the table's comparisons (of factors: over the effects), classes
-    over all comparisons × classes, a family of their own."""
+    p: float | None = None
+    """Of the difference by itself, as `low` and `high` are."""
+    joint_low: float | None = None
+    joint_high: float | None = None
+    """Ends of the interval that holds for all of the table's comparisons at once (of factors: for
+    all effects): mIoU over the comparisons, classes over comparisons × classes. `area_low` and
+    `area_high` are joint ones as well."""
+    joint_p: float | None = None
+    """Corrected for the same comparisons: below 0.05 where the joint interval leaves out 0."""
+
+    @property
+    def shown(self) -> Ends:
+        """The interval for readers: the joint one, or that of a difference without a test."""
+        tested = self.joint_p is not None
+        return (self.joint_low, self.joint_high) if tested else (self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -77,7 +111,8 @@ class Difference:
     miou: Contrast
     classes: tuple[Contrast, ...]
     seeds_known: bool
-    """False where a row that takes part has one seed: the interval is over areas alone."""
+    """False where a row that takes part has one seed: the interval is over units alone, and there
+    is no test."""
     over_seeds: Contrast | None = None
     """Of an effect: by the runs' scores alone, on these very areas (`factors.fit_seeds`)."""
 
@@ -162,8 +197,16 @@ class Report:
     """All C classes; the first ones count."""
     baseline: str
     """Name of the row that others are measured against."""
+    unit: Literal["domain", "area"]
+    """What the bootstrap drew."""
+    domains: int
     areas: int
-    """Number of units drawn by the bootstrap."""
+    """Of the test set."""
+    alike: tuple[float | None, float | None]
+    """Correlation of the scores of two areas of one domain, and of their differences in score
+    between two rows; None where it cannot be estimated."""
+    outlook: Outlook | None
+    """What more seeds would show; None without two rows, one of them with several seeds."""
     effects: tuple[Difference, ...] = ()
     """Of the factors, where they were asked for and make a full factorial."""
     seeds_freedom: int = 0
@@ -176,6 +219,11 @@ class Report:
     def scored(self) -> tuple[str, ...]:
         """The classes that count."""
         return self.class_names[: len(self.rows[0].classes)]
+
+    @property
+    def units(self) -> int:
+        """How many the bootstrap drew."""
+        return self.domains if self.unit == "domain" else self.areas
 
     @property
     def patches(self) -> int:

@@ -73,7 +73,8 @@ def leaderboard(report: Report) -> Table:
         Column("row", lambda row: row.name, lambda row: {"row": row.name}),
         Column("runs", words.seeds, _runs),
         Column("mIoU ± std", words.spread, _spread),
-        Column("95 % interval", lambda row: words.interval(row.miou)),
+        Column(f"95 % interval ({report.unit}s)", lambda row: words.interval(row.miou.shown)),
+        Column(beside(report), lambda row: words.interval(row.miou.beside)),
         Column("best", lambda row: words.number(row.best), lambda row: {"best": row.best}),
         Column(published, words.published, _published),
         Column(f"− {report.baseline}", _against),
@@ -118,24 +119,37 @@ def _against(row: Row) -> str:
     if row.against_baseline is None:
         return "baseline"
     score = row.against_baseline.miou
-    p = "" if score.p_holm is None else f" ({words.p_equals(score.p_holm)})"
+    p = "" if score.joint_p is None else f" ({words.p_equals(score.joint_p)})"
     return f"{words.signed(score.value)}{p}"
 
 
+def beside(report: Report) -> str:
+    """Return the head of the intervals over areas; empty where all intervals are."""
+    return "(areas)" if report.unit == "domain" else ""
+
+
 def _differences(report: Report) -> Table:
-    cells = [
-        [*_effect(each), words.p_value(each.miou.p), words.p_value(each.miou.p_holm)]
-        for each in report.differences
-    ]
-    heads = ["rows", "difference", "95 % interval", "p", "p (Holm)"]
+    cells = [_effect(report, each) for each in report.differences]
+    heads = ["rows", "difference", *_heads(report)]
     records = [record for each in report.differences for record in _by_class(report, each)]
     return Table("differences", "differences.csv", "Differences in mIoU", heads, cells, records)
 
 
-def _effect(difference: Difference) -> list[str]:
-    """Return the first cells of a difference in mIoU: name, size, interval."""
+def _heads(report: Report) -> list[str]:
+    """Return the heads of a difference's interval and p: joint, over areas, and by itself."""
+    heads = [f"95 % joint interval ({report.unit}s)", beside(report), "joint p", "p by itself"]
+    return [head for head in heads if head]
+
+
+def _effect(report: Report, difference: Difference) -> list[str]:
+    """Return the cells of a difference in mIoU: name, size, intervals, p."""
     score = difference.miou
-    return [difference.name, words.signed(score.value), words.interval(score, sign=True)]
+    interval = words.interval(score.shown, sign=True)
+    if score.joint_p is None and score.low is not None:
+        interval += f" {report.unit}s alone"
+    by_area = [words.interval(score.beside, sign=True)] if beside(report) else []
+    p = [words.p_value(score.joint_p), words.p_value(score.p)]
+    return [difference.name, words.signed(score.value), interval, *by_area, *p]
 
 
 def _by_class(report: Report, difference: Difference) -> list[Record]:
@@ -152,7 +166,7 @@ def _classes(report: Report) -> Table:
     """Return IoU by class; for readers with a star where it differs by more than luck."""
 
     def cell(row: Row, at: int) -> str:
-        p = row.against_baseline.classes[at].p_holm if row.against_baseline else None
+        p = row.against_baseline.classes[at].joint_p if row.against_baseline else None
         star = " *" if p is not None and p < SIGNIFICANT else ""
         return f"{words.number(row.classes[at].value, 3)}{star}"
 
@@ -165,7 +179,7 @@ def _classes(report: Report) -> Table:
     ]
     title = "IoU by class"
     if report.differences:
-        title += f" (* differs from {report.baseline}: p < 0.05, Holm over pairs × classes)"
+        title += f" (* differs from {report.baseline}: joint p < 0.05 over pairs × classes)"
     heads = ["class", *(row.name for row in report.rows)]
     return Table("classes", "iou_by_class.csv", title, heads, cells, records)
 
@@ -173,13 +187,12 @@ def _classes(report: Report) -> Table:
 def _factors(report: Report) -> Table:
     cells, records = [], []
     for each in report.effects:
-        fit = each.over_seeds or Contrast(None, None, None, None, None)
-        p = words.p_value(each.miou.p_holm)
-        cells.append([*_effect(each), p, words.interval(fit, sign=True)])
+        fit = each.over_seeds or Contrast(None, None, None, None)
+        cells.append([*_effect(report, each), words.interval(fit.shown, sign=True)])
         seeds = {f"seeds_{name}": getattr(fit, name) for name in ("value", "low", "high", "p")}
         seeds["seeds_freedom"] = report.seeds_freedom
         of_miou, *of_classes = _by_class(report, each)  # the fit is of mIoU alone
         records.append(of_miou | seeds)
         records += [record | dict.fromkeys(seeds) for record in of_classes]
-    heads = ["effect", "on mIoU", "95 % interval", "p (Holm)", "95 %, these areas, seeds alone"]
+    heads = ["effect", "on mIoU", *_heads(report), "95 %, these areas, seeds alone"]
     return Table("factors", "factors.csv", "Factors", heads, cells, records)

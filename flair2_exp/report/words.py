@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flair2_exp.report.results import Row, Score
+    from flair2_exp.report.results import Ends, Row
 
 NOTHING = "–"
 
@@ -23,12 +23,13 @@ def signed(value: float | None, digits: int = 4) -> str:
     return text if float(text.replace("−", "-")) else f"{0:.{digits}f}"
 
 
-def interval(score: Score, *, sign: bool = False) -> str:
+def interval(ends: Ends, *, sign: bool = False) -> str:
     """Return `[low, high]`, of a difference with signs."""
-    if score.low is None or score.high is None:
+    low, high = ends
+    if low is None or high is None:
         return NOTHING
     show = signed if sign else number
-    return f"[{show(score.low)}, {show(score.high)}]"
+    return f"[{show(low)}, {show(high)}]"
 
 
 def p_value(p: float | None) -> str:

@@ -2,10 +2,14 @@
 
 `leaderboard.json` has this schema (null where a number is not known):
 
-    schema           2
+    schema           3
     title, baseline, unit, notes, findings, class_names, scored (names)
     setting          {"dataset", "fingerprint", "split", "metric"}
-    areas, patches, resamples, confidence (0.95), comparisons
+    unit             "domain" or "area": what the bootstrap drew
+    domains, areas, patches, resamples, confidence (0.95), comparisons
+    alike            {"scores", "differences"}: correlation of two areas of one domain
+    outlook          {"unit_variance", "units", "seed_variance", "comparisons", "visible": {seeds:
+                     difference}}, or null
     absent           [{"row", "seed", "state", "reason"}], of rows without a finished run too
     factors_refused  why factors were not analysed; empty where they were, or were not asked for
     confusion        {row: C × C pixels, rows truth}
@@ -28,6 +32,7 @@ from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import write_bytes
 from flair2_exp.report.leaderboard import DEFAULT, build_report
 from flair2_exp.report.page import html, markdown, print_report
+from flair2_exp.report.power import PLANNED_SEEDS, Outlook
 from flair2_exp.report.results import Report, ReportOptions
 from flair2_exp.report.runs import RunSet
 from flair2_exp.report.sentences import findings, notes
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS: Final[tuple[str, ...]] = ("terminal", "md", "csv", "json", "png", "svg", "html")
-SCHEMA: Final[int] = 2
+SCHEMA: Final[int] = 3
 
 
 def report_runs(
@@ -156,8 +161,11 @@ def as_json(report: Report) -> dict[str, Any]:
         "title": report.options.title,
         "setting": dict(report.setting),
         "baseline": report.baseline,
-        "unit": report.options.unit,
+        "unit": report.unit,
+        "domains": report.domains,
         "areas": report.areas,
+        "alike": dict(zip(("scores", "differences"), report.alike, strict=True)),
+        "outlook": _outlook(report.outlook),
         "patches": report.patches,
         "resamples": report.options.resamples,
         "confidence": LEVEL,
@@ -171,3 +179,11 @@ def as_json(report: Report) -> dict[str, Any]:
         "confusion": {row.name: row.confusion.tolist() for row in report.rows},
         **{table.name: list(table.records) for table in tables(report)},
     }
+
+
+def _outlook(outlook: Outlook | None) -> dict[str, Any] | None:
+    """Return what more seeds would show as plain values."""
+    if outlook is None:
+        return None
+    visible = {str(seeds): outlook.visible(seeds) for seeds in PLANNED_SEEDS}
+    return {**dataclasses.asdict(outlook), "visible": visible}

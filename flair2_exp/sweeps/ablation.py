@@ -14,6 +14,7 @@ import shlex
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, TaskFunction
 
+    from flair2_exp.report.results import ReportOptions
     from flair2_exp.tracking.run import Run
 
 log = logging.getLogger(__name__)
@@ -177,10 +179,35 @@ class Sweep:
         self.baseline, on_baseline = choose_baseline(jobs, self.options.baseline, typed=typed)
         typed = is_typed("sweep.factors", arguments)
         self.factors, on_factors = choose_factors(jobs, self.options.factors, typed=typed)
-        notes = [*plan.notes, on_baseline, on_factors, UNCHECKED if self.options.dry_run else ""]
+        notes = [*plan.notes, on_baseline, on_factors, self._on_seeds(jobs)]
+        notes += [UNCHECKED] if self.options.dry_run else []
         self._table = "\n".join((job_table(jobs), *filter(None, notes)))
         print(self._table, flush=True)
         return jobs
+
+    def _on_seeds(self, jobs: Sequence[Job]) -> str:
+        """Return what more seeds would show, as the finished jobs tell it; empty where none do."""
+        wanted = self.options.difference
+        tested = [job for job in jobs if job.state == DONE and job.config.test]
+        if tested:  # else nothing heavy is imported
+            from flair2_exp.report.folders import read_folder
+            from flair2_exp.report.leaderboard import outlook
+            from flair2_exp.report.runs import RunSet
+            from flair2_exp.report.sentences import outlook_sentence
+
+            try:
+                runs = RunSet.of(read_folder(job.folder) for job in tested)
+                found, unit = outlook(runs, replace(self._report_options(), baseline=None))
+            except FlairError as error:  # the report will say so again
+                return f"How many seeds? {error}"
+            if found is not None:
+                return outlook_sentence(found, unit, wanted)
+        if wanted is None:
+            return ""
+        return (
+            f"sweep.difference={wanted:g}: how many seeds it needs is said as soon as two seeds of "
+            "a row, and another row, are done."
+        )
 
     def run(self, jobs: Sequence[Job]) -> list[list[JobReturn]]:
         """Launch what is not done, and report.
@@ -308,7 +335,19 @@ class Sweep:
         words += ["--format", ",".join(FORMATS), "--out", str(self.folder / REPORT)]
         words += ["--baseline", self.baseline] if self.baseline else []
         words += ["--factors", ",".join(self.factors)] if self.factors else []
+        wanted = self.options.difference
+        words += [] if wanted is None else ["--difference", f"{wanted:g}"]
         return shlex.join([*words, "--title", self.options.name])
+
+    def _report_options(self) -> ReportOptions:
+        from flair2_exp.report.results import ReportOptions
+
+        return ReportOptions(
+            title=self.options.name,
+            baseline=self.baseline,
+            factors=None if self.factors is None else tuple(self.factors),
+            difference=self.options.difference,
+        )
 
     def _report(
         self,
@@ -321,7 +360,6 @@ class Sweep:
             return
         from flair2_exp.report.folders import read_folder
         from flair2_exp.report.page import headline, summary
-        from flair2_exp.report.results import ReportOptions
         from flair2_exp.report.runs import RunSet
         from flair2_exp.report.write import report_runs
 
@@ -329,11 +367,7 @@ class Sweep:
         report = report_runs(
             RunSet.of([*begun, *absent_runs(failed)]),  # the sweep has the last word on failures
             self.folder / REPORT,
-            options=ReportOptions(
-                title=self.options.name,
-                baseline=self.baseline,
-                factors=None if self.factors is None else tuple(self.factors),
-            ),
+            options=self._report_options(),
             expected=[(job.row, job.seed) for job in jobs],
         )
         for path in report.paths:

@@ -73,10 +73,11 @@ def test_a_row_is_mean_deviation_and_best_of_its_runs(report: Report) -> None:
 def test_differences_are_of_all_pairs_and_corrected_over_them(report: Report) -> None:
     named = [(each.row, each.other) for each in report.differences]
     assert named == [("utt", "unet"), ("utt_monthly", "unet"), ("utt_monthly", "utt")]
-    p = [each.miou.p for each in report.differences]
-    corrected = [each.miou.p_holm for each in report.differences]
-    assert None not in p + corrected
-    assert sorted(zip(p, corrected, strict=True))[0][1] == pytest.approx(3 * min(p))  # type: ignore[operator,type-var]
+    for each in report.differences:
+        for score in (each.miou, *each.classes):
+            assert score.p is not None
+            assert score.joint_p is not None
+            assert score.p <= score.joint_p <= 3 * 12 * score.p + 0.05  # of 200 resamples
     assert report.row("utt").against_baseline == report.differences[0]
     assert report.row("unet").against_baseline is None
 
@@ -87,13 +88,14 @@ def test_another_baseline_turns_signs_and_leaves_p(runs: list[ScoredRun], report
     assert after is not None
     assert after.miou.value == -before.miou.value  # type: ignore[operator]
     assert after.miou.low == pytest.approx(-before.miou.high)  # type: ignore[operator]
-    assert after.miou.p_holm == before.miou.p_holm
+    assert after.miou.joint_low == pytest.approx(-before.miou.joint_high)  # type: ignore[operator]
+    assert after.miou.joint_p == before.miou.joint_p
 
 
 def test_few_areas_are_told_with_what_they_cost(report: Report, tmp_path: Path) -> None:
-    assert any(note.startswith("Only 16 test areas: intervals are wide") for note in notes(report))
+    assert any(note.startswith("Only 4 test domains: intervals are wide") for note in notes(report))
     many = make_runs(tmp_path, {"unet": 1.0}, areas=30)
-    assert not any("Only" in note for note in notes(build_report(many)))
+    assert not any("Only" in note for note in notes(build_report(many, unit="area")))
 
 
 def test_a_baseline_without_a_finished_run_is_replaced_and_that_is_said(
@@ -230,16 +232,77 @@ def test_rows_of_one_name_are_reported_by_what_differs(runs: list[ScoredRun]) ->
 
 def test_one_seed_is_said_to_leave_its_luck_unknown(runs: list[ScoredRun]) -> None:
     report = build_report([run for run in runs if run.seed == 1])
-    assert any(note.startswith("One seed only: unet, utt, utt_monthly") for note in notes(report))
+    assert any(note.startswith("One run only: unet, utt, utt_monthly") for note in notes(report))
     assert report.rows[0].deviation is None
-    assert not report.differences[0].seeds_known
+    assert report.outlook is None
 
 
-def test_domains_can_be_drawn_instead_of_areas(runs: list[ScoredRun], report: Report) -> None:
-    by_domain = build_report(runs, unit="domain")
-    assert (by_domain.areas, report.areas) == (4, 16)
-    assert by_domain.rows[1].miou.value == pytest.approx(report.rows[1].miou.value)
-    assert any("Only 4 test domains" in note for note in notes(by_domain))
+def test_nothing_is_tested_where_a_row_has_one_run(runs: list[ScoredRun]) -> None:
+    report = build_report([run for run in runs if run.row != "utt" or run.seed == 1])
+    single, tested = report.differences[0], report.differences[1]
+    assert not single.seeds_known
+    for score in (single.miou, *single.classes):
+        assert (score.p, score.joint_p, score.joint_low) == (None, None, None)
+        assert score.shown == (score.low, score.high) != (None, None)
+    assert tested.seeds_known
+    # The family is the one pair that is tested: nothing is corrected for the two that are not.
+    alone = build_report([run for run in runs if run.row != "utt"]).differences[0]
+    assert tested.miou == alone.miou
+    assert not any("utt" in each and "p = " in each for each in findings(report)[1:])
+
+
+def test_domains_are_drawn_and_areas_shown_beside(runs: list[ScoredRun], report: Report) -> None:
+    by_area = build_report(runs, unit="area")
+    assert (report.unit, report.units, by_area.unit, by_area.units) == ("domain", 4, "area", 16)
+    for one, other in zip(report.rows, by_area.rows, strict=True):
+        assert one.miou.value == pytest.approx(other.miou.value)
+        assert one.miou.beside == other.miou.shown
+        assert other.miou.beside == (None, None)
+    for one, other in zip(report.differences, by_area.differences, strict=True):
+        assert one.miou.beside == other.miou.shown
+        assert one.classes[3].beside == other.classes[3].shown
+
+
+def test_two_domains_are_too_few_and_that_is_said(runs: list[ScoredRun]) -> None:
+    def in_two(run: ScoredRun) -> ScoredRun:
+        areas = tuple(f"D{at % 2}/{at}" for at in range(16))
+        return changed(run, counts=dataclasses.replace(run.counts, areas=areas))
+
+    report = build_report([in_two(run) for run in runs])
+    assert (report.unit, report.units, report.alike) == ("area", 16, (None, None))
+    (said,) = (each for each in notes(report) if "2 test domains" in each)
+    assert "93 or 90 %" in said
+
+
+def test_how_alike_the_areas_of_a_domain_are_is_said(report: Report) -> None:
+    level, difference = report.alike
+    assert level is not None
+    assert difference is not None
+    (said,) = (each for each in notes(report) if "correlation" in each)
+    assert words.signed(level, 2) in said
+
+
+def test_the_seeds_that_a_difference_needs_are_said(runs: list[ScoredRun], report: Report) -> None:
+    assert report.outlook is not None
+    (said,) = (each for each in notes(report) if each.startswith("How many seeds?"))
+    assert f"{report.outlook.visible(5):.4f} with 5" in said
+    assert "needs" not in said
+    asked = notes(build_report(runs, difference=0.9))
+    assert any("0.9 needs 2 seeds per row" in each for each in asked)
+
+
+def test_a_row_whose_best_epoch_is_its_last_is_named(runs: list[ScoredRun]) -> None:
+    def trained(run: ScoredRun, best: float) -> ScoredRun:
+        scores = {**run.record.scores, "train/epochs": 10.0, "val/best_epoch": best}
+        return dataclasses.replace(run, record=dataclasses.replace(run.record, scores=scores))
+
+    late = {("utt", 1), ("utt", 3)}
+    report = build_report(
+        [trained(run, 9.0 if (run.row, run.seed) in late else 8.0) for run in runs]
+    )
+    (said,) = (each for each in notes(report) if "best epoch" in each)
+    assert "help: utt (2 of 3). " in said
+    assert not any("best epoch" in each for each in notes(build_report(runs)))
 
 
 def test_a_logged_score_that_is_not_the_counts_is_told(runs: list[ScoredRun]) -> None:
@@ -265,13 +328,13 @@ def factorial_runs(tmp_path_factory: pytest.TempPathFactory) -> list[ScoredRun]:
 
 
 def test_factors_give_effects_of_the_rows_means(factorial_runs: list[ScoredRun]) -> None:
-    report = build_report(factorial_runs, factors=(), resamples=999)
+    report = build_report(factorial_runs, factors=(), resamples=999, unit="area")
     effects = {each.row: each for each in report.effects}
     mean = {row.name: row.miou.value for row in report.rows}
     expected = (mean["c10"] + mean["c11"] - mean["c00"] - mean["c01"]) / 2  # type: ignore[operator]
     assert effects["cloud filter"].miou.value == pytest.approx(expected)
-    assert effects["cloud filter"].miou.p_holm is not None
-    assert effects["cloud filter"].miou.p_holm < 0.05
+    assert effects["cloud filter"].miou.joint_p is not None
+    assert effects["cloud filter"].miou.joint_p < 0.05
     assert list(effects) == ["cloud filter", "monthly averages", "cloud filter × monthly averages"]
     over_seeds = effects["cloud filter"].over_seeds
     assert over_seeds is not None
@@ -293,5 +356,5 @@ def test_the_method_speaks_of_factors_where_there_are_some(
 ) -> None:
     assert "factors" not in method(report)
     assert method(build_report(factorial_runs, factors=())).endswith(
-        "over pairs × classes, factors over their effects."
+        "of factors for all effects; p is below 0.05 where the interval leaves out 0."
     )

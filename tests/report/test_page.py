@@ -96,5 +96,5 @@ def test_terminal_shows_rows_findings_and_notes(written: tuple[Report, Path]) ->
     text = console.file.getvalue()
     assert HOSTILE in text
     assert "2 of 3 (seed 3: failed)" in text
-    assert "Holm over 3 comparisons" in text
+    assert "joint over 3 comparisons" in text
     assert "Synthetic sample data" in text

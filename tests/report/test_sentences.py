@@ -1,27 +1,30 @@
 from __future__ import annotations
 
+import math
+
 from flair2_exp.report import words
+from flair2_exp.report.power import Outlook
 from flair2_exp.report.results import Contrast, Difference
-from flair2_exp.report.sentences import sentence
+from flair2_exp.report.sentences import outlook_sentence, sentence
 
 
 def difference(
     value: float | None = 0.012,
     p: float | None = 0.01,
-    holm: float | None = 0.02,
-    seeds_known: bool = True,
+    joint_p: float | None = 0.02,
+    known: bool = True,
 ) -> Difference:
-    low, high = (None, None) if value is None or p is None else (value - 0.009, value + 0.009)
-    error = None if p is None else 0.004
-    return Difference("utt", "unet", Contrast(value, error, low, high, p, holm), (), seeds_known)
+    low, high = (value - 0.009, value + 0.009) if value is not None and known else (None, None)
+    score = Contrast(value, 0.004, low, high, p=p, joint_low=low, joint_high=high, joint_p=joint_p)
+    return Difference("utt", "unet", score, (), seeds_known=joint_p is not None)
 
 
 def test_sentences_claim_what_the_test_shows() -> None:
     assert sentence(difference(), 10) == (
         "utt − unet: +0.0120 mIoU, 95 % interval [+0.0030, +0.0210], p = 0.020 "
-        "(Holm over 10 comparisons): more than the luck of areas and seeds explains."
+        "(joint over 10 comparisons): more than the luck of areas and seeds explains."
     )
-    alone = sentence(difference(holm=0.0999), 10)
+    alone = sentence(difference(joint_p=0.0999), 10)
     assert "not distinguishable" in alone
     assert "p = 0.010 if it had been the only one" in alone
     unsure = sentence(difference(0.002, 0.6, 1.0), 1)
@@ -31,10 +34,27 @@ def test_sentences_claim_what_the_test_shows() -> None:
 
 
 def test_sentences_say_what_is_not_known() -> None:
-    assert "the luck of the seed is unknown" in sentence(difference(seeds_known=False), 1)
-    assert "no interval can be given" in sentence(difference(0.012, None, None), 1)
-    same = Difference("utt", "unet", Contrast(0.0, 0.0, 0.0, 0.0, 1.0, 1.0), (), True)
+    assert "no interval can be given" in sentence(difference(known=False), 1)
+    zero = dict.fromkeys(("value", "error", "low", "high", "joint_low", "joint_high"), 0.0)
+    same = Difference("utt", "unet", Contrast(**zero, p=1.0, joint_p=1.0), (), True)
     assert sentence(same, 1).endswith("the two are equal.")
+
+
+def test_a_row_with_a_single_run_gets_an_interval_and_no_verdict() -> None:
+    assert sentence(difference(p=None, joint_p=None), 0, "domain") == (
+        "utt − unet: +0.0120 mIoU, 95 % interval [+0.0030, +0.0210] over domains alone: a row has "
+        "a single run, so there is no verdict."
+    )
+
+
+def test_seeds_are_planned_in_a_sentence() -> None:
+    outlook = Outlook(unit_variance=1e-6, units=10, seed_variance=1e-4, comparisons=1)
+    said = outlook_sentence(outlook, "domain")
+    assert f"{outlook.visible(3):.4f} with 3" in said
+    assert f"{outlook.visible(math.inf):.4f} however many, for these 10 test domains" in said
+    asked = outlook_sentence(outlook, "domain", 0.02)
+    assert asked.endswith(f"0.02 needs {outlook.seeds_for(0.02)} seeds per row.")
+    assert outlook_sentence(outlook, "domain", 0.001).endswith("it needs more test domains.")
 
 
 def test_numbers_read_well() -> None:

@@ -312,21 +312,138 @@ def test_pooled_error_is_the_same_in_a_balanced_contrast_and_surer() -> None:
     assert pooled.high[0, 0] - pooled.low[0, 0] < own.high[0, 0] - own.low[0, 0]
 
 
-@given(st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=12))
-def test_holm_is_its_definition(values: list[float]) -> None:
-    tested = sorted(value for value in values if value == value)
-    expected = []
-    for value in values:
-        smaller = [len(tested) - tested.index(each) for each in tested if each <= value]
-        steps = [k * each for k, each in zip(smaller, tested, strict=False)]
-        expected.append(min(1.0, max(steps)) if steps else float("nan"))
-    np.testing.assert_allclose(statistics.holm(np.array(values)), expected)
+PAIRS = statistics.pair_contrasts(4)[1]
+ALL = slice(0, len(PAIRS))
 
 
-def test_holm_is_statsmodels_holm() -> None:
-    p = np.array([0.03, 0.001, 0.2, 0.2, 0.04, 1.0, 0.0])
-    expected = [0.15, 0.006, 0.6, 0.6, 0.16, 1.0, 0.0]  # statsmodels 0.14's multipletests
-    np.testing.assert_allclose(statistics.holm(p), expected)
+def four_rows(
+    seed: int = 0, areas: int = 8, skills: tuple[float, ...] = (1.0, 1.1, 1.3, 1.6)
+) -> list[RowCounts]:
+    luck = (0.05,) * 4
+    return World(skills=skills, luck=luck).draw(np.random.default_rng(seed), areas, 3)
+
+
+def test_joint_p_and_interval_are_those_of_a_plain_loop() -> None:
+    generator = np.random.default_rng(0)
+    drawn = np.abs(generator.standard_t(3, (150, 5, 1))).astype(np.float32)
+    drawn[:, 3] *= 40  # one long tail must not take the others' share of the error
+    observed = np.array([[0.5], [2.0], [4.0], [90.0], [3.0]])
+    p, quantile = statistics._joint(drawn, observed, np.ones((5, 1), dtype=bool))
+
+    def share(column: int, value: float, extra: int) -> float:
+        return (sum(each >= value for each in drawn[:, column, 0]) + extra) / 151
+
+    smallest = [min(share(at, drawn[r, at, 0], 0) for at in range(5)) for r in range(150)]
+    for at in range(5):
+        own = share(at, observed[at, 0], 1)
+        assert p[at, 0] == pytest.approx((1 + sum(each <= own for each in smallest)) / 151)
+    # The quantile is the least |t| beyond which p is below 5 %.
+    for at in range(5):
+        for value, rejected in ((quantile[at, 0], False), (quantile[at, 0] * 1.0001, True)):
+            own = share(at, value, 1)
+            joint = (1 + sum(each <= own for each in smallest)) / 151
+            assert (joint < 0.05) == rejected
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10_000), areas=st.integers(4, 12))
+def test_joint_intervals_leave_out_0_exactly_where_p_is_below_5_per_cent(
+    seed: int, areas: int
+) -> None:
+    estimate = statistics.estimate(four_rows(seed, areas), PAIRS, resamples=199, family=ALL)
+    outside = (estimate.joint_low > 0) | (estimate.joint_high < 0)
+    given_an_interval = np.isfinite(estimate.joint_low)
+    np.testing.assert_array_equal(estimate.joint_p < 0.05, outside)
+    assert (estimate.joint_p >= estimate.p)[given_an_interval].all()
+    assert (estimate.joint_low <= estimate.low + 1e-12)[given_an_interval].all()
+    assert (estimate.joint_high >= estimate.high - 1e-12)[given_an_interval].all()
+
+
+def test_what_is_no_part_of_the_family_changes_nothing_in_it() -> None:
+    rows, contrasts = four_rows(), np.concatenate([np.eye(4), PAIRS])
+    alone = statistics.estimate(rows, PAIRS, resamples=200, family=ALL)
+    both = statistics.estimate(rows, contrasts, resamples=200, family=slice(4, None))
+    np.testing.assert_allclose(both.joint_high[4:], alone.joint_high, rtol=1e-9)
+    assert np.isnan(both.joint_p[:4]).all()
+
+
+def test_of_equal_rows_any_pair_is_called_different_in_at_most_5_of_100_worlds() -> None:
+    wrong = 0
+    for at in range(200):
+        rows = four_rows(at, 12, skills=(1.0,) * 4)
+        estimate = statistics.estimate(rows, PAIRS, resamples=199, seed=at, family=ALL)
+        wrong += (estimate.joint_p[:, 0] < 0.05).any()
+    assert wrong / 200 <= 0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def in_domains(rows: list[RowCounts], each: int) -> list[RowCounts]:
+    return [statistics.grouped(row, np.arange(row.areas) // each) for row in rows]
+
+
+def test_grouped_counts_are_sums_of_areas() -> None:
+    (row,) = world(areas=7)[:1]
+    groups = np.array(["b", "a", "b", "c", "a", "a", "c"])
+    summed = statistics.grouped(row, groups)
+    for at, group in enumerate("abc"):
+        expected = row.marks[:, groups == group].sum(axis=1)
+        np.testing.assert_allclose(summed.marks[:, at], expected)
+    np.testing.assert_allclose(statistics.scores([summed])[0], statistics.scores([row])[0])
+
+
+@cache
+def truth_in_domains(alike: float) -> np.ndarray:
+    return World(alike=alike).truth(4)
+
+
+def coverage_in_domains(domains: int, alike: float, worlds: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often intervals over areas, and over domains, of 19 areas hold the truth of mIoU: (2,).
+
+    Of a row and of the difference of two, with three seeds.
+    """
+    made, contrasts = World(alike=alike, areas_per_domain=19), np.array([[1.0, 0.0], [-1.0, 1.0]])
+    wanted = (contrasts @ truth_in_domains(alike))[:, 0]
+    covered = np.zeros((2, 2))
+    for at in range(worlds):
+        rows = made.draw(np.random.default_rng([at, domains, 19]), 19 * domains, 3)
+        for unit, counted in enumerate((rows, in_domains(rows, 19))):
+            estimate = statistics.estimate(counted, contrasts, resamples=199, seed=at)
+            covered[unit] += (estimate.low[:, 0] <= wanted) & (wanted <= estimate.high[:, 0])
+    return covered[0] / worlds, covered[1] / worlds
+
+
+def test_where_areas_of_a_domain_are_alike_the_domain_is_the_unit_that_covers() -> None:
+    by_area, by_domain = coverage_in_domains(10, 0.5, worlds=150)
+    assert by_area[0] < 0.7
+    assert by_domain.min() >= 0.95 - 3 * (0.05 * 0.95 / 150) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domains", [statistics.ENOUGH_DOMAINS, 10])
+@pytest.mark.parametrize("alike", [0.0, 0.2, 0.5])
+def test_intervals_over_enough_domains_cover_the_truth(domains: int, alike: float) -> None:
+    _, by_domain = coverage_in_domains(domains, alike, worlds=300)
+    assert by_domain.min() >= 0.95 - 3 * (0.05 * 0.95 / 300) ** 0.5
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.2, 0.5])
+def test_the_correlation_within_domains_is_recovered(alike: float) -> None:
+    generator = np.random.default_rng(0)
+    groups = np.arange(400) // 10
+    found = []
+    for _ in range(20):
+        common = generator.standard_normal(40).repeat(10)
+        score = 0.5 + 0.05 * (
+            alike**0.5 * common + (1 - alike) ** 0.5 * generator.standard_normal(400)
+        )
+        hits = np.stack([100 * score / (1 + score)] * 2, axis=-1)[None]
+        row = RowCounts("a", hits, np.full_like(hits, 100.0))
+        by_area, by_group = (
+            statistics.unit_variance([each], np.eye(1))[0, 0]
+            for each in (row, statistics.grouped(row, groups))
+        )
+        sizes = np.full(40, 10)
+        found.append(float(statistics.correlation(by_area, by_group, sizes)))
+    assert np.mean(found) == pytest.approx(alike, abs=0.05)
 
 
 def test_pairs_have_the_baseline_behind_the_minus() -> None:

@@ -61,7 +61,7 @@ def test_csv_holds_unrounded_numbers(written: tuple[Report, Path]) -> None:
     with (out / "differences.csv").open(newline="") as file:
         differences = list(csv.DictReader(file))
     assert len(differences) == 3 * 13
-    assert float(differences[0]["p_holm"]) == report.differences[0].miou.p_holm
+    assert float(differences[0]["joint_p"]) == report.differences[0].miou.joint_p
     with (out / "iou_by_class.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 3 * 12
 

@@ -10,10 +10,12 @@ import pytest
 
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.locking import locked
+from flair2_exp.report import folders
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED, RUNNING
 from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.ablation import SweepFailedError
+from tests.report.made_runs import make_runs
 from tests.sweeps.made import LauncherError, MadeSweep, ends, record_of, works
 
 NO_REPORT = "sweep.report=false"
@@ -34,6 +36,24 @@ def test_a_launcher_that_breaks_before_any_job_begins_is_not_asked_for_ever(
         made.run(breaks)
     assert made.launches == [[1, 2, 3, 4], [1], [2], [3], [4]]
     assert str(failure.value).count("LauncherError: no worker could be started") == 4
+
+
+def test_a_plan_says_how_many_seeds_a_difference_needs(
+    made: MadeSweep,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = (NO_REPORT, "sweep.dry_run=true", "sweep.difference=0.4")
+    made.run(works, *asked)
+    assert (
+        "sweep.difference=0.4: how many seeds it needs is said as soon" in capsys.readouterr().out
+    )
+    made.run(works, NO_REPORT)
+    runs = iter(make_runs(tmp_path / "runs", {"unet": 1.0, "utt": 1.3}, seeds=2))
+    monkeypatch.setattr(folders, "read_folder", lambda folder: next(runs))
+    made.run(works, *asked)
+    assert "0.4 needs 2 seeds per row." in capsys.readouterr().out
 
 
 def test_the_neighbour_of_a_killed_worker_is_tried_again(made: MadeSweep) -> None:
