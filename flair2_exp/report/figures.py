@@ -92,9 +92,10 @@ def _foot(figure: Figure, report: Report, *parts: str) -> None:
 def _interval(axes: Axes, score: Score, y: float, colour: str, marker: str, size: float) -> None:
     if score.value is None:
         return
-    for (low, high), width in ((score.shown, 1.6), (score.beside, 3.6)):
+    for (low, high), width, alpha in ((score.beside, 4.5, 0.3), (score.shown, 1.6, 1.0)):
         if low is not None and high is not None:
-            axes.plot([low, high], [y, y], color=colour, lw=width, solid_capstyle="butt")
+            line = axes.plot([low, high], [y, y], color=colour, lw=width, alpha=alpha)[0]
+            line.set_solid_capstyle("butt")
     axes.plot(score.value, y, marker, color=colour, ms=size, mec="white", mew=0.6, zorder=3)
 
 
@@ -122,14 +123,19 @@ def forest(report: Report) -> Figure:
         axes.margins(x=0.12)  # room for the labels of points at the ends
         axes.locator_params(axis="x", nbins=5)  # small differences have long labels
         _from_above(axes, names, top=-0.6, grid="#dddddd")
-    units = words.plural(report.units, f"test {report.unit}")
-    intervals = any(row.miou.low is not None for row in rows)
-    foot = [f"intervals over {units}" if intervals else f"{units}: no interval can be given"]
-    foot += ["thick: over areas"] if report.unit == "domain" and intervals else []
+    foot = _drawn(report)
     foot += ["◇ published mean"] if any(row.published for row in rows) else []
     foot += ["* seeds missing or failed"] if any(row.absent for row in rows) else []
     _foot(figure, report, *foot)
     return figure
+
+
+def _drawn(report: Report) -> list[str]:
+    """Return what the intervals are over, for below a figure."""
+    units = words.plural(report.units, f"test {report.unit}")
+    if all(row.miou.low is None for row in report.rows):
+        return [f"{units}: no interval can be given"]
+    return [f"intervals over {units}", *(["pale: over areas"] if report.unit == "domain" else [])]
 
 
 def _difference(axes: Axes, row: Row, at: int) -> None:
@@ -173,7 +179,7 @@ def iou_by_class(report: Report) -> Figure:
     longest = max(len(row.name) for row in report.rows)
     columns = max(1, min(3, len(report.rows), int(WIDTH / (0.5 + 0.065 * longest))))  # in inches
     figure.legend(loc="outside upper center", ncols=columns, frameon=False)
-    _foot(figure, report)
+    _foot(figure, report, *_drawn(report))
     return figure
 
 
@@ -365,7 +371,7 @@ def effects(report: Report) -> Figure | None:
                   va="center", fontsize=7.5)  # fmt: skip
     axes.axvline(0, color="black", lw=0.8)
     _from_above(axes, [effect.row for effect in report.effects], grid="#dddddd")
-    axes.set_xlabel(f"effect on mIoU, 95 % joint interval over {report.unit}s and seeds")
+    axes.set_xlabel("effect on mIoU, 95 % joint interval")
     axes.set_title("● main effects   ◆ interactions (half the difference of effects)", loc="left")
-    _foot(figure, report)
+    _foot(figure, report, *_drawn(report))
     return figure
