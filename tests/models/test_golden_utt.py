@@ -1,6 +1,7 @@
 """The whole U-T&T against the published one: outputs and steps of training.
 
 It is built as a run builds it, from a composed config to the task: what agrees here is what trains.
+`test_golden_run` tests it one sample a batch.
 """
 
 from __future__ import annotations
@@ -91,19 +92,6 @@ def test_logits_without_metadata_are_the_published_ones(
     _utt(task).unet.metadata = None
     logits = task(batch)["aerial"]
     _close(logits[..., ::8, ::8], arrays, "out/utt_logits_nometadata_div8", AERIAL)
-
-
-@torch.inference_mode()
-def test_samples_one_by_one_are_the_published_ones(
-    task: SegmentationTask, arrays: NpzFile, batch: dict[str, Tensor]
-) -> None:
-    padding = (batch["series"] == 0).flatten(2).all(2)
-    alone = []
-    for i, padded in enumerate(padding):
-        one = {name: value[i : i + 1] for name, value in batch.items()}
-        cut = {name: one[name][:, ~padded] for name in ("series", "days")}
-        alone.append(task(one | cut)["aerial"])
-    _close(torch.cat(alone)[..., ::8, ::8], arrays, "out/utt_logits_one_by_one_div8", AERIAL)
 
 
 def test_steps_of_training_lose_what_the_published_ones_lost(
