@@ -83,6 +83,8 @@ class BatchSampler(DistributedSampler[Any]):
         return self._batches
 
     def __iter__(self) -> Iterator[BatchKey]:
+        if not self._batches:
+            return iter(())
         if self.shuffle or self.num_replicas == 1:
             order = np.arange(self.count)
             if self.shuffle:
