@@ -314,7 +314,7 @@ def test_rows_of_experiments_of_a_folder_are_named_by_the_experiment(tmp_path: P
 
 
 @pytest.mark.parametrize(("sweep", "rows"), [
-    ("leaderboard", 5), ("s2_preproc", 4), ("factors", 16), ("quirks", 10),
+    ("leaderboard", 5), ("s2_preproc", 4), ("factors", 16), ("quirks", 11),
 ])  # fmt: skip
 def test_each_sweep_of_the_tree_plans_its_rows(sweep: str, rows: int, tmp_path: Path) -> None:
     with opened_hydra("flair2_exp", config_folder(), None) as hydra:
