@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
         help="comparisons to show and correct for (auto: all, with many rows against the baseline)",
     )
     made.add_argument("--unit", choices=("area", "domain"), default="area", help="what is drawn")
+    made.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse runs of one row that are different experiments (else each is a row)",
+    )
     made.add_argument("--resamples", type=int, default=RESAMPLES, help="default: %(default)s")
     made.add_argument("--title", help="of the report")
     return made
@@ -98,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
             pairs=options.pairs,
             unit=options.unit,
             resamples=options.resamples,
+            strict=options.strict,
         )
         report = report_runs(read_runs(options), options.out, formats, wanted)
     except FlairError as error:

@@ -41,6 +41,9 @@ class ReportOptions(Group):
     """Of the bootstrap; with fewer a 95 % quantile is among the last few draws."""
     seed: int = option(0, 0)
     """Of the bootstrap."""
+    strict: bool = False
+    """Whether runs of one row name that are different experiments are refused, rather than made
+    rows of their own."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Final
 from flair2_exp.report import words
 from flair2_exp.report.published import PODIUM
 from flair2_exp.report.results import SIGNIFICANT, Difference, Report
+from flair2_exp.report.rows import incidental, same_rows, split_rows
 
 FEW_AREAS: Final[int] = 30
 """Below this the simulated coverage of intervals per class leaves 92..98 %; the report says so."""
@@ -89,7 +90,9 @@ def method(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """Return what a reader must know beside the numbers."""
-    return [*_on_runs(report), *_on_intervals(report), *_on_scores(report)]
+    runs = [run for row in report.rows for run in row.runs]
+    on_rows = (*split_rows(runs), *same_rows(runs), *incidental(runs))
+    return [*_on_runs(report), *on_rows, *_on_intervals(report), *_on_scores(report)]
 
 
 def _on_runs(report: Report) -> Iterator[str]:

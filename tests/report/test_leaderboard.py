@@ -214,8 +214,9 @@ def test_nothing_to_report_is_refused_with_what_there_is() -> None:
 
 
 def test_rows_of_one_name_are_reported_by_what_differs(runs: list[ScoredRun]) -> None:
+    names = ("model.name", "model._target_")
     same = [
-        changed(run, tags={Tag.ROW: "debug"}, settings={"model.name": run.row})
+        changed(run, tags={Tag.ROW: "debug"}, settings=dict.fromkeys(names, run.row))
         for run in runs
         if run.row != "unet"
     ]
