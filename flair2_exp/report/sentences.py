@@ -140,8 +140,9 @@ def _on_scores(report: Report) -> Iterator[str]:
     if lacking := [key for key, value in report.setting.items() if not value]:
         yield f"Not recorded by the runs: {', '.join(lacking)}; the test patches are the same."
     if any(row.published for row in report.rows):
-        podium = ", ".join(f"{score:.4f}" for score in PODIUM)
+        podium = ", ".join(f"{each.value:.4f}" for each in PODIUM)
         yield (
-            "Published: leaderboard figure (a best run) and earlier mean ± standard deviation. The "
-            f"mean is what to reproduce. Challenge podium, for scale: {podium}."
+            "Published: leaderboard figure (a best run) and earlier mean ± standard deviation, not "
+            f"dated, {PODIUM[0].convention} convention, official test split. The mean is what to "
+            f"reproduce. Challenge podium, for scale: {podium}."
         )

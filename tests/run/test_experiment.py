@@ -102,8 +102,8 @@ def test_mlflow_keeps_all_that_a_run_was_and_measured(tracked: tuple[RunFolder, 
     assert {
         "config/config.yaml", "config/deciding.json", "config/overrides.yaml",
         "provenance/git.json", "provenance/packages.txt", "provenance/machine.json",
-        "provenance/dataset.json", "results/metrics.json", "results/confusion_per_patch.npz", "results/history.csv",
-        "confusion.png", "panel.png",
+        "provenance/dataset.json", "results/metrics.json", "results/confusion_per_patch.npz",
+        "results/history.csv", "confusion.png", "panel.png",
     } <= artifacts  # fmt: skip
 
 
