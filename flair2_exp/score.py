@@ -8,6 +8,9 @@ matrix, not the mean of its patches' scores (FLAIR #2's published code, flair2 Â
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
@@ -105,6 +108,90 @@ def known_mean(values: FloatArray, axis: int) -> FloatArray:
 def miou(confusion: npt.NDArray[np.integer | np.floating], scored: int = SCORED) -> FloatArray:
     """Return the FLAIR #2 score of (..., C, C) counts: mean IoU of the first `scored` classes."""
     return mean_iou(iou(confusion), scored)
+
+
+class Convention(StrEnum):
+    """What "mIoU" means: four publications on FLAIR data mean four things by it.
+
+    All are computed from the summed counts of a test set, rows truth, columns prediction. The
+    *scored* classes are the first twelve; "other" is all that follows, taken as one class.
+    """
+
+    CHALLENGE = "FLAIR #2 challenge"
+    """IoU = TP / (TP + FP + FN) of the scored classes, over all pixels: a scored class predicted
+    where the truth is "other" is a false positive. Mean over the scored classes, but for those
+    absent from truth and prediction alike. Source: the published code of FLAIR #2."""
+    CORRECTED = "FLAIR #2, other pixels dropped"
+    """As `CHALLENGE`, without the pixels whose truth is the last class ("other"): they are not
+    labelled as anything, so nothing predicted there is wrong. No publication uses it; it is what
+    `metric.other_pixels=drop` scores."""
+    FLAIR_HUB = "FLAIR-HUB"
+    """Rows and columns of "other" are dropped: pixels count where truth and prediction are both
+    scored classes, so that "other" predicted on a scored class is no miss. Mean over all twelve;
+    an absent class counts 0. Source: the data set FLAIR-HUB."""
+    MAESTRO = "MAESTRO"
+    """Pixels whose truth is "other" are dropped (rows); "other" predicted on a scored class stays a
+    miss. Mean over the scored classes that are present in the truth. Source: the paper MAESTRO."""
+    GEO_BENCH = "GEO-Bench-2"
+    """As `CHALLENGE`, with "other" as a thirteenth class that is scored like the others. Source:
+    the benchmark GEO-Bench-2."""
+
+
+PUBLISHED: Final = (
+    Convention.CHALLENGE, Convention.FLAIR_HUB, Convention.MAESTRO, Convention.GEO_BENCH
+)  # fmt: skip
+"""The four conventions that publications use."""
+
+
+def convention_of(other_pixels: str) -> Convention:
+    """Return the convention of a run's own score, by its `metric.other_pixels`."""
+    return Convention.CHALLENGE if other_pixels == "keep" else Convention.CORRECTED
+
+
+def score(
+    convention: Convention,
+    confusion: npt.NDArray[np.integer],
+    *,
+    other_kept: bool,
+    scored: int = SCORED,
+) -> FloatArray | None:
+    """Return the mean IoU of a convention.
+
+    Args:
+        convention: Of `Convention`, which has the definitions.
+        confusion: (..., C, C) counts, rows truth; the last class is "other".
+        other_kept: Whether the counts hold the pixels whose truth is "other"
+            (`metric.other_pixels=keep`).
+        scored: The number of classes that count, the first ones.
+
+    Returns:
+        (...) float64 in 0..1, NaN where no class is left to average; None where these counts do not
+        hold what the convention needs.
+    """
+    counts = np.asarray(confusion, dtype=np.float64)
+    if convention is Convention.CORRECTED:
+        kept = counts.copy()
+        kept[..., -1, :] = 0.0
+        return miou(kept, scored)
+    if convention is Convention.FLAIR_HUB:
+        per_class = iou(counts[..., :scored, :scored])
+        return np.asarray(np.nan_to_num(per_class).mean(axis=-1))
+    if convention is Convention.MAESTRO:
+        kept = counts.copy()
+        kept[..., scored:, :] = 0.0
+        present = kept.sum(axis=-1) > 0
+        return mean_iou(np.where(present, iou(kept), np.nan), scored)
+    if not other_kept:
+        return None
+    if convention is Convention.CHALLENGE:
+        return miou(counts, scored)
+    return miou(_with_other_as_one(counts, scored), scored + 1)
+
+
+def _with_other_as_one(counts: FloatArray, scored: int) -> FloatArray:
+    """Return (..., C, C) counts as (..., scored + 1, scored + 1), the other classes merged."""
+    starts = np.arange(min(scored + 1, counts.shape[-1]))  # the last one takes all that follow
+    return np.add.reduceat(np.add.reduceat(counts, starts, axis=-1), starts, axis=-2)
 
 
 def most_frequent_class_miou(confusion: npt.NDArray[np.int64]) -> float:

@@ -71,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--difference", type=float, metavar="MIOU", help="say how many seeds this one needs"
     )
+    made.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse runs of one row that are different experiments (else each is a row)",
+    )
     made.add_argument("--resamples", type=int, default=RESAMPLES, help="default: %(default)s")
     made.add_argument("--title", help="of the report")
     return made
@@ -107,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
             unit=options.unit,
             resamples=options.resamples,
             difference=options.difference,
+            strict=options.strict,
         )
         report = report_runs(read_runs(options), options.out, formats, wanted)
     except FlairError as error:

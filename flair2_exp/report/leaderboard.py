@@ -46,10 +46,10 @@ def build_report(
             it each row should have the seeds that the others have.
 
     Raises:
-        ConfigError: Nothing to report, an unknown baseline, two runs of one config and seed, or
-            runs that cannot be compared.
+        ConfigError: Nothing to report, an unknown baseline, two runs of one config and seed, runs
+            that cannot be compared, or what `ReportOptions.strict` refuses.
     """
-    named = name_rows(runs.runs)
+    named = name_rows(runs.runs, strict=options.strict)
     absent = _all_absent(named, runs.absent, expected)
     if not named:
         states = ", ".join(f"{each.row} seed {each.seed}: {each.state}" for each in absent)

@@ -15,6 +15,7 @@ from flair2_exp.report.power import Outlook
 from flair2_exp.report.published import Published, published_row
 from flair2_exp.report.runs import AbsentRun, Curve, ScoredRun
 from flair2_exp.report.statistics import RESAMPLES, Integers
+from flair2_exp.score import Convention, score
 from flair2_exp.tracking.tags import Tag
 
 SIGNIFICANT: Final[float] = 0.05
@@ -45,6 +46,9 @@ class ReportOptions(Group):
     """Of the bootstrap; with fewer a 95 % quantile is among the last few draws."""
     seed: int = option(0, 0)
     """Of the bootstrap."""
+    strict: bool = False
+    """Whether runs of one row name that are different experiments are refused, rather than made
+    rows of their own."""
 
 
 Ends = tuple[float | None, float | None]
@@ -171,6 +175,19 @@ class Row:
         total: Integers = sum(run.counts.confusion.sum(axis=0) for run in self.runs)
         return total
 
+    def by_convention(self, convention: Convention) -> float | None:
+        """Return the mean over runs of another mIoU; None where their counts do not give it."""
+        scores = [
+            score(
+                convention,
+                run.counts.confusion.sum(axis=0),
+                other_kept=run.convention is Convention.CHALLENGE,
+            )
+            for run in self.runs
+        ]
+        values = [float(each) for each in scores if each is not None and np.isfinite(each)]
+        return sum(values) / len(values) if len(values) == len(scores) else None
+
     def mean(self, metric: str) -> float | None:
         """Return the mean of a metric over the runs that measured it."""
         scores = [run.record.scores for run in self.runs]
@@ -237,6 +254,11 @@ class Report:
         tags = (Tag.DATASET, Tag.FINGERPRINT, Tag.SPLIT, Tag.METRIC)
         return {tag.name.lower(): next(filter(None, (run.tag(tag) for run in runs)), "")
                 for tag in tags}  # fmt: skip
+
+    @property
+    def convention(self) -> Convention | None:
+        """What the scores mean by mIoU; None where the runs do not say."""
+        return next(filter(None, (run.convention for row in self.rows for run in row.runs)), None)
 
     @property
     def synthetic(self) -> bool:

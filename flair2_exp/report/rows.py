@@ -6,68 +6,168 @@ Light: a sweep's plan names its jobs by `tell_apart` before anything heavy is im
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.config.identity import decides
 from flair2_exp.errors import ConfigError
 from flair2_exp.tracking.tags import Tag
+from flair2_exp.values import digest, render
 
 if TYPE_CHECKING:
     from flair2_exp.report.runs import ScoredRun
 
 TELLING: Final[tuple[str, ...]] = (
-    "model.name", "quirk", "s2_preproc.name", "aug.name", "metadata.name", "loss.name",
+    "model.name", "s2_preproc.name", "aug.name", "metadata.name", "loss.name",
 )  # fmt: skip
-"""Options that name a row best, where several tell rows apart equally well."""
+"""Options that name a row best, where options of their group differ."""
+
+OUTSIDE: Final[tuple[str, ...]] = ("seed", "fingerprint")
+"""Not what rows of one name are told apart by: seeds make the runs of a row, and runs of different
+data are refused (`require_comparable`)."""
 
 
-def tell_apart(
-    options: Sequence[Mapping[str, str]], seeds: Sequence[object]
-) -> list[dict[str, str]]:
+def tell_apart(options: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Return what tells runs of one name from each other: as few options as needed.
 
     Args:
         options: For each run its options as text, by name. Of several that tell the runs apart
             equally well the first is taken; an option that a run lacks counts as `null`.
-        seeds: For each run its seed: runs that differ in the seed alone are one row.
 
     Returns:
-        For each run the options, with their values, that set it apart from the others; empty where
-        no seed is there twice. Runs of one seed with equal options get equal answers.
+        For each run the options, with their values, that set it apart from the others. Runs with
+        equal options get equal answers.
     """
     values = {
         name: [run.get(name, "null") for run in options]
         for name in dict.fromkeys(name for run in options for name in run)
     }
     best = max(values, key=lambda name: len(set(values[name])), default="")
-    if len(set(seeds)) == len(seeds) or not best or len(set(values[best])) == 1:
+    if not best or len(set(values[best])) == 1:
         return [{} for _ in options]
     apart = [{best: value} for value in values[best]]
-    for value in set(values[best]):
+    for value in dict.fromkeys(values[best]):
         same = [at for at, each in enumerate(values[best]) if each == value]
-        further = tell_apart([options[at] for at in same], [seeds[at] for at in same])
-        for at, more in zip(same, further, strict=True):
+        for at, more in zip(same, tell_apart([options[at] for at in same]), strict=True):
             apart[at] |= more
     return apart
 
 
-def name_rows(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """Return the runs with `apart` set where rows of one name have different configs.
+@dataclass(frozen=True)
+class Namesakes:
+    """Runs of one row name, and the experiments that they are.
 
-    A plain multirun (`--multirun model=unet,utt`) calls all its runs by one name; its rows become
-    `experiment (model.name=unet)` and `experiment (model.name=utt)`.
+    Attributes:
+        runs: All finished runs of that name.
+        deciding: For each run what decides its result, but for `OUTSIDE`.
+    """
+
+    runs: Sequence[ScoredRun]
+    deciding: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, runs: Sequence[ScoredRun]) -> Namesakes:
+        """Return runs with what decides their results: as recorded, else by their configs."""
+        recorded = all(run.record.deciding for run in runs)
+        deciding = [run.record.deciding if recorded else _by_config(run) for run in runs]
+        return cls(runs, [{k: each[k] for k in each if k not in OUTSIDE} for each in deciding])
+
+    @property
+    def row(self) -> str:
+        """The name that they share."""
+        return self.runs[0].record.row
+
+    @cached_property
+    def experiments(self) -> list[str]:
+        """A hash for each run, equal for runs of one experiment."""
+        return [digest(each) for each in self.deciding]
+
+    @cached_property
+    def varied(self) -> dict[str, list[str]]:
+        """Options that take several values, with these. One that a run does not use is no value."""
+        names = dict.fromkeys(name for each in self.deciding for name in each)
+        taken = {name: [each[name] for each in self.deciding if name in each] for name in names}
+        return {
+            name: list(dict.fromkeys(map(_text, values)))
+            for name, values in taken.items()
+            if len({digest({"": each}) for each in values}) > 1
+        }
+
+    def apart(self) -> list[dict[str, str]]:
+        """Return for each run what tells its experiment from the others; empty if it is the one."""
+        if len(set(self.experiments)) == 1:
+            return [{} for _ in self.runs]
+        first = [self.experiments.index(each) for each in dict.fromkeys(self.experiments)]
+        told = tell_apart([self._naming(at) for at in first])
+        by_experiment = {self.experiments[at]: each for at, each in zip(first, told, strict=True)}
+        return [by_experiment[each] for each in self.experiments]
+
+    def _naming(self, at: int) -> dict[str, str]:
+        """Return the options that may name a run's row, those that name it best first."""
+        telling = {name: self.runs[at].settings.get(name, "null") for name in self._telling}
+        return telling | {name: _text(value) for name, value in self.deciding[at].items()}
+
+    @cached_property
+    def _telling(self) -> list[str]:
+        """The `TELLING` that stand for something that decides, one value per experiment."""
+        places = range(len(self.runs))
+        return [
+            name
+            for name in TELLING
+            if any(option.startswith(f"{name.partition('.')[0]}.") for option in self.varied)
+            and len({(self.experiments[at], self.runs[at].settings.get(name)) for at in places})
+            == len(set(self.experiments))
+        ]
+
+
+def _by_config(run: ScoredRun) -> dict[str, str]:
+    """Return what may decide the result of a run whose record does not hold what does."""
+    deciding = {name: value for name, value in run.settings.items() if decides(name)}
+    return deciding | {"version": run.tag(Tag.VERSION)}
+
+
+def _text(value: object) -> str:
+    """Return a value as text; of a file's digest the start."""
+    text = render(value)
+    return text[:19] if text.startswith("sha256:") else text
+
+
+def namesakes(runs: Sequence[ScoredRun]) -> list[Namesakes]:
+    """Return the runs by the name of their row, as their records have it."""
+    names = dict.fromkeys(run.record.row for run in runs)
+    return [Namesakes.of([run for run in runs if run.record.row == name]) for name in names]
+
+
+def name_rows(runs: Sequence[ScoredRun], *, strict: bool = False) -> list[ScoredRun]:
+    """Return the runs with `apart` set where runs of one row are different experiments.
+
+    A row is one experiment over seeds: what decides the result, the package's version included, is
+    the same for all its runs. A plain multirun (`--multirun model=unet,utt`) calls all its runs by
+    one name; its rows become `experiment (model.name=unet)` and `experiment (model.name=utt)`.
+
+    Args:
+        runs: Finished runs.
+        strict: Refuse such rows instead.
 
     Raises:
-        ConfigError: Two runs of one row and seed have the same config.
+        ConfigError: Two runs of one row and seed have the same config; or, if `strict`, runs of one
+            row are different experiments.
     """
     named = list(runs)
-    for row in dict.fromkeys(run.row for run in runs):
-        places = [at for at, run in enumerate(runs) if run.row == row]
-        options = [_naming(runs[at].settings) for at in places]
-        apart = tell_apart(options, [runs[at].seed for at in places])
-        for at, values in zip(places, apart, strict=True):
-            label = ", ".join(f"{name}={value}" for name, value in values.items())
+    for group in namesakes(runs):
+        apart = group.apart()
+        if strict and any(apart):
+            raise ConfigError(
+                f"row {group.row} has runs of {len(set(group.experiments))} "
+                f"experiments: {_listed(group.varied)}. Give them names of their own, or report "
+                "without --strict, which makes each a row."
+            )
+        labels = [", ".join(f"{name}={each[name]}" for name in each) for each in apart]
+        places = [at for at, run in enumerate(runs) if run.record.row == group.row]
+        for at, label in zip(places, labels, strict=True):
             named[at] = dataclasses.replace(runs[at], apart=label)
     first: dict[tuple[str, int], ScoredRun] = {}
     for run in named:
@@ -80,10 +180,87 @@ def name_rows(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     return named
 
 
-def _naming(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the options that may name a row, those that name it best first."""
-    deciding = {name: settings[name] for name in settings if decides(name) and name != "seed"}
-    return {name: settings.get(name, "null") for name in TELLING} | deciding
+def _listed(values: Mapping[str, Sequence[str]], limit: int = 4) -> str:
+    """Return options with their values: `optimizer.lr (0.001; 0.3), …, and 2 more`."""
+    parts = [f"{name} ({'; '.join(each)})" for name, each in values.items()]
+    more = [f"and {len(parts) - limit} more"] if len(parts) > limit else []
+    return ", ".join([*parts[:limit], *more])
+
+
+def split_rows(runs: Sequence[ScoredRun]) -> Iterator[str]:
+    """Say of rows of one name in what they differ beside what their names say.
+
+    Args:
+        runs: With `apart` set, as `name_rows` returns them.
+    """
+    for group in namesakes(runs):
+        if len(rows := dict.fromkeys(run.row for run in group.runs)) == 1:
+            continue
+        names = " ".join(rows)
+        shown = {name for name in TELLING if f"{name}=" in names}
+        groups = tuple(f"{name.partition('.')[0]}." for name in shown)
+        left = {
+            name: values
+            for name, values in group.varied.items()
+            if f"{name}=" not in names and not name.startswith(groups or " ")
+        }
+        also = f"; they also differ in {_listed(left)}" if left else ""
+        yield (
+            f"Runs named {group.row} are {len(rows)} experiments, each a row of its "
+            f"own, named by what sets it apart{also}."
+        )
+
+
+def same_rows(runs: Sequence[ScoredRun]) -> Iterator[str]:
+    """Say of rows of different names that nothing that decides the result sets them apart."""
+    alike: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if run.record.deciding:
+            (experiment,) = Namesakes.of([run]).experiments
+            alike.setdefault(experiment, {})[run.row] = None
+    for rows in alike.values():
+        if len(rows) > 1:
+            yield (
+                "One experiment under several names, since nothing that sets them apart decides "
+                f"the result: {', '.join(rows)}."
+            )
+
+
+_INCIDENTAL: Final[Mapping[str, Callable[[ScoredRun], str]]] = {
+    "commit": lambda run: run.tag(Tag.COMMIT)[:10],
+    "uncommitted changes": lambda run: run.tag(Tag.DIRTY),
+    "machine": lambda run: run.tag(Tag.MACHINE),
+    **{
+        name: lambda run, name=name: run.settings.get(name, "")  # type: ignore[misc]
+        for name in (
+            "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+            "trainer.threads", "model.compile", "model.channels_last", "utae.checkpointing",
+        )
+    },
+}  # fmt: skip
+"""What is recorded of runs, does not decide their results, and may yet change the last digits."""
+
+
+def incidental(runs: Sequence[ScoredRun]) -> Iterator[str]:
+    """Say in what the runs differ that need not matter: packages, commit, machine, devices."""
+    values = {name: [value(run) for run in runs] for name, value in _INCIDENTAL.items()}
+    packages = [dict(_packages(run)) for run in runs]
+    for name in dict.fromkeys(name for each in packages for name in each):
+        values[f"{name} version"] = [each.get(name, "") for each in packages]
+    differing = {}
+    for name, each in values.items():
+        counts = Counter(filter(None, each))  # empty: not recorded
+        if len(counts) > 1:
+            words = [f"{value}: {n} run{'s' * (n > 1)}" for value, n in counts.most_common(4)]
+            differing[name] = [*words, *([f"{len(counts) - 4} more"] if len(counts) > 4 else [])]
+    if differing:
+        yield f"Runs differ in {_listed(differing, 8)}: that need not matter, but may."
+
+
+def _packages(run: ScoredRun) -> Iterator[tuple[str, str]]:
+    for line in filter(None, run.tag(Tag.PACKAGES).split("; ")):
+        name, _, version = line.partition("==")
+        yield name, version
 
 
 def require_comparable(runs: Sequence[ScoredRun]) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flair2_exp.run.record import RunRecord
+from flair2_exp.score import Convention, convention_of
+from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from flair2_exp.report.counts import Counts
@@ -43,6 +45,12 @@ class ScoredRun:
     def seed(self) -> int:
         """Its seed."""
         return self.record.seed
+
+    @property
+    def convention(self) -> Convention | None:
+        """What its score means by mIoU; None where not recorded."""
+        metric = self.settings.get("metric.other_pixels") or self.tag(Tag.METRIC).rpartition(" ")[2]
+        return convention_of(metric) if metric in ("keep", "drop") else None
 
     def tag(self, name: str) -> str:
         """Return the value of a tag; empty where it was not recorded."""

@@ -15,6 +15,7 @@ from flair2_exp.report import words
 from flair2_exp.report.power import PLANNED_SEEDS, Outlook
 from flair2_exp.report.published import PODIUM
 from flair2_exp.report.results import SIGNIFICANT, Contrast, Difference, Report
+from flair2_exp.report.rows import incidental, same_rows, split_rows
 from flair2_exp.report.runs import ScoredRun
 from flair2_exp.report.statistics import ENOUGH_DOMAINS
 
@@ -105,9 +106,10 @@ def method(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """Return what a reader must know beside the numbers."""
-    return [
-        *_on_runs(report), *_on_intervals(report), *_on_seeds(report), *_on_scores(report)
-    ]  # fmt: skip
+    runs = [run for row in report.rows for run in row.runs]
+    on_rows = (*split_rows(runs), *same_rows(runs), *incidental(runs))
+    on_luck = (*_on_intervals(report), *_on_seeds(report))
+    return [*_on_runs(report), *on_rows, *on_luck, *_on_scores(report)]
 
 
 def _on_runs(report: Report) -> Iterator[str]:
@@ -217,8 +219,9 @@ def _on_scores(report: Report) -> Iterator[str]:
     if lacking := [key for key, value in report.setting.items() if not value]:
         yield f"Not recorded by the runs: {', '.join(lacking)}; the test patches are the same."
     if any(row.published for row in report.rows):
-        podium = ", ".join(f"{score:.4f}" for score in PODIUM)
+        podium = ", ".join(f"{each.value:.4f}" for each in PODIUM)
         yield (
-            "Published: leaderboard figure (a best run) and earlier mean ± standard deviation. The "
-            f"mean is what to reproduce. Challenge podium, for scale: {podium}."
+            "Published: leaderboard figure (a best run) and earlier mean ± standard deviation, not "
+            f"dated, {PODIUM[0].convention} convention, official test split. The mean is what to "
+            f"reproduce. Challenge podium, for scale: {podium}."
         )

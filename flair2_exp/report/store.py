@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import math
 import os
 import shutil
@@ -11,13 +12,13 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flair2_exp.errors import ConfigError, DataError, TrackingError
 from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.run.record import DECIDING, FINISHED, RunRecord
 from flair2_exp.tracking.store import Store, database_path, local_store, open_store, search_runs
 from flair2_exp.tracking.tags import Tag
 
@@ -110,7 +111,7 @@ def _holds_runs(database: Path) -> bool:
 
 
 def _record(run: MlflowRun) -> RunRecord:
-    """Return an MLflow run's record; it does not hold what decides the result."""
+    """Return an MLflow run's record, without what decides the result (`_read_deciding`)."""
     tags = dict(run.data.tags)
     return RunRecord(
         tags=tags,
@@ -132,6 +133,7 @@ def _read_latest(attempts: Sequence[MlflowRun], store: Store) -> ScoredRun | Abs
         counts = _download_counts(record.run_id, store)
     except DataError as error:
         return AbsentRun(record.row, record.seed, "damaged", f"{source}: {error}")
+    record.deciding = _read_deciding(record.run_id, store)
     curves = {name: _curve(record.run_id, name, store) for name in CURVES if name in record.scores}
     return ScoredRun(
         record, counts, run.data.params, {name: each for name, each in curves.items() if each},
@@ -150,6 +152,15 @@ def _download_counts(run_id: str, store: Store) -> Counts:
             return read_counts(path)
         except DataError as error:
             raise DataError(str(error).replace(str(path), artifact)) from None
+
+
+def _read_deciding(run_id: str, store: Store) -> dict[str, Any]:
+    """Return what decides a run's result; empty where the run does not say."""
+    values = None
+    unread = contextlib.suppress(TrackingError, OSError, ValueError)
+    with tempfile.TemporaryDirectory() as folder, unread:
+        values = json.loads(store.download(run_id, DECIDING, folder).read_text("utf-8"))
+    return values if isinstance(values, dict) else {}
 
 
 def _curve(run_id: str, name: str, store: Store) -> Curve:

@@ -11,6 +11,7 @@ from typing import Any
 
 from flair2_exp.report import words
 from flair2_exp.report.results import SIGNIFICANT, Contrast, Difference, Report, Row
+from flair2_exp.score import PUBLISHED
 
 Record = dict[str, Any]
 
@@ -63,7 +64,7 @@ def tables(report: Report) -> list[Table]:
     """Return the tables that the report has content for."""
     differences = [_differences(report)] if report.differences else []
     factors = [_factors(report)] if report.effects else []
-    return [leaderboard(report), *differences, _classes(report), *factors]
+    return [leaderboard(report), *differences, _classes(report), *factors, _conventions(report)]
 
 
 def leaderboard(report: Report) -> Table:
@@ -72,7 +73,7 @@ def leaderboard(report: Report) -> Table:
     columns = [
         Column("row", lambda row: row.name, lambda row: {"row": row.name}),
         Column("runs", words.seeds, _runs),
-        Column("mIoU ± std", words.spread, _spread),
+        Column(f"{words.miou(report.convention)} ± std", words.spread, _spread),
         Column(f"95 % interval ({report.unit}s)", lambda row: words.interval(row.miou.shown)),
         Column(beside(report), lambda row: words.interval(row.miou.beside)),
         Column("best", lambda row: words.number(row.best), lambda row: {"best": row.best}),
@@ -110,7 +111,7 @@ def _spread(row: Row) -> Record:
 
 def _published(row: Row) -> Record:
     names = {"published_row": "name", "published": "best", "published_mean": "mean",
-             "published_deviation": "deviation"}  # fmt: skip
+             "published_deviation": "deviation", "published_convention": "convention"}  # fmt: skip
     return {key: getattr(row.published, name, None) for key, name in names.items()}
 
 
@@ -182,6 +183,24 @@ def _classes(report: Report) -> Table:
         title += f" (* differs from {report.baseline}: joint p < 0.05 over pairs × classes)"
     heads = ["class", *(row.name for row in report.rows)]
     return Table("classes", "iou_by_class.csv", title, heads, cells, records)
+
+
+def _conventions(report: Report) -> Table:
+    """Return mIoU as four publications mean it, and as this report does if that is a fifth way."""
+    own = report.convention
+    listed = [*PUBLISHED, *([own] if own is not None and own not in PUBLISHED else [])]
+    values = [[row.by_convention(each) for each in listed] for row in report.rows]
+    records = [
+        {"row": row.name, "convention": str(convention), "miou": value, "own": convention is own}
+        for row, line in zip(report.rows, values, strict=True)
+        for convention, value in zip(listed, line, strict=True)
+    ]
+    cells = [
+        [row.name, *map(words.number, line)] for row, line in zip(report.rows, values, strict=True)
+    ]
+    heads = ["row", *(f"{each} *" if each is own else str(each) for each in listed)]
+    title = "mIoU by convention, mean over seeds (* of this report's scores)"
+    return Table("conventions", "conventions.csv", title, heads, cells, records)
 
 
 def _factors(report: Report) -> Table:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flair2_exp.report.results import Ends, Row
+    from flair2_exp.score import Convention
 
 NOTHING = "–"
 
@@ -78,6 +79,11 @@ def spread(row: Row) -> str:
     if row.deviation is None:
         return number(row.miou.value)
     return f"{number(row.miou.value)} ± {number(row.deviation)}"
+
+
+def miou(convention: Convention | None) -> str:
+    """Return `mIoU (FLAIR #2 challenge)`; `mIoU` where the convention is not known."""
+    return "mIoU" if convention is None else f"mIoU ({convention})"
 
 
 def published(row: Row) -> str:

@@ -4,6 +4,7 @@
 
     schema           3
     title, baseline, unit, notes, findings, class_names, scored (names)
+    convention       what its scores mean by mIoU (`score.Convention`); null where not recorded
     setting          {"dataset", "fingerprint", "split", "metric"}
     unit             "domain" or "area": what the bootstrap drew
     domains, areas, patches, resamples, confidence (0.95), comparisons
@@ -13,7 +14,7 @@
     absent           [{"row", "seed", "state", "reason"}], of rows without a finished run too
     factors_refused  why factors were not analysed; empty where they were, or were not asked for
     confusion        {row: C × C pixels, rows truth}
-    rows, differences, classes, factors
+    rows, differences, classes, factors, conventions
                      the tables as in the CSV files (`tables.Table.records`), a record per line;
                      only those that the report has content for
 """
@@ -159,6 +160,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "title": report.options.title,
+        "convention": None if report.convention is None else str(report.convention),
         "setting": dict(report.setting),
         "baseline": report.baseline,
         "unit": report.unit,

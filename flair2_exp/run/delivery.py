@@ -211,7 +211,7 @@ def _fill(run: Run, folder: RunFolder, record: RunRecord, config: Config) -> Non
     """Give an MLflow run all that the folder holds, and end it as the run has ended."""
     from flair2_exp.tracking.history import History
 
-    log_config(config, run)
+    log_config(config, record, run)
     rows = History(folder.history).rows
     for epoch, row in rows.items():
         run.log_metrics(row, epoch)

@@ -30,7 +30,7 @@ from flair2_exp.errors import (
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
 from flair2_exp.run.folder import Footprint, RunFolder
-from flair2_exp.run.record import FINISHED, RUNNING, TRAINED, RunRecord
+from flair2_exp.run.record import DECIDING, FINISHED, RUNNING, TRAINED, RunRecord
 from flair2_exp.shortage import reserved, shortage
 from flair2_exp.signals import (
     Interruption,
@@ -177,7 +177,7 @@ class _Life:
         try:
             room = reserved(folder.reserve) if self.first else nullcontext()
             with tracked, room, worded(), _raised_as(self.interruption):
-                log_config(config, tracked)
+                log_config(config, record, tracked)
                 described = describe_data(config, prepared.data)
                 tracked.log_json(described, "provenance/dataset.json")
                 metrics = self._train_and_test(prepared, tracked, record)
@@ -212,14 +212,14 @@ class _Life:
         from flair2_exp.tracking.run import open_run, valid_tags
 
         tracking = self.config.tracking
-        origin = collect(overrides) if prepared.store is not None else None
+        origin = collect(overrides)
         parent = self.membership.parent_run_id
         # Noted in the folder as well, from which the MLflow run could be made again.
         record.tags = valid_tags(
             {
                 **record.tags,
                 Tag.FOLDER: self.folder.path.absolute(),  # it may have moved
-                **(origin.tags() if origin is not None else {}),
+                **origin.tags(),
                 **self.membership.tags,
                 **tracking.tags,
                 **({Tag.PARENT: parent} if parent else {}),
@@ -242,8 +242,7 @@ class _Life:
         if self.first:
             write_text(self.folder.config, resolved_yaml(self.config))
         self._write(record)
-        if origin is not None:
-            run.log_files(origin.files())
+        run.log_files(origin.files())
         return run
 
     def _command(self, overrides: Sequence[str]) -> str:
@@ -560,10 +559,11 @@ def _scrub_hydras_files(folder: RunFolder) -> None:
             write_text(path, yaml.safe_dump(clean, sort_keys=False, allow_unicode=True))
 
 
-def log_config(config: Config, run: Run) -> None:
-    """Keep the config with the run."""
+def log_config(config: Config, record: RunRecord, run: Run) -> None:
+    """Keep the config with the run, and what of it decides the result."""
     run.log_params(plain(config))
     run.log_text(resolved_yaml(config), "config/config.yaml")
+    run.log_json(scrub_tree(record.deciding), DECIDING)
 
 
 def resume_point(folder: RunFolder) -> Path | None:

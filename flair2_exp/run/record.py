@@ -31,6 +31,9 @@ __all__ = ["ENDED", "FAILED", "FINISHED", "KILLED", "RUNNING", "TRAINED", "RunRe
 RUNNING, TRAINED = "RUNNING", "TRAINED"
 ENDED: Final = (FINISHED, FAILED, KILLED)
 
+DECIDING: Final = "config/deciding.json"
+"""The artifact of an MLflow run with its record's `deciding`."""
+
 FORMAT: Final = 2
 """Raised when `run.json` changes its form; other forms are refused."""
 
@@ -42,7 +45,7 @@ class RunRecord:
     Attributes:
         tags: What tables of runs group and compare by (`Tag`), as the MLflow run has it.
         deciding: What decides its result (`config.identity.deciding`), by dotted name; empty where
-            the record comes from MLflow.
+            not recorded.
         place: What leads to its data: the options of `dataset` and the split's file, by dotted
             name.
         status: RUNNING, TRAINED (training is complete, testing is not), FINISHED, FAILED, KILLED.

@@ -103,6 +103,7 @@ def hand_over(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str,
         run: Its MLflow run, or what stands in for it.
         metrics: All that it measured.
     """
+    from flair2_exp.score import convention_of
     from flair2_exp.tracking.summary import summary
 
     run.log_metrics({n: v for n, v in metrics.items() if not is_by_epoch(n)})
@@ -117,7 +118,7 @@ def hand_over(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str,
         run.set_tags({Tag.BEST_CHECKPOINT: folder.best.absolute()})
     run.describe(
         summary(
-            facts=facts(config),
+            facts=facts(config) | {"mIoU": convention_of(config.metric.other_pixels)},
             scores={n: v for n, v in metrics.items() if n in _SUMMARY},
             folder=str(folder.path.absolute()),
             note=SYNTHETIC if config.is_synthetic else "",
@@ -143,6 +144,8 @@ def result_table(
     config: Config, folder: RunFolder, metrics: Mapping[str, float], run_id: str
 ) -> str:
     """Return the scores and where to look, for the terminal."""
+    from flair2_exp.score import convention_of
+
     lines = ["", SYNTHETIC] if config.is_synthetic else [""]
     prefix = "test/iou/"
     per_class = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
@@ -157,7 +160,8 @@ def result_table(
     for label, name in shown.items():
         if name in metrics:
             lines += [f"{label:<26}{metrics[name]:7.4f}"]
-    lines += ["", f"results   {folder}"]
+    lines += ["", f"mIoU      {convention_of(config.metric.other_pixels)}"]
+    lines += [f"results   {folder}"]
     if run_id:
         lines += [f"MLflow    run {run_id} in experiment {config.tracking.experiment}: make ui"]
     return "\n".join(lines)

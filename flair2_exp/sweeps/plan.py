@@ -108,6 +108,11 @@ class Job:
         """A hash of all that decides its result, known before the run: its data by their place."""
         return digest({**deciding(self.config, self.fingerprint), **self._place})
 
+    @cached_property
+    def whatever_seed(self) -> str:
+        """As `experiment`, equal for jobs that differ in the seed alone: they make one row."""
+        return digest({**deciding(self.config, self.fingerprint), **self._place, "seed": None})
+
     @property
     def _place(self) -> dict[str, Any]:
         return {} if self.fingerprint else place_of(self.config)
@@ -288,10 +293,12 @@ class Planner:
     def _named_apart(self, jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
         """Return the jobs, renamed by what they sweep where several rows would have one name."""
         lines = [dict(_key_and_value(line) for line in job.overrides) for job in jobs]
-        if len({(job.row, job.seed) for job in jobs}) == len(jobs):
+        seeds_apart = len({(job.row, job.seed) for job in jobs}) == len(jobs)
+        experiments = {(job.row, job.whatever_seed) for job in jobs}
+        if seeds_apart and len(experiments) == len({job.row for job in jobs}):
             return list(jobs), []
         options = [{key: line[key] for key in line if key != "seed"} for line in lines]
-        apart = tell_apart(options, [job.seed for job in jobs])
+        apart = tell_apart(options)
         keys = [key for key in options[0] if any(key in each for each in apart)]
         if not keys:
             return list(jobs), []

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from hydra import compose
 from omegaconf import OmegaConf
 
+from flair2_exp.config.compose import typed
 from flair2_exp.config.experiment import Config
+from flair2_exp.config.identity import UNKNOWN_DATA, deciding
 from flair2_exp.errors import FlairError
 from flair2_exp.files import write_text
 from flair2_exp.optuna_sweeper.config import NAME as SWEEPER
@@ -96,6 +98,12 @@ def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]
     return {key: plain[key] for key in plain if key not in _LEFT_OUT}, choices
 
 
+def _decides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what decides the result of the config of overrides, on the same data."""
+    whole = compose("config", [f"hydra/sweeper={SWEEPER}", *overrides])
+    return deciding(typed(whole), UNKNOWN_DATA)
+
+
 def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that are not as before, nested as they stand; lists are whole values."""
     changed: dict[str, Any] = {}
@@ -148,10 +156,10 @@ def repeat(result: SearchResult, config: Config, overrides: Sequence[str], paren
 def repeated(result: SearchResult) -> list[str]:
     """Return the experiment files to compare: the default, and the best in the first objective.
 
-    Where the default is the best itself, as it may be after a short search, it stands alone.
+    Where the default is the best itself, as it may be after a short search, or differs in nothing
+    that decides its result, it stands alone.
     """
-    default, _ = _composed(list(result.space.fixed.values()))
-    best, _ = _composed(result.space.overrides(result.best[0].params))
-    if best == default:
+    default = list(result.space.fixed.values())
+    if _decides(result.space.overrides(result.best[0].params)) == _decides(default):
         return ["default"]
     return ["default", "best" if len(result.names) == 1 else "best_1"]

@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ DIFF_LIMIT: Final = 1_000_000
 
 UNTRACKED_LIMIT: Final = 200
 """Names of untracked files that are kept."""
+
+_COMPUTING: Final = (
+    "torch", "torchvision", "lightning", "segmentation-models-pytorch", "timm", "numpy", "rasterio"
+)  # fmt: skip
+"""Packages whose version may change a score: a tag has them, an artifact has all."""
 
 _GIT_SECONDS: Final = 20.0
 """How long git may take (a diff on a slow network disk) before the answer is left out."""
@@ -67,6 +73,8 @@ class Provenance:
         """Return the tags by which MLflow's own pages show source, commit and user."""
         tags = {
             Tag.VERSION: self.version,
+            Tag.PACKAGES: "; ".join([f"python=={platform.python_version()}", *self._computing()]),
+            Tag.MACHINE: ", ".join([self.machine.get("host", ""), *self._processors()]),
             Tag.SOURCE_NAME: self.command,
             Tag.SOURCE_TYPE: "LOCAL",
             Tag.USER: self.machine.get("user"),
@@ -75,6 +83,18 @@ class Provenance:
             Tag.BRANCH: self.git.branch,
         }
         return {str(name): value for name, value in tags.items() if value}
+
+    def _computing(self) -> list[str]:
+        """Return the packages of `_COMPUTING` with their versions."""
+        named = {line.partition("==")[0].lower().replace("_", "-"): line for line in self.packages}
+        return [named[name] for name in _COMPUTING if name in named]
+
+    def _processors(self) -> list[str]:
+        """Return the GPUs by kind with their number, or the processor."""
+        gpus = Counter(self.machine.get("gpus") or ())
+        return [f"{number} x {name}" for name, number in gpus.items()] or [
+            str(self.machine.get("processor", ""))
+        ]
 
     def files(self) -> dict[str, Any]:
         """Return artifact paths with their content: text, or what is to be written as JSON."""

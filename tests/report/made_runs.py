@@ -82,7 +82,7 @@ def make_folder(
     config: dict[str, Any] = {
         "name": row,
         "seed": seed,
-        "metric": {"other_pixels": "drop"},
+        "metric": {"other_pixels": "keep"},
         "model": {"name": "unet", "encoder": "resnet34"},
         "s2_preproc": {"cloud_filter": False, "monthly": False},
         "aug": {"geometry": "none"},
@@ -97,7 +97,7 @@ def make_folder(
         Tag.SEED: str(seed),
         Tag.DATASET: "sample",
         Tag.SPLIT: "official",
-        Tag.METRIC: "13 classes, other pixels drop",
+        Tag.METRIC: "13 classes, other pixels keep",
         Tag.READS: "aerial",
     }
     named = {str(name): value for name, value in {**own, **(tags or {})}.items()}

@@ -11,7 +11,6 @@ import pytest
 
 from flair2_exp.errors import ConfigError
 from flair2_exp.report import leaderboard, words
-from flair2_exp.report.published import published_row
 from flair2_exp.report.results import Report, ReportOptions
 from flair2_exp.report.runs import AbsentRun, RunSet, ScoredRun
 from flair2_exp.report.sentences import findings, method, notes
@@ -30,16 +29,6 @@ def build_report(
     """A report of few resamples."""
     wanted = ReportOptions(resamples=resamples, **options)
     return leaderboard.build_report(RunSet(tuple(runs), tuple(absent)), wanted, expected)
-
-
-def real(run: ScoredRun, **settings: str) -> ScoredRun:
-    """The run as if it were one of the real, whole test set."""
-    return changed(
-        run,
-        tags={Tag.DATASET: "flair2", Tag.METRIC: "13 classes, other pixels keep"},
-        settings={"metric.other_pixels": "keep", **settings},
-        counts=dataclasses.replace(run.counts, patches=16_050),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -144,50 +133,6 @@ def test_expected_seeds_without_a_trace_are_missing(runs: list[ScoredRun]) -> No
     }
 
 
-def test_published_figures_stand_beside_real_test_scores_alone(
-    runs: list[ScoredRun], report: Report
-) -> None:
-    assert all(row.published is None for row in report.rows)
-    settings = {"model.name": "utt", "aug.geometry": "flips"}
-    settings |= {"s2_preproc.cloud_filter": "true", "s2_preproc.monthly": "true"}
-    whole = [real(run, **(settings if run.row == "utt_monthly" else {})) for run in runs]
-    report = build_report(whole)
-    found = report.row("utt_monthly").published
-    assert found is not None
-    assert (found.best, found.mean, found.deviation) == (0.5758, 0.5623, 0.0056)
-    assert report.row("unet").published is not None
-    assert any("Published" in note for note in notes(report))
-
-
-def test_published_figures_stand_beside_no_other_test_set(runs: list[ScoredRun]) -> None:
-    run = real(runs[0])
-    assert published_row(run) is not None
-    for other in (
-        changed(run, tags={Tag.DATASET: "sample"}),
-        changed(run, settings={"metric.other_pixels": "drop"}),
-        changed(run, counts=dataclasses.replace(run.counts, patches=16_049)),
-    ):
-        assert published_row(other) is None
-
-
-def test_published_rows_are_recognised_by_their_settings(runs: list[ScoredRun]) -> None:
-    months = {"s2_preproc.cloud_filter": "true", "s2_preproc.monthly": "true"}
-    wanted: dict[float | None, dict[str, str]] = {
-        0.5467: {},
-        0.5517: {"aug.geometry": "flips", "metadata.enabled": "true"},
-        0.5490: {"model.name": "utt"},
-        0.5580: {"model.name": "utt"} | months,
-        0.5623: {"model.name": "utt", "aug.geometry": "flips"} | months,
-    }
-    for mean, settings in wanted.items():
-        row = published_row(real(runs[0], **settings))
-        assert row is not None
-        assert row.mean == mean
-    assert published_row(real(runs[0], **{"model.encoder": "resnet50"})) is None
-    half = {"model.name": "utt", "s2_preproc.monthly": "true"}
-    assert published_row(real(runs[0], **half)) is None
-
-
 def test_runs_of_two_data_sets_are_refused(runs: list[ScoredRun]) -> None:
     other = changed(runs[-1], tags={Tag.DATASET: "flair2"})
     with pytest.raises(ConfigError, match="different data sets cannot be compared"):
@@ -216,8 +161,9 @@ def test_nothing_to_report_is_refused_with_what_there_is() -> None:
 
 
 def test_rows_of_one_name_are_reported_by_what_differs(runs: list[ScoredRun]) -> None:
+    names = ("model.name", "model._target_")
     same = [
-        changed(run, tags={Tag.ROW: "debug"}, settings={"model.name": run.row})
+        changed(run, tags={Tag.ROW: "debug"}, settings=dict.fromkeys(names, run.row))
         for run in runs
         if run.row != "unet"
     ]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.report.made_runs import make_runs
+from tests.report.made_runs import make_folder, make_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,3 +41,18 @@ def test_script_names_a_mistake_in_a_line(arguments: list[str], message: str) ->
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_script_splits_a_row_of_two_experiments_or_refuses_it(tmp_path: Path) -> None:
+    one = make_folder(tmp_path / "runs", "unet", 1)
+    two = make_folder(tmp_path / "runs", "unet", 2, aug__geometry="flips")
+    for folder, geometry in ((one, "none"), (two, "flips")):
+        record = json.loads(folder.record.read_text())
+        record["deciding"] = {"aug.geometry": geometry, "seed": 1}
+        folder.record.write_text(json.dumps(record))
+    shown = ("--folders", str(tmp_path / "runs"), "--resamples", "200")
+    split, refused = script(*shown), script(*shown, "--strict")
+    assert "unet (aug.geometry=flips)" in split.stdout
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("error: row unet has runs of 2 experiments: aug.geometry (none; flips).")

@@ -24,7 +24,7 @@ def test_all_files_are_listed_and_there(written: tuple[Report, Path]) -> None:
     drawn = {"forest", "iou_by_class", "confusion", "learning_curves"}
     assert names == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")} | {
         "leaderboard.md", "leaderboard.csv", "iou_by_class.csv", "differences.csv",
-        "leaderboard.json", "leaderboard.html",
+        "conventions.csv", "leaderboard.json", "leaderboard.html",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == names  # no part of a file is left
 
@@ -44,6 +44,8 @@ def test_json_holds_the_report(written: tuple[Report, Path]) -> None:
     assert water[0]["p"] is not None
     assert np.array(content["confusion"]["unet"]).sum() == report.rows[0].confusion.sum()
     assert content["comparisons"] == 3
+    assert content["convention"] == "FLAIR #2 challenge"
+    assert content["conventions"][1]["convention"] == "FLAIR-HUB"
     for key in content:
         assert re.search(rf"\b{key}\b", write.__doc__ or ""), f"{key} is not in the schema"
 
@@ -62,6 +64,14 @@ def test_csv_holds_unrounded_numbers(written: tuple[Report, Path]) -> None:
         differences = list(csv.DictReader(file))
     assert len(differences) == 3 * 13
     assert float(differences[0]["joint_p"]) == report.differences[0].miou.joint_p
+    with (out / "conventions.csv").open(newline="") as file:
+        conventions = list(csv.DictReader(file))
+    assert len(conventions) == 3 * 4
+    own = [line for line in conventions if line["own"] == "True"]
+    assert [float(line["miou"]) for line in own] == pytest.approx(
+        [row.miou.value for row in report.rows]
+    )
+    assert {line["convention"] for line in own} == {"FLAIR #2 challenge"}
     with (out / "iou_by_class.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 3 * 12
 

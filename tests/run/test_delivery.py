@@ -127,8 +127,8 @@ def test_a_run_that_the_store_lacks_is_made_again_from_its_folder_once(
     curve = store.call("x", lambda c: c.get_metric_history(run.info.run_id, "train/loss"))
     assert sorted((each.step, each.value) for each in curve) == [(0, 0.9), (1, 0.5)]
     assert {
-        "config/config.yaml", "results/metrics.json", "results/confusion_per_patch.npz",
-        "results/history.csv", "confusion.png",
+        "config/config.yaml", "config/deciding.json", "results/metrics.json",
+        "results/confusion_per_patch.npz", "results/history.csv", "confusion.png",
     } <= artifacts(store, run.info.run_id)  # fmt: skip
 
 

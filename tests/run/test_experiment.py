@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from flair2_exp.errors import DataError
+from flair2_exp.report.store import read_mlflow
 from flair2_exp.run import experiment
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED, RunRecord, read_metrics
@@ -98,11 +100,28 @@ def test_mlflow_keeps_all_that_a_run_was_and_measured(tracked: tuple[RunFolder, 
         for item in client.list_artifacts(record.run_id, part)
     }
     assert {
-        "config/config.yaml", "config/overrides.yaml", "provenance/git.json",
-        "provenance/packages.txt", "provenance/machine.json", "provenance/dataset.json",
-        "results/metrics.json", "results/confusion_per_patch.npz", "results/history.csv",
-        "confusion.png", "panel.png",
+        "config/config.yaml", "config/deciding.json", "config/overrides.yaml",
+        "provenance/git.json", "provenance/packages.txt", "provenance/machine.json",
+        "provenance/dataset.json", "results/metrics.json", "results/confusion_per_patch.npz",
+        "results/history.csv", "confusion.png", "panel.png",
     } <= artifacts  # fmt: skip
+
+
+def test_a_report_knows_a_run_of_the_store_as_it_knows_its_folder(
+    tracked: tuple[RunFolder, Any], root: Path
+) -> None:
+    record = record_of(tracked[0].path)
+    (kept,) = read_mlflow(f"sqlite:///{root}/mlruns/mlflow.db", run_ids=[record.run_id]).runs
+    assert kept.record.deciding == record.deciding != {}
+    for name in (Tag.PACKAGES, Tag.MACHINE):
+        assert kept.tag(name) == record.tags[name] != ""
+    assert f"; torch=={importlib.metadata.version('torch')}; " in record.tags[Tag.PACKAGES]
+
+
+def test_a_run_without_mlflow_notes_where_it_comes_from_too(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "run", "model=unet")
+    tags = record_of(tmp_path / "run").tags
+    assert {Tag.VERSION, Tag.PACKAGES, Tag.MACHINE} <= tags.keys()
 
 
 def test_a_patch_damaged_during_the_run_fails_it_by_name(root: Path, tmp_path: Path) -> None:

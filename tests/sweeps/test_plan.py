@@ -21,6 +21,7 @@ from flair2_exp.sweeps.plan import (
     NEW,
     RESUME,
     Job,
+    Planner,
     choose_baseline,
     choose_factors,
     distributes,
@@ -30,7 +31,15 @@ from flair2_exp.sweeps.plan import (
     same_experiments,
     split,
 )
-from tests.sweeps.plans import SUBDIR, finish, plan, planned, sweep_config, sweep_folder
+from tests.sweeps.plans import (
+    SUBDIR,
+    finish,
+    of_sweep,
+    plan,
+    planned,
+    sweep_config,
+    sweep_folder,
+)
 
 
 def test_the_command_line_wins_over_the_sweeps_own_parameters() -> None:
@@ -124,6 +133,15 @@ def test_rows_that_would_share_a_name_are_named_by_what_they_sweep(tmp_path: Pat
     assert len({job.folder for job in made.jobs}) == 8
     assert made.notes == ["The rows are named by what sets them apart: s2_preproc, optimizer.lr."]
     assert plan(tmp_path, "model=unet,utt", "seed=1,2").notes == []  # named as they are
+
+
+def test_experiments_under_one_name_are_rows_also_where_each_has_a_seed_of_its_own(
+    tmp_path: Path,
+) -> None:
+    lines = [("seed=1", "optimizer.lr=0.1"), ("seed=2", "optimizer.lr=0.2")]
+    master, loader = sweep_config(tmp_path)
+    jobs = Planner(master, loader).plan([(*each, *of_sweep(tmp_path)) for each in lines]).jobs
+    assert [(job.row, job.seed) for job in jobs] == [("lr=0.1", 1), ("lr=0.2", 2)]
 
 
 NUMBERED = "${hydra.job.num}_${name}_seed=${seed}"

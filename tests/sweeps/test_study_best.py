@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from flair2_exp.config.groups import config_folder
 from flair2_exp.optuna_sweeper.results import best_trials
+from flair2_exp.optuna_sweeper.space import read_space
 from flair2_exp.sweeps.study_best import repeated, write_experiment, write_experiments
 from tests.sweeps.studies import made_result
 
@@ -85,3 +86,29 @@ def test_a_default_that_is_the_best_is_not_compared_with_itself(
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         best = best_trials(study)
         assert repeated(replace(result, study=study, best=best, objective=("a",))) == files
+
+
+@pytest.mark.parametrize(
+    ("network", "files"), [("utt", ["default", "best"]), ("unet", ["default"])]
+)
+def test_a_best_that_differs_in_nothing_that_decides_is_not_compared_with_the_default(
+    network: str, files: list[str], tmp_path: Path
+) -> None:
+    """A U-Net reads no series: whatever its super-patch, it is one experiment."""
+    sizes = optuna.distributions.CategoricalDistribution([16, 24])
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(
+        optuna.create_trial(
+            value=1.0, params={"s2_preproc.size": 16}, distributions={"s2_preproc.size": sizes}
+        )
+    )
+    space = read_space({"s2_preproc.size": "choice(16,24)"}, [f"model={network}"], None)
+    result = replace(
+        made_result(tmp_path, 1),
+        study=study,
+        best=best_trials(study),
+        objective=("a",),
+        space=space,
+    )
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        assert repeated(result) == files
