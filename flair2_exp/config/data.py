@@ -44,7 +44,7 @@ class DataConfig(Group):
     test_batch_size: int = option(10, 1, 100_000, decides=if_tested_by_batches)
     """Test patches in a batch, per device."""
     drop_last: bool = False
-    """Whether training and validation leave out the last batch unless it is full (the baseline)."""
+    """Whether training and validation leave out a last batch that is not whole (the baseline)."""
     workers: int = option(2, 0, 1024, decides=False)
     """Processes that read, per device; 0 reads in the training process."""
 
@@ -60,6 +60,10 @@ class DataConfig(Group):
         """Return the patches in a batch of `train`, `validation` or `test`, per device."""
         sizes = {"train": self.batch_size, "validation": self.val_batch_size}
         return sizes.get(part, self.test_batch_size)
+
+    def drops_last_of(self, part: str) -> bool:
+        """Return whether a part leaves out a last batch that is not whole; the test never does."""
+        return self.drop_last and part != "test"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,9 @@ class BatchSampler(DistributedSampler[Any]):
     is a DistributedSampler so that Lightning leaves it in place on several devices. There, each
     process gets equally many batches, or they would wait for each other for ever: in training the
     first patches of the order fill up the last round; in evaluation every patch comes exactly once
-    and batches differ in size by one (only fewer patches than batches are filled up).
+    and batches differ in size by one (only fewer patches than batches are filled up). With
+    `drop_last` all batches are whole, and the patches at the order's end that make up no further
+    whole batch for each process are left out of the epoch.
 
     Attributes:
         start: Batches of the epoch to leave out at its beginning: those a resumed run has had.
@@ -62,6 +64,7 @@ class BatchSampler(DistributedSampler[Any]):
         *,
         shuffle: bool,
         seed: int = 0,
+        drop_last: bool = False,
         replicas: int = 1,
         rank: int = 0,
     ) -> None:
@@ -73,22 +76,25 @@ class BatchSampler(DistributedSampler[Any]):
         self.count = count
         self.batch_size = batch_size
         self.start = 0
-        self._batches = math.ceil(math.ceil(count / replicas) / batch_size)
+        self._used = count - count % (batch_size * replicas) if drop_last else count
+        self._batches = math.ceil(math.ceil(self._used / replicas) / batch_size)
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[BatchKey]:
+        if not self._batches:
+            return iter(())
         if self.shuffle or self.num_replicas == 1:
             order = np.arange(self.count)
             if self.shuffle:
                 order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-            whole = math.ceil(self.count / self.num_replicas) * self.num_replicas
-            share = np.resize(order, whole)[self.rank :: self.num_replicas]
+            whole = math.ceil(self._used / self.num_replicas) * self.num_replicas
+            share = np.resize(order[: self._used], whole)[self.rank :: self.num_replicas]
             parts = np.split(share, range(self.batch_size, len(share), self.batch_size))
         else:  # sizes evened out over all processes
             slots = self._batches * self.num_replicas
-            order = np.resize(np.arange(self.count), max(slots, self.count))
+            order = np.resize(np.arange(self._used), max(slots, self._used))
             parts = np.array_split(order, slots)[self.rank :: self.num_replicas]
         return (BatchKey(self.epoch, tuple(part.tolist())) for part in parts[self.start :])
 
@@ -345,11 +351,45 @@ class FlairDataModule(LightningDataModule):
         batch = size * sum(
             each.nbytes for each in vars(sample).values() if isinstance(each, np.ndarray)
         )
-        count = min(_AHEAD * options.workers, math.ceil(self.counts[part] / size))
+        count = min(_AHEAD * options.workers, len(self._sampler(part)))
         what = f"data.workers={options.workers}: {count} batches of {batch / 1e6:.1f} MB"
         lack = lack_of_shared_memory(processes * count * batch, what)
         if lack is not None:
             raise DataError(lack)
+
+    def require_whole_batches(self, processes: int) -> None:
+        """Refuse `data.drop_last` where it leaves a part of the split no batch at all.
+
+        Args:
+            processes: That train, on all machines together; each takes batches of its own.
+
+        Raises:
+            DataError: A part has too few patches; the message says what fits.
+        """
+        for part in self.parts:
+            self._sampler(part, processes)
+
+    def _sampler(self, part: str, replicas: int = 1, rank: int = 0) -> BatchSampler:
+        """Return what makes up a part's batches; refuse a part that would have none."""
+        options, count = self.groups.data, len(self._datasets[part])
+        sampler = BatchSampler(
+            count,
+            options.batch_size_of(part),
+            shuffle=part == "train",
+            seed=self.seed,
+            drop_last=options.drops_last_of(part),
+            replicas=replicas,
+            rank=rank,
+        )
+        if not len(sampler):
+            name = {"train": "data.batch_size", "validation": "data.val_batch_size"}[part]
+            fits = f"{name}={count // replicas} or " if count >= replicas else ""
+            each = f" for each of {replicas} devices" if replicas > 1 else ""
+            raise DataError(
+                f"data.drop_last=true leaves no whole batch of {sampler.batch_size} patches{each}, "
+                f"of {count} {part} patches.\nSet {fits}data.drop_last=false."
+            )
+        return sampler
 
     def train_dataloader(self) -> PatchLoader:
         """Return shuffled, augmented batches."""
@@ -364,21 +404,13 @@ class FlairDataModule(LightningDataModule):
         return self._loader("test")
 
     def _loader(self, part: str) -> PatchLoader:
-        options, training = self.groups.data, part == "train"
-        dataset = self._datasets[part]
-        sampler = BatchSampler(
-            len(dataset),
-            options.batch_size_of(part),
-            shuffle=training,
-            seed=self.seed,
-            replicas=self.trainer.world_size if self.trainer else 1,
-            rank=self.trainer.global_rank if self.trainer else 0,
-        )
+        options, trainer = self.groups.data, self.trainer
+        place = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         can_fork = "fork" in multiprocessing.get_all_start_methods()
         return PatchLoader(
-            dataset,
+            self._datasets[part],
             batch_size=None,
-            sampler=sampler,
+            sampler=self._sampler(part, *place),
             collate_fn=_as_is,
             # Its own: a loader draws a seed for its workers, which must not move the global state
             # that dropout draws from, or scores would depend on the number of workers.

@@ -19,18 +19,20 @@ _MASKED_SCORE: float = -1000.0
 """Score of a padded date before the softmax; its share then underflows to zero."""
 
 
-def date_code(days: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def date_code(days: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
     """Return the sinusoidal code of a date (Garnot and Landrieu 2020, §3.1).
 
     Args:
         days: Day offsets, any shape.
         channels: Length of the code.
-        dtype: What it is computed in: float32 or float64.
+        dtype: What it is computed in, or more precisely where `days` are: float32 at least. None:
+            torch's default, which is float64 within a run in `64-true`.
 
     Returns:
         `days`' shape with `channels` appended: sin(days / w) at even i and cos(days / w) at odd i,
         where w = 1000^(2⌊i/2⌋ / channels).
     """
+    dtype = torch.promote_types(days.dtype, _at_least_float32(dtype or torch.get_default_dtype()))
     i = torch.arange(channels, device=days.device)
     exponent = 2 * torch.div(i, 2, rounding_mode="floor").to(dtype) / channels
     angle = days.to(dtype).unsqueeze(-1) / _PERIOD**exponent
@@ -140,8 +142,7 @@ class TemporalEncoder(nn.Module):
         pixels = x.permute(0, 3, 4, 1, 2).reshape(b, h * w, t, c)
         values = self.project(self.norm_in(pixels, real))
         d_model = values.shape[-1]
-        code = date_code(days, d_model // self.heads, _at_least_float32(values.dtype))
-        code = code.repeat(1, 1, self.heads)
+        code = date_code(days, d_model // self.heads, values.dtype).repeat(1, 1, self.heads)
         values = values + code.unsqueeze(1).to(values.dtype)
 
         attention = self.attention_dropout(self._scores(values, real).softmax(dim=-1))

@@ -111,7 +111,7 @@ def build_data(config: Config) -> FlairDataModule:
     """Return the data module, its index read and its splits known; write the sample at first use.
 
     Raises:
-        DataError: The data set is missing, incomplete, or gives a split no patches.
+        DataError: The data set is missing, incomplete, or gives a split no patches or batches.
         ConfigError: The patches' size does not suit the encoder.
     """
     from flair2_exp.data.datamodule import FlairDataModule
@@ -139,6 +139,7 @@ def build_data(config: Config) -> FlairDataModule:
         for finding in [each for each in findings if each.severity == "error"][:5]:
             log.warning("%s: %s", finding.path, finding.message)
     data.setup()
+    data.require_whole_batches(abs(config.trainer.devices) * config.trainer.num_nodes)
     data.require_shared_memory(max(1, config.trainer.devices))
     require_patch_size(config, data.patch_size)
     return data

@@ -78,6 +78,8 @@ def test_reference_compatibility_switches_every_quirk_of_the_baseline() -> None:
             "satellite weights": config.loss.satellite_class_weights,
             "other pixels": config.metric.other_pixels,
             "aug.satellite": config.aug.satellite,
+            "drop_last": config.data.drop_last,
+            "test batches": config.data.test_batch_size,
         }
 
     corrected, reference = quirks(compose_config()), quirks(compose_config("compat=reference"))
@@ -102,7 +104,18 @@ def test_leaderboard_experiments_train_as_published(option: str) -> None:
     assert (config.data.batch_size, config.trainer.max_epochs, config.callbacks.patience) == (
         10, 100, 30,
     )  # fmt: skip
+    assert (config.data.val_batch_size, config.data.test_batch_size) == (10, 1)
+    assert config.data.drop_last
     assert config.callbacks.monitor == "val/loss"
+
+
+def test_small_presets_keep_batches_of_one_in_the_test_and_every_quirk_corrected_keeps_them() -> (
+    None
+):
+    tiny = compose_config("experiment=leaderboard/utt", "preset=tiny").data
+    assert (tiny.val_batch_size, tiny.test_batch_size, tiny.drop_last) == (8, 1, True)
+    corrected = compose_config("quirk=all").data
+    assert (corrected.test_batch_size, corrected.drop_last) == (1, False)
 
 
 REFUSED = [

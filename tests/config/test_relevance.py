@@ -40,16 +40,24 @@ COMMON = (
     "preset=tiny", *SMALL_SAMPLE, "tracking=off", "trainer=cpu", "s2_preproc.size=16",
     "model.decoder_channels=[16,8,8,8,8]", "data.workers=0", "data.batch_size=3",
     "data.val_batch_size=3", "data.test_batch_size=3", "trainer.max_epochs=3", "optimizer.lr=0.05",
-    "trainer.limit_train_batches=2",
+    "trainer.limit_train_batches=2", "+loss.class_weights.deciduous=0.2",
 )  # fmt: skip
 QUIRKS = (
     "model=utt", "compat=reference", "split.train_fraction=0.5", "metadata=on", "aug=flips",
-    "fusion.dropout_rate=0.5", "s2_preproc=cloudfree", "scheduler=plateau", "scheduler.patience=0",
+    "fusion.dropout_rate=0.5", "s2_preproc=cloudfree",
+    "s2_preproc.cover=union", "s2_preproc.threshold=0", "s2_preproc.max_cover=1.5",
+    "s2_preproc.on_empty=error", "data.drop_last=false",
 )  # fmt: skip
 BASES = {
     "unet": ("model=unet", "aug=none", "loss=focal"),
     "utt": ("model=utt", "aug=d4", "s2_preproc=raw", "fusion.terms=cropped", "scheduler=none"),
-    "utae": ("model=utae", "aug=none"),
+    "utae": (
+        "model=utae",
+        "aug=none",
+        "s2_preproc.max_cover=0",
+        "scheduler=plateau",
+        "scheduler.patience=0",
+    ),
     "quirks": QUIRKS,
     "tested": ("model=unet", "train=false", "model.weights=unet.pt", "loss=focal"),
     "tested quirks": (*QUIRKS, "train=false", "model.weights=quirks.pt"),
@@ -74,9 +82,6 @@ UNSEEN = {
     "callbacks.monitor": "goes with its mode; tiny runs have one best epoch",
 }
 """What cannot be shown here, and why."""
-FOR_OTHERS = {("utae", "loss.aerial"): "a user's network may have an aerial head of series alone"}
-"""Where an option counts that no network of this package needs there."""
-
 CHANGED: dict[str, Any] = {
     "data.bands": ("nir", "green", "red"),
     "split.train_fraction": 0.8,
@@ -239,9 +244,9 @@ def network(config: Config) -> list[Any]:
     task = task_of(config)
     batch = made_up(config)
     seen: list[Any] = [dict(task.model.state_dict())]
-    for training in (False, True) if config.train else (False,):
+    for training, seed in ((False, 7), (True, 8), (True, 9))[: 3 if config.train else 1]:
         task.train(training)
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         with torch.no_grad():
             outputs = task(batch)
         seen += [outputs, task.loss(outputs, batch) if training else None]
@@ -250,15 +255,17 @@ def network(config: Config) -> list[Any]:
 
 def made_up(config: Config) -> dict[str, Any]:
     """Four patches of noise, their series of different lengths."""
-    generator = torch.Generator().manual_seed(5)
-    padding = torch.arange(6) >= torch.tensor([[6], [3], [4], [1]])
     size = config.s2_preproc.size
-    series = torch.rand(4, 6, 10, size, size, generator=generator)
-    labels = torch.randint(config.data.classes, (2, 4, PATCH, PATCH), generator=generator)
+    padding = torch.arange(6) >= torch.tensor([[6], [3], [4], [1]])
+
+    def noise(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=torch.Generator().manual_seed(5))
+
+    labels = (config.data.classes * noise(2, 4, PATCH, PATCH)).long()
     batch = {
-        "image": torch.rand(4, len(config.data.bands), PATCH, PATCH, generator=generator),
-        "metadata": torch.rand(4, 45, generator=generator),
-        "series": series * ~padding[:, :, None, None, None],
+        "image": noise(4, len(config.data.bands), PATCH, PATCH),
+        "metadata": noise(4, 45),
+        "series": noise(4, 6, 10, size, size) * ~padding[:, :, None, None, None],
         "days": torch.arange(100, -20, -20).expand(4, 6) * ~padding,
         "padding": padding,
         "label": labels[0],
@@ -270,7 +277,7 @@ def equal(one: Any, other: Any) -> bool:
     """Whether two results agree but for rounding."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         alike = one.shape == other.shape and one.dtype == other.dtype
-        return alike and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+        return alike and torch.allclose(one, other, rtol=1e-3, atol=5e-4)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(equal(one[n], other[n]) for n in one)
     if isinstance(one, float) and isinstance(other, float):
@@ -289,47 +296,56 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 SHOWN = [n for n, _ in options(Config) if n not in UNSEEN and not n.startswith(ELSEWHERE)]
+BY_RUNS = [
+    name
+    for name in SHOWN
+    if name in ("data.val_batch_size", "data.test_batch_size", "data.drop_last")
+    or name.startswith(("optimizer.", "scheduler.", "metric.", "trainer.", "callbacks."))
+]
+"""Options that neither the patches nor the network and its losses can show."""
+SLOW = [pytest.param(name, marks=[pytest.mark.slow] if name in BY_RUNS else []) for name in SHOWN]
 
 
-def check(lab: Lab, name: str, option: str, changed: Config) -> None:
-    """Compare an experiment with the changed one."""
+def changes(lab: Lab, name: str, option: str, changed: Config) -> bool:
+    """Whether anything of an experiment is another for the changed one."""
     config = lab.base(name)
-    same = identity(config, "x") == identity(changed, "x")
-    if not equal(lab.parts(config), lab.parts(changed)):
-        assert not same, f"{name}: {option} changes patches, network or loss"
-        return
-    results = lab.run(name, config), lab.run(name, changed)
-    if same:
-        assert equal(*results), f"{name}: {option} changes the result"
-    elif (name, option) not in FOR_OTHERS:
-        assert not equal(*results), f"{name}: {option} changes nothing"
+    if option not in BY_RUNS or not equal(lab.parts(config), lab.parts(changed)):
+        return not equal(lab.parts(config), lab.parts(changed))
+    return not equal(lab.run(name, config), lab.run(name, changed))
 
 
-@pytest.mark.parametrize("option", SHOWN)
-def test_an_option_decides_where_it_changes_something(option: str, lab: Lab) -> None:
-    """In the first experiment whose identity it changes, and in the first whose it does not."""
-    seen = set()
+def counts(lab: Lab, name: str, changed: Config) -> bool:
+    """Whether an experiment and the changed one have two identities."""
+    return identity(lab.base(name), "x") != identity(changed, "x")
+
+
+@pytest.mark.parametrize("option", SLOW)
+def test_an_option_that_counts_changes_something_somewhere(option: str, lab: Lab) -> None:
+    other = {name: each for name in BASES if (each := lab.changed(name, option)) is not None}
+    assert other, "no experiment takes the changed value"
+    counting = [name for name in other if counts(lab, name, other[name])]
+    counting.sort(key=lambda name: lab.base(name).train)  # tests are quicker than trainings
+    assert not counting or any(changes(lab, name, option, other[name]) for name in counting)
+
+
+@pytest.mark.parametrize("option", SLOW)
+def test_an_option_that_does_not_count_changes_nothing(option: str, lab: Lab) -> None:
+    """In the first experiment where it does not; in all of them below."""
     for name in BASES:
         changed = lab.changed(name, option)
-        same = changed is not None and identity(changed, "x") == identity(lab.base(name), "x")
-        if changed is not None and same not in seen:
-            seen.add(same)
-            check(lab, name, option, changed)
-    assert seen, "no experiment takes the changed value"
+        if changed is not None and not counts(lab, name, changed):
+            assert not changes(lab, name, option, changed), name
+            return
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BASES)
-def test_in_every_experiment_each_option_decides_where_it_changes_something(
-    name: str, lab: Lab
-) -> None:
+def test_in_each_experiment_what_does_not_count_changes_nothing(name: str, lab: Lab) -> None:
     for option in SHOWN:
         changed = lab.changed(name, option)
-        if changed is not None:
-            check(lab, name, option, changed)
+        if changed is not None and not counts(lab, name, changed):
+            assert not changes(lab, name, option, changed), option
 
 
 def test_what_cannot_be_shown_exists() -> None:
-    assert {*UNSEEN, *CHANGED, *(option for _, option in FOR_OTHERS)} <= dict(
-        options(Config)
-    ).keys()
+    assert {*UNSEEN, *CHANGED} <= dict(options(Config)).keys()

@@ -213,6 +213,63 @@ def test_several_processes_share_the_patches_in_equally_many_batches(
             assert len(seen) == count
 
 
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 9))
+def test_without_the_last_partial_batch_all_are_whole_and_as_many_in_each_process(
+    count: int, size: int, replicas: int, shuffle: bool, epoch: int
+) -> None:
+    def batches(rank: int, **options: Any) -> list[tuple[int, ...]]:
+        sampler = BatchSampler(count, size, shuffle=shuffle, seed=3, rank=rank, **options)
+        sampler.set_epoch(epoch)
+        keys = [key.positions for key in sampler]
+        assert len(keys) == len(sampler)
+        return keys
+
+    shares = [batches(rank, replicas=replicas, drop_last=True) for rank in range(replicas)]
+    assert [len(share) for share in shares] == [count // (replicas * size)] * replicas
+    assert all(len(batch) == size for share in shares for batch in share)
+    seen = [position for share in shares for batch in share for position in batch]
+    assert len(seen) == len(set(seen))
+    if replicas == 1:  # as torch's own BatchSampler drops it
+        assert shares[0] == [batch for batch in batches(0) if len(batch) == size]
+    elif not shuffle:
+        assert sorted(seen) == list(range(len(seen)))
+
+
+def test_training_and_validation_drop_the_last_partial_batch_and_the_test_keeps_it(
+    own_tree: Tree,
+) -> None:
+    for old, number in (("04", "10"), ("02", "11"), ("05", "12")):  # 3 + 3 patches, and 2 to test
+        for path in (own_tree.image(f"IMG_0000{old}"), own_tree.mask(f"IMG_0000{old}")):
+            shutil.copy(path, path.with_name(path.name.replace(old, number)))
+    sizes = {"batch_size": 2, "val_batch_size": 2, "test_batch_size": 5}
+    for drops, expected in ((True, ([2], [2], [2])), (False, ([2, 1], [2, 1], [2]))):
+        data = module(own_tree, frozenset({"aerial"}), drop_last=drops, **sizes)
+        loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+        lengths = tuple([len(batch["patch_id"]) for batch in loader] for loader in loaders)
+        assert lengths == expected
+        assert [len(loader) for loader in loaders] == [len(each) for each in expected]
+
+
+def test_dropping_every_batch_of_a_part_is_refused_with_what_fits(shared_tree: Tree) -> None:
+    sizes = {"batch_size": 2, "val_batch_size": 10, "test_batch_size": 10}
+    data = module(shared_tree, drop_last=True, **sizes)
+    with pytest.raises(DataError) as refusal:
+        data.require_whole_batches(1)
+    assert str(refusal.value) == (
+        "data.drop_last=true leaves no whole batch of 10 patches, of 2 validation patches.\n"
+        "Set data.val_batch_size=2 or data.drop_last=false."
+    )
+    with pytest.raises(DataError, match="whole batch"):
+        data.val_dataloader()
+    data = module(shared_tree, drop_last=True, **sizes | {"val_batch_size": 1})
+    data.require_whole_batches(1)
+    data.test_dataloader()
+    with pytest.raises(DataError, match=r"2 patches for each of 2 devices.*\n.*batch_size=1 or"):
+        data.require_whole_batches(2)
+    with pytest.raises(DataError, match=r"each of 3 devices.*\nSet data.drop_last=false"):
+        data.require_whole_batches(3)
+
+
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     def order(seed: int, epoch: int) -> list[BatchKey]:
         sampler = BatchSampler(50, 5, shuffle=True, seed=seed)

@@ -50,6 +50,7 @@ class Tree:
 
     root: Path
     areas: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(AREAS))
+    test_areas: tuple[str, ...] = (TEST_AREA,)
 
     def area(self, patch: str) -> str:
         return next(area for area, patches in self.areas.items() if patch in patches)
@@ -57,7 +58,7 @@ class Tree:
     def folder(self, part: str, area: str) -> Path:
         """The folder of an area in the part `aerial`, `labels` or `sen`."""
         train = f"flair_{part}_train"
-        return self.root / (f"flair_2_{part}_test" if area == TEST_AREA else train) / area
+        return self.root / (f"flair_2_{part}_test" if area in self.test_areas else train) / area
 
     def image(self, patch: str) -> Path:
         return self.folder("aerial", self.area(patch)) / "img" / f"{patch}.tif"

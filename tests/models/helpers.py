@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.lib.npyio import NpzFile
+from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 
 from flair2_exp.config.data import MetadataConfig
@@ -21,7 +23,7 @@ from flair2_exp.models.utae import UTAE
 from flair2_exp.run import assembly
 from flair2_exp.training.task import SegmentationTask
 from tests.configs import compose_config
-from tests.golden_vectors import golden
+from tests.golden_vectors import golden, golden_dir
 
 SMALL = UTAEConfig(
     encoder_widths=(16, 16, 32, 32),
@@ -31,7 +33,7 @@ SMALL = UTAEConfig(
     d_k=4,
     head_widths=(8,),
 )
-"""The golden files' U-TAE, with the corrected settings."""
+"""A small U-TAE, with the corrected settings."""
 ENCODER = "timm-mobilenetv3_small_minimal_100"
 _OF_MODEL = {each.name for each in dataclasses.fields(ModelConfig)}
 
@@ -65,13 +67,70 @@ def small_spec(name: str = "utt", **changes: Any) -> NetworkSpec:
     return spec_of(name, **{**sizes, "patch_size": 64, "utae": SMALL, **changes})
 
 
+def _outputs(weights: Mapping[str, Tensor], pattern: str) -> list[int]:
+    """Output channels of the convolutions that match, by the number in their names."""
+    matches = {
+        name: re.fullmatch(pattern, name) for name, each in weights.items() if each.dim() == 4
+    }
+    sizes = {int(match[1]): len(weights[name]) for name, match in matches.items() if match}
+    return [sizes[number] for number in sorted(sizes)]
+
+
+def _published_utae(weights: Mapping[str, Tensor], aggregation: Any = "att_group") -> UTAEConfig:
+    """The sizes of a U-TAE with these published tensors, in the reference settings."""
+    encoder = _outputs(weights, r"in_conv\.conv\.conv\.(0)\.weight")
+    encoder += _outputs(weights, r"down_blocks\.(\d+)\.conv1\.conv\.0\.weight")
+    decoder = _outputs(weights, r"up_blocks\.(\d+)\.conv1\.conv\.0\.weight")
+    heads, d_k = weights["temporal_encoder.attention_heads.Q"].shape
+    return UTAEConfig(
+        encoder_widths=tuple(encoder),
+        decoder_widths=(*reversed(decoder), encoder[-1]),
+        heads=heads,
+        d_model=len(weights["temporal_encoder.inconv.weight"]),
+        d_k=d_k,
+        head_widths=tuple(_outputs(weights, r"out_conv\.conv\.conv\.(\d+)\.weight")[:-1]),
+        aggregation=aggregation,
+        normalise_padding=True,
+    )
+
+
+def encoder_of(weights: Mapping[str, Tensor], first: Sequence[str] = ()) -> str:
+    """The first encoder, of these and then of smp's, whose tensors have these names and shapes."""
+    sizes = {name: each.shape for name, each in weights.items()}
+    bands = next(each.shape[1] for each in weights.values() if each.dim() == 4)
+    for name in dict.fromkeys([*first, *get_encoder_names()]):
+        with contextlib.suppress(KeyError, RuntimeError), torch.device("meta"):  # some need numbers
+            tensors = get_encoder(name, in_channels=bands, weights=None).state_dict()
+            if {each: tensor.shape for each, tensor in tensors.items()} == sizes:
+                return name
+    raise AssertionError("no encoder of segmentation_models_pytorch has the golden weights")
+
+
+@functools.cache
 def golden_spec() -> NetworkSpec:
-    """The golden U-T&T: reference settings throughout."""
-    return small_spec(
+    """The golden U-T&T, its sizes read from the vectors: reference settings throughout.
+
+    The encoder is that of an entry `encoder`, else one of timm's that the README beside the vectors
+    names, else one of smp's own, if its tensors have the names and shapes of the weights.
+    """
+    arrays, weights = golden("utt_small"), golden_tensors("utt_small")
+    readme = golden_dir() / "README.md"
+    named = re.findall(r"`((?:tu|timm)-[\w.-]+)`", readme.read_text()) if readme.exists() else []
+    named = [str(arrays["encoder"])] if "encoder" in arrays else [*named, ENCODER]
+    bands = arrays["in/patch_div4"].shape[1]
+    return spec_of(
+        "utt",
         metadata="rows",
-        patch_size=512,
-        utae=dataclasses.replace(SMALL, normalise_padding=True),
+        encoder=encoder_of(_below(weights, "arch_vhr.encoder."), named),
+        decoder_channels=tuple(
+            _outputs(weights, r"arch_vhr\.decoder\.blocks\.(\d+)\.conv1\.0\.weight")
+        ),
+        utae=_published_utae(_below(weights, "arch_hr.")),
         fusion=FusionConfig(collapsed="first_sample", dropout="always_batch"),
+        bands=bands,
+        classes=len(weights["arch_vhr.segmentation_head.0.weight"]),
+        patch_size=4 * arrays["in/patch_div4"].shape[-1],
+        series_size=arrays["in/s2"].shape[-1],
     )
 
 
@@ -82,36 +141,43 @@ def run(model: SegmentationModel, inputs: Mapping[str, Tensor]) -> dict[str, Ten
     return logits
 
 
-GOLDEN_SIZES = (
-    "model=utt",
-    "metadata=on",
-    f"model.encoder={ENCODER}",
-    "model.decoder_channels=[64,48,32,24,16]",
-    "utae.encoder_widths=[16,16,32,32]",
-    "utae.decoder_widths=[16,16,32,32]",
-    "utae.heads=4",
-    "utae.d_model=32",
-    "utae.d_k=4",
-    "utae.head_widths=[8]",
-    "metadata.fusion=rows",
-)
-"""The golden U-T&T's sizes on the command line; `rows` is what its metadata weights fit."""
+def golden_sizes() -> list[str]:
+    """The golden U-T&T's sizes on the command line; `rows` is what its metadata weights fit."""
+    spec = golden_spec()
+    utae = ("encoder_widths", "decoder_widths", "heads", "d_model", "d_k", "head_widths")
+    options: dict[str, Any] = {
+        "model.encoder": spec.model.encoder,
+        "model.decoder_channels": spec.model.decoder_channels,
+        **{f"utae.{name}": getattr(spec.utae, name) for name in utae},
+        "data.classes": spec.classes,
+        "s2_preproc.size": spec.series_size,
+    }
+    lists = {
+        name: list(each) if isinstance(each, tuple) else each for name, each in options.items()
+    }
+    return ["model=utt", "metadata=on", "metadata.fusion=rows",
+            *(f"{name}={each}" for name, each in lists.items())]  # fmt: skip
+
+
+def golden_tensors(name: str) -> dict[str, Tensor]:
+    """The weights of a golden file by their published names."""
+    arrays = golden(name)
+    return _below({each: torch.from_numpy(arrays[each]) for each in arrays.files}, "sd/")
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): each for n, each in tensors.items() if n.startswith(prefix)}
 
 
 def golden_weights(folder: Path) -> Path:
     """The golden U-T&T's weights as a file like the released ones."""
-    arrays = golden("utt_small")
-    weights = {
-        f"model.{name.removeprefix('sd/')}": torch.from_numpy(arrays[name])
-        for name in arrays.files
-        if name.startswith("sd/")
-    }
+    weights = {f"model.{name}": each for name, each in golden_tensors("utt_small").items()}
     torch.save({"state_dict": weights, "epoch": 3}, folder / "baseline.ckpt")
     return folder / "baseline.ckpt"
 
 
 def golden_inputs() -> dict[str, Tensor]:
-    """The golden U-T&T's batch: three samples of 14, 9 and 12 dates."""
+    """The golden U-T&T's batch, its series padded with zero frames to the longest."""
     arrays = golden("utt_small")
     image = torch.from_numpy(arrays["in/patch_div4"])
     label = torch.from_numpy(arrays["in/label_div16"]).long()
@@ -128,8 +194,8 @@ def golden_inputs() -> dict[str, Tensor]:
 
 def golden_task(weights: Path, *overrides: str) -> SegmentationTask:
     """The golden U-T&T built as a run builds it from a command line, all dropout rates 0."""
-    config = compose_config(*GOLDEN_SIZES, f"model.weights={weights}", *overrides)
-    task = assembly.build_task(config, assembly.network_spec(config, 512))
+    config = compose_config(*golden_sizes(), f"model.weights={weights}", *overrides)
+    task = assembly.build_task(config, assembly.network_spec(config, golden_spec().patch_size))
     for module in task.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0
@@ -174,14 +240,12 @@ def sample(inputs: dict[str, Tensor], index: int, dates: int | None = None) -> d
     return one | {name: one[name][:, :keep] for name in ("series", "days", "padding")}
 
 
-def golden_utae(arrays: NpzFile, options: UTAEConfig) -> UTAE:
+def golden_utae(name: str, aggregation: str) -> UTAE:
     """A U-TAE with the weights of a golden file."""
-    model = UTAE(options, classes=13).eval()
-    weights = {}
-    for name in arrays.files:
-        if name.startswith("sd/"):
-            value = torch.from_numpy(arrays[name])
-            ours = utae_name(name.removeprefix("sd/"))
-            weights[ours] = value.squeeze(-1) if ours == "temporal.project.weight" else value
+    published = golden_tensors(name)
+    classes = _outputs(published, r"out_conv\.conv\.conv\.(\d+)\.weight")[-1]
+    model = UTAE(_published_utae(published, aggregation), classes).eval()
+    weights = {utae_name(each): value for each, value in published.items()}
+    weights["temporal.project.weight"] = weights["temporal.project.weight"].squeeze(-1)
     model.load_state_dict(weights)
     return model

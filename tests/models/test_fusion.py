@@ -36,11 +36,14 @@ def _weights(arrays: NpzFile, part: str) -> dict[str, Tensor]:
 
 def test_fusion_is_the_published_one() -> None:
     arrays = golden("fusion")
-    fusion = SatelliteFusion(16, (5, 8, 8, 16, 24, 32), FusionConfig(collapsed="first_sample"))
-    fusion.load_state_dict(_weights(arrays, "fusion."))
     features = [torch.from_numpy(arrays[f"in/feature{level}"]) for level in range(6)]
+    satellite_map = torch.from_numpy(arrays["in/s2_map"])
+    channels = [feature.shape[1] for feature in features]
+    options = FusionConfig(collapsed="first_sample")
+    fusion = SatelliteFusion(satellite_map.shape[1], channels, options).eval()
+    fusion.load_state_dict(_weights(arrays, "fusion."))
     with torch.no_grad():
-        fused = fusion.eval()(features, torch.from_numpy(arrays["in/s2_map"]))
+        fused = fusion(features, satellite_map)
     for level, feature in enumerate(fused):
         expected = torch.from_numpy(arrays[f"out/fused{level}"])
         torch.testing.assert_close(feature, expected, rtol=0, atol=1e-4)
@@ -48,12 +51,12 @@ def test_fusion_is_the_published_one() -> None:
 
 def test_metadata_by_rows_are_the_published_ones() -> None:
     arrays = golden("fusion")
-    fusion = MetadataFusion(32, 2, fusion="rows").eval()
+    feature, metadata = (torch.from_numpy(arrays[f"in/{n}"]) for n in ("feature5", "metadata"))
+    fusion = MetadataFusion(feature.shape[1], feature.shape[2], fusion="rows").eval()
     fusion.load_state_dict(_weights(arrays, "metadata."))
-    metadata = torch.from_numpy(arrays["in/metadata"])
     with torch.no_grad():
         encoded = fusion.mlp(metadata)
-        fused = fusion(torch.from_numpy(arrays["in/feature5"]), metadata)
+        fused = fusion(feature, metadata)
     expected = torch.from_numpy(arrays["out/metadata_encoded"])
     torch.testing.assert_close(encoded, expected, rtol=0, atol=1e-4)
     expected = torch.from_numpy(arrays["out/last_feature_plus_metadata"])

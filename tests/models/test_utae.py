@@ -11,19 +11,17 @@ import torch
 from benchmarks import stock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from flair2_exp.config.model import UTAEConfig
 from flair2_exp.models.aggregation import aggregate, segments
-from flair2_exp.models.blocks import ConvBlock
 from flair2_exp.models.ltae import SequenceNorm, TemporalEncoder, date_code
 from flair2_exp.models.utae import UTAE
 from tests.golden_vectors import golden
 from tests.models.helpers import SMALL, batch, golden_utae
 
 ABSOLUTE = 1e-4  # the golden README's tolerance in evaluation mode
-NEAR_ZERO = (1e-7, 1e-6)  # rounding of a normalised activation, which is of order 1
 
 
 def _options(aggregation: Any) -> UTAEConfig:
@@ -31,10 +29,10 @@ def _options(aggregation: Any) -> UTAEConfig:
 
 
 def _golden(aggregation: str, kind: str) -> tuple[dict[str, Tensor], UTAE]:
-    arrays = golden(f"utae_{aggregation}_{kind}")
-    options = _options(aggregation)
+    name = f"utae_{aggregation}_{kind}"
+    arrays = golden(name)
     tensors = {n: torch.from_numpy(arrays[n]) for n in arrays.files if not n.startswith("sd/")}
-    return tensors, golden_utae(arrays, options)
+    return tensors, golden_utae(name, aggregation)
 
 
 CASES = list(itertools.product(("att_group", "att_mean", "mean"), ("full", "padded")))
@@ -55,40 +53,26 @@ def test_maps_attention_and_logits_are_the_published_ones(aggregation: str, kind
 
 @pytest.mark.parametrize(("aggregation", "kind"), CASES)
 def test_gradients_are_the_published_ones(aggregation: str, kind: str) -> None:
-    """Frame by frame, on either side of a ReLU whose input is zero but for rounding.
+    """In float64: those of stock parts, and those of the vectors, which are float32.
 
-    One frame of each padded file of `mean` and `att_group` has such an activation, of size 1e-8 and
-    1e-6, about which float32 and float64 disagree, too; its side decides the gradient around it.
+    Where the input of a ReLU is zero but for rounding, its side decides the gradient around it: in
+    one frame of a golden file (`mean`, padded) 136 of 432,000 values are up to 5e-3 of the largest
+    off, 3e-4 of the gradient's norm. Ten such places are allowed.
     """
     arrays, model = _golden(aggregation, kind)
-    expected = arrays["out/grad_s2"]
-    largest = expected.abs().max()
-    agrees = torch.zeros(expected.shape[:2], dtype=torch.bool)
-    for shift in (0.0, *NEAR_ZERO, *(-near for near in NEAR_ZERO)):
-        series = arrays["in/s2"].clone().requires_grad_()
-        hooks = _shift_near_zero(model, shift)
-        maps, _ = model(series, arrays["in/dates"])
-        maps[-1].square().mean().backward()
-        for hook in hooks:
-            hook.remove()
-        assert series.grad is not None
-        error = (series.grad - expected).abs().flatten(2).amax(2)
-        agrees |= error <= 1e-4 * largest
-        if shift == 0:
-            assert (~agrees).sum() <= 1
-        if agrees.all():
-            break
-    assert agrees.all()
-
-
-def _shift_near_zero(model: nn.Module, shift: float) -> list[torch.utils.hooks.RemovableHandle]:
-    """Pushes what goes into a ReLU and is zero but for rounding to one side."""
-
-    def push(_: nn.Module, __: object, x: Tensor) -> Tensor:
-        return x + shift * (x.detach().abs() < abs(shift))
-
-    blocks = [m for m in model.modules() if isinstance(m, ConvBlock)] if shift else []
-    return [block.norm.register_forward_hook(push) for block in blocks]
+    model = model.double()
+    series, days = arrays["in/s2"].double().requires_grad_(), arrays["in/dates"]
+    padding = (series == 0).flatten(2).all(2)
+    gradient, of_stock = (
+        torch.autograd.grad(maps[-1].square().mean(), series)[0]
+        for maps in (model(series, days).maps, stock.utae_maps(model, series, days, padding))
+    )
+    published = arrays["out/grad_s2"].double()
+    largest = float(published.abs().max())
+    torch.testing.assert_close(gradient, of_stock, rtol=0, atol=1e-6 * largest)
+    error = gradient - published
+    assert (error.abs() > 1e-4 * largest).double().mean() <= 1e-3
+    assert error.norm() <= 3e-3 * published.norm()
 
 
 @pytest.mark.parametrize("normalise_padding", [True, False])
@@ -220,6 +204,22 @@ def test_the_date_code_is_the_papers_formula() -> None:
         angle = float(days[0, t]) / 1000 ** (2 * (i // 2) / 16)
         value = math.sin(angle) if i % 2 == 0 else math.cos(angle)
         assert code[0, t, i] == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("where", ["days", "dtype", "default"])
+def test_the_date_code_is_as_precise_as_what_asks_for_it(where: str) -> None:
+    wide = torch.float64
+    days = torch.tensor([230], dtype=wide if where == "days" else torch.int64)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(wide if where == "default" else before)  # as a run in 64-true does
+    try:
+        code = date_code(days, 4, wide if where == "dtype" else None)
+    finally:
+        torch.set_default_dtype(before)
+    angle = 230 / 1000**0.5
+    exact = [math.sin(230), math.cos(230), math.sin(angle), math.cos(angle)]
+    assert code[0].tolist() == pytest.approx(exact, abs=1e-12)
+    assert date_code(days.bfloat16(), 4).dtype == torch.float32
 
 
 @torch.no_grad()

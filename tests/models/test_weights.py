@@ -21,15 +21,12 @@ from flair2_exp.models.registry import build_network
 from flair2_exp.models.tensors import read_file
 from flair2_exp.models.utt import UTT
 from flair2_exp.models.weights import load_weights
-from tests.golden_vectors import golden
-from tests.models.helpers import build, golden_spec, small_spec
+from tests.models.helpers import build, golden_spec, golden_tensors, small_spec
 
 
 @pytest.fixture(scope="module")
 def released() -> dict[str, Tensor]:
-    arrays = golden("utt_small")
-    names = [name for name in arrays.files if name.startswith("sd/")]
-    return {n.removeprefix("sd/"): torch.from_numpy(arrays[n]) for n in names}
+    return golden_tensors("utt_small")
 
 
 def _golden_model() -> UTT:

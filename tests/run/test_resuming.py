@@ -131,6 +131,25 @@ def test_a_signal_keeps_what_the_epoch_has_learned(
     assert len(steps) == 2 * count - kept["global_step"]
 
 
+def test_an_epoch_without_its_last_partial_batch_resumes_within_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen patches in batches of six: two steps an epoch, and one of the second is kept."""
+    whole = (*BATCHES, "data.batch_size=6", "data.drop_last=true")
+    steps = count_steps(monkeypatch)
+    expected = scores(run(root, tmp_path / "uninterrupted", *whole))
+    assert steps == [0, 1, 0, 1]
+    folder = RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        signal_at(patch, signal.SIGTERM, 1, 0)
+        with pytest.raises(Terminated):
+            run(root, folder.path, *whole)
+    assert torch.load(folder.last, weights_only=True)["global_step"] == 3
+    steps.clear()
+    assert scores(run(root, folder.path, *whole)) == expected
+    assert steps == [1]
+
+
 def test_a_checkpoint_is_due_after_some_minutes_within_an_epoch(
     root: Path, tmp_path: Path, small_batches: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
