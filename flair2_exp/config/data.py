@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from flair2_exp.config.fields import Group, option
+from flair2_exp.config.fields import Decides, Group, option
+from flair2_exp.config.relevance import (
+    if_aerial,
+    if_filtered,
+    if_flips,
+    if_metadata,
+    if_reference_split,
+    if_series,
+    if_series_move,
+    if_single_dates,
+    if_tested_by_batches,
+    if_trained,
+    if_validated_by_batches,
+)
 from flair2_exp.errors import ConfigError
 from flair2_exp.nomenclature import AERIAL_BANDS
 
@@ -19,14 +32,16 @@ class DataConfig(Group):
     name: str = option("", chosen=True, decides=False)
     satellite: bool = option(True, decides=False)
     """Whether the satellite series may be read; the aerial patch always may."""
-    bands: tuple[Literal["red", "green", "blue", "nir", "elevation"], ...] = option(AERIAL_BANDS)
+    bands: tuple[Literal["red", "green", "blue", "nir", "elevation"], ...] = option(
+        AERIAL_BANDS, decides=if_aerial
+    )
     """Aerial bands, in the order in which the network sees them."""
     classes: Literal[13, 19] = 13
-    batch_size: int = option(10, 1, 100_000)
+    batch_size: int = option(10, 1, 100_000, decides=if_trained)
     """Training patches in a batch, per device."""
-    val_batch_size: int = option(10, 1, 100_000)
+    val_batch_size: int = option(10, 1, 100_000, decides=if_validated_by_batches)
     """Validation patches in a batch, per device."""
-    test_batch_size: int = option(10, 1, 100_000)
+    test_batch_size: int = option(10, 1, 100_000, decides=if_tested_by_batches)
     """Test patches in a batch, per device."""
     drop_last: bool = False
     """Whether training and validation leave out a last batch that is not whole (the baseline)."""
@@ -110,9 +125,9 @@ class SplitConfig(Group):
     name: Literal["official", "reference", "file"] = option("official", chosen=True)
     file: str | None = option(None, decides=False, path=True)  # by content: in the fingerprint
     """For `split=file`: YAML with lists `train`, `validation`, `test` of domains or patch ids."""
-    train_fraction: float = option(0.8, 0.05, 0.95)
+    train_fraction: float = option(0.8, 0.05, 0.95, decides=if_reference_split)
     """For `split=reference`: the share of the train/val domains that trains."""
-    seed: int = option(2022, 0, 2**32 - 1)
+    seed: int = option(2022, 0, 2**32 - 1, decides=if_reference_split)
     """For `split=reference`: of the shuffled domains."""
 
     def validate(self) -> None:
@@ -129,6 +144,7 @@ class S2PreprocConfig(Group):
     """Preprocessing of the satellite series (FLAIR #2 baseline, cloud filter and monthly means)."""
 
     node: ClassVar[str] = "s2_preproc"
+    decides: ClassVar[Decides] = if_series
 
     name: str = option("", chosen=True, decides=False)
     cloud_filter: bool = option(False, chosen=True)
@@ -137,17 +153,17 @@ class S2PreprocConfig(Group):
     """Whether one mean frame per calendar month takes the place of the acquisitions."""
     size: int = option(40, 16, 112)
     """Pixels (10 m) on a side of the super-patch; a multiple of 8."""
-    threshold: int = option(60, 0, 100)
+    threshold: int = option(60, 0, 100, decides=if_filtered)
     """Probability (per cent) from which a pixel counts as snow or cloud."""
-    max_cover: float = option(0.5, 0.0, 2.0)
+    max_cover: float = option(0.5, 0.0, 2.0, decides=if_filtered)
     """Share of covered pixels from which an acquisition is left out."""
-    cover: Literal["union", "sum"] = "union"
+    cover: Literal["union", "sum"] = option("union", decides=if_filtered)
     """`sum` counts a pixel twice that is both snow and cloud (the baseline)."""
-    on_empty: Literal["clearest", "error"] = "clearest"
+    on_empty: Literal["clearest", "error"] = option("clearest", decides=if_filtered)
     """Where no acquisition is left: keep the clearest, or stop with the patch's name."""
     scale: Literal["reflectance", "reference"] = "reflectance"
     """`reflectance` divides by 10,000; `reference` by 65,535, and monthly means by nothing."""
-    days: Literal["day_of_year", "reference"] = "day_of_year"
+    days: Literal["day_of_year", "reference"] = option("day_of_year", decides=if_single_dates)
     """How 29 February is read: by day of year, or as 28 February."""
 
     def validate(self) -> None:
@@ -165,24 +181,25 @@ class AugConfig(Group):
     """Augmentation of the training patches."""
 
     node: ClassVar[str] = "aug"
+    decides: ClassVar[Decides] = if_trained
 
     name: str = option("", chosen=True, decides=False)
     geometry: Literal["none", "flips", "d4"] = "none"
     """`flips`: vertical flip, horizontal flip, quarter turns, each with `probability` (the
     baseline's); `d4`: one of the square's eight symmetries, uniformly."""
-    probability: float = option(0.5, 0.0, 1.0)
+    probability: float = option(0.5, 0.0, 1.0, decides=if_flips)
     """Of each flip and of the quarter turn, for `geometry: flips`."""
-    satellite: bool = True
+    satellite: bool = option(True, decides=if_series_move)
     """Whether series and satellite target follow the aerial patch."""
-    brightness: float = option(0.0, 0.0, 1.0)
+    brightness: float = option(0.0, 0.0, 1.0, decides=if_aerial)
     """Largest relative change; the factor is uniform in 1 ± the value, as for the next two."""
-    contrast: float = option(0.0, 0.0, 1.0)
-    gamma: float = option(0.0, 0.0, 1.0)
-    noise: float = option(0.0, 0.0, 0.5)
+    contrast: float = option(0.0, 0.0, 1.0, decides=if_aerial)
+    gamma: float = option(0.0, 0.0, 1.0, decides=if_aerial)
+    noise: float = option(0.0, 0.0, 0.5, decides=if_aerial)
     """Standard deviation of Gaussian noise, as a share of the full scale."""
     zoom: float = option(0.0, 0.0, 0.5)
     """Largest relative enlargement about the patch's centre."""
-    drop_dates: float = option(0.0, 0.0, 0.9)
+    drop_dates: float = option(0.0, 0.0, 0.9, decides=if_series)
     """Probability of each acquisition to be left out; one always stays."""
 
     @property
@@ -201,9 +218,9 @@ class MetadataConfig(Group):
 
     name: str = option("", chosen=True, decides=False)
     enabled: bool = option(False, chosen=True)
-    month: Literal["cyclic", "reference"] = "cyclic"
+    month: Literal["cyclic", "reference"] = option("cyclic", decides=if_metadata)
     """`reference` is the baseline's angle, the same for every month."""
-    fusion: Literal["channels", "rows"] = "channels"
+    fusion: Literal["channels", "rows"] = option("channels", decides=if_metadata)
     """What the encoded metadata are added to: each channel of the deepest map, or each row."""
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from flair2_exp.config.data import DataGroups
 from flair2_exp.config.fields import Group, option, require_usable
 from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
+from flair2_exp.config.relevance import if_seeded
 from flair2_exp.config.sweep import SweepConfig, TuneConfig
 from flair2_exp.config.tracking import PathsConfig, TrackingConfig
 from flair2_exp.config.training import (
@@ -47,7 +48,7 @@ class Config(DataGroups, Group):
     """The quirk of the baseline that `quirk=...` sets right."""
     name: str = option("experiment", decides=False)
     """What the run is called: in its folder, in MLflow, in tables."""
-    seed: int = option(1, 0, 2**32 - 1)
+    seed: int = option(1, 0, 2**32 - 1, decides=if_seeded)
     """Of the first weights, the order of the patches, augmentation and dropout."""
     train: bool = True
     """Whether to train, rather than to test a trained model."""

@@ -24,6 +24,11 @@ OPEN: Final = math.inf
 TWINS: Final = "flair2_exp.config.twins"
 """The module in which the twins of all groups are found by their groups' names."""
 
+Condition = Callable[[Any], bool]
+"""Takes a whole config."""
+Decides = bool | Condition
+"""Whether a result depends on an option: always, never, or where a condition holds."""
+
 G = TypeVar("G", bound="Group")
 R = TypeVar("R")
 
@@ -47,7 +52,7 @@ def option(
     maximum: float = OPEN,
     *,
     chosen: bool = False,
-    decides: bool = True,
+    decides: Decides = True,
     path: bool = False,
 ) -> Any:
     """A field of a group.
@@ -57,7 +62,8 @@ def option(
         minimum: Of a number, or of each number of a list or a mapping; included.
         maximum: Likewise.
         chosen: The group's files give the value, so that a config without any of them lacks it.
-        decides: Whether a run's result depends on it. Places, names and speed do not decide.
+        decides: Whether a run's result depends on it, always (True), never (False: places, names,
+            speed), or where a condition holds (`config.relevance`).
         path: It is a file's or a folder's: relative to where the command was given, in whatever
             folder the run works, and `~` is the user's home.
     """
@@ -75,13 +81,11 @@ class Group:
 
     Attributes:
         node: Its dotted name in the config, for messages.
-        decides: Whether any of its options decides a run's result.
-        of_network: Whether it holds options of networks, used where a network names it.
+        decides: Whether any of its options decides a run's result, likewise.
     """
 
     node: ClassVar[str] = ""
-    decides: ClassVar[bool] = True
-    of_network: ClassVar[bool] = False
+    decides: ClassVar[Decides] = True
 
     def __post_init__(self) -> None:
         """Check bounds and words, then the group's own rules.
@@ -181,15 +185,25 @@ def is_group(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Group)
 
 
-def options(group: type[Group], prefix: str = "") -> Iterator[tuple[str, bool]]:
+def options(group: type[Group], prefix: str = "") -> Iterator[tuple[str, Decides]]:
     """The dotted names of a group's options, and whether each decides a run's result."""
     for item in _fields(group):
         hint, name = hints(group)[item.name], f"{prefix}{item.name}"
+        own = _both(group.decides, item.metadata.get("decides", True))
         if is_group(hint):
             for inner, decides in options(hint, f"{name}."):
-                yield inner, decides and item.metadata.get("decides", True)
+                yield inner, _both(own, decides)
         else:
-            yield name, group.decides and item.metadata.get("decides", True)
+            yield name, own
+
+
+def _both(one: Decides, other: Decides) -> Decides:
+    """Return what holds where both hold."""
+    if isinstance(one, bool):
+        return one and other
+    if isinstance(other, bool):
+        return other and one
+    return lambda config: one(config) and other(config)
 
 
 def with_full_paths(group: G, folder: str) -> G:

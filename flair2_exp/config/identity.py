@@ -2,7 +2,7 @@
 
 Two configs that would train the same network on the same data have the same identity however they
 are written; a changed learning rate, quirk or split gives another. By it a sweep knows which of its
-runs are done. Which options decide is declared with each option (`config.fields.option`).
+runs are done. Whether an option decides, and where, is declared with it (`config.fields.option`).
 """
 
 from __future__ import annotations
@@ -16,23 +16,18 @@ from typing import Any, Final
 
 from flair2_exp import __version__
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import hints, is_group, options, plain
+from flair2_exp.config.fields import options, plain
 from flair2_exp.values import digest, flatten
 
 UNKNOWN_DATA: Final = ""
 """Stands for the fingerprint of data that are not known yet."""
 
 _OPTIONS: Final = dict(options(Config))
-_UNDECIDING: Final = [name for name, decides in _OPTIONS.items() if not decides]
-_OF_NETWORKS: Final = [
-    name for name, hint in hints(Config).items() if is_group(hint) and hint.of_network
-]
-"""Nodes that hold options of some networks; which, a network's file says."""
-_OF_THE_AERIAL_BRANCH: Final = ("model.encoder", "model.encoder_weights", "model.decoder_channels")
+_UNDECIDING: Final = [name for name, decides in _OPTIONS.items() if decides is False]
 
 
 def decides(option: str) -> bool:
-    """Return whether an option, by its dotted name, decides what a run's result is.
+    """Return whether an option, by its dotted name, decides what some run's result is.
 
     Where things are, how they are shown and how fast they are do not; the data's fingerprint, not
     their place, says which they are.
@@ -48,20 +43,25 @@ def _is_within(option: str, names: Iterable[str]) -> bool:
 def deciding(config: Config, fingerprint: str, version: str = __version__) -> dict[str, Any]:
     """Return what decides a run's result, by dotted name.
 
-    The batch size is that of all devices together: two devices with batches of 5 train as one with
-    10. Files of weights count by their content. What the experiment does not use is left out.
+    Batch sizes are per device, and `trainer.devices` counts those of all machines: batches are
+    normalised on each device, so that 2 x 5 patches are not 1 x 10. Files of weights count by their
+    content. What the experiment does not use is left out.
 
     Args:
         config: The experiment's.
         fingerprint: Of the data set's files and split (`data.fingerprint`).
         version: Of the package.
     """
-    idle = (*_UNDECIDING, *_unused(config))
+    idle = [
+        name
+        for name, decides in _OPTIONS.items()
+        if not (decides(config) if callable(decides) else decides)
+    ]
     every = flatten(plain(config)) | contents(config)
     values = {name: value for name, value in every.items() if not _is_within(name, idle)}
-    devices = values.pop("trainer.devices") * values.pop("trainer.num_nodes")
-    values["data.batch_size"] *= abs(devices)  # -1, all devices, is not known before the run
-    values["metadata.enabled"] = config.metadata.enabled
+    nodes = values.pop("trainer.num_nodes", None)
+    if nodes is not None:  # -1 devices, all of a machine, is not known before the run
+        values["trainer.devices"] = abs(values["trainer.devices"]) * nodes
     return {**values, "fingerprint": fingerprint, "version": version}
 
 
@@ -95,17 +95,3 @@ def _digest_of_state(path: Path, *state: int) -> str:
     del state
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def _unused(config: Config) -> list[str]:
-    """Return nodes and options of the config that this experiment does not read."""
-    unused = [name for name in _OF_NETWORKS if name not in config.model.nodes]
-    if "satellite" not in config.reads:
-        unused += ["s2_preproc"]
-    if "aerial" not in config.reads:
-        unused += [*_OF_THE_AERIAL_BRANCH, "data.bands"]
-    if not config.metadata.enabled:
-        unused += ["metadata"]
-    if not config.train:
-        unused += ["optimizer", "scheduler", "aug", "trainer.max_epochs"]
-    return unused

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from flair2_exp.config.fields import Group, option, require_usable
+from flair2_exp.config.fields import Decides, Group, option, require_usable
+from flair2_exp.config.relevance import (
+    if_aerial,
+    if_context,
+    if_context_drops,
+    if_first_weights,
+    if_no_checkpoint,
+    if_series_drop,
+    if_series_may_drop,
+    in_network,
+)
 from flair2_exp.errors import ConfigError
 
 Input = Literal["aerial", "satellite", "metadata"]
@@ -30,13 +40,13 @@ class ModelConfig(Group):
     """Further options of the network, by the names of its constructor's arguments."""
     patch_multiple: int = option(32, 1, 65_536, decides=False)
     """Of what the aerial patch's size must be a multiple: an encoder halves it five times."""
-    encoder: str = "resnet34"
+    encoder: str = option("resnet34", decides=if_aerial)
     """The aerial encoder: one of segmentation_models_pytorch of depth 5."""
-    encoder_weights: str | None = "imagenet"
+    encoder_weights: str | None = option("imagenet", decides=if_first_weights)
     """`imagenet`, null, or a local file of weights."""
-    decoder_channels: tuple[int, ...] = option((256, 128, 64, 32, 16), 1, 65_536)
+    decoder_channels: tuple[int, ...] = option((256, 128, 64, 32, 16), 1, 65_536, decides=if_aerial)
     """Widths of the U-Net decoder's five blocks, deepest first."""
-    weights: str | None = option(None, path=True)
+    weights: str | None = option(None, decides=if_no_checkpoint, path=True)
     """A released baseline checkpoint, or weights saved by this package, to start from."""
     channels_last: bool = option(False, decides=False)
     """Keep the aerial branch's maps with channels last: faster on some devices."""
@@ -59,7 +69,7 @@ class UTAEConfig(Group):
     """U-TAE, the satellite branch (Garnot and Landrieu, 2021)."""
 
     node: ClassVar[str] = "utae"
-    of_network: ClassVar[bool] = True
+    decides: ClassVar[Decides] = in_network(node)
 
     encoder_widths: tuple[int, ...] = option((64, 64, 128, 128), 4, 65_536)
     """Channels of the four scales, full resolution first."""
@@ -121,15 +131,15 @@ class FusionConfig(Group):
     """How the satellite map joins the aerial encoder's features (U-T&T)."""
 
     node: ClassVar[str] = "fusion"
-    of_network: ClassVar[bool] = True
+    decides: ClassVar[Decides] = in_network(node)
 
     terms: Literal["both", "cropped", "collapsed"] = "both"
     """What joins: the map under the patch (cropped), its mean over the super-patch (collapsed)."""
-    collapsed: Literal["each_sample", "first_sample"] = "each_sample"
+    collapsed: Literal["each_sample", "first_sample"] = option("each_sample", decides=if_context)
     """Whose mean a sample gets: its own, or that of the batch's first sample (the baseline)."""
-    dropout: Literal["each_sample", "always_batch"] = "each_sample"
+    dropout: Literal["each_sample", "always_batch"] = option("each_sample", decides=if_series_drop)
     """Modality dropout of single samples in training, or of whole batches always (the baseline)."""
-    dropout_rate: float = option(0.0, 0.0, 1.0)
+    dropout_rate: float = option(0.0, 0.0, 1.0, decides=if_series_may_drop)
     """Probability of leaving the satellite features out (modality dropout)."""
-    mlp_dropout: float = option(0.3, 0.0, 0.9)
+    mlp_dropout: float = option(0.3, 0.0, 0.9, decides=if_context_drops)
     """Dropout within the perceptrons of the collapsed term."""

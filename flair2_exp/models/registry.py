@@ -51,7 +51,9 @@ class NetworkSpec(Group):
     def validate(self) -> None:
         """Refuse nodes that a network cannot be given."""
         groups = [
-            n for n, each in vars(self).items() if isinstance(each, Group) and each.of_network
+            name
+            for name, each in vars(self).items()
+            if isinstance(each, Group) and name not in ("model", "metadata")  # every network's
         ]
         for node in self.model.nodes:
             if node not in groups:
@@ -127,6 +129,9 @@ class SegmentationModel(nn.Module):
     - satellite: `series` (B, T, 10, S, S), scaled, `days` (B, T), offsets, and `padding` (B, T),
       bool, True at padded dates;
     - metadata: `metadata` (B, 45), with a default, since it is not given with `metadata=off`.
+
+    In evaluation a patch's logits depend on that patch alone, not on the rest of the batch or on
+    random numbers. Where an option makes an exception, `config.relevance` knows it.
     """
 
     main_head: ClassVar[str]

@@ -34,8 +34,8 @@ ENDED: Final = (FINISHED, FAILED, KILLED)
 DECIDING: Final = "config/deciding.json"
 """The artifact of an MLflow run with its record's `deciding`."""
 
-FORMAT: Final = 2
-"""Raised when `run.json` changes its form; other forms are refused."""
+FORMAT: Final = 3
+"""Raised when `run.json` changes its form, or `deciding` its rules; other forms are refused."""
 
 
 @dataclass
@@ -185,6 +185,8 @@ class RunRecord:
                 f"{f' ({reason})' if reason else ''}.\nChoose another sweep with sweep.name=NAME, "
                 "or another folder with hydra.run.dir=FOLDER."
             )
+        # What one of the two alone reads follows from what they have in common.
+        changes = dict(sorted(changes.items(), key=lambda each: None in each[1]))
         raise ConfigError(
             f"{folder} holds a run of another experiment: {shown(changes)}.\n"
             "Set it back, choose another folder or sweep.name, or remove that folder."

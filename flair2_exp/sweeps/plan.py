@@ -333,15 +333,21 @@ def same_experiments(jobs: Iterable[Job]) -> list[str]:
     Such as those of the satellite's preprocessing with a network that does not read the series.
     They are trained as requested: whether that is worth its cost is the user's decision.
     """
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, list[Job]] = {}
     for job in jobs:
-        alike.setdefault(job.experiment, []).append(job.row)
-    groups = dict.fromkeys(", ".join(rows) for rows in alike.values() if len(rows) > 1)
+        alike.setdefault(job.experiment, []).append(job)
+    groups = dict.fromkeys(_names(twins) for twins in alike.values() if len(twins) > 1)
     return [
         "One experiment under several names, since nothing that sets them apart decides the "
         f"result: {rows}."
         for rows in groups
     ]
+
+
+def _names(jobs: Sequence[Job]) -> str:
+    """Return the rows of some jobs; of a single row its seeds, without which nothing is drawn."""
+    rows = list(dict.fromkeys(job.row for job in jobs))
+    return ", ".join(rows if len(rows) > 1 else (f"{job.row} seed={job.seed}" for job in jobs))
 
 
 def distributes(launcher: DictConfig) -> bool:

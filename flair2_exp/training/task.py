@@ -216,11 +216,19 @@ class SegmentationTask(LightningModule):
         self.results.clear()
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Keep each patch's counts; return the class indices (B, H, W) for callbacks."""
+        """Keep each patch's counts; return the class indices (B, H, W) for callbacks.
+
+        `test/loss` is the mean of the patches' own, so that it does not depend on the batches.
+        """
         outputs = self(batch)
         prediction = self.predict_classes(outputs)
-        loss = self.loss(outputs, batch)["total"]
+        targets = {n: batch[n] for n in ("label", "satellite_label") if n in batch}
         size = len(batch["patch_id"])
+        losses = [
+            self.loss(*({n: each[[at]] for n, each in of.items()} for of in (outputs, targets)))
+            for at in range(size)
+        ]
+        loss = torch.stack([each["total"] for each in losses]).mean()
         self.log("test/loss", loss, on_epoch=True, batch_size=size, sync_dist=True)
         counts = self.confusion(batch["label"], prediction).to(torch.int32).cpu().numpy()
         for patch, area, confusion in zip(batch["patch_id"], batch["area"], counts, strict=True):

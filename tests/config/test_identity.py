@@ -18,7 +18,13 @@ SAME = [
     ("tracking=off", "tracking.experiment=another"),
     ("callbacks.progress=never", "callbacks.panel_patches=1 callbacks.save_minutes=3"),
     ("trainer=cpu", "trainer=gpu"),
-    ("data.batch_size=8", "data.batch_size=4 trainer.devices=2"),
+    ("trainer.devices=2", "trainer.num_nodes=2"),
+    ("data.test_batch_size=10", "data.test_batch_size=3"),
+    (
+        "train=false checkpoint=a data.val_batch_size=10",
+        "train=false checkpoint=a data.val_batch_size=3",
+    ),
+    ("train=false checkpoint=a trainer.devices=1", "train=false checkpoint=a trainer.devices=2"),
     ("model=unet", "model=unet data=aerial_only"),
     ("model=unet", "model=unet s2_preproc=raw utae.heads=8 fusion.dropout_rate=0.5"),
     ("model=utae", "model=utae fusion.dropout_rate=0.5"),
@@ -34,7 +40,7 @@ DIFFERENT = [
     "loss.label_smoothing=0.1", "trainer.max_epochs=99", "data.bands=[green,red,blue]",
     "trainer.precision=bf16-mixed", "utae.normalise_padding=true", "compat=reference",
     "callbacks=best_miou", "+optimizer.options.momentum=0.9", "trainer.devices=2",
-    "metric.other_pixels=keep", "data.test_batch_size=3", "+loss.class_weights.water=2",
+    "metric.other_pixels=keep", "data.val_batch_size=3", "+loss.class_weights.water=2",
 ]  # fmt: skip
 
 
@@ -58,6 +64,28 @@ def _words(line: str) -> list[str]:
 @pytest.mark.parametrize("override", DIFFERENT)
 def test_what_decides_the_result_changes_the_identity(override: str, default: Config) -> None:
     assert identity(compose_config(override), "x") != identity(default, "x")
+
+
+QUIRKS = ["fusion.collapsed=first_sample", "utae.normalise_padding=true",
+          "fusion.dropout=always_batch fusion.dropout_rate=0.5"]  # fmt: skip
+
+
+@pytest.mark.parametrize("quirk", QUIRKS)
+def test_where_scores_depend_on_batches_those_of_the_evaluation_count_per_device(
+    quirk: str,
+) -> None:
+    tested = ("train=false", "checkpoint=a", *quirk.split())
+    divisions = (
+        ("data.test_batch_size=10",), ("data.test_batch_size=5",), ("data.val_batch_size=5",),
+        ("data.test_batch_size=5", "trainer.devices=2"), ("trainer.devices=2",),
+    )  # fmt: skip
+    identities = {identity(compose_config(*tested, *each), "x") for each in divisions}
+    assert len(identities) == len(divisions)
+
+
+def test_training_on_two_devices_with_batches_of_five_is_not_training_on_one_with_ten() -> None:
+    one, two = ("data.batch_size=10",), ("data.batch_size=5", "trainer.devices=2")
+    assert identity(compose_config(*one), "x") != identity(compose_config(*two), "x")
 
 
 def test_data_and_version_decide_too(default: Config) -> None:

@@ -49,6 +49,15 @@ def test_a_record_of_another_format_is_refused_with_the_number(
         assert len(str(refusal.value).splitlines()) <= 2
 
 
+def test_of_another_experiment_what_was_changed_is_named_before_what_follows(
+    tmp_path: Path,
+) -> None:
+    record = make_record(tmp_path, "model=unet")
+    tested = compose_config(*DEBUG, "model=unet", "train=false", "model.weights=a.pt")
+    with pytest.raises(ConfigError, match=r"another experiment: train: true -> false; "):
+        record.require_same(tested, "", RunFolder(tmp_path))
+
+
 def test_a_run_checks_itself_that_its_folder_holds_a_run_of_these_data(
     root: Path, tmp_path: Path
 ) -> None:

@@ -322,6 +322,13 @@ def test_rows_that_are_one_experiment_are_named(tmp_path: Path) -> None:
     assert len(made.jobs) == 4
 
 
+def test_seeds_of_an_experiment_that_draws_nothing_are_named(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    made = plan(tmp_path, "model=unet", "train=false", f"model.weights={weights}", "seed=1,2")
+    assert made.notes[-1].endswith("decides the result: unet seed=1, unet seed=2.")
+
+
 def test_rows_of_experiments_of_a_folder_are_named_by_the_experiment(tmp_path: Path) -> None:
     jobs = planned(
         tmp_path, "sweep=leaderboard", "experiment=leaderboard/unet,leaderboard/utt", "seed=1",

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from flair2_exp.data.readers import to_classes
 from flair2_exp.nomenclature import CLASSES_13, SCORED
 from flair2_exp.score import confusion_matrix, iou, miou
 from flair2_exp.training.task import SegmentationTask
 from tests.golden_vectors import golden
-from tests.training.helpers import build_task, loader, trainer
+from tests.training.helpers import Patches, build_task, loader, trainer
 
 OTHER = 12
 UNET = ("model=unet", "data=aerial_only")
@@ -165,3 +166,13 @@ def test_the_training_metrics_are_those_of_all_processes(monkeypatch: pytest.Mon
     (means, how), *_ = logged
     assert how["sync_dist"] is True
     assert means == {"train/loss": losses[0]["loss"], "train/lr": 0.5}
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dice_cross_entropy"])
+def test_the_loss_of_a_test_does_not_depend_on_the_batches(loss: str) -> None:
+    task = build_task("model=unet", f"loss={loss}", "+loss.class_weights.deciduous=0.1")
+    found = []
+    for size in (1, 2, 3):
+        batches = DataLoader(Patches(5), batch_size=size)
+        found.append(trainer().test(task, batches, verbose=False)[0]["test/loss"])
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
