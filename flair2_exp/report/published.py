@@ -152,8 +152,8 @@ def published_row(run: ScoredRun) -> Published | None:
 
     It may where the whole real test set was scored by the row's own convention, and the network was
     trained as published: its inputs, weights, loss, optimizer, batches, epochs and augmentation.
-    The quirks of the published code beside those of loss and batches are not asked for. A network that was trained
-    elsewhere has none, since nobody knows how.
+    Its quirks beside those of loss and batches are not asked for. A network that was trained
+    elsewhere has no such row, since nobody knows how.
     """
     if (run.tag(Tag.DATASET), run.counts.patches) != (DATASET, TEST_PATCHES):
         return None
