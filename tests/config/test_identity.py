@@ -19,6 +19,27 @@ SAME = [
     ("callbacks.progress=never", "callbacks.panel_patches=1 callbacks.save_minutes=3"),
     ("trainer=cpu", "trainer=gpu"),
     ("trainer.devices=2", "trainer.num_nodes=2"),
+    ("model=unet", "model=unet loss.satellite=2 loss.satellite_class_weights=reference"),
+    ("model=unet", "model=unet aug.satellite=false aug.drop_dates=0.5"),
+    ("aug=none", "aug=none aug.probability=0.1"),
+    ("split=official", "split=official split.seed=1 split.train_fraction=0.5"),
+    ("s2_preproc=raw", "s2_preproc=raw s2_preproc.threshold=1 s2_preproc.max_cover=1"),
+    ("s2_preproc=monthly", "s2_preproc=monthly s2_preproc.days=reference"),
+    ("loss=cross_entropy", "loss.gamma=1"),
+    ("scheduler=cosine", "scheduler.factor=0.1 scheduler=cosine scheduler.patience=1"),
+    (
+        "fusion.terms=cropped",
+        "fusion.terms=cropped fusion.mlp_dropout=0 fusion.collapsed=first_sample",
+    ),
+    ("seed=1", "fusion.dropout=always_batch"),
+    (
+        "model.weights=a model.encoder_weights=null",
+        "model.weights=a model.encoder_weights=imagenet",
+    ),
+    (
+        "train=false checkpoint=a",
+        "train=false checkpoint=a data.batch_size=3 loss=focal loss.gamma=1 seed=7 aug=d4",
+    ),
     ("data.test_batch_size=10", "data.test_batch_size=3"),
     (
         "train=false checkpoint=a data.val_batch_size=10",
