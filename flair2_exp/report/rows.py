@@ -220,10 +220,15 @@ def same_rows(runs: Sequence[ScoredRun]) -> Iterator[str]:
             alike.setdefault(experiment, {})[run.row] = None
     for rows in alike.values():
         if len(rows) > 1:
-            yield (
-                "One experiment under several names, since nothing that sets them apart decides "
-                f"the result: {', '.join(rows)}."
-            )
+            yield one_experiment(", ".join(rows))
+
+
+def one_experiment(names: str) -> str:
+    """Return what to say of rows that differ in nothing that decides their result."""
+    return (
+        "One experiment under several names, since nothing that sets them apart decides the "
+        f"result: {names}."
+    )
 
 
 _INCIDENTAL: Final[Mapping[str, Callable[[ScoredRun], str]]] = {

@@ -29,7 +29,7 @@ from flair2_exp.config.fields import plain, require_usable
 from flair2_exp.config.identity import UNKNOWN_DATA, deciding
 from flair2_exp.errors import ConfigError, DataError, FlairError
 from flair2_exp.machine import processes_at_most
-from flair2_exp.report.rows import tell_apart
+from flair2_exp.report.rows import one_experiment, tell_apart
 from flair2_exp.run import assembly
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED as RUN_FAILED
@@ -337,11 +337,7 @@ def same_experiments(jobs: Iterable[Job]) -> list[str]:
     for job in jobs:
         alike.setdefault(job.experiment, []).append(job)
     groups = dict.fromkeys(_names(twins) for twins in alike.values() if len(twins) > 1)
-    return [
-        "One experiment under several names, since nothing that sets them apart decides the "
-        f"result: {rows}."
-        for rows in groups
-    ]
+    return [one_experiment(rows) for rows in groups]
 
 
 def _names(jobs: Sequence[Job]) -> str:
