@@ -22,6 +22,7 @@ from flair2_exp.errors import DataError
 from flair2_exp.optuna_sweeper import SweepError
 from flair2_exp.optuna_sweeper.storage import open_storage
 from flair2_exp.report.folders import read_folders
+from flair2_exp.run.record import FORMAT
 from tests.commands import answer
 from tests.configs import SMALL_SAMPLE
 
@@ -125,7 +126,7 @@ def test_what_a_report_reads_is_data(place: Path) -> None:
     (run / "config.yaml").write_text(
         f"name: !!python/object/apply:os.system ['touch {place / MARKER}']\n"
     )
-    record = {"format": 2, "tags": {}, "status": "FINISHED"}
+    record = {"format": FORMAT, "tags": {}, "status": "FINISHED"}
     (run / "run.json").write_text(json.dumps(record))
     runs = read_folders([run])
     assert not runs.runs
