@@ -10,7 +10,7 @@ NEXT := .venv-hydra14
 NEXT_STAMP := $(NEXT)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-hydra-next campaign lint format ui clean
+.PHONY: help setup demo test test-fast test-thorough test-hydra-next campaign lint format ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,11 +29,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train and test a small U-T&T on the synthetic sample (no GPU, no data set)
 	$(BIN)/python -m flair2_exp preset=tiny name=demo
 
-test: $(STAMP)  ## every check
-	$(BIN)/python -m pytest -n 2
+test: $(STAMP)  ## every check but the thorough ones
+	$(BIN)/python -m pytest -n 2 -m 'not thorough'
+
+# By file: what a module has computed once serves all its tests.
+test-thorough: $(STAMP)  ## simulated intervals, and every option against what it changes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 test-fast: $(STAMP)  ## the checks without the slow ones
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not thorough'
 
 # Hydra's release candidate and the omegaconf it needs in place of the tested ones, all else the same;
 # uv links what is in its cache, so the second environment takes seconds and little room.
@@ -47,7 +51,7 @@ $(NEXT_STAMP): pyproject.toml constraints.txt Makefile
 	touch $@
 
 test-hydra-next: $(NEXT_STAMP)  ## config, sweeps and tuning with Hydra 1.4's release candidate
-	$(NEXT)/bin/python -m pytest -n 2 -m 'not slow' \
+	$(NEXT)/bin/python -m pytest -n 2 -m 'not slow and not thorough' \
 		tests/config tests/cli tests/sweeps tests/optuna_sweeper tests/test_compat.py
 
 campaign: $(STAMP)  ## what a suite has no time for: 100 kills of sweeps and searches, 270 bad inputs

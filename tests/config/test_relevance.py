@@ -94,7 +94,7 @@ UNSEEN_THERE: dict[tuple[str, str], str] = {
     },
 }
 """Where an option counts and a change of it shows nothing, and why."""
-QUICK = ("unet", "tested")
+QUICK = "unet"
 
 CHANGED: dict[str, Any] = {
     "data.bands": ("nir", "green", "red"),
@@ -339,7 +339,7 @@ def test_every_option_has_another_value_in_some_experiment(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name not in QUICK else []) for name in BASES],
+    [pytest.param(name, marks=[] if name == QUICK else [pytest.mark.thorough]) for name in BASES],
 )
 def test_in_an_experiment_what_counts_is_what_changes_something(name: str, lab: Lab) -> None:
     """But for what shows in runs alone, which are slow."""
@@ -353,7 +353,7 @@ def test_in_an_experiment_what_counts_is_what_changes_something(name: str, lab: 
     assert not [each for each in wrong if each[:2] not in UNSEEN_THERE], wrong
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["unet", "tested", "tested quirks"])
 def test_in_an_experiment_what_does_not_count_changes_no_run(name: str, lab: Lab) -> None:
     for option in BY_RUNS:
@@ -362,7 +362,7 @@ def test_in_an_experiment_what_does_not_count_changes_no_run(name: str, lab: Lab
             assert not changes(lab, name, option, changed), option
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("option", BY_RUNS)
 def test_what_counts_in_a_run_changes_its_numbers_in_some_experiment(option: str, lab: Lab) -> None:
     other = {name: each for name in BASES if (each := lab.changed(name, option)) is not None}

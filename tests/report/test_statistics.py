@@ -188,7 +188,7 @@ def test_interval_covers_the_truth_in_92_to_98_of_100_worlds(
     assert share.max() <= 0.98
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("areas", "luck"), [(20, 0.02), (20, 0.1), (60, 0.05)])
 def test_interval_of_five_seeds_covers_the_truth_in_93_to_97_of_100_worlds(
     areas: int, luck: float
@@ -417,7 +417,7 @@ def test_where_areas_of_a_domain_are_alike_the_domain_is_the_unit_that_covers() 
     assert by_domain.min() >= 0.95 - 3 * (0.05 * 0.95 / 150) ** 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("domains", [statistics.ENOUGH_DOMAINS, 10])
 @pytest.mark.parametrize("alike", [0.0, 0.2, 0.5])
 def test_intervals_over_enough_domains_cover_the_truth(domains: int, alike: float) -> None:
