@@ -168,7 +168,10 @@ def _checked(
 ) -> Iterator[tuple[Area, _AreaResult]]:
     """Yield each area with what is wrong with it, as they are done."""
     check = partial(_check_area, headers_only=headers_only)
-    if workers <= 1 or len(areas) <= 1:
+    # A worker of joblib has a start method of joblib's own, which fresh processes do not know.
+    method = multiprocessing.get_start_method(allow_none=True)
+    known = method is None or method in multiprocessing.get_all_start_methods()
+    if workers <= 1 or len(areas) <= 1 or not known:
         yield from ((area, check(area)) for area in areas)
         return
     # Fresh processes: a forked one would inherit the locks that this one's threads hold.

@@ -54,6 +54,13 @@ def located(root: str | Path) -> Folders:
     return locate(DatasetConfig(root=str(root)))
 
 
+def test_a_worker_of_joblib_checks_with_several_processes_asked_for(pristine: Path) -> None:
+    joblib = pytest.importorskip("joblib")
+    check_it = joblib.delayed(check_tree)(located(pristine), headers_only=True, workers=2)
+    (findings,) = joblib.Parallel(n_jobs=2)([check_it])
+    assert [each for each in findings if each.severity == "error"] == []
+
+
 def found(tree: Tree, *, headers_only: bool = False, severity: str = "error") -> list[Expected]:
     findings = check_tree(located(tree.root), headers_only=headers_only)
     return sorted((f.kind, f.path, f.subject) for f in findings if f.severity == severity)
