@@ -33,7 +33,7 @@ test: $(STAMP)  ## every check but the thorough ones
 	$(BIN)/python -m pytest -n 2 -m 'not thorough'
 
 # By file: what a module has computed once serves all its tests.
-test-thorough: $(STAMP)  ## simulated intervals, and every option against what it changes
+test-thorough: $(STAMP)  ## simulations, kills of whole sweeps, every option against what it changes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 test-fast: $(STAMP)  ## the checks without the slow ones

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -27,6 +29,16 @@ settings.load_profile("tests")
 @pytest.fixture(scope="session", autouse=True)
 def _registered_schema() -> None:
     register()
+
+
+@pytest.fixture(autouse=True)
+def _no_leaking_log_handlers() -> Iterator[None]:
+    """Hydra's handlers write to the stream of the test that made them, which is closed after it."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield
+    for handler in [each for each in root.handlers if each not in before]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

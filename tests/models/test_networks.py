@@ -209,7 +209,7 @@ def test_a_compiled_model_trains_to_the_same_losses() -> None:
     assert compiled == pytest.approx(_losses(small_spec(encoder="resnet18")), rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_code_gives_the_same_logits() -> None:
     spec = small_spec("unet", compile=True)
     model, image = build(spec), batch([1])["image"]

@@ -60,6 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.thorough
 def test_a_sweep_killed_at_random_ends_as_one_that_was_not(whole: Path, tmp_path: Path) -> None:
     line = [sys.executable, str(KILLING), "1", "6.0", *SWEEP, f"paths.root={tmp_path}"]
     done = subprocess.run(
@@ -124,6 +125,7 @@ def running(root: Path, name: str) -> list[RunFolder]:
     return [each for each, record in begun.items() if record and record.status == RUNNING]
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_of_a_parallel_sweep_loses_and_doubles_nothing(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra `parallel`")
     command = (

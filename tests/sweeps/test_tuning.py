@@ -127,7 +127,12 @@ def test_a_search_on_the_sample_does_not_resume_on_another_sample(searched: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "status"),
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.thorough),
+    ],
 )
 def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
     number: signal.Signals, status: int, tmp_path: Path
@@ -174,7 +179,7 @@ def test_a_larger_total_is_completed_and_no_trial_is_run_again(
     assert len(runs(root, kind="study")) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_search_whose_store_was_lost_is_made_again_by_the_same_command(tmp_path: Path) -> None:
     line = (*SEARCH, "tune.n_trials=2")
     assert command(tmp_path, *line).returncode == 0
