@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -41,7 +42,7 @@ class Units:
         unit: Unit = ("domain" if enough else "area") if wanted == "auto" else wanted
         return cls(tuple(by_area), domains, unit)
 
-    @property
+    @cached_property
     def by_domain(self) -> list[RowCounts]:
         """The rows, counted by domain."""
         return [statistics.grouped(row, self.domains) for row in self.by_area]
