@@ -170,8 +170,7 @@ def _differences(
     both: tuple[Estimate, Estimate | None], part: slice, named: Sequence[tuple[str, str]]
 ) -> tuple[Difference, ...]:
     """Return contrasts as differences; those of rows with one seed are not tested."""
-    main, by_area = (each and each.part(part) for each in both)
-    assert main is not None
+    main, by_area = _part(both, part)
     numbers = {name: getattr(main, name) for name in _NUMBERS}
     numbers |= {name: getattr(main, name) for name in ("joint_low", "joint_high", "joint_p")}
     numbers["p"] = np.where(main.seeds_known[:, None], main.p, np.nan)
@@ -184,6 +183,12 @@ def _differences(
         miou, *classes = map(Contrast.of, _by_column(numbers, at))
         made.append(Difference(row, other, miou, tuple(classes), bool(known)))
     return tuple(made)
+
+
+def _part(both: tuple[Estimate, Estimate | None], part: slice) -> tuple[Estimate, Estimate | None]:
+    """Return the estimates of some contrasts, over units and, where those are others, areas."""
+    main, by_area = both
+    return main.part(part), None if by_area is None else by_area.part(part)
 
 
 def _by_column(numbers: Mapping[str, Floats], at: int) -> list[dict[str, float]]:
@@ -200,8 +205,7 @@ def _rows(
     absent: Sequence[AbsentRun],
     against: Mapping[str, Difference],
 ) -> tuple[Row, ...]:
-    main, by_area = (each and each.part(part) for each in both)
-    assert main is not None
+    main, by_area = _part(both, part)
     numbers = {name: getattr(main, name) for name in _NUMBERS}
     if by_area is not None:
         numbers |= {"area_low": by_area.low, "area_high": by_area.high}
