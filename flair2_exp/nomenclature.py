@@ -56,6 +56,9 @@ SATELLITE_BANDS: Final[tuple[str, ...]] = (
 )  # fmt: skip
 """The ten Sentinel-2 bands of a series, in the order of the arrays."""
 
+METADATA_VALUES: Final[int] = 45
+"""Length of a patch's encoded metadata."""
+
 AERIAL_BANDS: Final[tuple[str, ...]] = ("red", "green", "blue", "nir", "elevation")
 """The five bands of an aerial patch, in the order of the files."""
 

@@ -21,9 +21,6 @@ RECORD: Final = np.dtype(
 )
 """One patch's metadata: Lambert-93 metres, date, seconds of the day, whether an UltraCam Eagle."""
 
-SIZE: Final = 45
-"""Values in an encoded record."""
-
 YEARS: Final = (2018, 2019, 2020, 2021)
 """The years that have a place in the one-hot code."""
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from torch import Tensor, nn
 
-METADATA_VALUES: Final = 45
-"""Length of an encoded metadata record."""
+from flair2_exp.nomenclature import METADATA_VALUES
 
 
 class MetadataFusion(nn.Module):

@@ -1,25 +1,28 @@
 """The one door for networks: how one is described, what each one is, and how it is built.
 
-A network is a class derived from `SegmentationModel` and a file `conf/model/NAME.yaml` that names
-it (`_target_`), the inputs that it reads (`reads`) and the nodes of the config with further options
-of it (`nodes`). Nothing else knows it by name.
+A network is a `torch.nn.Module` and a file `conf/model/NAME.yaml` that names it (`_target_`), the
+inputs that it reads (`reads`) and its options (`options`; for ours, also further nodes of the
+config, `nodes`). Nothing else knows it by name. What it is given and what it returns stands in
+docs/own_network.md.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from flair2_exp.config.data import MetadataConfig
 from flair2_exp.config.fields import Group, build, options, plain
 from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
 from flair2_exp.errors import ConfigError, ModelError
 from flair2_exp.models.norms import tolerate_single_values
-from flair2_exp.registry import locate
+from flair2_exp.nomenclature import METADATA_VALUES, SATELLITE_BANDS
+from flair2_exp.registry import arguments_of, locate, written
 from flair2_exp.values import flatten
 
 ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -28,8 +31,9 @@ ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "metadata": ("metadata",),
 }
 """What a network's `forward` is given for each input that it reads."""
-_GIVEN: Final = ("spec", "pretrained")
-"""What a network's constructor is given besides `model.options`."""
+
+HEADS: Final = ("aerial", "satellite")
+"""The heads that a network may return logits of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,24 @@ class NetworkSpec(Group):
         """The inputs that the network is given: `aerial`, `satellite`, `metadata`."""
         return frozenset(self.model.reads) - (set() if self.metadata.enabled else {"metadata"})
 
+    def given(self, *, pretrained: bool) -> dict[str, Any]:
+        """Return what a network's constructor is given, by the names of its arguments.
+
+        Args:
+            pretrained: Whether first weights from elsewhere are wanted: not where a checkpoint will
+                replace them.
+        """
+        return {
+            "spec": self,
+            "pretrained": pretrained,
+            "bands": self.bands,
+            "classes": self.classes,
+            "patch_size": self.patch_size,
+            "series_size": self.series_size,
+            "series_bands": len(SATELLITE_BANDS),
+            "metadata_values": METADATA_VALUES,
+        }
+
     @property
     def arguments(self) -> tuple[str, ...]:
         """The names of the tensors that `forward` is given."""
@@ -117,36 +139,16 @@ class NetworkSpec(Group):
 
 
 class SegmentationModel(nn.Module):
-    """A network that segments a batch.
-
-    A network's constructor takes (spec, *, pretrained) and by name what `model.options` may hold.
-    It raises `ModelError` or `ValueError` at options that do not fit.
-
-    Its `forward` takes by name the tensors of what it reads, and returns logits (B, classes, H, W)
-    by head: "aerial", "satellite" or both.
-
-    - aerial: `image` (B, bands, H, W), scaled;
-    - satellite: `series` (B, T, 10, S, S), scaled, `days` (B, T), offsets, and `padding` (B, T),
-      bool, True at padded dates;
-    - metadata: `metadata` (B, 45), with a default, since it is not given with `metadata=off`.
+    """What our networks have beyond the contract; a user's own may be any `torch.nn.Module`.
 
     In evaluation a patch's logits depend on that patch alone, not on the rest of the batch or on
     random numbers. Where an option makes an exception, `config.relevance` knows it.
     """
 
-    main_head: ClassVar[str]
+    main_head: ClassVar[str] = "aerial"
     """The head that is scored."""
-
-    @classmethod
-    def of(cls, spec: NetworkSpec, *, pretrained: bool) -> Self:
-        """Build the network of a description with its first weights.
-
-        Args:
-            spec: The description.
-            pretrained: False where other weights will replace the first ones: those of encoders are
-                then neither read nor downloaded.
-        """
-        return cls(spec, pretrained=pretrained, **spec.model.options)
+    encoder_name: ClassVar[str] = "encoder"
+    """The module whose first weights may come from elsewhere, by its dotted name."""
 
     def accelerate(self, options: ModelConfig, backend: str = "inductor") -> None:
         """Apply, in place, the options that change speed and not results.
@@ -161,28 +163,29 @@ class SegmentationModel(nn.Module):
         """
 
 
-def build_network(spec: NetworkSpec, pretrained: bool = True) -> SegmentationModel:
+def build_network(spec: NetworkSpec, pretrained: bool = True) -> nn.Module:
     """Build the network of a description with its first weights.
 
     Args:
         spec: The description.
-        pretrained: As for `SegmentationModel.of`.
+        pretrained: False where other weights will replace the first ones: those of encoders are
+            then neither read nor downloaded.
 
     Raises:
-        ConfigError: `model._target_` is not a network.
-        ModelError: Its `forward` or its options do not fit the config, or its weights are missing.
+        ConfigError: `model._target_` is not a network, or does not take its options.
+        ModelError: Its `forward` does not fit the config, its options do not go together, or its
+            weights are missing.
     """
-    kind = locate(spec.model._target_, SegmentationModel, "model._target_")
+    kind = locate(spec.model._target_, nn.Module, "model._target_")
     _require_forward(kind, spec)
+    arguments = arguments_of(
+        kind,
+        "model.options",
+        given=spec.given(pretrained=pretrained),
+        options=spec.model.options,
+    )
     try:
-        inspect.signature(kind).bind(spec, pretrained=pretrained, **spec.model.options)
-    except TypeError as error:
-        own = [name for name in inspect.signature(kind).parameters if name not in _GIVEN]
-        raise ModelError(
-            f"model.options: {error}.\n{kind.__name__} takes {', '.join(own) or 'no options'}."
-        ) from error
-    try:
-        network = kind.of(spec, pretrained=pretrained)
+        network = kind(**arguments)
     except ValueError as error:
         raise ModelError(
             f"model={spec.model.name} cannot be built: {error}.\nChange model.options or the other "
@@ -192,7 +195,61 @@ def build_network(spec: NetworkSpec, pretrained: bool = True) -> SegmentationMod
     return network
 
 
-def _require_forward(kind: type[SegmentationModel], spec: NetworkSpec) -> None:
+def accelerate(network: nn.Module, options: ModelConfig) -> None:
+    """Apply, in place, the options that change speed and not results, to any network."""
+    if isinstance(network, SegmentationModel):
+        network.accelerate(options)
+        return
+    if options.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if options.compile:
+        network.compile()
+
+
+def main_head(network: nn.Module, reads: frozenset[str]) -> str:
+    """Return the head of a network that is scored: `main_head`, else that of the patch it reads."""
+    named = getattr(network, "main_head", None)
+    return named or ("aerial" if "aerial" in reads else "satellite")
+
+
+def by_head(
+    network: nn.Module, output: Any, spec: NetworkSpec, size: Sequence[int]
+) -> dict[str, Tensor]:
+    """Return what a network's `forward` returned as logits (B, classes, H, W) by head.
+
+    Args:
+        network: The network.
+        output: A tensor, which is the main head's, or a mapping of heads.
+        spec: The network's description.
+        size: B, H and W of the labels.
+
+    Raises:
+        ModelError: It is something else, or of another shape; the message names the class's file.
+    """
+    main = main_head(network, spec.reads)
+    heads = dict(output) if isinstance(output, Mapping) else {main: output}
+    wanted = (size[0], spec.classes, *size[1:])
+    who = written(type(network))
+    for head, logits in heads.items():
+        if head not in HEADS or not isinstance(logits, Tensor):
+            raise ModelError(
+                f"the forward of {who} returned {head!r}: {type(logits).__name__}.\nExpected "
+                f"logits {wanted} as a tensor, or a dictionary of them by head: aerial, satellite."
+            )
+        if tuple(logits.shape) != wanted:
+            raise ModelError(
+                f"the forward of {who} returned logits of shape {tuple(logits.shape)} for the "
+                f"{head} head.\nExpected (batch, classes, height, width) = {wanted}."
+            )
+    if main not in heads:
+        raise ModelError(
+            f"the forward of {who} returned no logits of its main head, {main}.\n"
+            f"It returned {', '.join(heads) or 'nothing'}: add them, or set its main_head."
+        )
+    return heads
+
+
+def _require_forward(kind: type[nn.Module], spec: NetworkSpec) -> None:
     """Refuse a network whose `forward` does not go with what its file says that it reads.
 
     Raises:
@@ -201,7 +258,8 @@ def _require_forward(kind: type[SegmentationModel], spec: NetworkSpec) -> None:
     parameters = list(inspect.signature(kind.forward).parameters.values())[1:]  # without self
     by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     wanted = [name for each in spec.model.reads for name in ARGUMENTS[each]]
-    lacking = set(wanted) - {p.name for p in by_name}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    lacking = set() if takes_all else set(wanted) - {p.name for p in by_name}
     demanded = {p.name for p in by_name if p.default is p.empty} - set(spec.arguments)
     if not lacking and not demanded:
         return

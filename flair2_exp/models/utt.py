@@ -26,6 +26,7 @@ class UTT(SegmentationModel):
     """U-T&T."""
 
     main_head = "aerial"
+    encoder_name = "unet.encoder"
 
     def __init__(self, spec: NetworkSpec, *, pretrained: bool = True) -> None:
         super().__init__()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from torch import nn
+
 from flair2_exp.errors import CheckpointError
 from flair2_exp.models.reference import is_reference, translate
-from flair2_exp.models.registry import SegmentationModel
 from flair2_exp.models.tensors import mismatch, named_tensors, read_file
 
 log = logging.getLogger(__name__)
 
 
-def load_weights(model: SegmentationModel, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load all weights of a network from a checkpoint of the published baseline or of this package.
 
     Args:

@@ -219,6 +219,7 @@ def build_task(config: Config, spec: NetworkSpec, *, fresh: bool = True) -> Segm
     Raises:
         ModelError: The network cannot be built or the weights do not fit it.
     """
+    from flair2_exp.models.registry import accelerate
     from flair2_exp.training.task import SegmentationTask
 
     task = SegmentationTask(
@@ -233,7 +234,7 @@ def build_task(config: Config, spec: NetworkSpec, *, fresh: bool = True) -> Segm
         from flair2_exp.models.weights import load_weights
 
         load_weights(task.model, Path(config.model.weights))
-    task.model.accelerate(config.model)
+    accelerate(task.model, config.model)
     return task
 
 

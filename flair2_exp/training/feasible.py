@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from flair2_exp.config.training import LossConfig, OptimizerConfig, SchedulerConfig
-from flair2_exp.models.registry import NetworkSpec, SegmentationModel, build_network
+from flair2_exp.models.registry import NetworkSpec, build_network, main_head
 from flair2_exp.nomenclature import classes
 from flair2_exp.training.losses import build_loss
 from flair2_exp.training.optimizers import build_optimizer, require_step
@@ -31,7 +31,7 @@ def require_feasible(
     """
     network = _without_memory(spec)
     names = [each.name for each in classes(spec.classes)]
-    build_loss(loss, names, network.main_head)
+    build_loss(loss, names, main_head(network, spec.reads))
     # Of the parameters' shapes, on the processor: some optimizers look at the device.
     parameters = [
         nn.Parameter(torch.zeros(()).expand(each.shape))
@@ -42,7 +42,7 @@ def require_feasible(
     build_schedule(build_optimizer(parameters, optimizer), scheduler, epochs)
 
 
-def _without_memory(spec: NetworkSpec) -> SegmentationModel:
+def _without_memory(spec: NetworkSpec) -> nn.Module:
     """Build a network on the meta device; where it looks at values while it is built, for real."""
     with torch.random.fork_rng(devices=[]):
         try:

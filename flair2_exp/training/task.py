@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from flair2_exp.config.fields import build
 from flair2_exp.config.training import LossConfig, MetricConfig, OptimizerConfig, SchedulerConfig
-from flair2_exp.models.registry import NetworkSpec, build_network
+from flair2_exp.models.registry import HEADS, NetworkSpec, build_network, by_head, main_head
 from flair2_exp.nomenclature import classes
 from flair2_exp.score import iou, miou
 from flair2_exp.training.losses import build_loss
@@ -28,7 +28,6 @@ from flair2_exp.training.optimizers import build_optimizer
 from flair2_exp.training.schedules import build_schedule, rates_of
 
 Batch = Mapping[str, Any]
-_HEADS = ("aerial", "satellite")
 _PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 """What changes in a plateau schedule; all plain numbers."""
 
@@ -111,12 +110,13 @@ class SegmentationTask(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["pretrained"], logger=False)
         spec = NetworkSpec.of_plain(network)
-        self.arguments = spec.arguments
+        self.spec = spec
         self.model = build_network(spec, pretrained)
+        self.main_head = main_head(self.model, spec.reads)
         self.class_names = [each.name for each in classes(spec.classes)]
         self.loss_options = build(LossConfig, loss)
         self.losses = nn.ModuleDict(
-            {head: build_loss(self.loss_options, self.class_names, head) for head in _HEADS}
+            {head: build_loss(self.loss_options, self.class_names, head) for head in HEADS}
         )
         self.optimizer_options = build(OptimizerConfig, optimizer)
         self.scheduler_options = build(SchedulerConfig, scheduler)
@@ -136,9 +136,8 @@ class SegmentationTask(LightningModule):
         Args:
             batch: As `FlairDataModule` gives it; the network gets what it reads.
         """
-        inputs = {name: batch[name] for name in self.arguments if name in batch}
-        outputs: dict[str, Tensor] = self.model(**inputs)
-        return outputs
+        inputs = {name: batch[name] for name in self.spec.arguments if name in batch}
+        return by_head(self.model, self.model(**inputs), self.spec, batch["label"].shape)
 
     def loss(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the loss of each head and their weighted sum, `total`."""
@@ -150,7 +149,7 @@ class SegmentationTask(LightningModule):
 
     def predict_classes(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return class indices (B, H, W) of the scored head."""
-        return outputs[self.model.main_head].argmax(dim=1)
+        return outputs[self.main_head].argmax(dim=1)
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Train on a batch; the epoch logs `train/loss` and, of two heads, each head's.
@@ -163,7 +162,7 @@ class SegmentationTask(LightningModule):
         losses = self.loss(self(batch), batch)
         values = {"train/loss": losses["total"].detach()}
         if len(losses) > 2:
-            values |= {f"train/loss_{head}": losses[head].detach() for head in _HEADS}
+            values |= {f"train/loss_{head}": losses[head].detach() for head in HEADS}
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         values["train/lr"] = losses["total"].new_tensor(rate)
         self._epoch.add(values, len(batch["patch_id"]))

@@ -12,7 +12,7 @@ from torch.nn import functional
 from flair2_exp.cli.main import register
 from flair2_exp.config.compose import typed
 from flair2_exp.config.groups import config_folder
-from flair2_exp.models.registry import build_network
+from flair2_exp.models.registry import accelerate, build_network
 from flair2_exp.run.assembly import network_spec
 
 BATCH: Final = 2
@@ -29,7 +29,7 @@ def network(name: str, *options: str) -> Any:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = typed(compose("config", [f"model={name}", *options]))
     built = build_network(network_spec(config, PATCH), pretrained=False)
-    built.accelerate(config.model)
+    accelerate(built, config.model)
     return built.train()
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flair2_exp.data.metadata import RECORD, SIZE, encode, parse_record
+from flair2_exp.data.metadata import RECORD, encode, parse_record
+from flair2_exp.nomenclature import METADATA_VALUES
 from tests.golden_vectors import golden
 
 GOOD: dict[str, Any] = {
@@ -32,7 +33,7 @@ def test_encoding_agrees_with_the_baseline() -> None:
     content = json.loads(str(vectors["metadata_json"]))
     parsed = np.array([parse_record(record) for record in content.values()], dtype=RECORD)
     encoded = encode(parsed, "reference")
-    assert encoded.shape == (len(content), SIZE)
+    assert encoded.shape == (len(content), METADATA_VALUES)
     np.testing.assert_allclose(encoded, vectors["encoded"], rtol=1e-6, atol=1e-12)
 
 
