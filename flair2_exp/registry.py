@@ -12,13 +12,14 @@ set in the config, and checked against their annotations.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from flair2_exp.errors import ConfigError, nearest
+from flair2_exp.projects import is_own, position, shown
 
 Kind = TypeVar("Kind")
 
@@ -37,19 +38,59 @@ def locate(path: str, kind: type[Kind], option: str = "") -> type[Kind]:
     value = f"{option}={path}" if option else path
     expected = f"Expected the dotted path of a class derived from {kind.__module__}.{kind.__name__}"
     try:
-        located = _import(path)
+        located = _imported(path)
+    except _NotThereError as error:
+        raise ConfigError(f"{value}: {error}\n{expected}.") from None
     except Exception as error:  # importing a module runs it, which may raise any kind
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{value}: cannot be imported: {reason}\n{expected}.") from error
+        what = error.msg if isinstance(error, SyntaxError) else error
+        reason = f"{type(error).__name__}: {what}".splitlines()[0].rstrip(".: ")
+        place = position(error)
+        where = f" ({place})" if place else ""
+        raise ConfigError(f"{value}: cannot be imported: {reason}{where}.\n{expected}.") from error
     if not (isinstance(located, type) and issubclass(located, kind)) or located is kind:
         raise ConfigError(f"{value}: not such a class.\n{expected}.")
     return located
 
 
-def _import(path: str) -> Any:
-    from hydra.utils import get_object
+class _NotThereError(Exception):
+    """There is nothing of a dotted path; the message says what there is."""
 
-    return get_object(path)
+
+def _imported(path: str) -> Any:
+    """Return the object at a dotted path.
+
+    Raises:
+        _NotThereError: There is none.
+        Exception: Whatever importing its module raises.
+    """
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise _NotThereError("not a dotted path, as `package.module.Class`.")
+    for count in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:count])
+        try:
+            located: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and f"{module}.".startswith(f"{error.name}."):
+                continue  # it is not a module, and may be a class in one
+            raise  # what it imports is missing
+        for place, name in enumerate(parts[count:], count):
+            if not hasattr(located, name):
+                within = ".".join(parts[:place])
+                public = [each for each in vars(located) if not each.startswith("_")]
+                raise _NotThereError(f"{within} has no {name}; {_near(name, public)}")
+            located = getattr(located, name)
+        return located
+    raise _NotThereError(
+        f"there is no module {parts[0]}; one of a folder of your own is found with "
+        f"--config-dir {parts[0]}/conf."
+    )
+
+
+def _near(name: str, names: list[str]) -> str:
+    """Return the names that are near; not all of them, which may be hundreds."""
+    hint = nearest(name, names)
+    return hint if hint.startswith("did") else "check the name."
 
 
 def construct(
@@ -138,19 +179,13 @@ def arguments_of(
 
 
 def written(located: Callable[..., Any]) -> str:
-    """Return a class's name for a message, with its file and line where that is Python's."""
+    """Return a class's name for a message, with file and line where it is own code."""
     name = getattr(located, "__name__", str(located))
     try:
         file, (_, line) = inspect.getsourcefile(located), inspect.getsourcelines(located)
     except (TypeError, OSError):
         return name
-    return f"{name} ({_short(file)}, line {line})" if file else name
-
-
-def _short(file: str) -> str:
-    """Return a file relative to the folder of the command where it lies below it."""
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+    return f"{name} ({shown(file)}, line {line})" if file and is_own(file) else name
 
 
 def _hints(located: Callable[..., Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "flair2_exp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = (
     "errors", "nomenclature", "values", "files", "shortage", "signals", "compat", "machine",
-    "locking", "registry", "score", "streams",
+    "locking", "projects", "registry", "score", "streams",
 )  # fmt: skip
 """The ground modules: each may import those before it."""
 LAYERS = (
@@ -29,7 +29,7 @@ LAYERS = (
     {"data", "models"},
     {"training", "tracking"},
     {"run"},
-    {"report", "inference"},
+    {"report", "inference", "skeleton"},
     {"sweeps"},
     {"cli"},
     {"__main__"},

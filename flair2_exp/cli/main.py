@@ -72,6 +72,7 @@ def _run(arguments: Sequence[str]) -> bool:
     from flair2_exp.cli.words import parse, runs_nothing
     from flair2_exp.compat import files_checked, run_hydra_tool
     from flair2_exp.config.yaml_files import ConfigFiles
+    from flair2_exp.projects import make_importable
 
     # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
     notices = (
@@ -84,6 +85,9 @@ def _run(arguments: Sequence[str]) -> bool:
     flags = parse(arguments)
     preflight(flags)
     register()
+    for folder in (flags.config_dir, flags.config_path):
+        if folder:
+            make_importable(folder)
     with files_checked(ConfigFiles().check):
         if runs_nothing(flags):
             run_hydra_tool(flags, *_primary(flags))
@@ -191,10 +195,17 @@ def _explained() -> Iterator[None]:
         yield
     except Exception as error:
         from flair2_exp.config.explain import explain
+        from flair2_exp.projects import format_exception, passed_own_code
+        from flair2_exp.tracking.scrub import scrub
 
         message = explain(error)
-        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
+        if message is None:
+            if not passed_own_code(error):
+                raise
+            print(scrub(format_exception(error)), end="", file=sys.stderr)
+            sys.exit(1)
         _refuse(message)
         sys.exit(error.status if isinstance(error, FlairError) else 1)
     except KeyboardInterrupt:

@@ -38,6 +38,7 @@ class Verb:
 
 
 VERBS: Final = {
+    "new": Verb("flair2_exp.cli.new:main", "write a small project of your own"),
     "deliver": Verb("flair2_exp.cli.deliver:main", "send to MLflow what runs could not send"),
 }
 

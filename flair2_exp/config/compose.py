@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
 from flair2_exp.files import unusable
+from flair2_exp.projects import make_importable
 
 
 @functools.cache
@@ -86,6 +87,19 @@ def typed(config: DictConfig) -> Config:
             f"{key} has no value: choose an option of its group, or set it."
         ) from error
     return with_full_paths(build(Config, values), _folder_of_the_command())
+
+
+def make_sources_importable(sources: Iterable[Any]) -> None:
+    """Let a job name the classes of the projects whose configs it was composed from.
+
+    A launcher may have started its process, on any machine, with nothing but the job's config.
+
+    Args:
+        sources: `hydra.runtime.config_sources`.
+    """
+    for source in sources:
+        if source.schema == "file" and source.provider != "hydra":
+            make_importable(source.path)
 
 
 def folder_of(config: DictConfig, setting: str) -> str:

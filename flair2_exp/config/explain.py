@@ -6,10 +6,12 @@ Here each becomes one or two lines: what was given, what was expected, what to d
 
 from __future__ import annotations
 
+import difflib
 import errno
 import re
 
 from hydra.errors import CompactHydraException, HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp.config.groups import config_folder, option_names, options_of, top_level
@@ -66,12 +68,13 @@ def _is_hydras(error: BaseException) -> bool:
 def _missing_option(match: re.Match[str], error: BaseException) -> str:
     # Hydra names only the last folder's options, and none below a group's subfolder.
     group = match["path"].split("/")[0]
+    listed = re.findall(r"^\s+(\S+)$", match.string.partition("Available options")[2], re.M)
     if group == "hydra":  # whose options are Hydra's and its plugins', which it lists itself
         group, _, option = match["path"].rpartition("/")
-        options = re.findall(r"^\s+(\S+)$", match.string.partition("Available options")[2], re.M)
-        return f"{group}={option}: no such option; {nearest(option, options)}"
+        return f"{group}={option}: no such option; {nearest(option, listed)}"
     option = match["path"].removeprefix(f"{group}/")
-    options = options_of(config_folder() / group)
+    own = [] if "/" in option else listed  # of all folders, that of --config-dir among them
+    options = list(dict.fromkeys([*options_of(config_folder() / group), *own]))
     if not options:
         return _unknown_group(match, error)
     return f"{group}={option}: no such option; {nearest(option, options)}"
@@ -91,10 +94,24 @@ def _unknown_key(match: re.Match[str], error: BaseException) -> str:
     if key.startswith("hydra."):
         return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
     if any(key.startswith(f"{name}.") for name in names):
+        near = difflib.get_close_matches(last, _entries_beside(error), n=3, cutoff=0.5)
+        if near:
+            return f"{key}: {node} has no such entry; did you mean {' or '.join(near)}?"
         return f"{key}: {node} has no such entry; to add it, write +{node}={{{last}:VALUE}}"
     groups = top_level()
     hint = nearest(key, groups) if not node else nearest(node, groups)
     return f"{key}: no such option; {hint}"
+
+
+def _entries_beside(error: BaseException) -> list[str]:
+    """Return the entries of the mapping in which OmegaConf did not find one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        parent = getattr(cause, "parent_node", None)
+        if isinstance(parent, DictConfig):
+            return [str(each) for each in parent]
+        cause = cause.__cause__
+    return []
 
 
 def _unknown_group(match: re.Match[str], error: BaseException) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from flair2_exp import __version__
+from flair2_exp import __version__, projects
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import options, plain
 from flair2_exp.values import digest, flatten
@@ -45,7 +45,8 @@ def deciding(config: Config, fingerprint: str, version: str = __version__) -> di
 
     Batch sizes are per device, and `trainer.devices` counts those of all machines: batches are
     normalised on each device, so that 2 x 5 patches are not 1 x 10. Files of weights count by their
-    content. What the experiment does not use is left out.
+    content, and so does a user's own code that `_target_` names. What the experiment does not use
+    is left out.
 
     Args:
         config: The experiment's.
@@ -62,7 +63,26 @@ def deciding(config: Config, fingerprint: str, version: str = __version__) -> di
     nodes = values.pop("trainer.num_nodes", None)
     if nodes is not None:  # -1 devices, all of a machine, is not known before the run
         values["trainer.devices"] = abs(values["trainer.devices"]) * nodes
-    return {**values, "fingerprint": fingerprint, "version": version}
+    return {**values, **_own_code(values), "fingerprint": fingerprint, "version": version}
+
+
+def _own_code(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return digests of the user's code that decides, by package, as `code.my_study`."""
+    targets = [str(value) for name, value in values.items() if _names_a_class(name)]
+    return {f"code.{package}": each for package, each in projects.digests(targets).items()}
+
+
+def own_code(config: Config) -> dict[str, Path]:
+    """Return the files of the user's code that a config names, as `my_study/nets.py`, sorted."""
+    named = [str(value) for name, value in flatten(plain(config)).items() if _names_a_class(name)]
+    files: dict[str, Path] = {}
+    for path in named:
+        files |= projects.code_of(path)
+    return dict(sorted(files.items()))
+
+
+def _names_a_class(option: str) -> bool:
+    return option.rpartition(".")[2] == "_target_"
 
 
 def identity(config: Config, fingerprint: str, version: str = __version__) -> str:

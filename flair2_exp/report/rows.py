@@ -223,6 +223,23 @@ def same_rows(runs: Sequence[ScoredRun]) -> Iterator[str]:
             yield one_experiment(", ".join(rows))
 
 
+def rows_of_other_code(runs: Sequence[ScoredRun]) -> Iterator[str]:
+    """Say of a user's packages that rows were trained with different states of them."""
+    states: dict[str, dict[str, dict[str, None]]] = {}
+    for run in runs:
+        for name, value in run.record.deciding.items():
+            if name.startswith("code."):
+                states.setdefault(name.removeprefix("code."), {}).setdefault(value, {})[run.row] = (
+                    None
+                )
+    for package, rows in states.items():
+        if len(rows) > 1:
+            listed = "; ".join(
+                f"{', '.join(each)} ({_text(state)})" for state, each in rows.items()
+            )
+            yield f"Rows were trained with different code of {package}: {listed}."
+
+
 def one_experiment(names: str) -> str:
     """Return what to say of rows that differ in nothing that decides their result."""
     return (

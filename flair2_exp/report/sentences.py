@@ -15,7 +15,7 @@ from flair2_exp.report import words
 from flair2_exp.report.power import PLANNED_SEEDS, Outlook
 from flair2_exp.report.published import PODIUM
 from flair2_exp.report.results import SIGNIFICANT, Contrast, Difference, Report
-from flair2_exp.report.rows import incidental, same_rows, split_rows
+from flair2_exp.report.rows import incidental, rows_of_other_code, same_rows, split_rows
 from flair2_exp.report.runs import ScoredRun
 from flair2_exp.report.statistics import ENOUGH_DOMAINS
 
@@ -107,7 +107,9 @@ def method(report: Report) -> str:
 def notes(report: Report) -> list[str]:
     """Return what a reader must know beside the numbers."""
     runs = [run for row in report.rows for run in row.runs]
-    on_rows = (*split_rows(runs), *same_rows(runs), *incidental(runs))
+    on_rows = (
+        *split_rows(runs), *same_rows(runs), *rows_of_other_code(runs), *incidental(runs),
+    )  # fmt: skip
     on_luck = (*_on_intervals(report), *_on_seeds(report))
     return [*_on_runs(report), *on_rows, *on_luck, *_on_scores(report)]
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
+from flair2_exp.config.identity import own_code
 from flair2_exp.errors import (
     CheckpointError,
     ConfigError,
@@ -243,6 +244,9 @@ class _Life:
             write_text(self.folder.config, resolved_yaml(self.config))
         self._write(record)
         run.log_files(origin.files())
+        # The commit and the changes of above are of this package's checkout alone.
+        for name, path in own_code(self.config).items():
+            run.log_text(path.read_text("utf-8", errors="replace"), f"code/{name}")
         return run
 
     def _command(self, overrides: Sequence[str]) -> str:

@@ -185,6 +185,12 @@ class RunRecord:
                 f"{f' ({reason})' if reason else ''}.\nChoose another sweep with sweep.name=NAME, "
                 "or another folder with hydra.run.dir=FOLDER."
             )
+        if all(name.startswith("code.") and None not in each for name, each in changes.items()):
+            packages = ", ".join(name.removeprefix("code.") for name in changes)
+            raise ConfigError(
+                f"{folder} holds a run of other code: {packages} has changed since.\n"
+                "Set it back, choose another folder or sweep.name, or remove that folder."
+            )
         # What one of the two alone reads follows from what they have in common.
         changes = dict(sorted(changes.items(), key=lambda each: None in each[1]))
         raise ConfigError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.config.explain import explain
 from flair2_exp.files import write_text
+from flair2_exp.projects import format_exception
 from flair2_exp.run.record import FAILED
 from flair2_exp.sweeps.plan import DONE, Job
 
@@ -42,7 +42,7 @@ class Traced:
             return self.function(config)
         except Exception as error:
             with suppress(AttributeError):  # an exception that takes no attributes
-                error.__dict__[_TRACEBACK] = "".join(traceback.format_exception(error))
+                error.__dict__[_TRACEBACK] = format_exception(error)
             raise
 
 
@@ -98,7 +98,7 @@ def _write_error(job: Job, error: object) -> Path:
 
     text = getattr(error, _TRACEBACK, f"{error}\n")
     if isinstance(error, BaseException) and _TRACEBACK not in vars(error):
-        text = "".join(traceback.format_exception(error))
+        text = format_exception(error)
     own, beside = _error_files(job)
     clear_error(job)
     path = own if job.folder.path.is_dir() else beside

@@ -22,7 +22,7 @@ def run_job_of_sweep(config: DictConfig) -> Any:
     from hydra.core.hydra_config import HydraConfig
 
     from flair2_exp import streams
-    from flair2_exp.config.compose import typed
+    from flair2_exp.config.compose import make_sources_importable, typed
     from flair2_exp.optuna_sweeper.trial import current_trial
     from flair2_exp.run.experiment import Membership, run
     from flair2_exp.run.folder import Footprint
@@ -32,6 +32,7 @@ def run_job_of_sweep(config: DictConfig) -> Any:
 
     streams.settle()  # a launcher may have started this process
     hydra = HydraConfig.get()
+    make_sources_importable(hydra.runtime.config_sources)
     experiment, trial = typed(config), current_trial()
     tags = {str(Tag.SWEEP): experiment.sweep.name}
     if trial is None:

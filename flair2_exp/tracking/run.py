@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import posixpath
 import time
-import traceback
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.projects import format_exception
 from flair2_exp.signals import FINISHED, KILLED, status_of
 from flair2_exp.tracking.outbox import Outbox, deliver_command, send_params, send_tags
 from flair2_exp.tracking.params import shorten, valid_name, valid_names
@@ -222,8 +222,7 @@ class Run:
     ) -> None:
         if exception is not None and not (isinstance(exception, SystemExit) and not exception.code):
             self.set_tags({Tag.ERROR: f"{type(exception).__name__}: {exception}"})
-            lines = traceback.format_exception(kind, exception, trace)
-            self.log_text("".join(lines), "error/traceback.txt")
+            self.log_text(format_exception(exception), "error/traceback.txt")
         self.finish(status_of(exception))
 
 

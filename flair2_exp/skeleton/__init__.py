@@ -1,0 +1,1 @@
+"""A study with flair2_exp."""
