@@ -13,12 +13,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flair2_exp import streams
 from flair2_exp.cli.verbs import verb_of
-from flair2_exp.errors import FlairError
+from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.signals import signals_as_exceptions
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 JOB_NAME: Final = "flair2_exp"
 
@@ -123,7 +126,6 @@ def _run_one(flags: argparse.Namespace) -> bool:
     """Compose a single run, check it, and run it in Hydra's output folder; return True."""
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import RunMode
-    from omegaconf import DictConfig
 
     from flair2_exp.compat import hydra_context, opened_hydra, outcome
     from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
@@ -178,6 +180,7 @@ def _run_many(flags: argparse.Namespace) -> bool:
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
         overrides = [*flags.overrides, "hydra.mode=MULTIRUN"]
         config = hydra.compose_config(name, overrides, RunMode.MULTIRUN, True)
+        _require_search(config, flags.overrides)
         context = hydra_context(JobLoader(hydra.config_loader), config)
         context.callbacks.on_multirun_start(config=config, config_name=name)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -186,6 +189,20 @@ def _run_many(flags: argparse.Namespace) -> bool:
         sweeper.sweep(arguments=list(config.hydra.overrides.task))
         context.callbacks.on_multirun_end(config=config, config_name=name)
         return not config.sweep.dry_run
+
+
+def _require_search(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse a search whose file leaves out what all searches have in common: `tune.*` is in it.
+
+    Raises:
+        ConfigError: It does.
+    """
+    chosen = [each for each in overrides if each.startswith("tune=")]
+    if chosen and not config.hydra.sweeper.get("on_start"):
+        raise ConfigError(
+            f"{chosen[-1]}: its file leaves out what every search has in common: begin it with "
+            "`defaults: [/hydra/tune/search, _self_]`."
+        )
 
 
 @contextmanager

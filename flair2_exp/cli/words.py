@@ -104,6 +104,7 @@ def _require_one_search(overrides: Sequence[str], many: Sequence[str]) -> None:
 def _take_experiment_files(flags: argparse.Namespace) -> None:
     """Turn `experiment=DIR/experiment/NAME.yaml` into `--config-dir DIR experiment=NAME`.
 
+    Beside a `--config-dir` of the user's, the folder is one more of Hydra's search path.
     Several files of one folder, separated by commas, are several experiments of a sweep.
     """
     folders = set()
@@ -114,10 +115,16 @@ def _take_experiment_files(flags: argparse.Namespace) -> None:
             experiments = [_experiment(each) for each in files]
             folders |= {folder for folder, _ in experiments}
             flags.overrides[place] = f"{key}={','.join(name for _, name in experiments)}"
-    if len(folders) > 1 or (folders and flags.config_dir):
+    if len(folders) > 1:
         raise ConfigError("experiment: the files must lie in one folder; copy them into one.")
-    if folders:
-        flags.config_dir = str(folders.pop())
+    if not folders:
+        return
+    (folder,) = folders
+    if flags.config_dir is None:
+        flags.config_dir = str(folder)
+    elif Path(flags.config_dir).resolve() != folder.resolve():
+        # One's own networks in the one, what a search has found in the other.
+        flags.overrides.append(f"hydra.searchpath=['file://{folder}']")
 
 
 def _experiment(file: str) -> tuple[Path, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from flair2_exp.config.compose import typed
@@ -134,7 +135,7 @@ def repeat(result: SearchResult, config: Config, overrides: Sequence[str], paren
     files = [str(result.folder.absolute() / "experiment" / f"{row}.yaml") for row in rows]
     seeds = [str(config.seed + each) for each in range(config.tune.repeat_best)]
     command = [
-        sys.executable, "-m", "flair2_exp", "--multirun",
+        sys.executable, "-m", "flair2_exp", *_config_dir(), "--multirun",
         f"experiment={','.join(files)}", f"seed={','.join(seeds)}",
         *(each for each in overrides if each.startswith(("tracking", "paths"))),
         f"sweep.name={config.sweep.name}_{REPEATS}",
@@ -151,6 +152,13 @@ def repeat(result: SearchResult, config: Config, overrides: Sequence[str], paren
             f"training the best and the default again ended with status {done.returncode}; the "
             "study is complete, and the same command tries that again."
         )
+
+
+def _config_dir() -> list[str]:
+    """Return the flag that names the folder of the user's own configs, if the command has it."""
+    search_path = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    own = [each.path for each in search_path if each.provider == "command-line"]
+    return [part for path in own for part in ("--config-dir", path.removeprefix("file://"))]
 
 
 def repeated(result: SearchResult) -> list[str]:
