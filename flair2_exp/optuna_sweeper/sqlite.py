@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "sqlite:///"
-_HEAD: Final = b"SQLite format 3\0"
+_SMALLEST: Final = 512
+"""Bytes of SQLite's smallest page: it takes a shorter file for an empty one."""
 _OPTIONS: Final = re.compile(r"\?[^/?=]+=[^/?]*\Z")
 """What stands behind a path; a folder's name may hold a question mark, too."""
 
@@ -66,12 +67,12 @@ def foreign(path: Path, table: str, columns: Set[str]) -> str:
         return ""
     if not path.is_file():
         return "a folder" if path.is_dir() else "a device or a pipe"
-    with path.open("rb") as file:
-        head = file.read(len(_HEAD))
-    if not head:
-        return ""
-    if head != _HEAD:
-        return "not a SQLite database"
+    size = path.stat().st_size
+    if size < _SMALLEST:
+        return "not a SQLite database" if size else ""
+    # Not by reading its head: to close a file of one's own frees the locks that this process has on
+    # it, those of SQLite's other connections included, and another process would then remove the
+    # log that they write to.
     log = Path(f"{path}-wal")  # what its writer has not moved into the database yet
     # Without a log no other file is looked at; else SQLite would leave an empty log beside it.
     mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
@@ -80,6 +81,8 @@ def foreign(path: Path, table: str, columns: Set[str]) -> str:
             tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             any_table = tables.fetchone() is not None
             present = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
-    except sqlite3.Error as error:
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            return "not a SQLite database"
         raise OSError(f"{path} cannot be read: {error}") from error
     return "a database with other tables" if any_table and not columns <= present else ""
