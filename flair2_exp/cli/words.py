@@ -124,7 +124,8 @@ def _take_experiment_files(flags: argparse.Namespace) -> None:
         flags.config_dir = str(folder)
     elif Path(flags.config_dir).resolve() != folder.resolve():
         # One's own networks in the one, what a search has found in the other.
-        flags.overrides.append(f"hydra.searchpath=['file://{folder}']")
+        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        flags.overrides.append(f"hydra.searchpath=['file://{quoted}']")
 
 
 def _experiment(file: str) -> tuple[Path, str]:

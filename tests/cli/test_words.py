@@ -8,6 +8,7 @@ from flair2_exp.cli.main import main
 from flair2_exp.cli.words import parse
 from flair2_exp.config.groups import config_folder
 from flair2_exp.errors import ConfigError, UsageError
+from tests.commands import answer
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,24 @@ def test_an_experiment_is_run_from_its_file(tmp_path: Path) -> None:
     flags = parse(["--multirun", f"experiment={files[0]},{files[1]}", "seed=1"])
     assert flags.overrides == ["experiment=best,mine/own", "seed=1"]
     assert (flags.multirun, flags.config_dir) == (True, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "it's", 'a"b'])
+def test_an_experiment_file_is_found_beside_a_folder_of_own_configs(
+    name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name / "experiment" / "best.yaml"
+    own = tmp_path / "own" / "model" / "mine.yaml"
+    for path in (file, own):
+        path.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\ndefaults:\n  - override /model: mine\nseed: 7\n")
+    own.write_text("name: mine\n_target_: own.Net\nreads: [aerial]\n")
+    shown = answer(
+        "--config-dir", str(tmp_path / "own"), f"experiment={file}", "--cfg", "job"
+    )  # fmt: skip
+    assert shown.status == 0, shown.err
+    assert "_target_: own.Net" in shown.out
+    assert "seed: 7" in shown.out
 
 
 @pytest.mark.parametrize("name", ["a b", "é", "it's", 'a"b', "a=b", "100%"])

@@ -1,0 +1,65 @@
+"""A project of one's own, as a new user gets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import answer
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_project_has_its_name_everywhere_and_says_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = answer("new", "crops")
+    assert told.status == 0, told.err
+    assert "--config-dir crops/conf model=my_net" in told.out
+    files = [path for path in (tmp_path / "crops").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".py", ".yaml", ".md"}
+    assert (tmp_path / "crops" / ".gitignore").is_file()
+    for path in files:
+        assert "my_study" not in path.read_text()
+    assert "_target_: crops.nets.MyNet" in (tmp_path / "crops/conf/model/my_net.yaml").read_text()
+    shown = answer("--config-dir", "crops/conf", "model=my_net", "loss=my_loss", "--cfg", "job")
+    assert shown.status == 0, shown.err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my-study", "as my_study"),
+        ("2nd", "use letters, digits and _"),
+        ("class", "not a name that Python imports"),
+        ("torch", "a module of that name"),
+        ("flair2_exp", "a module of that name"),
+        ("full", "something of that name already"),
+    ],
+)
+def test_a_name_that_does_not_serve_is_refused_and_nothing_written(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    told = answer("new", str(tmp_path / name))
+    assert (told.status, told.err.count("\n")) == (1, 1)
+    assert message in told.err
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "notes.txt"]
+
+
+@pytest.mark.slow
+def test_the_projects_own_tests_and_lint_pass(tmp_path: Path) -> None:
+    assert answer("new", str(tmp_path / "crops")).status == 0
+    for command in (
+        ("-m", "pytest", "-q", "-p", "no:cacheprovider", "crops/tests"),
+        ("-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), "crops"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
