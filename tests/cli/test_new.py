@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import answer
-
-ROOT = Path(__file__).parents[2]
+from tests.configs import SMALL_SAMPLE
 
 
 def test_a_project_has_its_name_everywhere_and_says_what_to_type(
@@ -53,13 +52,24 @@ def test_a_name_that_does_not_serve_is_refused_and_nothing_written(
 
 
 @pytest.mark.slow
-def test_the_projects_own_tests_and_lint_pass(tmp_path: Path) -> None:
+def test_the_commands_of_the_projects_readme_run(tmp_path: Path) -> None:
     assert answer("new", str(tmp_path / "crops")).status == 0
-    for command in (
-        ("-m", "pytest", "-q", "-p", "no:cacheprovider", "crops/tests"),
-        ("-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), "crops"),
-    ):
+    readme = (tmp_path / "crops" / "README.md").read_text()
+    commands = [line.strip() for line in readme.splitlines() if line.startswith("    ")]
+    commands = [line for line in commands if line.startswith(("python -m", "flair2-exp"))]
+    assert len(commands) == 6
+    for line in commands:
+        words = line.replace("flair2-exp", "python -m flair2_exp").split()[1:]
+        if "dataset=flair2" in words:  # needs the data; composed alone
+            words += ["--cfg", "job"]
+        elif "preset=tiny" in words:
+            words += ["trainer.max_epochs=1", "tracking=off", *SMALL_SAMPLE]
+            words = [word.replace("seed=1,2,3", "seed=1") for word in words]
+            words += ["tune.n_trials=1"] if "tune=my_net" in words else []
         done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    rows = (tmp_path / "multirun" / "mine" / "report" / "leaderboard.md").read_text()
+    assert "my_net_my_loss" in rows
+    assert "unet_cross_entropy" in rows

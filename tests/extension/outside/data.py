@@ -38,6 +38,4 @@ class Stripes(DataSource):
         label = np.repeat(generator.integers(0, 3, size // 4), 4)[:, None].repeat(size, 1)
         shades = np.array([60, 190, 125])[label]
         image = np.stack([shades + generator.normal(0, 30, label.shape) for _ in self.bands])
-        return Sample(
-            label=label.astype(np.uint8), image=np.clip(image, 0, 255).astype(np.uint8)
-        )
+        return Sample(label=label.astype(np.uint8), image=np.clip(image, 0, 255).astype(np.uint8))
