@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -139,12 +140,15 @@ def _construct(spec: NetworkSpec, arguments: Mapping[str, Any], weights: str | b
 
 def _construct_dpt(arguments: Mapping[str, Any], weights: str | bool | None) -> Any:
     """Build a DPT whose vision transformer takes patches of any size, where timm's can."""
-    extra = {"num_classes": 0, "dynamic_img_size": True}
-    try:
-        network = smp.DPT(**arguments, **extra, encoder_weights=weights)
-    except TypeError:  # not a transformer whose position code timm resizes
-        del extra["dynamic_img_size"]
-        network = smp.DPT(**arguments, **extra, encoder_weights=weights)
+    with warnings.catch_warnings():
+        # smp's, of encoders without a class token: for them every readout is `ignore` or near it.
+        warnings.filterwarnings("ignore", "Encoder does not have prefix tokens")
+        try:
+            network = smp.DPT(
+                **arguments, encoder_weights=weights, num_classes=0, dynamic_img_size=True
+            )
+        except TypeError:  # not a transformer whose position code timm resizes
+            network = smp.DPT(**arguments, encoder_weights=weights, num_classes=0)
     if len(set(network.encoder.output_strides)) > 1:
         raise ValueError("it is not a plain vision transformer, with maps of one size")
     return network
