@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from flair2_exp.config.data import DataGroups
 from flair2_exp.config.fields import Group, option, require_usable
-from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
+from flair2_exp.config.model import AUTO, FusionConfig, ModelConfig, UTAEConfig
 from flair2_exp.config.relevance import if_seeded
 from flair2_exp.config.sweep import SweepConfig, TuneConfig
 from flair2_exp.config.tracking import PathsConfig, TrackingConfig
@@ -58,6 +58,17 @@ class Config(DataGroups, Group):
     """A checkpoint of this package: training continues from it, or it is tested (`train=false`)."""
     objective: Any = option("val/miou", decides=False)
     """The metric (or list of metrics) that the run returns to a sweeper."""
+
+    def __post_init__(self) -> None:
+        """Replace `model.encoder_weights=auto`, then check all groups.
+
+        Raises:
+            ConfigError: As `Group`.
+        """
+        if self.model.encoder_weights == AUTO:
+            weights = None if self.is_synthetic else "imagenet"
+            object.__setattr__(self, "model", replace(self.model, encoder_weights=weights))
+        super().__post_init__()
 
     def validate(self) -> None:
         """Refuse groups that do not go together."""
@@ -144,9 +155,9 @@ def require_patch_size(config: Config, patch_size: int) -> None:
 
     Raises:
         ConfigError: The network reads the aerial patch, and the size is not a multiple of
-            `model.patch_multiple`.
+            `model.patch_step`.
     """
-    step = config.model.patch_multiple
+    step = config.model.patch_step
     if "aerial" in config.reads and patch_size % step:
         lower = max(step, patch_size // step * step)
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from flair2_exp.config.fields import Decides, Group, option, require_usable
 from flair2_exp.config.relevance import (
@@ -15,12 +15,26 @@ from flair2_exp.config.relevance import (
     if_no_checkpoint,
     if_series_drop,
     if_series_may_drop,
+    if_widths,
     in_network,
 )
 from flair2_exp.errors import ConfigError
 
 Input = Literal["aerial", "satellite", "metadata"]
 """What a network can read of a patch."""
+
+Decoder = Literal[
+    "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "deeplabv3plus", "upernet",
+    "segformer", "dpt",
+]  # fmt: skip
+"""The decoders of segmentation_models_pytorch for the aerial patch."""
+WITH_WIDTHS: Final = ("unet", "unetplusplus", "manet")
+"""Those with a block per halving, whose widths are `model.decoder_channels`."""
+DILATED: Final = ("pan", "deeplabv3plus")
+"""Those for which the encoder's last stages dilate instead of halving."""
+_WORDS: Final = {3: "three", 4: "four", 5: "five"}
+AUTO: Final = "auto"
+"""Encoder weights that `Config` replaces: `imagenet` on real data, none on the sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +52,18 @@ class ModelConfig(Group):
     """Further nodes of the config that hold options of the network, as `utae`."""
     options: Mapping[str, Any] = option({}, -1e9, 1e9)
     """Further options of the network, by the names of its constructor's arguments."""
-    patch_multiple: int = option(32, 1, 65_536, decides=False)
-    """Of what the aerial patch's size must be a multiple: an encoder halves it five times."""
+    patch_multiple: int | None = option(None, 1, 65_536, decides=False)
+    """Of what the aerial patch's size must be a multiple; null: what decoder and depth need."""
     encoder: str = option("resnet34", decides=if_aerial)
-    """The aerial encoder: one of segmentation_models_pytorch of depth 5."""
-    encoder_weights: str | None = option("imagenet", decides=if_first_weights)
-    """`imagenet`, null, or a local file of weights."""
-    decoder_channels: tuple[int, ...] = option((256, 128, 64, 32, 16), 1, 65_536, decides=if_aerial)
-    """Widths of the U-Net decoder's five blocks, deepest first."""
+    """The aerial encoder: one of segmentation_models_pytorch, or `tu-` and a name of timm."""
+    encoder_weights: str | None = option(AUTO, decides=if_first_weights)
+    """`imagenet`, null (random), a local file, or `auto`: ImageNet's on real data, else random."""
+    decoder: Decoder = option("unet", decides=if_aerial)
+    """The aerial decoder."""
+    depth: int = option(5, 3, 5, decides=if_aerial)
+    """How often the encoder halves the patch; for `dpt`, how many of its blocks are read."""
+    decoder_channels: tuple[int, ...] = option((256, 128, 64, 32, 16), 1, 65_536, decides=if_widths)
+    """Widths of the blocks of `unet`, `unetplusplus` and `manet`, deepest first, one per level."""
     weights: str | None = option(None, decides=if_no_checkpoint, path=True)
     """A released baseline checkpoint, or weights saved by this package, to start from."""
     channels_last: bool = option(False, decides=False)
@@ -54,14 +72,36 @@ class ModelConfig(Group):
     """Compile the aerial branch with torch's compiler."""
 
     def validate(self) -> None:
-        """Refuse a decoder without its five widths, and weights that no file can hold."""
-        if self.encoder_weights not in (None, "imagenet"):
+        """Refuse a decoder without a width per level, and weights that no file can hold."""
+        if self.encoder_weights not in (None, "imagenet", AUTO):
             require_usable("model.encoder_weights", self.encoder_weights)
-        if "aerial" in self.reads and len(self.decoder_channels) != 5:
+        widths = len(self.decoder_channels)
+        if "aerial" in self.reads and self.has_widths and widths != self.depth:
             raise ConfigError(
-                f"model.decoder_channels={list(self.decoder_channels)}: expected five widths, "
-                "deepest first, one for each halving of the encoder."
+                f"model.decoder_channels={list(self.decoder_channels)}: expected "
+                f"{_WORDS[self.depth]} widths, deepest first, one for each halving of the encoder "
+                f"(model.depth={self.depth})."
             )
+
+    @property
+    def has_widths(self) -> bool:
+        """Whether the decoder takes `decoder_channels`."""
+        return self.decoder in WITH_WIDTHS
+
+    @property
+    def is_published_decoder(self) -> bool:
+        """Whether the decoder is the published U-Net's."""
+        return (self.decoder, self.depth) == ("unet", 5)
+
+    @property
+    def patch_step(self) -> int:
+        """Of what the aerial patch's size must be a multiple."""
+        if self.patch_multiple is not None:
+            return self.patch_multiple
+        if self.decoder == "dpt":  # which halves the deepest of its maps, all of 1/16, once more
+            return max(32, int(2 ** (self.depth + 1)))
+        stride = self.options.get("encoder_output_stride", 16) if self.decoder in DILATED else 32
+        return min(int(2**self.depth), stride if isinstance(stride, int) else 32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,11 @@ def if_first_weights(config: Config) -> bool:
     return if_aerial(config) and not (config.model.weights or config.checkpoint)
 
 
+def if_widths(config: Config) -> bool:
+    """Return whether the aerial decoder is one whose blocks' widths are options."""
+    return if_aerial(config) and config.model.has_widths
+
+
 def if_no_checkpoint(config: Config) -> bool:
     """Return whether no checkpoint replaces the weights that a file gave."""
     return not config.checkpoint

@@ -1,14 +1,17 @@
-"""Aerial encoders and their first weights: ImageNet's, a file's, or none."""
+"""Aerial encoders and their first weights: ImageNet's, a file's, or none.
+
+Weights are those of three channels, red, green and blue; `filters_of` says how they are adapted to
+other bands.
+"""
 
 from __future__ import annotations
 
-import copy
 import difflib
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-import segmentation_models_pytorch as smp
-import torch
 from segmentation_models_pytorch.encoders import get_encoder_names
 from torch import Tensor, nn
 
@@ -16,143 +19,147 @@ from flair2_exp.errors import ModelError
 from flair2_exp.models.registry import NetworkSpec
 from flair2_exp.models.tensors import mismatch, named_tensors, read_file
 
-IMAGENET = "imagenet"
+log = logging.getLogger(__name__)
+
+IMAGENET: Final = "imagenet"
+_COLOURS: Final = ("red", "green", "blue")
+"""The channels of pretrained weights."""
 
 
-def create_unet(spec: NetworkSpec, *, pretrained: bool) -> smp.Unet:
-    """Build a `segmentation_models_pytorch.Unet`.
+def require_encoder(encoder: str) -> None:
+    """Refuse a name that is none of smp's; timm's (`tu-`) are known when they are built.
 
-    `model.encoder` is an encoder of depth 5: one of smp's, or `tu-` and a name of timm.
-    `model.encoder_weights` is `imagenet` (from the Hugging Face hub, or its local cache), the path
-    of a file with the encoder's three-channel weights (`.safetensors`, or a state_dict saved by
-    torch), or None for random weights. Weights for three channels are adapted to others as smp
-    does: the kernels are repeated over the channels and scaled by 3 / channels; one channel gets
-    their sum.
+    Raises:
+        ModelError: The message names the nearest.
+    """
+    names = get_encoder_names()
+    if not encoder.startswith(("tu-", "timm-")) and encoder not in names:
+        near = difflib.get_close_matches(encoder, names, n=3, cutoff=0.5)
+        hint = f"nearest: {', '.join(near)}" if near else "any encoder of smp, or tu-<timm name>"
+        raise ModelError(f"model.encoder={encoder} does not exist ({hint}).")
+
+
+def is_timm(encoder: str) -> bool:
+    """Return whether smp hands this name to timm, which takes `True` and not the weights' name."""
+    return encoder.startswith(("tu-", "timm-")) and encoder not in get_encoder_names()
+
+
+def first_weights(spec: NetworkSpec, *, pretrained: bool) -> str | None:
+    """Return where the encoder's first weights come from, and log it.
 
     Args:
         spec: The network's description.
-        pretrained: False for random weights, whatever `model.encoder_weights`.
+        pretrained: False where other weights will replace them: None, and nothing is logged.
+
+    Returns:
+        `imagenet`, the path of a file, or None: random.
 
     Raises:
-        ModelError: If the encoder does not exist or cannot serve, or its weights are missing.
-        CheckpointError: If a weights file is unreadable.
+        ModelError: `model.encoder_weights` is something else.
     """
-    if spec.patch_size < 32 or spec.patch_size % 32:
-        raise ModelError(
-            f"A patch of {spec.patch_size} pixels cannot be halved five times: its size must be a "
-            "multiple of 32."
-        )
-    weights = spec.model.encoder_weights if pretrained else None
-    if weights == IMAGENET:
-        network = _with_imagenet(spec)
-    elif weights is None or Path(weights).expanduser().is_file():
-        network = _construct(spec, None)
-        if weights is not None:
-            _load_encoder(network.encoder, weights, spec.model.encoder)
+    encoder, weights = spec.model.encoder, spec.model.encoder_weights
+    if not pretrained:
+        return None
+    if weights is None:
+        log.info("encoder %s starts from random weights", encoder)
+    elif weights == IMAGENET:
+        log.info("encoder %s starts from ImageNet weights", encoder)
+    elif Path(weights).expanduser().is_file():
+        log.info("encoder %s starts from %s", encoder, weights)
     else:
         raise ModelError(
             f"model.encoder_weights={weights}: expected `imagenet`, null (random weights) or the "
             "path of an existing file."
         )
-    _require_patch_size(network, spec)
-    return network
+    return weights
 
 
-def _construct(spec: NetworkSpec, weights: str | bool | None) -> smp.Unet:
-    encoder, names = spec.model.encoder, get_encoder_names()
-    if not encoder.startswith(("tu-", "timm-")) and encoder not in names:
-        near = difflib.get_close_matches(encoder, names, n=3, cutoff=0.5)
-        hint = f"nearest: {', '.join(near)}" if near else "any encoder of smp, or tu-<timm name>"
-        raise ModelError(f"model.encoder={encoder} does not exist ({hint}).")
-    try:
-        return smp.Unet(
-            encoder,
-            encoder_depth=5,
-            encoder_weights=weights,
-            in_channels=spec.bands,
-            classes=spec.classes,
-            decoder_channels=list(spec.model.decoder_channels),
-        )
-    except (KeyError, ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        if weights is not None:
-            raise
-        raise ModelError(
-            f"model.encoder={encoder} cannot be built with {spec.bands} channels and five levels: "
-            f"{str(error).rstrip('.')}. Choose another, as resnet34."
-        ) from error
+def filters_of(bands: int, names: Sequence[str]) -> list[int]:
+    """Return for each band which pretrained filter it gets: 0 red, 1 green, 2 blue.
+
+    - One band gets the sum of the three (not said here).
+    - Three bands keep the three filters in the network's order, whatever they show: with near
+      infrared, green, blue the near infrared gets the red filter.
+    - Otherwise red, green and blue get the filters of their names; the other bands, in order, those
+      that are left, and then red, green, blue in turn. All are scaled by 3 / bands.
+
+    For red, green, blue, near infrared, elevation, and for bands without names, that is what smp
+    and timm do: the filters in turn.
+
+    Args:
+        bands: How many.
+        names: Of the bands, in the network's order; none where nobody knows them.
+    """
+    if bands <= len(_COLOURS):
+        return list(range(bands))
+    own = [_COLOURS.index(name) if name in _COLOURS else None for name in names or [""] * bands]
+    others = [filter_ for filter_ in range(3) if filter_ not in own]
+    others += [position % 3 for position in range(bands)]
+    return [others.pop(0) if filter_ is None else filter_ for filter_ in own]
 
 
-def _with_imagenet(spec: NetworkSpec) -> smp.Unet:
-    encoder = spec.model.encoder
-    try:
-        return _construct(spec, True if _is_timm(encoder) else IMAGENET)
-    except ModelError:
-        raise
-    except Exception as error:  # hub, HTTP client and timm each raise their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"The ImageNet weights of {encoder} cannot be had ({reason}). Set "
-            "model.encoder_weights=null (random weights) or to a local file; if the Hugging Face "
-            "hub has them, run once online to fill its cache (HF_HOME)."
-        ) from error
-
-
-def _is_timm(encoder: str) -> bool:
-    """Return whether smp hands this name to timm, which takes `True` and not the weights' name."""
-    return encoder.startswith(("tu-", "timm-")) and encoder not in get_encoder_names()
-
-
-def _require_patch_size(network: smp.Unet, spec: NetworkSpec) -> None:
-    """Refuse an encoder made for images of one size before any training starts.
-
-    Only timm has such encoders; they are tried without data or arithmetic, on the meta device.
+def order_filters(encoder: nn.Module, spec: NetworkSpec) -> None:
+    """Put the filters of a pretrained encoder, which smp or timm adapted, to the bands they are of.
 
     Raises:
-        ModelError: Its patches are not those of `spec.patch_size`.
+        ModelError: Its first convolution is not to be found.
     """
-    encoder, size = spec.model.encoder, spec.patch_size
-    if not _is_timm(encoder):
+    wanted = filters_of(spec.bands, spec.band_names)
+    if wanted == filters_of(spec.bands, ()):  # theirs
         return
-    trial = copy.deepcopy(network.encoder).to("meta").eval()
-    try:
-        trial(torch.empty(1, spec.bands, size, size, device="meta"))
-    except AssertionError as error:  # timm's way of refusing a size
+    shaped = (each for each in encoder.parameters() if each.dim() == 4)
+    first = next((each for each in shaped if each.shape[1] == spec.bands), None)
+    if first is None:
         raise ModelError(
-            f"model.encoder={encoder} does not take patches of {size} px ({error}). Choose an "
-            "encoder for any size, as resnet34."
-        ) from error
-    except Exception:  # an operation that needs data: only the first batch can tell
-        return
+            f"model.encoder={spec.model.encoder} has no first convolution whose pretrained filters "
+            f"could be ordered as data.bands=[{','.join(spec.band_names)}].\nUse data.bands="
+            "[red,green,blue] or model.encoder_weights=null."
+        )
+    first.data = first.data[:, wanted].clone()
 
 
-def _load_encoder(module: nn.Module, path: str, encoder: str) -> None:
+def load_encoder(module: nn.Module, path: str, spec: NetworkSpec) -> None:
+    """Load a file with an encoder's three-channel weights, adapted to the bands.
+
+    Args:
+        module: The encoder.
+        path: `.safetensors`, or a state_dict saved by torch.
+        spec: The network's description.
+
+    Raises:
+        ModelError: The weights are of another encoder; with a list of what does not fit.
+        CheckpointError: The file is unreadable.
+    """
     wanted = module.state_dict()
+    filters = filters_of(spec.bands, spec.band_names)
     # Files older than these counters, as torchvision's, load for torch, too: they start from zero.
     tensors = {n: t for n, t in wanted.items() if n.endswith(".num_batches_tracked")}
     for original, tensor in named_tensors(read_file(path), path).items():
         name = _encoder_name(original, wanted)
-        tensors[name] = _to_bands(tensor, wanted[name].shape) if name in wanted else tensor
+        tensors[name] = _to_bands(tensor, wanted[name].shape, filters) if name in wanted else tensor
     difference = mismatch(_without_heads(tensors, wanted), wanted)
     if difference:
         raise ModelError(
-            f"model.encoder_weights={path} are not those of {encoder} with three channels: "
-            f"{difference}."
+            f"model.encoder_weights={path} are not those of {spec.model.encoder} with three "
+            f"channels: {difference}."
         )
     module.load_state_dict({name: tensors[name] for name in wanted})
 
 
-def _to_bands(tensor: Tensor, shape: torch.Size) -> Tensor:
+def _to_bands(tensor: Tensor, shape: Sequence[int], filters: Sequence[int]) -> Tensor:
     """Fit kernels (O, 3, h, w) of the image to `shape`, (O, bands, h, w); leave all others.
 
-    As smp and timm do for weights that they download: the sum for one band, otherwise the three in
-    turn, scaled to the same sum. timm's encoders cannot be asked to do it for others.
+    As smp and timm do for weights that they download, with the filters of `filters_of`. timm's
+    encoders cannot be asked to do it for others.
     """
     if tensor.dim() != 4 or tensor.shape[1] != 3 or len(shape) != 4 or shape[1] == 3:
         return tensor
     bands = shape[1]
     if bands == 1:
         return tensor.sum(1, keepdim=True)
-    return tensor[:, [band % 3 for band in range(bands)]] * (3 / bands)
+    if bands != len(filters):  # another convolution than the first
+        return tensor
+    return tensor[:, list(filters)] * (3 / bands)
 
 
 def _encoder_name(name: str, wanted: Mapping[str, Tensor]) -> str:

@@ -65,9 +65,13 @@ class SatelliteFusion(nn.Module):
         )
 
     def forward(
-        self, features: Sequence[Tensor], satellite_map: Tensor, *, first_level: int = 0
+        self,
+        features: Sequence[Tensor],
+        satellite_map: Tensor,
+        *,
+        levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Fuse all levels.
+        """Fuse levels of the encoder.
 
         The collapsed term is the same everywhere, so it is added before the resizing, to 100 pixels
         instead of to all: bilinear weights sum to one.
@@ -75,7 +79,7 @@ class SatelliteFusion(nn.Module):
         Args:
             features: A map (B, channels, h, w) per level, the input image first.
             satellite_map: (B, satellite channels, S, S).
-            first_level: Levels below it are returned as they are.
+            levels: The numbers of those to fuse, all others being returned as they are; None: all.
 
         Returns:
             Maps of the features' shapes.
@@ -87,7 +91,7 @@ class SatelliteFusion(nn.Module):
         keep = self._keep(len(context), context)
 
         fused = list(features)
-        for level in range(first_level, len(fused)):
+        for level in range(len(fused)) if levels is None else levels:
             feature = fused[level]
             if not feature.shape[1]:
                 continue

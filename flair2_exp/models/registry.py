@@ -46,6 +46,8 @@ class NetworkSpec(Group):
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     bands: int = 5
     """Aerial bands."""
+    band_names: tuple[str, ...] = ()
+    """Their names, in order; none where nobody knows them."""
     classes: int = 13
     patch_size: int = 512
     """Aerial pixels on a side of a patch."""
@@ -53,7 +55,11 @@ class NetworkSpec(Group):
     """Satellite pixels on a side of a super-patch."""
 
     def validate(self) -> None:
-        """Refuse nodes that a network cannot be given."""
+        """Refuse nodes that a network cannot be given, and names of other bands."""
+        if self.band_names and len(self.band_names) != self.bands:
+            raise ConfigError(
+                f"bands={self.bands}, band_names={list(self.band_names)}: expected as many names."
+            )
         groups = [
             name
             for name, each in vars(self).items()
@@ -96,6 +102,7 @@ class NetworkSpec(Group):
             "spec": self,
             "pretrained": pretrained,
             "bands": self.bands,
+            "band_names": self.band_names,
             "classes": self.classes,
             "patch_size": self.patch_size,
             "series_size": self.series_size,
@@ -123,9 +130,10 @@ class NetworkSpec(Group):
         }
         if "aerial" in self.reads:
             values["model"] |= {
-                "encoder": model.encoder,
-                "decoder_channels": model.decoder_channels,
+                name: getattr(model, name) for name in ("encoder", "decoder", "depth")
             }
+            if model.has_widths:
+                values["model"]["decoder_channels"] = model.decoder_channels
             values["bands"] = self.bands
         if "satellite" in self.reads:
             values["series_size"] = self.series_size

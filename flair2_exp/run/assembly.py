@@ -176,6 +176,7 @@ def network_spec(config: Config, patch_size: int) -> NetworkSpec:
         fusion=config.fusion,
         metadata=config.metadata,
         bands=len(config.data.bands),
+        band_names=tuple(config.data.bands),
         classes=config.data.classes,
         patch_size=patch_size,
         series_size=config.s2_preproc.size,

@@ -108,7 +108,7 @@ def _parts(model: UTT, rounds: int) -> list[Figure]:
         parts: dict[str, Callable[[], object]] = {
             "U-TAE": lambda: model.utae(**inputs),
             "U-Net encoder": lambda: model.unet.encode(image, None),
-            "fusion": lambda: model.fusion(features, satellite, first_level=1),
+            "fusion": lambda: model.fusion(features, satellite, levels=model.unet.levels),
             "U-Net decoder": lambda: model.unet.decode(features),
             "satellite head": lambda: model.head(satellite),
         }

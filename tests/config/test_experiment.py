@@ -86,6 +86,62 @@ def test_reference_compatibility_switches_every_quirk_of_the_baseline() -> None:
     assert all(corrected[name] != reference[name] for name in corrected)
 
 
+STRONG = sorted((config_folder() / "experiment" / "strong").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", STRONG, ids=lambda file: file.stem)
+def test_strong_experiments_are_scored_as_the_challenge_and_say_that_they_are_untried(
+    file: Path,
+) -> None:
+    config = compose_config(f"experiment=strong/{file.stem}", "dataset=flair2", "dataset.root=x")
+    assert config.metric.other_pixels == "keep"
+    assert config.model.encoder_weights == "imagenet"
+    assert config.optimizer._target_ == "torch.optim.AdamW"
+    assert config.scheduler.warmup_epochs > 0
+    assert "We have not run this file on the real data" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weights"),
+    [
+        ((), None),
+        (("dataset=flair2", "dataset.root=x"), "imagenet"),
+        (("dataset=flair2", "dataset.root=x", "preset=tiny"), None),
+        (("dataset=flair2", "dataset.root=x", "model.encoder_weights=null"), None),
+        (("model.encoder_weights=imagenet",), "imagenet"),
+    ],
+    ids=str,
+)
+def test_encoders_start_from_imagenet_on_real_data_alone(
+    overrides: tuple[str, ...], weights: str | None
+) -> None:
+    assert compose_config(*overrides).model.encoder_weights == weights
+
+
+@pytest.mark.parametrize(
+    ("overrides", "step"),
+    [
+        (("model=unet",), 32),
+        (("model=upernet", "model.depth=4"), 16),
+        (("model=pspnet",), 8),
+        (("model=pan",), 16),
+        (("model=pan", "+model.options.encoder_output_stride=32"), 32),
+        (("model=dpt",), 32),
+        (("model=utt", "model.decoder=fpn", "model.depth=3"), 8),
+        (("model=unet", "model.patch_multiple=4"), 4),
+    ],
+    ids=str,
+)
+def test_the_sizes_of_patches_follow_from_decoder_and_depth(
+    overrides: tuple[str, ...], step: int
+) -> None:
+    size = 128 + step  # up to 1024 are made
+    fits = compose_config(*overrides, f"dataset.sample.patch_size={size}")
+    assert fits.model.patch_step == step
+    with pytest.raises(ConfigError, match=f"takes multiples of {step}"):
+        compose_config(*overrides, f"dataset.sample.patch_size={size + 1}")
+
+
 def test_one_quirk_can_be_set_right_by_itself() -> None:
     config = compose_config("compat=reference", "aug.satellite=true", "split=official")
     assert config.aug.satellite

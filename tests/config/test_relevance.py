@@ -50,6 +50,7 @@ QUIRKS = (
 )  # fmt: skip
 BASES = {
     "unet": ("model=unet", "aug=none", "loss=focal"),
+    "fpn": ("model=fpn", "aug=none", "loss=focal"),
     "utt": ("model=utt", "aug=d4", "s2_preproc=raw", "fusion.terms=cropped", "scheduler=none"),
     "utae": (
         "model=utae",
@@ -101,7 +102,7 @@ CHANGED: dict[str, Any] = {
     "split.train_fraction": 0.8,
     "s2_preproc.size": 24, "s2_preproc.max_cover": 0.02, "s2_preproc.threshold": 5,
     "model._target_": "flair2_exp.models.utae.SatelliteSegmenter",
-    "model.options": {"width": 3.0},
+    "model.options": {"decoder_use_norm": "identity"}, "model.depth": 4,
     "model.encoder": "resnet18", "model.encoder_weights": "encoder.pt", "model.weights": "unet.pt",
     "model.decoder_channels": (8, 8, 8, 8, 8),
     "utae.encoder_widths": (16, 16, 16, 32), "utae.decoder_widths": (8, 16, 32, 32),

@@ -102,7 +102,7 @@ def _fused(options: FusionConfig, samples: int, *, training: bool) -> Tensor:
     torch.manual_seed(0)
     fusion = SatelliteFusion(4, (3, 6), options).train(training)
     features = [torch.zeros(samples, 3, 8, 8), torch.zeros(samples, 6, 4, 4)]
-    fused = fusion(features, torch.rand(samples, 4, 16, 16), first_level=1)
+    fused = fusion(features, torch.rand(samples, 4, 16, 16), levels=[1])
     assert fused[0] is features[0]
     change: Tensor = fused[1].abs().amax((1, 2, 3))
     return change

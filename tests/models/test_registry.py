@@ -134,7 +134,7 @@ def test_a_network_that_does_not_go_with_its_config_is_refused_in_two_lines(
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("flair2_exp.models.unet.AerialUnet", "cannot be imported"),
+        ("flair2_exp.models.aerial.AerialUnet", "cannot be imported"),
         ("torch.nn.Module", "not such a class"),
         ("os.system", "not such a class"),
         ("", "cannot be imported"),

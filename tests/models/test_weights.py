@@ -8,6 +8,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -250,6 +251,98 @@ def test_files_without_batch_counters_and_any_bands_load(tmp_path: Path, bands: 
     ours = build_network(spec).state_dict()
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(ours[f"encoder.{name}"], tensor)
+
+
+FIVE = ("red", "green", "blue", "nir", "elevation")
+
+
+@pytest.mark.parametrize(
+    ("names", "filters"),
+    [
+        (FIVE, [0, 1, 2, 0, 1]),  # as smp's
+        (("red", "green", "blue", "nir"), [0, 1, 2, 0]),
+        (("nir", "green", "blue"), [0, 1, 2]),
+        (("nir", "red", "green"), [0, 1, 2]),
+        (("nir", "red", "green", "blue"), [0, 0, 1, 2]),
+        (("elevation", "blue", "green", "red", "nir"), [0, 2, 1, 0, 1]),
+        (("nir", "elevation", "red", "green"), [2, 0, 0, 1]),  # the blue one first: it is left
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("source", ["file", "imagenet"])
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_each_band_gets_the_filter_of_its_name(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+    filters: list[int],
+    source: str,
+    encoder: str,
+) -> None:
+    tensors = timm.create_model("resnet18").state_dict()  # named as smp's
+    if source == "file":
+        weights = str(tmp_path / "a.pth")
+        torch.save(tensors, weights)
+    else:
+        weights = "imagenet"
+        _serve(monkeypatch, tmp_path, tensors)
+    spec = small_spec(
+        "unet", encoder=encoder, encoder_weights=weights, bands=len(names), band_names=names
+    )
+    ours = build_network(spec).state_dict()
+    name = "encoder.conv1.weight" if encoder == "resnet18" else "encoder.model.conv1.weight"
+    expected = tensors["conv1.weight"][:, filters]
+    if len(names) > 3:
+        expected = expected * (3 / len(names))
+    assert torch.equal(ours[name], expected)
+
+
+def _serve(monkeypatch: pytest.MonkeyPatch, folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Stand for the hub: smp and timm get these tensors for ImageNet's."""
+    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "model.safetensors")
+    smp_tensors = {n: t for n, t in tensors.items() if not n.startswith("fc.")}
+    save_file({n: t.contiguous() for n, t in smp_tensors.items()}, folder / "smp.safetensors")
+    monkeypatch.setattr(
+        "segmentation_models_pytorch.encoders.hf_hub_download",
+        lambda *_, **__: str(folder / "smp.safetensors"),
+    )
+    monkeypatch.setattr(
+        "timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(tensors)
+    )
+
+
+def test_the_published_bands_weights_are_smps_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _serve(monkeypatch, tmp_path, timm.create_model("resnet18").state_dict())
+    spec = small_spec("unet", encoder="resnet18", encoder_weights="imagenet", band_names=FIVE)
+    torch.manual_seed(3)
+    ours = build_network(spec).state_dict()
+    torch.manual_seed(3)
+    theirs = smp.Unet(
+        "resnet18", encoder_weights="imagenet", in_channels=5, classes=13,
+        decoder_channels=(64, 48, 32, 24, 16),
+    ).state_dict()  # fmt: skip
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_says_what_its_encoder_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tensors = get_encoder("resnet18", weights=None).state_dict()
+    torch.save(tensors, tmp_path / "a.pth")
+    _serve(monkeypatch, tmp_path, tensors)
+    for weights in (None, "imagenet", str(tmp_path / "a.pth")):
+        spec = small_spec("unet", encoder="resnet18", encoder_weights=weights)
+        build_network(spec)
+        build_network(spec, pretrained=False)
+    assert [each.message for each in caplog.records] == [
+        "encoder resnet18 starts from random weights",
+        "encoder resnet18 starts from ImageNet weights",
+        f"encoder resnet18 starts from {tmp_path / 'a.pth'}",
+    ]
 
 
 @pytest.mark.parametrize("prefix", ["", "encoder."])

@@ -66,7 +66,9 @@ def test_without_metadata_how_they_join_may_differ() -> None:
 
 
 def test_of_another_kind_of_network_only_the_kind_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r": model\._target_: \S+UNet -> \S+UTT\.\n"):
+    with pytest.raises(
+        CheckpointError, match=r": model\._target_: \S+AerialSegmenter -> \S+UTT\.\n"
+    ):
         _require(spec_of("unet", encoder="resnet18").plain(), spec_of("utt"))
 
 
