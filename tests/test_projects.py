@@ -59,7 +59,7 @@ def test_the_code_of_a_class_is_its_whole_package_and_nothing_beside(study: Path
     assert set(code_of("own_study.nets.Net")) == package
     assert set(code_of("own_study.loose.heads.Net")) == package | {"own_study/loose/heads.py"}
     assert set(code_of("nets.Net")) == {"nets.py"}
-    for path in ("torch.nn.Conv2d", "flair2_exp.models.unet.AerialUNet", "json.JSONDecoder"):
+    for path in ("torch.nn.Conv2d", "flair2_exp.models.aerial.AerialSegmenter", "json.JSONDecoder"):
         assert code_of(path) == {}
     assert code_of("absent.Net") == {}
     assert code_of("") == {}
