@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,7 +23,7 @@ from flair2_exp.config.training import (
     TrainerConfig,
 )
 from flair2_exp.errors import ConfigError, nearest
-from flair2_exp.nomenclature import classes
+from flair2_exp.nomenclature import OTHER, flair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +205,25 @@ def _dataset_has_a_root(config: Config) -> None:
 
 
 def _class_weights_name_classes(config: Config) -> None:
-    names = [each.name for each in classes(config.data.classes)]
+    require_classes(config, flair(config.data.classes).names)
+
+
+def require_classes(config: Config, names: Sequence[str]) -> None:
+    """Refuse weights of classes that the data set does not have.
+
+    Args:
+        config: The experiment's.
+        names: Of the data set's classes.
+
+    Raises:
+        ConfigError: `loss.class_weights` names another; "other", which the losses' files weigh, is
+            idle where a data set has none.
+    """
     for name in config.loss.class_weights:
-        if name not in names:
-            raise ConfigError(f"loss.class_weights: no class {name!r}; {nearest(name, names)}")
+        if name not in (*names, OTHER):
+            raise ConfigError(
+                f"loss.class_weights: no class {name!r}; {nearest(name, list(names))}"
+            )
 
 
 _RULES: Final[tuple[Callable[[Config], None], ...]] = (

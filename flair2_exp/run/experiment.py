@@ -358,7 +358,9 @@ class _Watchers:
         return {
             **metrics_under(trainer, "test/"),
             "test/patches": float(len(task.results)),  # damaged ones may be left out
-            "test/miou_most_frequent_class": most_frequent_class_miou(task.test_confusion()),
+            "test/miou_most_frequent_class": most_frequent_class_miou(
+                task.test_confusion(), task.nomenclature.scored
+            ),
             "inference/seconds": seconds,
             "inference/seconds_per_patch": seconds / max(1, len(task.results)),
         }
