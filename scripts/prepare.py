@@ -74,9 +74,8 @@ def _prepare(store: str, config: Config, workers: int) -> None:
     with Progress(*columns, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("patches", total=len(data.index))
         done = prepare(
-            data.index,
+            data.source,
             store,
-            patch_size=data.patch_size,
             series=data.series,
             workers=workers,
             on_damaged=config.dataset.on_damaged,

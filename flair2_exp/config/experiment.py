@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,7 +23,7 @@ from flair2_exp.config.training import (
     TrainerConfig,
 )
 from flair2_exp.errors import ConfigError, nearest
-from flair2_exp.nomenclature import OTHER, flair
+from flair2_exp.nomenclature import AERIAL_BANDS, OTHER, Nomenclature, flair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,12 @@ class Config(DataGroups, Group):
     """A checkpoint of this package: training continues from it, or it is tested (`train=false`)."""
     objective: Any = option("val/miou", decides=False)
     """The metric (or list of metrics) that the run returns to a sweeper."""
+
+    def __post_init__(self) -> None:
+        """Name FLAIR #2's bands, so that a run records which it read; then check all."""
+        if self.dataset.is_flair and self.data.bands is None:
+            object.__setattr__(self, "data", replace(self.data, bands=AERIAL_BANDS))
+        super().__post_init__()
 
     def validate(self) -> None:
         """Refuse groups that do not go together."""
@@ -98,7 +104,8 @@ class Config(DataGroups, Group):
     @property
     def metric_setting(self) -> str:
         """How the score is computed; scores of different settings are never compared."""
-        return f"{self.data.classes} classes, other pixels {self.metric.other_pixels}"
+        classes = f"{self.data.classes} classes" if self.dataset.is_flair else "own classes"
+        return f"{classes}, other pixels {self.metric.other_pixels}"
 
 
 def _names_are_folders(config: Config) -> None:
@@ -149,10 +156,11 @@ def require_patch_size(config: Config, patch_size: int) -> None:
     step = config.model.patch_multiple
     if "aerial" in config.reads and patch_size % step:
         lower = max(step, patch_size // step * step)
+        sizes = f"dataset.sample.patch_size={lower} or {lower + step}"
+        fix = f" For the sample: {sizes}." if config.dataset.is_flair else ""
         raise ConfigError(
             f"patches of {patch_size} px: model={config.model.name} takes multiples of {step}, "
-            "since its encoder halves them. For the sample: dataset.sample.patch_size="
-            f"{lower} or {lower + step}."
+            f"since its encoder halves them.{fix}"
         )
 
 
@@ -195,30 +203,44 @@ def _objective_is_measured(config: Config) -> None:
             raise ConfigError(f"objective={name} is never logged; {nearest(name, [*VALIDATED])}")
 
 
+def _bands_are_flairs(config: Config) -> None:
+    for name in config.data.bands or ():
+        if config.dataset.is_flair and name not in AERIAL_BANDS:
+            raise ConfigError(f"data.bands: no band {name!r}; {nearest(name, AERIAL_BANDS)}")
+
+
 def _dataset_has_a_root(config: Config) -> None:
     dataset = config.dataset
     parts = (dataset.aerial_train, dataset.labels_train, dataset.aerial_test)
-    if dataset.root is None and not any(parts):
+    if dataset.is_flair and dataset.root is None and not any(parts):
         raise ConfigError(
             f"dataset={dataset.name} needs its place: dataset.root=/path/to/the/released/tree."
         )
 
 
 def _class_weights_name_classes(config: Config) -> None:
-    require_classes(config, flair(config.data.classes).names)
+    if config.dataset.is_flair:
+        require_classes(config, flair(config.data.classes))
 
 
-def require_classes(config: Config, names: Sequence[str]) -> None:
-    """Refuse weights of classes that the data set does not have.
+def require_classes(config: Config, nomenclature: Nomenclature) -> None:
+    """Refuse options about classes that the data set does not have.
 
     Args:
         config: The experiment's.
-        names: Of the data set's classes.
+        nomenclature: The data set's classes.
 
     Raises:
-        ConfigError: `loss.class_weights` names another; "other", which the losses' files weigh, is
-            idle where a data set has none.
+        ConfigError: `loss.class_weights` names another, but for "other", which the losses' files
+            weigh and which is idle where there is none; or pixels that are not scored are to be
+            dropped, and there are none.
     """
+    names = nomenclature.names
+    if config.metric.other_pixels == "drop" and not nomenclature.has_other:
+        raise ConfigError(
+            f"metric.other_pixels=drop: every class of dataset={config.dataset.name} is scored, so "
+            "there are no other pixels.\nOmit it."
+        )
     for name in config.loss.class_weights:
         if name not in (*names, OTHER):
             raise ConfigError(
@@ -236,5 +258,6 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _something_is_done,
     _objective_is_measured,
     _dataset_has_a_root,
+    _bands_are_flairs,
     _class_weights_name_classes,
 )

@@ -332,7 +332,7 @@ class _Watchers:
             Stopwatch(),
             Scores(config.callbacks.monitor, config.callbacks.mode),
             PanelCollector(
-                config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
+                config.callbacks.panel_patches, data.counts["test"], _true_colour(data.bands)
             ),
             Pruning(reporter if first else None, config.objective),
             reports=reporter is not None and reported,
@@ -487,10 +487,10 @@ def prepare(
         patch_size = data.patch_size
     else:
         patch_size = sample.patch_size
-    spec = network_spec(config, patch_size)
-    require_feasible(
-        spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
-    )
+    spec = network_spec(config, patch_size, data.source if data else None)
+    nomenclature = data.source.nomenclature if data else None
+    epochs = config.trainer.max_epochs
+    require_feasible(spec, config.optimizer, config.scheduler, config.loss, epochs, nomenclature)
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import require_same_model
 
@@ -498,11 +498,10 @@ def prepare(
     start = resume_point(folder) if earlier is not None and not earlier.training else None
     # Weights that a checkpoint will replace are not read, let alone downloaded.
     resumes = start is not None or (earlier is not None and bool(earlier.training))
-    task = build_task(config, spec, fresh=not resumes)
+    task = build_task(config, spec, fresh=not resumes, nomenclature=nomenclature)
     if checkpoint is not None and config.train and not resumes:
         from flair2_exp.training.checkpoint import require_training_state, warn_of_schedule
 
-        epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
         warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
     data = build_data(config) if data is None else data

@@ -432,8 +432,8 @@ def require_feasible(jobs: Sequence[Job], *, remote: bool) -> None:
     for job in jobs:
         groups = (job.config.model, job.config.utae, job.config.fusion, job.config.metadata)
         learning = (job.config.loss, job.config.optimizer, job.config.scheduler)
-        values = plain([*groups, *learning, job.config.trainer, job.config.dataset.sample])
-        key = digest({"values": values, "bands": len(job.config.data.bands)})
+        data = (job.config.dataset, job.config.data.bands, job.config.data.classes)
+        key = digest(plain([*groups, *learning, job.config.trainer, *data]))
         if job.state != DONE and key not in checked:
             checked.add(key)
             _checked(job, functools.partial(assembly.require_feasible, devices=not remote))
