@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 @dataclass(frozen=True)
 class LandCover:
-    """One class: its value in the masks (0..255), its name and its colour (#rrggbb)."""
+    """One class: its value in the masks, its name and its colour (#rrggbb)."""
 
     value: int
     name: str

@@ -224,7 +224,7 @@ def _class_weights_name_classes(config: Config) -> None:
 
 
 def require_classes(config: Config, nomenclature: Nomenclature) -> None:
-    """Refuse options about classes that the data set does not have.
+    """Refuse weights of classes that the data set does not have.
 
     Args:
         config: The experiment's.
@@ -232,15 +232,9 @@ def require_classes(config: Config, nomenclature: Nomenclature) -> None:
 
     Raises:
         ConfigError: `loss.class_weights` names another, but for "other", which the losses' files
-            weigh and which is idle where there is none; or pixels that are not scored are to be
-            dropped, and there are none.
+            weigh and which is idle where there is none.
     """
     names = nomenclature.names
-    if config.metric.other_pixels == "drop" and not nomenclature.has_other:
-        raise ConfigError(
-            f"metric.other_pixels=drop: every class of dataset={config.dataset.name} is scored, so "
-            "there are no other pixels.\nOmit it."
-        )
     for name in config.loss.class_weights:
         if name not in (*names, OTHER):
             raise ConfigError(

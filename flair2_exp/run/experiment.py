@@ -323,7 +323,7 @@ class _Watchers:
         cls, config: Config, data: FlairDataModule, reporter: Reporter | None, *, first: bool
     ) -> _Watchers:
         from flair2_exp.training.callbacks import Scores, Stopwatch
-        from flair2_exp.training.panel import PanelCollector
+        from flair2_exp.training.panel import PanelCollector, shown_bands
         from flair2_exp.training.pruning import Pruning
 
         # Searches that prune have one objective; what only the end measures cannot be reported.
@@ -332,7 +332,10 @@ class _Watchers:
             Stopwatch(),
             Scores(config.callbacks.monitor, config.callbacks.mode),
             PanelCollector(
-                config.callbacks.panel_patches, data.counts["test"], _true_colour(data.bands)
+                config.callbacks.panel_patches,
+                data.counts["test"],
+                shown_bands(data.bands),
+                stretched=data.source.scale != 255,
             ),
             Pruning(reporter if first else None, config.objective),
             reports=reporter is not None and reported,
@@ -598,13 +601,6 @@ def _require_best(folder: RunFolder) -> None:
             f"{str(error).splitlines()[0]}\nThis run is trained, and that is what its test needs: "
             f"put it back, or remove {folder} to train anew."
         ) from error
-
-
-def _true_colour(bands: Sequence[str]) -> tuple[int, int, int] | None:
-    """Return the positions of red, green and blue among the bands; None where one is missing."""
-    if not {"red", "green", "blue"} <= set(bands):
-        return None
-    return bands.index("red"), bands.index("green"), bands.index("blue")
 
 
 def objective(config: Config, metrics: Mapping[str, float]) -> float | list[float] | None:

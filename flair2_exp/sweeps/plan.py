@@ -211,7 +211,7 @@ class Planner:
         self._master = master
         self._loader = loader
         self._folder = Path(master.hydra.sweep.dir).absolute()
-        self._fingerprints: dict[tuple[object, ...], str] = {}
+        self._fingerprints: dict[str, str] = {}
 
     def plan(self, jobs: Sequence[tuple[str, ...]]) -> Plan:
         """Compose and check every job, and find out where each stands.
@@ -278,7 +278,7 @@ class Planner:
 
     def _data(self, config: Config) -> str:
         """Return the fingerprint of a job's data, read once for jobs of the same data."""
-        key = (config.dataset, config.split, config.reads)
+        key = digest(plain([config.dataset, config.split, sorted(config.reads)]))
         if key not in self._fingerprints:
             self._fingerprints[key] = self._read_fingerprint(config)
         return self._fingerprints[key]

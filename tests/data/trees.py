@@ -153,6 +153,7 @@ def write_raster(
     resolution: float = 0.2,
     *,
     dtype: str = "uint8",
+    descriptions: tuple[str, ...] = (),
     **profile: object,
 ) -> None:
     """Write a GeoTIFF of (bands, rows, columns) with its upper left corner in Lambert-93."""
@@ -171,3 +172,5 @@ def write_raster(
             path, "w", count=count, height=height, width=width, dtype=dtype, **options | profile
         ) as file:
             file.write(pixels.astype(dtype))
+            for band, description in enumerate(descriptions, start=1):
+                file.set_band_description(band, description)
