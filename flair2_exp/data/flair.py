@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,6 +73,28 @@ class FlairSource(DataSource):
         from flair2_exp.data.check.tree import require_sound
 
         return require_sound(self._groups, self._reads)
+
+    def check(
+        self,
+        groups: DataGroups,
+        reads: frozenset[str],
+        *,
+        headers_only: bool = False,
+        workers: int = 1,
+        report: Callable[[int, int], None] | None = None,
+    ) -> list[Finding]:
+        """Check every file that the tree names, as `check.tree.check_tree` says."""
+        from flair2_exp.data.check.tree import check_tree
+
+        return check_tree(
+            self.index.folders,
+            headers_only=headers_only,
+            workers=workers,
+            super_patch=groups.s2_preproc.size,
+            series="satellite" in reads,
+            metadata="metadata" in reads,
+            report=report,
+        )
 
     def settle(self, patches: Positions, part: str) -> None:
         """Find the patches' size, as most of some headers say: one may be damaged."""

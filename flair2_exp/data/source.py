@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -183,6 +183,22 @@ class DataSource(ABC):
             DataError: Something is, and `dataset.on_damaged` is `stop`.
         """
         return ()
+
+    def check(
+        self,
+        groups: DataGroups,
+        reads: frozenset[str],
+        *,
+        headers_only: bool = False,
+        workers: int = 1,
+        report: Callable[[int, int], None] | None = None,
+    ) -> list[Finding]:
+        """Find all damage, by reading every patch; `check.patches.check_patches` has the words."""
+        from flair2_exp.data.check.patches import check_patches
+
+        return check_patches(
+            self, groups, reads, headers_only=headers_only, workers=workers, report=report
+        )
 
     # What follows, a source of one's own need not know.
 
