@@ -206,7 +206,7 @@ def _objective_is_measured(config: Config) -> None:
 def _bands_are_flairs(config: Config) -> None:
     for name in config.data.bands or ():
         if config.dataset.is_flair and name not in AERIAL_BANDS:
-            raise ConfigError(f"data.bands: no band {name!r}; {nearest(name, AERIAL_BANDS)}")
+            raise ConfigError(f"data.bands={name}: expected one of {', '.join(AERIAL_BANDS)}.")
 
 
 def _dataset_has_a_root(config: Config) -> None:

@@ -354,7 +354,7 @@ def test_thousands_of_damaged_patches_are_passed_over_without_a_warning(own_tree
         source.settle(np.array([2] * 2000 + [3]), "train")
     assert source.patch_size == 32
     with pytest.raises(DataError, match=r"all 2 train patches are damaged .*IMG_000003"):
-        data._header_size(np.array([2, 2]))
+        source.settle(np.array([2, 2]), "train")
 
 
 @pytest.mark.parametrize("shape", [(5, 16, 16), (5, 16, 32), (3, 32, 32)])
