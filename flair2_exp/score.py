@@ -114,7 +114,8 @@ class Convention(StrEnum):
     """What "mIoU" means: four publications on FLAIR data mean four things by it.
 
     All are computed from the summed counts of a test set, rows truth, columns prediction. The
-    *scored* classes are the first twelve; "other" is all that follows, taken as one class.
+    *scored* classes are the first ones (FLAIR #2: twelve); "other" is all that follows, taken as
+    one class.
     """
 
     CHALLENGE = "FLAIR #2 challenge"
@@ -171,7 +172,7 @@ def score(
     counts = np.asarray(confusion, dtype=np.float64)
     if convention is Convention.CORRECTED:
         kept = counts.copy()
-        kept[..., -1, :] = 0.0
+        kept[..., max(scored, kept.shape[-1] - 1) :, :] = 0.0  # none where every class is scored
         return miou(kept, scored)
     if convention is Convention.FLAIR_HUB:
         per_class = iou(counts[..., :scored, :scored])
@@ -194,13 +195,14 @@ def _with_other_as_one(counts: FloatArray, scored: int) -> FloatArray:
     return np.add.reduceat(np.add.reduceat(counts, starts, axis=-1), starts, axis=-2)
 
 
-def most_frequent_class_miou(confusion: npt.NDArray[np.int64]) -> float:
+def most_frequent_class_miou(confusion: npt.NDArray[np.int64], scored: int = SCORED) -> float:
     """Return the score of predicting the most frequent scored class of the truth everywhere.
 
     Args:
         confusion: (C, C) counts, rows truth.
+        scored: The number of classes that count, the first ones.
     """
     truth = confusion.sum(axis=1)
     constant = np.zeros_like(confusion)
-    constant[:, int(truth[:SCORED].argmax())] = truth
-    return float(miou(constant))
+    constant[:, int(truth[:scored].argmax())] = truth
+    return float(miou(constant, scored))

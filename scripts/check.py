@@ -1,6 +1,7 @@
-"""Check a FLAIR #2 tree: every file it names, all damage at once.
+"""Check a FLAIR #2 tree, or any data set: every file it names, all damage at once.
 
     python scripts/check.py data/flair2
+    python scripts/check.py dataset=geotiff dataset.root=data/mine
     python scripts/check.py data/flair2 --headers-only --json findings.json
     python scripts/check.py data/flair2 --without-series --json -
 
@@ -16,7 +17,8 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from flair2_exp.config.data import DatasetConfig
+from flair2_exp.data.check.findings import Finding
 from flair2_exp.data.check.tree import SUPER_PATCH, check_tree
-from flair2_exp.data.layout import Folders, locate
+from flair2_exp.data.layout import locate
 from flair2_exp.errors import DataError
 from flair2_exp.streams import run
 
@@ -36,13 +39,25 @@ _COLOURS = {"error": "red", "warning": "yellow"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    root = options.root.expanduser().resolve()
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
+    if "=" in options.root[0]:
+        return _checked_source(options)
+    if len(options.root) > 1:
+        parser.error(f"{' '.join(options.root[1:])}: one ROOT, or overrides as dataset=geotiff")
+    root = Path(options.root[0]).expanduser().resolve()
     status = 2
     try:
         folders = locate(DatasetConfig(root=str(root)))
         status = 1
-        return _print(_check(root, folders, options), options)
+        check = partial(
+            check_tree,
+            folders,
+            super_patch=options.super_patch,
+            series=not options.without_series,
+            metadata=not options.without_metadata,
+        )
+        return _print(_check(root, check, options), options)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return status
@@ -51,18 +66,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _check(root: Path, folders: Folders, options: argparse.Namespace) -> dict[str, Any]:
+def _checked_source(options: argparse.Namespace) -> int:
+    """Check the data set that overrides name; returns the exit status."""
+    from flair2_exp.cli.composed import composed
+    from flair2_exp.config.explain import explain
+    from flair2_exp.data.source import open_source
+
+    left_out = {"satellite": options.without_series, "metadata": options.without_metadata}
+    try:
+        config = composed([*options.root, "dataset.on_damaged=skip"])
+        groups = config.data_groups
+        reads = open_source(groups, frozenset()).has - {n for n, out in left_out.items() if out}
+        source = open_source(groups, reads)
+        check = partial(source.check, groups, reads)
+        return _print(_check(Path(config.dataset.root or "."), check, options), options)
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        return 130
+    except Exception as error:  # explain tells mistakes, Hydra's among them, from bugs
+        message = explain(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+def _check(
+    root: Path, check: Callable[..., list[Finding]], options: argparse.Namespace
+) -> dict[str, Any]:
     """Check, with a bar on a terminal; return what `--json` writes, paths relative to the root."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("patches", total=None)
-        findings = check_tree(
-            folders,
+        findings = check(
             headers_only=options.headers_only,
             workers=options.workers,
-            super_patch=options.super_patch,
-            series=not options.without_series,
-            metadata=not options.without_metadata,
             report=lambda done, total: progress.update(task, completed=done, total=total),
         )
         patches = int(progress.tasks[task].completed)
@@ -137,7 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="check.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("root", metavar="ROOT", type=Path, help="folder of the released tree")
+    text = "folder of the released tree, or overrides that name a data set, as dataset=geotiff"
+    parser.add_argument("root", metavar="ROOT", nargs="+", help=text)
     text = "write all findings as JSON; - prints them"
     parser.add_argument("--json", metavar="FILE", type=_json_target, help=text)
     for flag, text in (

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 
+from flair2_exp.cli.composed import composed
 from flair2_exp.config.experiment import Config
 from flair2_exp.streams import run
 
@@ -29,7 +30,8 @@ def main() -> int:
     if "=" in arguments.store.partition("/")[0]:
         parser.error(f"name the store's folder first; {arguments.store} is an override")
     try:
-        _prepare(arguments.store, _composed(arguments.overrides), max(1, arguments.workers))
+        config = composed([*arguments.overrides, "dataset.store=null"])
+        _prepare(arguments.store, config, max(1, arguments.workers))
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         return 130
@@ -42,22 +44,6 @@ def main() -> int:
         print(f"error: {message}", file=sys.stderr)
         return 1
     return 0
-
-
-def _composed(overrides: list[str]) -> Config:
-    """Return the config of the experiments that will read the store."""
-    from hydra.types import RunMode
-
-    from flair2_exp.cli.main import JOB_NAME, register
-    from flair2_exp.cli.words import parse
-    from flair2_exp.compat import opened_hydra
-    from flair2_exp.config.compose import typed
-    from flair2_exp.config.groups import config_folder
-
-    register()
-    flags = parse([*overrides, "dataset.store=null"])
-    with opened_hydra(JOB_NAME, config_folder(), flags.config_dir) as hydra:
-        return typed(hydra.compose_config("config", flags.overrides, RunMode.RUN))
 
 
 def _prepare(store: str, config: Config, workers: int) -> None:
@@ -74,9 +60,8 @@ def _prepare(store: str, config: Config, workers: int) -> None:
     with Progress(*columns, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("patches", total=len(data.index))
         done = prepare(
-            data.index,
+            data.source,
             store,
-            patch_size=data.patch_size,
             series=data.series,
             workers=workers,
             on_damaged=config.dataset.on_damaged,

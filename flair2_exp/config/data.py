@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from flair2_exp.config.fields import Decides, Group, option
 from flair2_exp.config.relevance import (
     if_aerial,
     if_filtered,
+    if_flair,
     if_flips,
     if_metadata,
     if_reference_split,
@@ -20,7 +22,8 @@ from flair2_exp.config.relevance import (
     if_validated_by_batches,
 )
 from flair2_exp.errors import ConfigError
-from flair2_exp.nomenclature import AERIAL_BANDS
+
+FLAIR: Final = "flair2_exp.data.flair.FlairSource"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,10 @@ class DataConfig(Group):
     name: str = option("", chosen=True, decides=False)
     satellite: bool = option(True, decides=False)
     """Whether the satellite series may be read; the aerial patch always may."""
-    bands: tuple[Literal["red", "green", "blue", "nir", "elevation"], ...] = option(
-        AERIAL_BANDS, decides=if_aerial
-    )
-    """Aerial bands, in the order in which the network sees them."""
-    classes: Literal[13, 19] = 13
+    bands: tuple[str, ...] | None = option(None, decides=if_aerial)
+    """Bands of the aerial patch, in the order in which the network sees them; null: all."""
+    classes: Literal[13, 19] = option(13, decides=if_flair)
+    """Which nomenclature of FLAIR #2; other data sets bring their own."""
     batch_size: int = option(10, 1, 100_000, decides=if_trained)
     """Training patches in a batch, per device."""
     val_batch_size: int = option(10, 1, 100_000, decides=if_validated_by_batches)
@@ -50,10 +52,11 @@ class DataConfig(Group):
 
     def validate(self) -> None:
         """Refuse bands that no network takes."""
-        if not 3 <= len(self.bands) <= 5 or len(set(self.bands)) != len(self.bands):
+        bands = self.bands
+        if bands is not None and (not bands or len(set(bands)) != len(bands)):
             raise ConfigError(
-                f"data.bands=[{','.join(self.bands)}]: expected 3 to 5 different bands of "
-                f"{', '.join(AERIAL_BANDS)}."
+                f"data.bands=[{','.join(bands)}]: expected different bands, one or more; null "
+                "takes all."
             )
 
     def batch_size_of(self, part: str) -> int:
@@ -84,13 +87,17 @@ class SampleConfig(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig(Group):
-    """Where a data set's files are. The files' fingerprint, not their place, decides a result."""
+    """Which data set, and where its files are: their fingerprint, not their place, decides."""
 
     node: ClassVar[str] = "dataset"
 
     name: str = option("", chosen=True, decides=False)
+    _target_: str = FLAIR
+    """The class that reads it: a `flair2_exp.data.source.DataSource`."""
+    options: Mapping[str, Any] = option({}, -1e9, 1e9)
+    """Further options of it, by the names of its constructor's arguments."""
     root: str | None = option(None, decides=False, path=True)
-    """The folder that holds the released tree; each part below may stand elsewhere."""
+    """The data set's folder; of FLAIR #2 each part below may stand elsewhere."""
     aerial_train: str | None = option(None, decides=False, path=True)
     """Training and validation images; replaces what is found under `root`, like those below."""
     aerial_test: str | None = option(None, decides=False, path=True)
@@ -114,6 +121,11 @@ class DatasetConfig(Group):
     """Whether a damaged patch ends the run, or is left out and counted."""
     check: Literal["headers", "none"] = option("headers", decides=False)
     """Whether every file's header is read before a run; `scripts/check.py` reads all of it."""
+
+    @property
+    def is_flair(self) -> bool:
+        """Whether this is FLAIR #2, of which bands and classes are known without the files."""
+        return self._target_ == FLAIR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from flair2_exp.config.training import (
     TrainerConfig,
 )
 from flair2_exp.errors import ConfigError, nearest
-from flair2_exp.nomenclature import classes
+from flair2_exp.nomenclature import AERIAL_BANDS, OTHER, Nomenclature, flair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,9 @@ class Config(DataGroups, Group):
     """The metric (or list of metrics) that the run returns to a sweeper."""
 
     def __post_init__(self) -> None:
-        """Replace `model.encoder_weights=auto`, then check all groups.
+        """Replace `model.encoder_weights=auto`, name FLAIR #2's bands; then check all groups.
+
+        A run so records which weights it starts from and which bands it reads.
 
         Raises:
             ConfigError: As `Group`.
@@ -68,6 +70,8 @@ class Config(DataGroups, Group):
         if self.model.encoder_weights == AUTO:
             weights = None if self.is_synthetic else "imagenet"
             object.__setattr__(self, "model", replace(self.model, encoder_weights=weights))
+        if self.dataset.is_flair and self.data.bands is None:
+            object.__setattr__(self, "data", replace(self.data, bands=AERIAL_BANDS))
         super().__post_init__()
 
     def validate(self) -> None:
@@ -109,7 +113,8 @@ class Config(DataGroups, Group):
     @property
     def metric_setting(self) -> str:
         """How the score is computed; scores of different settings are never compared."""
-        return f"{self.data.classes} classes, other pixels {self.metric.other_pixels}"
+        classes = f"{self.data.classes} classes" if self.dataset.is_flair else "own classes"
+        return f"{classes}, other pixels {self.metric.other_pixels}"
 
 
 def _names_are_folders(config: Config) -> None:
@@ -160,10 +165,11 @@ def require_patch_size(config: Config, patch_size: int) -> None:
     step = config.model.patch_step
     if "aerial" in config.reads and patch_size % step:
         lower = max(step, patch_size // step * step)
+        sizes = f"dataset.sample.patch_size={lower} or {lower + step}"
+        fix = f" For the sample: {sizes}." if config.dataset.is_flair else ""
         raise ConfigError(
             f"patches of {patch_size} px: model={config.model.name} takes multiples of {step}, "
-            "since its encoder halves them. For the sample: dataset.sample.patch_size="
-            f"{lower} or {lower + step}."
+            f"since its encoder halves them.{fix}"
         )
 
 
@@ -206,20 +212,43 @@ def _objective_is_measured(config: Config) -> None:
             raise ConfigError(f"objective={name} is never logged; {nearest(name, [*VALIDATED])}")
 
 
+def _bands_are_flairs(config: Config) -> None:
+    for name in config.data.bands or ():
+        if config.dataset.is_flair and name not in AERIAL_BANDS:
+            raise ConfigError(f"data.bands={name}: expected one of {', '.join(AERIAL_BANDS)}.")
+
+
 def _dataset_has_a_root(config: Config) -> None:
     dataset = config.dataset
     parts = (dataset.aerial_train, dataset.labels_train, dataset.aerial_test)
-    if dataset.root is None and not any(parts):
+    if dataset.is_flair and dataset.root is None and not any(parts):
         raise ConfigError(
             f"dataset={dataset.name} needs its place: dataset.root=/path/to/the/released/tree."
         )
 
 
 def _class_weights_name_classes(config: Config) -> None:
-    names = [each.name for each in classes(config.data.classes)]
+    if config.dataset.is_flair:
+        require_classes(config, flair(config.data.classes))
+
+
+def require_classes(config: Config, nomenclature: Nomenclature) -> None:
+    """Refuse weights of classes that the data set does not have.
+
+    Args:
+        config: The experiment's.
+        nomenclature: The data set's classes.
+
+    Raises:
+        ConfigError: `loss.class_weights` names another, but for "other", which the losses' files
+            weigh and which is idle where there is none.
+    """
+    names = nomenclature.names
     for name in config.loss.class_weights:
-        if name not in names:
-            raise ConfigError(f"loss.class_weights: no class {name!r}; {nearest(name, names)}")
+        if name not in (*names, OTHER):
+            raise ConfigError(
+                f"loss.class_weights: no class {name!r}; {nearest(name, list(names))}"
+            )
 
 
 _RULES: Final[tuple[Callable[[Config], None], ...]] = (
@@ -232,5 +261,6 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _something_is_done,
     _objective_is_measured,
     _dataset_has_a_root,
+    _bands_are_flairs,
     _class_weights_name_classes,
 )

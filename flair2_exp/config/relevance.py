@@ -31,6 +31,11 @@ def if_series(config: Config) -> bool:
     return "satellite" in config.reads
 
 
+def if_flair(config: Config) -> bool:
+    """Return whether the data are FLAIR #2's."""
+    return config.dataset.is_flair
+
+
 def if_metadata(config: Config) -> bool:
     """Return whether the metadata are read."""
     return config.metadata.enabled

@@ -19,7 +19,8 @@ from torchvision.transforms import InterpolationMode  # type: ignore[import-unty
 from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]
 
 from flair2_exp.config.data import AugConfig
-from flair2_exp.data.readers import Image, Sample
+from flair2_exp.data.readers import Image
+from flair2_exp.data.source import Sample
 
 AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
 

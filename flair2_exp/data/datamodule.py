@@ -7,9 +7,7 @@ import math
 import multiprocessing
 import signal
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,8 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from flair2_exp import compat
 from flair2_exp.config.data import DataGroups, S2PreprocConfig
-from flair2_exp.data import fingerprint, layout, metadata, sentinel2, splits
-from flair2_exp.data.check.tiff import read_header
+from flair2_exp.data import fingerprint, sentinel2, splits
 from flair2_exp.data.dataset import (
     COVERED,
     DAMAGED,
@@ -32,13 +29,19 @@ from flair2_exp.data.dataset import (
     Failure,
     Parcel,
     PatchDataset,
-    all_damaged,
 )
-from flair2_exp.data.layout import Index
-from flair2_exp.data.readers import StoreReader, TreeReader
+from flair2_exp.data.readers import StoreReader
 from flair2_exp.data.sharing import SharedBlocks
-from flair2_exp.errors import DamagedPatchError, DataError
-from flair2_exp.nomenclature import AERIAL_BANDS
+from flair2_exp.data.source import (
+    PARTS,
+    DataSource,
+    Patches,
+    Reader,
+    all_damaged,
+    open_source,
+)
+from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
+from flair2_exp.nomenclature import METADATA_VALUES
 from flair2_exp.shortage import lack_of_shared_memory
 
 
@@ -176,26 +179,9 @@ def _as_is(batch: object) -> object:
 _AHEAD: Final = 3
 """Batches of a worker at once: two that wait, as torch's loaders have it, and the one it fills."""
 
-_HEADERS: Final = 9
-"""Readable headers that settle the size of a patch."""
-
-
-def _side(path: Path) -> int:
-    """Return the pixels on a side of an image; refuse one that is not FLAIR #2's."""
-    try:
-        header = read_header(path)
-    except (OSError, ValueError) as error:
-        raise DamagedPatchError(f"{path} is damaged: {error}.\nDownload it again.") from None
-    if header.bands != len(AERIAL_BANDS) or header.height != header.width:
-        raise DataError(
-            f"{path} has {header.bands} bands of {header.height} x {header.width} pixels; FLAIR #2 "
-            f"has {len(AERIAL_BANDS)} square ones.\nSet dataset.root to a FLAIR #2 data set."
-        )
-    return header.height
-
 
 class FlairDataModule(LightningDataModule):
-    """Train, validation and test batches of a FLAIR #2 tree or of a prepared store.
+    """Train, validation and test batches of a data source, or of its prepared store.
 
     Batches are those of `PatchDataset`, scaled on the device: see `on_after_batch_transfer`.
 
@@ -206,15 +192,15 @@ class FlairDataModule(LightningDataModule):
     Attributes:
         groups: What to read and how.
         reads: What is read, of `aerial`, `satellite` and `metadata`.
-        patch_size: Pixels on a side of a patch, from the files' headers.
+        patch_size: Pixels on a side of a patch.
         counts: Patches by part (train, validation, test).
-        index: The data set's index.
+        index: Its patches.
         split: Positions of the parts in the index.
     """
 
     patch_size: int
     counts: dict[str, int]
-    index: Index
+    index: Patches
     split: splits.Split
 
     def __init__(
@@ -223,7 +209,7 @@ class FlairDataModule(LightningDataModule):
         *,
         reads: frozenset[str],
         seed: int = 1,
-        parts: Sequence[str] = splits.PARTS,
+        parts: Sequence[str] = PARTS,
     ) -> None:
         """Choose the data; nothing is read before `setup`.
 
@@ -236,6 +222,15 @@ class FlairDataModule(LightningDataModule):
         self.parts = tuple(parts)
         self._datasets: dict[str, PatchDataset] = {}
         self._lacking: dict[str, int] = {}
+
+    @functools.cached_property
+    def source(self) -> DataSource:
+        """The data set, opened at first use.
+
+        Raises:
+            FlairError: As by `source.open_source`.
+        """
+        return open_source(self.groups, self.reads)
 
     @property
     def series(self) -> S2PreprocConfig | None:
@@ -252,7 +247,8 @@ class FlairDataModule(LightningDataModule):
         if self._datasets:
             return
         groups = self.groups
-        self.index = layout.index(layout.locate(groups.dataset))
+        self._require_photometry()
+        self.index = self.source.index
         self._divided = splits.split(self.index, groups.split)
         divided = self._divided.parts()
         splits.require(divided, groups.split, self.parts)
@@ -263,10 +259,13 @@ class FlairDataModule(LightningDataModule):
                 raise DataError(all_damaged(name, len(divided[name]), first))
         self.split = splits.Split(**whole)
         self.counts = {name: len(positions) for name, positions in whole.items()}
-        self.patch_size = self._header_size(whole[self.parts[0]])
-        make_reader = TreeReader if groups.dataset.store is None else StoreReader
-        reader = make_reader(self.index, groups, self.reads, self.patch_size)
-        for name in splits.PARTS:
+        self.source.settle(whole[self.parts[0]], self.parts[0])
+        self.patch_size = self.source.patch_size
+        if groups.dataset.store is None:
+            reader: Reader = self.source.reader(groups, self.reads)
+        else:
+            reader = StoreReader(self.source, groups, self.reads)
+        for name in PARTS:
             self._datasets[name] = PatchDataset(
                 reader,
                 whole[name],
@@ -274,15 +273,29 @@ class FlairDataModule(LightningDataModule):
                 seed=self.seed,
                 part=name,
                 metadata=self._encoded(name, whole[name]),
+                bands=self.source.bands,
+            )
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """The bands of an image, in the order in which the network sees them."""
+        return tuple(self.source.bands[place] for place in self.source.wanted(self.groups))
+
+    def _require_photometry(self) -> None:
+        """Refuse augmentation of brightness where pixels are no bytes."""
+        aug, kind = self.groups.aug, self.source.image_type
+        changes = ("brightness", "contrast", "gamma", "noise")
+        asked = [f"aug.{name}" for name in changes if getattr(aug, name)]
+        if asked and kind != np.uint8 and "aerial" in self.reads:
+            raise ConfigError(
+                f"{asked[0]}: images of dataset={self.groups.dataset.name} are {kind}, and "
+                f"brightness is changed of uint8 alone.\nSet {asked[0]}=0."
             )
 
     def _whole(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the patches of a part that have all the files and entries that this run needs."""
-        lacking = self.index.lacking(satellite="satellite" in self.reads)
-        lacks = {what: missing[positions] for what, missing in lacking.items()}
-        if "metadata" in self.reads:
-            year = self.index.metadata["year"][positions]
-            lacks["valid entry in flair_aerial_metadata.json"] = year == 0
+        lacking = self.source.lacking(self.reads).items()
+        lacks = {what: missing[positions] for what, missing in lacking}
         keep = np.ones(len(positions), dtype=np.bool_)
         for what, missing in lacks.items():
             if missing.any() and part in self.parts and self.groups.dataset.on_damaged == "stop":
@@ -295,37 +308,19 @@ class FlairDataModule(LightningDataModule):
         self._lacking[part] = int((~keep).sum())
         return positions[keep]
 
-    def _header_size(self, positions: NDArray[np.int64]) -> int:
-        """Return the patches' pixels on a side, as most of some headers say: one may be damaged."""
-        sides: Counter[int] = Counter()
-        damage: DataError | None = None
-        for patch in np.random.default_rng(0).permutation(positions).tolist():
-            try:
-                sides[_side(self.index.image_path(patch))] += 1
-            except DataError as error:
-                if self.groups.dataset.on_damaged == "stop":
-                    raise
-                damage = error
-            if sides.total() == _HEADERS:
-                break
-        if damage is not None and not sides:
-            part = self.parts[0]
-            raise DataError(all_damaged(part, len(positions), str(damage).splitlines()[0]))
-        return sides.most_common(1)[0][0]
-
     def _encoded(self, part: str, positions: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Return the metadata of a part's patches, (n, 45); None where they are not read."""
         if "metadata" not in self.reads:
             return None
-        records = self.index.metadata[positions]
-        unknown = int((~np.isin(records["year"], metadata.YEARS)).sum())
-        if unknown and part in self.parts:
-            warnings.warn(
-                f"{unknown} {part} patches are of a year outside 2018 to 2021: their year is "
-                "encoded as all zeros",
-                stacklevel=3,
+        if part in self.parts:
+            self.source.warn_of_metadata(positions, part)
+        values = self.source.metadata(positions)
+        if values.shape != (len(positions), METADATA_VALUES):
+            raise DataError(
+                f"{type(self.source).__name__}.metadata gives {values.shape}; expected "
+                f"{(len(positions), METADATA_VALUES)}: pad with zeros."
             )
-        return metadata.encode(records, self.groups.metadata.month).astype(np.float32)
+        return values
 
     def dataset(self, part: str) -> PatchDataset:
         """Return the patches of `train`, `validation` or `test`, after `setup`."""
@@ -425,15 +420,15 @@ class FlairDataModule(LightningDataModule):
         """Scale a batch where it is: on the device.
 
         Returns:
-            The batch with `image` as float32 in 0..1, `series` as float32 divided as the options
-            say (`sentinel2.divisor`; zero frames stay zero), `label` and `satellite_label` as
-            int64.
+            The batch with `image` as float32 (in 0..1 where its pixels are integers), `series` as
+            float32 divided as the options say (`sentinel2.divisor`; zero frames stay zero), `label`
+            and `satellite_label` as int64.
         """
         del dataloader_idx
         label: Tensor = batch["label"].long()
         scaled = batch | {"label": label}
         if "image" in batch:
-            scaled["image"] = batch["image"].float().div_(255)
+            scaled["image"] = batch["image"].float().div_(self.source.scale)
         if "series" in batch:
             # A float32 series of a second call would be divided again; the loop calls this once.
             divisor = sentinel2.divisor(self.groups.s2_preproc)
@@ -445,7 +440,7 @@ class FlairDataModule(LightningDataModule):
     @functools.cached_property
     def fingerprint(self) -> str:
         """What `fingerprint.fingerprint` says of these data, after `setup`."""
-        return fingerprint.of_split(self.index, self._divided, self.groups, self.reads)
+        return fingerprint.of_split(self.source, self._divided, self.groups, self.reads)
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -22,15 +22,20 @@ from torch.utils.data import Dataset, get_worker_info
 
 from flair2_exp.config.data import DataGroups
 from flair2_exp.data.augment import augment
-from flair2_exp.data.readers import Reader, Sample
 from flair2_exp.data.sentinel2 import Frames
 from flair2_exp.data.sharing import Lease, SharedBlocks
+from flair2_exp.data.source import Reader, Sample, all_damaged
 from flair2_exp.errors import DamagedPatchError
+from flair2_exp.nomenclature import AERIAL_BANDS
 
 Batch = dict[str, Any]
 
-PATCHES: Final = ("label", "image", "satellite_label")
-"""A batch's tensors of bytes, with a row of one size for each patch."""
+PATCHES: Final = ("image", "label", "satellite_label")
+"""A batch's tensors with a row of one size for each patch. One behind the other, they need the
+widest type first."""
+
+Form = tuple[tuple[int, ...], str]
+"""Shape and type of a tensor."""
 
 SHARED: Final = ("patches", "series")
 """What a worker sends in blocks of shared memory."""
@@ -52,20 +57,6 @@ _DRAWS: Final = 20
 """Patches that are tried in the place of a damaged one."""
 
 
-def all_damaged(part: str, count: int, first: str) -> str:
-    """Return the message that a part of the split holds nothing that can be read.
-
-    Args:
-        part: `train`, `validation` or `test`.
-        count: Its patches.
-        first: The first of them, or what is wrong with it.
-    """
-    return (
-        f"all {count} {part} patches are damaged or missing; the first is {first}.\n"
-        "Run scripts/check.py on the data set: dataset.on_damaged=skip leaves none of them."
-    )
-
-
 class Failure(NamedTuple):
     """What stops the run, as a value: a worker's exception would carry its traceback along."""
 
@@ -77,7 +68,7 @@ class PatchDataset(Dataset[Any]):
 
     It is indexed with a `BatchKey` and gives a dictionary of
 
-    - `image` (B, C, H, W) uint8, where the reader reads it;
+    - `image` (B, C, H, W) uint8, uint16 or float32, where the reader reads it;
     - `label` (B, H, W) uint8 class indices, and `satellite_label` alike where it differs;
     - `series` (B, T, 10, S, S) uint16 or float32, `days` (B, T) int64 and `padding` (B, T) bool,
       where the reader reads them: shorter series are padded at the end with zero frames, and a
@@ -101,11 +92,12 @@ class PatchDataset(Dataset[Any]):
         seed: int = 1,
         part: str = "test",
         metadata: NDArray[np.float32] | None = None,
+        bands: Sequence[str] = AERIAL_BANDS,
     ) -> None:
         """Choose a split's patches: (n,) positions in the reader's index.
 
         Those of the part `train` are augmented, and another takes a skipped one's place; `metadata`
-        is (n, 45), encoded.
+        is (n, 45), encoded; `bands` are all of the source's.
         """
         training = part == "train"
         self.part = part
@@ -114,7 +106,7 @@ class PatchDataset(Dataset[Any]):
         self.patches = patches
         self.seed = seed
         self.augmentation = groups.aug if training and groups.aug.active else None
-        self.optical = tuple(band != "elevation" for band in groups.data.bands)
+        self.optical = tuple(band != "elevation" for band in groups.data.bands or bands)
         self.metadata = metadata
         self.on_damaged = groups.dataset.on_damaged
         self.replace = training
@@ -205,17 +197,16 @@ class PatchDataset(Dataset[Any]):
             tensor, leases[name] = blocks.take(name, shape, dtype)
             return tensor
 
-        shapes: dict[str, tuple[int, ...]] = {}
+        forms: dict[str, Form] = {}
         rows: dict[str, Tensor] = {}
         positions: list[int] = []
         series: list[tuple[Frames, NDArray[np.int64]]] = []
         for position, sample in read:
             arrays = {n: each for n in PATCHES if (each := getattr(sample, n)) is not None}
             if not rows:
-                shapes = {name: (count, *array.shape) for name, array in arrays.items()}
-                size = sum(math.prod(shape) for shape in shapes.values())
-                patches = empty("patches", (size,), np.dtype(np.uint8))
-                rows = _cut(patches, shapes)
+                forms = {n: ((count, *each.shape), each.dtype.name) for n, each in arrays.items()}
+                patches = empty("patches", (sum(map(_bytes, forms.values())),), np.dtype(np.uint8))
+                rows = _cut(patches, forms)
             for name, array in arrays.items():
                 np.copyto(rows[name][len(positions)].numpy(), array)
             positions.append(position)
@@ -235,7 +226,7 @@ class PatchDataset(Dataset[Any]):
             batch["metadata"] = torch.from_numpy(self.metadata[positions])
         if blocks is not None:
             small = {n: batch[n].numpy() for n in ("days", "padding", "metadata") if n in batch}
-            return Parcel(patches, tuple(shapes.items()), batch | small, leases)
+            return Parcel(patches, tuple(forms.items()), batch | small, leases)
         return batch | {name: tensor[: len(positions)] for name, tensor in rows.items()}
 
 
@@ -246,9 +237,9 @@ class Parcel(NamedTuple):
     """
 
     patches: Tensor
-    """(bytes,) uint8: `label`, `image` and `satellite_label` one behind the other."""
-    shapes: Sequence[tuple[str, Sequence[int]]]
-    """Their names and shapes, with room for a whole batch."""
+    """(bytes,) uint8: those of `PATCHES` one behind the other."""
+    forms: Sequence[tuple[str, Form]]
+    """Their names, shapes with room for a whole batch, and types."""
     rest: Batch
     """The rest of the batch; all but `series` as NumPy's arrays, which the message itself holds."""
     leases: dict[str, Lease]
@@ -261,15 +252,22 @@ class Parcel(NamedTuple):
             for name, each in self.rest.items()
         }
         count = len(batch["patch_id"])
-        cut = _cut(self.patches, dict(self.shapes))
+        cut = _cut(self.patches, dict(self.forms))
         return batch | {name: tensor[:count] for name, tensor in cut.items()}
 
 
-def _cut(patches: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Return views, of these shapes, of what lies one behind the other."""
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    parts = zip(shapes.items(), torch.split(patches, sizes), strict=True)
-    return {name: part.view(tuple(shape)) for (name, shape), part in parts}
+def _bytes(form: Form) -> int:
+    shape, kind = form
+    return math.prod(shape) * np.dtype(kind).itemsize
+
+
+def _cut(patches: Tensor, forms: Mapping[str, Form]) -> dict[str, Tensor]:
+    """Return views, of these shapes and types, of what lies one behind the other."""
+    parts = torch.split(patches, [_bytes(form) for form in forms.values()])
+    return {
+        name: part.view(getattr(torch, kind)).view(tuple(shape))
+        for (name, (shape, kind)), part in zip(forms.items(), parts, strict=True)
+    }
 
 
 def pad_series(

@@ -2,10 +2,10 @@
 
     fingerprint(groups, frozenset({"aerial", "satellite"}))
 
-It is of content alone: which patches are in which part, what the two JSON files say of them, and of
-each file a digest (`sources`). Neither places nor times count, so a copy of a tree has the original
-one's fingerprint. Importing this takes NumPy and the standard library: commands that train nothing
-ask for it too.
+It is of content alone: which patches are in which part, what the source knows of them (of FLAIR #2
+what the two JSON files say), and of each file a digest (`digests`). Neither places nor times count,
+so a copy of a tree has the original one's fingerprint. Importing this takes NumPy and little else:
+commands that train nothing ask for it too.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from flair2_exp.config.data import DataGroups
-from flair2_exp.data import layout, sources, splits, store
-from flair2_exp.data.layout import Index
+from flair2_exp.data import splits, store
 from flair2_exp.data.sample import tree
+from flair2_exp.data.source import DataSource, open_source
 from flair2_exp.data.splits import Split
 
 
@@ -40,24 +40,24 @@ def fingerprint(groups: DataGroups, reads: frozenset[str]) -> str:
     sample, root = dataset.sample, dataset.root
     if sample is not None and root is not None and not tree.is_made(root, sample):
         return ""
-    index = layout.index(layout.locate(dataset))
-    return of_split(index, splits.split(index, groups.split), groups, reads)
+    source = open_source(groups, reads)
+    return of_split(source, splits.split(source.index, groups.split), groups, reads)
 
 
-def of_split(index: Index, split: Split, groups: DataGroups, reads: frozenset[str]) -> str:
+def of_split(source: DataSource, split: Split, groups: DataGroups, reads: frozenset[str]) -> str:
     """Return the fingerprint of a data set that is listed and divided already.
 
     Raises:
         DataError: The store is missing or of another data set.
     """
     digest = hashlib.sha256()
-    parts = split.parts()
+    index, parts = source.index, split.parts()
     patches = np.concatenate(list(parts.values()))
     if groups.dataset.store is None:
-        files = sources.digests(index, patches, reads)
+        files = source.digests(patches, reads)
     else:
         stored = store.read_table(Path(groups.dataset.store).expanduser(), index)
-        files = np.where(sources.is_read(reads)[:, None], stored["digests"][patches], 0)
+        files = np.where(source.read_files(reads)[:, None], stored["digests"][patches], 0)
     ends = np.cumsum([len(positions) for positions in parts.values()])
     of_parts = zip(parts.items(), np.split(files, ends[:-1]), strict=True)
     for (part, positions), its_files in of_parts:
@@ -65,8 +65,7 @@ def of_split(index: Index, split: Split, groups: DataGroups, reads: frozenset[st
             part.encode(),
             "\n".join(index.ids[positions].tolist()).encode(),
             "\n".join(index.area_names[index.area[positions]].tolist()).encode(),
-            index.centroids[positions].tobytes() if "satellite" in reads else b"",
-            index.metadata[positions].tobytes() if "metadata" in reads else b"",
+            *source.known(positions, reads),
             its_files.tobytes(),
         ):
             digest.update(len(content).to_bytes(8, "little"))

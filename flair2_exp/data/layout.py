@@ -9,7 +9,6 @@ starts at once and a changed tree is listed anew.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -24,7 +23,9 @@ from numpy.typing import NDArray
 
 from flair2_exp.config.data import DatasetConfig
 from flair2_exp.data.arrays import read_npz, write_npz
+from flair2_exp.data.cache import FRESH_NS, State, cache_file, state_of
 from flair2_exp.data.metadata import RECORD, parse_record
+from flair2_exp.data.source import Patches
 from flair2_exp.errors import DataError
 
 FOLDER_NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -49,13 +50,6 @@ TOY_FOLDER: Final = "flair_2_toy_dataset"
 DOMAIN: Final = re.compile(r"D(\d{3})_\d{4}")
 AREA: Final = re.compile(r"Z\d+_\w+")
 IMAGE: Final = re.compile(r"IMG_\d+\.tif")
-
-FRESH_NS: Final = 2_000_000_000
-"""A file can change twice within one tick of the file system's clock, so a state as young as this
-proves nothing. 2 s is the coarsest clock in use (FAT)."""
-
-_FORMAT: Final = 3
-"""Raised when the cached index changes its form or its rules."""
 
 
 class Folders(dict[str, Path]):
@@ -150,24 +144,19 @@ def _search(root: Path) -> Folders:
     return folders
 
 
-@dataclass(frozen=True, eq=False)
-class Index:
-    """All patches of a data set, in the order (tree: train, test; domain; area; id).
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Index(Patches):
+    """All patches of a FLAIR #2 tree, in the order (tree: train, test; domain; area; id).
 
-    Arrays only, some 15 MB for the whole of FLAIR #2: a forked worker shares them with its parent.
+    Some 15 MB for the whole data set. Areas have names like "D004_2021/Z1_NN", patches ids like
+    "IMG_000001".
     """
 
     folders: Folders
-    area_names: NDArray[np.str_]
-    """(A,) names like "D004_2021/Z1_NN"."""
     area_test: NDArray[np.bool_]
     """(A,) whether the area lies in the test tree."""
     area_series: NDArray[np.bool_]
     """(A,) whether the area has its folder of satellite series."""
-    ids: NDArray[np.str_]
-    """(N,) names like "IMG_000001"."""
-    area: NDArray[np.int32]
-    """(N,) position in `area_names`."""
     labelled: NDArray[np.bool_]
     """(N,) whether the patch has a mask."""
     centroids: NDArray[np.int32]
@@ -175,23 +164,10 @@ class Index:
     metadata: NDArray[np.void]
     """(N,) of dtype `metadata.RECORD`; year 0 where unknown."""
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     @property
     def test(self) -> NDArray[np.bool_]:
         """(N,) whether the patch lies in the test tree."""
         return self.area_test[self.area]
-
-    @property
-    def domains(self) -> NDArray[np.str_]:
-        """(N,) names like "D004_2021"."""
-        names = [name.partition("/")[0] for name in self.area_names.tolist()]
-        return np.array(names, dtype=np.str_)[self.area]
-
-    def name(self, patch: int) -> str:
-        """Return the patch's name in a message, like "IMG_000001 of D004_2021/Z1_NN"."""
-        return f"{self.ids[patch]} of {self.area_names[self.area[patch]]}"
 
     def image_path(self, patch: int) -> Path:
         """Return the patch's aerial image."""
@@ -246,7 +222,9 @@ class Index:
         return folder / str(self.area_names[area])
 
 
-INDEX_ARRAYS: Final = tuple(each.name for each in fields(Index) if each.name != "folders")
+INDEX_ARRAYS: Final = tuple(
+    each.name for each in fields(Index) if each.name not in ("folders", "part")
+)
 
 
 def index(folders: Folders) -> Index:
@@ -265,7 +243,7 @@ def index(folders: Folders) -> Index:
     if kept is not None:
         states = [state_of(name) for name in kept.pop("listed").tolist()]
         if np.array_equal(kept.pop("states"), states):
-            return Index(folders, **kept)
+            return Index(folders=folders, **kept)
     listed: dict[str, State] = {}
     built = _build(folders, listed)
     newest = max(max(state.changed, state.touched) for state in listed.values())
@@ -278,27 +256,6 @@ def index(folders: Folders) -> Index:
                 **{name: getattr(built, name) for name in INDEX_ARRAYS},
             )
     return built
-
-
-class State(NamedTuple):
-    """What changes when a file's content or a directory's entries do; -1 where there is none."""
-
-    inode: int = -1
-    size: int = -1
-    changed: int = -1
-    """Nanoseconds; of the content, and can be set back."""
-    touched: int = -1
-    """Nanoseconds; of anything about the file (ctime), and cannot be set."""
-
-
-def state_of(path: str | Path) -> State:
-    """Look a file or directory up."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return State()
-    inode = status.st_ino & 0x7FFF_FFFF_FFFF_FFFF  # some file systems use all 64 bits
-    return State(inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _scan(path: str, listed: dict[str, State]) -> list[str]:
@@ -402,11 +359,3 @@ def _metadata(content: dict[str, Any], ids: Sequence[str]) -> NDArray[np.void]:
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             records[position] = parse_record(content.get(name))
     return records
-
-
-def cache_file(folders: Folders, kind: str) -> Path:
-    """Return where a kind of thing about these folders, such as `index`, is kept for the user."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    key = json.dumps([_FORMAT, folders], default=str, sort_keys=True)
-    name = hashlib.sha256(key.encode()).hexdigest()[:24]
-    return Path(base) / "flair2_exp" / f"{kind}-{name}.npz"

@@ -22,11 +22,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from flair2_exp import locking
 from flair2_exp.config.data import DataConfig, DataGroups, S2PreprocConfig
-from flair2_exp.data import sources
+from flair2_exp.data import digests
 from flair2_exp.data.arrays import read_npz, write_npz
-from flair2_exp.data.layout import Index
-from flair2_exp.data.readers import Sample, TreeReader
 from flair2_exp.data.sentinel2 import BANDS
+from flair2_exp.data.source import DataSource, Patches, Reader, Sample
 from flair2_exp.data.store import (
     FORMAT,
     HEADER,
@@ -41,7 +40,6 @@ from flair2_exp.data.store import (
 )
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.files import write_text
-from flair2_exp.nomenclature import AERIAL_BANDS
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,9 @@ class Prepared:
 
 
 def prepare(
-    index: Index,
+    source: DataSource,
     path: str | Path,
     *,
-    patch_size: int,
     series: S2PreprocConfig | None,
     workers: int = 1,
     shard: int = SHARD,
@@ -74,9 +71,8 @@ def prepare(
     """Write a store of all patches, or finish or renew one.
 
     Args:
-        index: The data set.
+        source: The data set, the size of its patches known.
         path: The store's folder; created.
-        patch_size: Pixels on a side of every patch.
         series: How to preprocess the series; None leaves them out.
         workers: Processes.
         shard: Patches in a shard of a new store.
@@ -92,11 +88,12 @@ def prepare(
     """
     path = Path(path)
     with _alone(path):
-        _start(path, settings_of(patch_size, series), shard)
-        reads = frozenset({"aerial"} if series is None else {"aerial", "satellite"})
-        states = sources.states(index, np.arange(len(index)), reads)
+        index = source.index
+        _start(path, settings_of(source, series), shard)
+        reads = source.has & ({"aerial"} if series is None else {"aerial", "satellite"})
+        states = source.states(np.arange(len(index)), reads)
         size = int(describe(path)["shard"])
-        job = _Job(index, path, patch_size, series, on_damaged, reads, states, size)
+        job = _Job(source, path, series, on_damaged, reads, states, size)
         todo = [number for number in range(job.shards) if not job.is_fresh(number)]
         missing = sum(len(job.patches(number)) for number in todo)
         if todo:
@@ -175,34 +172,37 @@ def _writing(path: Path) -> Iterator[None]:
 class _Job:
     """One preparation; its processes inherit it."""
 
-    index: Index
+    source: DataSource
     path: Path
-    patch_size: int
     series: S2PreprocConfig | None
     on_damaged: Literal["stop", "skip"]
     reads: frozenset[str]
-    states: sources.States
+    states: digests.States
     size: int
     """Patches in a shard."""
+
+    @property
+    def index(self) -> Patches:
+        return self.source.index
 
     @functools.cached_property
     def incomplete(self) -> NDArray[np.bool_]:
         """(N,) patches that lack something and are not stored."""
-        lacking = self.index.lacking(satellite=self.series is not None)
-        return np.asarray(np.any(list(lacking.values()), axis=0))
+        lacking = self.source.lacking(self.reads).values()
+        return np.asarray(np.any([np.zeros(len(self.index), np.bool_), *lacking], axis=0))
 
     @functools.cached_property
-    def reader(self) -> TreeReader:
-        """Reads what is stored: all bands, and all classes, one less than their values."""
+    def reader(self) -> Reader:
+        """Reads what is stored: all bands, and all classes (of FLAIR #2, 19)."""
         groups = DataGroups(
             data=DataConfig(classes=19), s2_preproc=self.series or S2PreprocConfig()
         )
-        return TreeReader(self.index, groups, self.reads, self.patch_size)
+        return self.source.reader(groups, self.reads)
 
     @functools.cached_property
-    def digests(self) -> sources.Digests:
-        """(N, 5, 16) of the patches' files, for the fingerprints of runs that read the store."""
-        return sources.digests(self.index, np.arange(len(self.index)), self.reads)
+    def digests(self) -> digests.Digests:
+        """(N, k, 16) of the patches' files, for the fingerprints of runs that read the store."""
+        return self.source.digests(np.arange(len(self.index)), self.reads)
 
     @property
     def shards(self) -> int:
@@ -216,9 +216,9 @@ class _Job:
         """Return whether the shard is there, whole, and of the sources as they are now."""
         folder = shard_folder(self.path, shard)
         table = read_npz(Path(folder, "index.npz"))
-        if table is None or stale(table, self.index, self.states, self.patches(shard)):
+        if table is None or stale(table, self.source, self.states, self.patches(shard)):
             return False
-        return not lost_file(folder, table["counts"], self.patch_size, self.series)
+        return not lost_file(folder, table["counts"], self.source, self.series)
 
     def write(self, shard: int) -> int:
         """Write a shard beside its place, then move it there."""
@@ -237,21 +237,23 @@ class _Job:
 
     def _write_arrays(self, shard: int, folder: Path) -> dict[str, NDArray[Any]]:
         """Write the shard's arrays and return its part of the index."""
-        size = self.patch_size
-        images = _Appended(folder / "images.npy", (len(AERIAL_BANDS), size, size), np.uint8)
+        size, bands, kind = self.source.patch_size, len(self.source.bands), self.source.image_type
+        images = _Appended(folder / "images.npy", (bands, size, size), kind)
         masks = _Appended(folder / "masks.npy", (size, size), np.uint8)
         arrays = [images, masks]
         if self.series is not None:
-            kind = np.float32 if self.series.monthly else np.uint16
             shape = (BANDS, self.series.size, self.series.size)
-            arrays.append(frames := _Appended(folder / "series.npy", shape, kind))
-        blank = np.zeros((1, len(AERIAL_BANDS), size, size), dtype=np.uint8)
+            means = np.float32 if self.series.monthly else np.uint16
+            arrays.append(frames := _Appended(folder / "series.npy", shape, means))
+        blank = np.zeros((1, bands, size, size), dtype=kind)
+        nothing = np.full((size, size), 255, dtype=np.uint8)
         counts, days, covered, damaged = [], [np.empty(0, dtype=np.int64)], [], []
         for patch in self.patches(shard):
-            sample = self._read(patch) or Sample(label=blank[0, 0] - np.uint8(1))
+            sample = self._read(patch)
+            damaged.append(sample is None)
+            sample = sample or Sample(label=nothing)
             images.append(blank if sample.image is None else sample.image[None])
             masks.append(sample.label[None] + np.uint8(1))  # values, 0 where nothing was read
-            damaged.append(sample.image is None)
             covered.append(sample.covered)
             counts.append(0 if sample.days is None else len(sample.days))
             if sample.frames is not None and sample.days is not None:
@@ -263,7 +265,7 @@ class _Job:
         return {
             "ids": self.index.ids[part],
             "areas": self.index.area_names[self.index.area[part]],
-            "centroids": self.index.centroids[part],
+            "centroids": self.source.centroids[part],
             "sources": self.states[part],
             "digests": self.digests[part],
             "counts": np.array(counts),
@@ -355,7 +357,8 @@ def _run(job: _Job, todo: Sequence[int], workers: int) -> Iterator[int]:
 
 def _require_space(job: _Job, patches: int) -> None:
     """Refuse a disk that is too small, by the series of an area with many acquisitions."""
-    size = job.patch_size**2 * (len(AERIAL_BANDS) + 1)
+    bands = len(job.source.bands) * job.source.image_type.itemsize
+    size = job.source.patch_size**2 * (bands + 1)
     if job.series is not None:
         frames = 12 if job.series.monthly else 60  # an area of FLAIR #2 has 56 acquisitions
         size += frames * frame_bytes(job.series)

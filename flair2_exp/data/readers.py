@@ -9,9 +9,7 @@ import contextlib
 import functools
 import os
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +19,12 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from flair2_exp.config.data import DataGroups, S2PreprocConfig
-from flair2_exp.data import sentinel2, sources, store
+from flair2_exp.data import sentinel2, store
 from flair2_exp.data.arrays import DATA_TYPES, MASK_TYPES, open_array
-from flair2_exp.data.layout import Index, SeriesFiles, State, state_of
+from flair2_exp.data.cache import State, state_of
+from flair2_exp.data.layout import Index, SeriesFiles
 from flair2_exp.data.sentinel2 import BANDS, Dates, Frames, Series
+from flair2_exp.data.source import DataSource, Sample
 from flair2_exp.errors import DamagedPatchError
 from flair2_exp.nomenclature import AERIAL_BANDS
 
@@ -36,53 +36,6 @@ READING: Final = {
     "GDAL_NUM_THREADS": "1",  # a worker is one process of one thread
 }
 """GDAL options for reading pixels and nothing else."""
-
-
-@dataclass
-class Sample:
-    """What a network gets of one patch; a modality that is not read is None."""
-
-    label: Image
-    """(H, W) class indices."""
-    image: Image | None = None
-    """(C, H, W) aerial bands."""
-    frames: Frames | None = None
-    """(T, 10, S, S) satellite series, unscaled."""
-    days: NDArray[np.int64] | None = None
-    """(T,) day offsets."""
-    satellite_label: Image | None = None
-    """(H, W) target of the satellite head; None where it is `label`."""
-    covered: bool = False
-    """Whether nothing of the series was clear enough, so that the clearest stands in."""
-
-
-class Reader(ABC):
-    """Reads the samples of an index: from the tree, or from a prepared store.
-
-    Attributes:
-        index: The data set.
-        patch_size: Pixels on a side that every patch must have.
-    """
-
-    def __init__(
-        self, index: Index, groups: DataGroups, reads: frozenset[str], patch_size: int
-    ) -> None:
-        """Choose what to read: of `reads`, `aerial` and `satellite`; the mask always is."""
-        self.index = index
-        self.patch_size = patch_size
-        self._classes = groups.data.classes
-        self._bands: list[int] | None = None  # their positions in a file, in the wanted order
-        if "aerial" in reads:
-            self._bands = [AERIAL_BANDS.index(band) for band in groups.data.bands]
-        self._series = groups.s2_preproc if "satellite" in reads else None
-
-    @abstractmethod
-    def read(self, patch: int) -> Sample:
-        """Read the sample of a patch, not augmented.
-
-        Raises:
-            DamagedPatchError: A file of the patch cannot be read as what it should be.
-        """
 
 
 @contextlib.contextmanager
@@ -226,8 +179,26 @@ def _damage(path: Path | str, reason: object) -> DamagedPatchError:
     return DamagedPatchError(f"{path}: {' '.join(str(reason).split())}.")
 
 
-class TreeReader(Reader):
-    """Reads samples from the released tree's files."""
+class TreeReader:
+    """Reads samples from the files of a FLAIR #2 tree.
+
+    Args:
+        index: The data set.
+        groups: Which bands, which nomenclature, how the series are preprocessed.
+        reads: Of `aerial` and `satellite`; the mask is always read.
+        patch_size: Pixels on a side that every patch must have.
+    """
+
+    def __init__(
+        self, index: Index, groups: DataGroups, reads: frozenset[str], patch_size: int
+    ) -> None:
+        self.index = index
+        self.patch_size = patch_size
+        self._classes = groups.data.classes
+        self._bands: list[int] | None = None  # their positions in a file, in the wanted order
+        if "aerial" in reads:
+            self._bands = [AERIAL_BANDS.index(band) for band in groups.data.bands or AERIAL_BANDS]
+        self._series = groups.s2_preproc if "satellite" in reads else None
 
     def read(self, patch: int) -> Sample:
         """Read the sample of a patch, as `Reader.read` says."""
@@ -253,33 +224,41 @@ class TreeReader(Reader):
         return image
 
 
-class StoreReader(Reader):
-    """Reads samples from a prepared store; equal bit by bit to those of `TreeReader`."""
+class StoreReader:
+    """Reads samples from a prepared store; equal bit by bit to those of the source's own reader.
 
-    def __init__(
-        self, index: Index, groups: DataGroups, reads: frozenset[str], patch_size: int
-    ) -> None:
-        """Open the store `dataset.store` and compare it with the files and the settings.
+    Args:
+        source: The data, their patches' size known.
+        groups: Which bands, how the series are preprocessed, where the store is.
+        reads: Of `aerial` and `satellite`; the mask is always read.
 
-        Raises:
-            DataError: No store, an unfinished one, one of other settings, or one whose sources
-                have changed; the message names the difference.
-        """
-        super().__init__(index, groups, reads, patch_size)
+    Raises:
+        DataError: `dataset.store` is no store, an unfinished one, one of other settings, or one
+            whose sources have changed; the message names the difference.
+    """
+
+    def __init__(self, source: DataSource, groups: DataGroups, reads: frozenset[str]) -> None:
         assert groups.dataset.store is not None, "dataset.store names the store"
+        self.index = source.index
+        self.patch_size = source.patch_size
+        self._source = source
+        self._stored = len(source.bands)
+        self._bands = source.wanted(groups) if "aerial" in reads else None
+        self._series = groups.s2_preproc if "satellite" in reads else None
         self.path = Path(groups.dataset.store).expanduser()
         description = store.describe(self.path)
         self._shard = int(description["shard"])
         self._require_settings(description["settings"])
-        self._table = store.read_table(self.path, index)
+        self._table = store.read_table(self.path, self.index)
         self._require_fresh(satellite=description["settings"]["satellite"])
         self._require_whole()
         self._ends = np.cumsum(self._table["counts"])
 
     def _require_settings(self, stored: dict[str, Any]) -> None:
         if self._series is None:  # series that are not read do not matter
-            stored = {"patch_size": stored.get("patch_size")}
-        difference = store.differences(stored, store.settings_of(self.patch_size, self._series))
+            stored = {n: each for n, each in stored.items() if not n.startswith("s2_preproc.")}
+            stored.pop("satellite", None)
+        difference = store.differences(stored, store.settings_of(self._source, self._series))
         if difference:
             fix = "Prepare another with scripts/prepare.py, take its settings"
             store.refuse(self.path, f"is of other settings: {difference}", fix)
@@ -288,8 +267,8 @@ class StoreReader(Reader):
         """Refuse a store of files that have changed since."""
         patches = np.arange(len(self.index))
         reads = frozenset({"aerial", "satellite"} if satellite else {"aerial"})
-        states = sources.states(self.index, patches, reads)
-        difference = store.stale(self._table, self.index, states, range(len(patches)))
+        states = self._source.states(patches, reads)
+        difference = store.stale(self._table, self._source, states, range(len(patches)))
         if difference:
             store.refuse(self.path, f"is not of these files: {difference}")
         for name in ("sources", "digests"):  # not needed to read
@@ -301,7 +280,7 @@ class StoreReader(Reader):
         for shard, start in enumerate(range(0, len(counts), self._shard)):
             frames = counts[start : start + self._shard]
             folder = store.shard_folder(self.path, shard)
-            lost = store.lost_file(folder, frames, self.patch_size, self._series)
+            lost = store.lost_file(folder, frames, self._source, self._series)
             if lost:
                 store.refuse(self.path, f"is incomplete: {lost} is missing or damaged")
 
@@ -316,7 +295,7 @@ class StoreReader(Reader):
         masks = self._file(shard, "masks")
         mask = np.empty((self.patch_size, self.patch_size), dtype=np.uint8)
         _read_at(masks, row * mask.size, mask)
-        sample = Sample(label=to_classes(mask, self._classes, masks))
+        sample = Sample(label=self._source.of_store(mask, masks))
         if self._bands is not None:
             sample.image = self._image(self._file(shard, "images"), row, self._bands)
         if self._series is not None:
@@ -324,15 +303,16 @@ class StoreReader(Reader):
             sample.covered = bool(self._table["covered"][patch])
         return sample
 
-    def _image(self, file: str, row: int, bands: list[int]) -> Image:
+    def _image(self, file: str, row: int, bands: list[int]) -> NDArray[Any]:
         """Read the wanted bands, all in one go where they are the file's."""
-        image = np.empty((len(bands), self.patch_size, self.patch_size), dtype=np.uint8)
-        first = row * len(AERIAL_BANDS)
-        if bands == list(range(len(AERIAL_BANDS))):
-            _read_at(file, first * image[0].size, image)
+        size = self.patch_size
+        image = np.empty((len(bands), size, size), dtype=self._source.image_type)
+        first = row * self._stored
+        if bands == list(range(self._stored)):
+            _read_at(file, first * image[0].nbytes, image)
         else:
             for band, out in zip(bands, image, strict=True):
-                _read_at(file, (first + band) * out.size, out)
+                _read_at(file, (first + band) * out.nbytes, out)
         return image
 
     def _frames(

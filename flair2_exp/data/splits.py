@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flair2_exp.config.data import SplitConfig
 from flair2_exp.data.layout import DOMAIN, Index
+from flair2_exp.data.source import PARTS, Patches
 from flair2_exp.errors import ConfigError, DataError
 
 OFFICIAL_TRAIN: Final = frozenset(
@@ -28,14 +29,12 @@ OFFICIAL_VALIDATION: Final = frozenset({4, 14, 29, 31, 58, 66, 67, 77})
 OFFICIAL_TEST: Final = frozenset({15, 22, 26, 36, 61, 64, 68, 69, 71, 84})
 """Domain numbers of the official test set."""
 
-PARTS: Final = ("train", "validation", "test")
-
 Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Positions of patches in an `Index`, ascending; no patch is in two of them."""
+    """Positions of patches in an index, ascending; no patch is in two of them."""
 
     train: Positions
     validation: Positions
@@ -46,10 +45,11 @@ class Split:
         return {name: getattr(self, name) for name in PARTS}
 
 
-def split(index: Index, options: SplitConfig) -> Split:
+def split(index: Patches, options: SplitConfig) -> Split:
     """Divide a data set's patches.
 
-    `official`: patches of the train tree by the number of their domain; the test tree tests.
+    `official`: the data set's own split. FLAIR #2's: patches of the train tree by the number of
+    their domain; the test tree tests.
     `reference`: the baseline's way with the directory listing replaced by a sorted one: the train
     tree's domains are shuffled with the seed, the first ⌊train_fraction · n⌋ train, the rest
     validate; the test tree tests. `file`: what a YAML file says.
@@ -62,6 +62,8 @@ def split(index: Index, options: SplitConfig) -> Split:
     """
     if options.name == "file":
         return _from_file(index, str(options.file))  # SplitConfig refuses a split without its file
+    if options.name == "official" and not isinstance(index, Index):
+        return _own(index)
     test = index.test
     domains = index.domains
     names = sorted(set(domains[~test].tolist()))
@@ -76,6 +78,23 @@ def split(index: Index, options: SplitConfig) -> Split:
         validation=np.flatnonzero(~test & validates),
         test=np.flatnonzero(test),
     )
+
+
+def _own(index: Patches) -> Split:
+    """Return the split that a data set brings along.
+
+    Raises:
+        DataError: It leaves open where a patch belongs.
+    """
+    part = np.zeros(len(index), np.str_) if index.part is None else index.part
+    unknown = np.flatnonzero(~np.isin(part, PARTS))
+    if len(unknown):
+        raise DataError(
+            f"split=official: the data set does not say to which part {len(unknown)} of "
+            f"{len(index)} patches belong, such as {index.name(int(unknown[0]))}.\n"
+            "Use split=reference (by seed) or split=file."
+        )
+    return Split(**{name: np.flatnonzero(part == name) for name in PARTS})
 
 
 def require(parts: dict[str, Positions], options: SplitConfig, needed: tuple[str, ...]) -> None:
@@ -131,7 +150,7 @@ def read_names(file: str) -> dict[str, object]:
     return content
 
 
-def _from_file(index: Index, file: str) -> Split:
+def _from_file(index: Patches, file: str) -> Split:
     """Return the split that a YAML file of names describes."""
     content = read_names(file)
     places = _places(index)
@@ -146,7 +165,7 @@ def _from_file(index: Index, file: str) -> Split:
     return Split(**chosen)
 
 
-def _places(index: Index) -> dict[str, Positions]:
+def _places(index: Patches) -> dict[str, Positions]:
     """Return positions by name of domain, area or patch."""
     places: dict[str, Positions] = {}
     for values in (index.domains, index.area_names[index.area], index.ids):

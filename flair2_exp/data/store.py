@@ -4,8 +4,8 @@ The store is a folder of NumPy arrays in shards of 128 patches, in the index's o
 
     store.json                  form, settings, patch size
     index.npz                   what is in the shards; written last, so its presence means complete
-    shards/00000/images.npy     (n, 5, H, W) uint8
-    shards/00000/masks.npy      (n, H, W) uint8, values 1..19
+    shards/00000/images.npy     (n, 5, H, W) uint8; other sources: their bands and type
+    shards/00000/masks.npy      (n, H, W) uint8, values 1..19; others: class indices, one more
     shards/00000/series.npy     (frames, 10, S, S) uint16, or float32 for monthly means
     shards/00000/index.npz      the shard's part of the index
 
@@ -43,11 +43,11 @@ from numpy.typing import NDArray
 
 from flair2_exp import values
 from flair2_exp.config.data import S2PreprocConfig
-from flair2_exp.data import sources
+from flair2_exp.data import digests
 from flair2_exp.data.arrays import read_npz
-from flair2_exp.data.layout import Index
+from flair2_exp.data.source import DataSource, Patches
 from flair2_exp.errors import DataError
-from flair2_exp.nomenclature import AERIAL_BANDS, SATELLITE_BANDS
+from flair2_exp.nomenclature import SATELLITE_BANDS
 
 FORMAT: Final = 2
 """Raised when the store changes its form."""
@@ -61,12 +61,13 @@ HEADER: Final = 128
 Table = Mapping[str, NDArray[Any]]
 
 
-def settings_of(patch_size: int, series: S2PreprocConfig | None) -> dict[str, Any]:
+def settings_of(source: DataSource, series: S2PreprocConfig | None) -> dict[str, Any]:
     """Return the settings that a store's contents depend on, by the names of the config.
 
     Options that have no effect beside the others are left out; without `series` all of them.
     """
-    settings = {"patch_size": patch_size, "satellite": series is not None}
+    settings = {"patch_size": source.patch_size, "satellite": series is not None}
+    settings |= source.stored_as()
     if series is None:
         return settings
     names = ["monthly", "cloud_filter", "size"]
@@ -88,21 +89,22 @@ def frame_bytes(series: S2PreprocConfig) -> int:
 
 
 def lost_file(
-    folder: str, counts: NDArray[np.int64], patch_size: int, series: S2PreprocConfig | None
+    folder: str, counts: NDArray[np.int64], source: DataSource, series: S2PreprocConfig | None
 ) -> str:
     """Return the file of a shard that is missing or of another length than its patches make it.
 
     Args:
         folder: The shard's folder.
         counts: (n,) frames of each of its patches.
-        patch_size: Pixels on a side of every patch.
+        source: The data.
         series: How the series were preprocessed; None where they are not there or not read.
 
     Returns:
         Its path; empty where all is there.
     """
-    pixels = len(counts) * patch_size**2
-    sizes = {"images": len(AERIAL_BANDS) * pixels, "masks": pixels}
+    pixels = len(counts) * source.patch_size**2
+    images = len(source.bands) * source.image_type.itemsize * pixels
+    sizes = {"images": images, "masks": pixels}
     if series is not None:
         sizes["series"] = int(counts.sum()) * frame_bytes(series)
     for name, size in sizes.items():
@@ -132,7 +134,7 @@ def describe(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def read_table(path: Path, index: Index) -> dict[str, NDArray[Any]]:
+def read_table(path: Path, index: Patches) -> dict[str, NDArray[Any]]:
     """Return what is in a store's shards, row by row as the index lists the patches.
 
     Raises:
@@ -166,21 +168,22 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} is {old}, not {new}" for name, (old, new) in changes if name in both)
 
 
-def stale(table: Table, index: Index, states: sources.States, patches: range) -> str:
+def stale(table: Table, source: DataSource, states: digests.States, patches: range) -> str:
     """Return how (a part of) a store differs from the files; empty where it does not.
 
     Args:
         table: What is in these shards.
-        index: The data set.
-        states: (N, 5, 2) of the whole index, from `sources.states`.
+        source: The data set.
+        states: (N, k, 2) of the whole index, from `DataSource.states`.
         patches: The positions in the index that the table should hold.
     """
+    index = source.index
     difference = _other_patches(table, index, patches)
     if difference:
         return difference
     part = slice(patches.start, patches.stop)
     changed = table["sources"] != states[part]
-    moved = table["centroids"] != index.centroids[part]
+    moved = table["centroids"] != source.centroids[part]
     which = changed.any(axis=(1, 2)) | moved.any(axis=1)
     if not which.any():
         return ""
@@ -191,12 +194,15 @@ def stale(table: Table, index: Index, states: sources.States, patches: range) ->
         pair = table["sources"][first, file, field], states[part][first, file, field]
         before, now = ("absent" if state < 0 else state for state in pair)
         unit = ("bytes", "ns since 1970")[field]
-        what = f"{sources.NAMES[file]} ({before} → {now} {unit})"
+        names = source.file_names
+        what = (
+            f"{names[file] if file < len(names) else f'file {file + 1}'} ({before} → {now} {unit})"
+        )
     name = index.ids[part][first]
     return f"{which.sum()} of {len(which)} patches changed, first {name}: its {what}"
 
 
-def _other_patches(table: Table, index: Index, patches: range) -> str:
+def _other_patches(table: Table, index: Patches, patches: range) -> str:
     """Return how many patches a part of a store has too many or too few; empty where none."""
     part = slice(patches.start, patches.stop)
     stored = np.char.add(np.char.add(table["areas"], "/"), table["ids"])

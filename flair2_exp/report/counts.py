@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flair2_exp.errors import DataError
+from flair2_exp.nomenclature import LandCover, Nomenclature
 from flair2_exp.report.statistics import Integers, sum_by_area
 
 
@@ -26,19 +28,25 @@ class Counts:
     """(A,) names, sorted."""
     confusion: Integers
     """(A, C, C) pixels, rows truth, columns prediction."""
-    classes: tuple[str, ...]
+    nomenclature: Nomenclature
     patches: int
     """Number of test patches."""
     test_set: str
     """Hash of the patches' names and of their true pixels of the scored classes: equal for runs
     that were tested on the same patches with the same labels."""
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names."""
+        return self.nomenclature.names
+
 
 def read_counts(path: Path) -> Counts:
     """Read the counts of each patch and sum them by area.
 
     Args:
-        path: NumPy archive: `patch_ids` (N,), `areas` (N,), `confusion` (N, C, C), `classes` (C,).
+        path: NumPy archive: `patch_ids` (N,), `areas` (N,), `confusion` (N, C, C),
+            `classes` (C,) and, but for runs of old, `colours` (C,) and `scored`.
 
     Raises:
         DataError: The file is missing, damaged, incomplete or inconsistent.
@@ -48,6 +56,7 @@ def read_counts(path: Path) -> Counts:
         with np.load(path, allow_pickle=False) as stored:
             names = ("patch_ids", "areas", "confusion", "classes")
             patch_ids, areas, confusion, classes = (stored[name] for name in names)
+            nomenclature = _nomenclature(classes, stored)
     except FileNotFoundError:
         raise DataError(f"{path} is missing. {fix}") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -59,10 +68,19 @@ def read_counts(path: Path) -> Counts:
     return Counts(
         areas=tuple(map(str, by_area)),
         confusion=summed,
-        classes=tuple(map(str, classes)),
+        nomenclature=nomenclature,
         patches=len(patch_ids),
-        test_set=_test_set(patch_ids, confusion),
+        test_set=_test_set(patch_ids, confusion, nomenclature),
     )
+
+
+def _nomenclature(names: NDArray[Any], stored: Mapping[str, NDArray[Any]]) -> Nomenclature:
+    """Return the classes that a run recorded; of FLAIR #2 where it recorded their names alone."""
+    if "colours" not in stored:
+        return Nomenclature.of_names(names.tolist())
+    pairs = zip(names.tolist(), stored["colours"].tolist(), strict=True)
+    classes = (LandCover(value, *pair) for value, pair in enumerate(pairs))
+    return Nomenclature(tuple(classes), int(stored["scored"]))
 
 
 def _problem(
@@ -83,10 +101,12 @@ def _problem(
     return ""
 
 
-def _test_set(patch_ids: NDArray[Any], confusion: NDArray[Any]) -> str:
-    """Hash names and true pixels; those of "other" (the last class) depend on the metric."""
+def _test_set(patch_ids: NDArray[Any], confusion: NDArray[Any], nomenclature: Nomenclature) -> str:
+    """Hash names and true pixels; those of a last class that is not scored depend on the metric."""
     order = np.argsort(patch_ids)
-    truth = confusion.sum(axis=2, dtype=np.int64)[order, :-1]
+    truth = confusion.sum(axis=2, dtype=np.int64)[
+        order, : len(nomenclature.classes) - nomenclature.has_other
+    ]
     digest = hashlib.sha256("\n".join(map(str, patch_ids[order])).encode())
     digest.update(np.ascontiguousarray(truth, dtype="<i8").tobytes())
     return digest.hexdigest()[:16]

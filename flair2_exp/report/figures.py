@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flair2_exp.nomenclature import classes
+from flair2_exp.nomenclature import Nomenclature
 from flair2_exp.report import words
 from flair2_exp.report.results import FEW_ROWS, Contrast, Report, Row, Score
 from flair2_exp.report.runs import Curve
@@ -175,7 +175,7 @@ def iou_by_class(report: Report) -> Figure:
     _from_above(axes, names, grid="#d0d0d0")
     axes.set_xlim(*_tenths([score for row in report.rows for score in row.classes]))
     axes.set_xlabel("IoU, mean over seeds, 95 % interval")
-    _swatches(axes, names, len(report.class_names), vertical=True)
+    _swatches(axes, names, report.nomenclature, vertical=True)
     longest = max(len(row.name) for row in report.rows)
     columns = max(1, min(3, len(report.rows), int(WIDTH / (0.5 + 0.065 * longest))))  # in inches
     figure.legend(loc="outside upper center", ncols=columns, frameon=False)
@@ -201,7 +201,7 @@ def _heat_map(report: Report) -> Figure:
     _write_in(axes, values, "{:.2f}", inks, 7)
     axes.set_yticks(range(len(report.rows)), [row.name for row in report.rows])
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    _swatches(axes, names, len(report.class_names), vertical=False)
+    _swatches(axes, names, report.nomenclature, vertical=False)
     figure.colorbar(image, ax=axes, label="IoU, mean over seeds", fraction=0.03)
     _foot(figure, report)
     return figure
@@ -215,11 +215,13 @@ def _write_in(axes: Axes, values: Floats, form: str, inks: NDArray[np.str_], siz
             axes.text(x, y, text, ha="center", va="center", fontsize=size, color=inks[y, x])
 
 
-def _swatches(axes: Axes, names: Sequence[str], count: int, *, vertical: bool) -> None:
+def _swatches(
+    axes: Axes, names: Sequence[str], nomenclature: Nomenclature, *, vertical: bool
+) -> None:
     """Draw a square of each class's colour between its name and the axis."""
     from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-    colours = {one.name: one.colour for one in classes(13 if count == 13 else 19)}
+    colours = {one.name: one.colour for one in nomenclature.classes}
     parts = (axes.transAxes, axes.transData) if vertical else (axes.transData, axes.transAxes)
     shift = (-0.075, 0.0) if vertical else (0.0, -0.075)  # inches
     outwards = ScaledTranslation(*shift, axes.figure.dpi_scale_trans)
@@ -227,7 +229,7 @@ def _swatches(axes: Axes, names: Sequence[str], count: int, *, vertical: bool) -
     look: dict[str, Any] = {"ms": 6, "mec": "#444444", "mew": 0.4, "clip_on": False}
     for at, name in enumerate(names):
         x, y = (0.0, at) if vertical else (at, 0.0)
-        axes.plot(x, y, "s", color=colours.get(name, "#888888"), transform=place, **look)
+        axes.plot(x, y, "s", color=colours[name], transform=place, **look)
     axes.tick_params(axis="y" if vertical else "x", length=0, pad=11)
 
 
@@ -241,15 +243,15 @@ def confusion(report: Report) -> Figure:
     figure = _new(8.4, 9.0 if others else 5.6, hspace=0.02, wspace=0.02)
     grid = figure.subplots(2 if others else 1, 2).ravel()
     shares = _share(base.confusion)
-    _matrix(grid[0], shares, report.class_names, base.name)
+    _matrix(grid[0], shares, report.nomenclature, base.name)
     if others:
         best = others[-1]
         best_shares = _share(best.confusion)
-        _matrix(grid[1], best_shares, report.class_names, best.name)
+        _matrix(grid[1], best_shares, report.nomenclature, best.name)
         grid[1].set_yticklabels([])  # the names stand at the left matrix of the same line
         grid[1].set_ylabel("")
         title = f"{best.name}\n− {base.name}"
-        _matrix(grid[2], best_shares - shares, report.class_names, title, change=True)
+        _matrix(grid[2], best_shares - shares, report.nomenclature, title, change=True)
     _explain(grid[-1], bool(others))
     _foot(figure, report)
     return figure
@@ -262,8 +264,14 @@ def _share(counts: Integers) -> Floats:
 
 
 def _matrix(
-    axes: Axes, values: Floats, names: Sequence[str], title: str, *, change: bool = False
+    axes: Axes,
+    values: Floats,
+    nomenclature: Nomenclature,
+    title: str,
+    *,
+    change: bool = False,
 ) -> None:
+    names = nomenclature.names
     percent = 100 * values
     size = np.abs(percent)
     if change:
@@ -278,7 +286,7 @@ def _matrix(
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     for vertical in (True, False):
-        _swatches(axes, names, len(names), vertical=vertical)
+        _swatches(axes, names, nomenclature, vertical=vertical)
     axes.set_title(title, loc="left")
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")

@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 
 from flair2_exp.errors import ConfigError
-from flair2_exp.nomenclature import SCORED
 from flair2_exp.report import statistics
 from flair2_exp.report.factors import find_factors, fit_seeds, full_design
 from flair2_exp.report.power import Outlook
@@ -68,7 +67,7 @@ def build_report(
         rows=_rows(both, levels, compared, absent, against),
         absent=absent,
         differences=differences,
-        class_names=named[0].counts.classes,
+        nomenclature=named[0].counts.nomenclature,
         baseline=compared.baseline,
         unit=units.unit,
         domains=len(np.unique(units.domains)),
@@ -159,7 +158,7 @@ def _baseline(wanted: str | None, rows: Sequence[str], absent: Sequence[AbsentRu
 
 def _row_counts(name: str, runs: Sequence[ScoredRun]) -> RowCounts:
     confusions = [run.counts.confusion for run in runs]
-    return statistics.row_counts(name, confusions, min(SCORED, len(runs[0].counts.classes)))
+    return statistics.row_counts(name, confusions, runs[0].counts.nomenclature.scored)
 
 
 def _drawing(options: ReportOptions) -> dict[str, int]:

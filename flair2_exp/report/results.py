@@ -11,6 +11,7 @@ from typing import Final, Literal, Self
 import numpy as np
 
 from flair2_exp.config.fields import Group, option
+from flair2_exp.nomenclature import Nomenclature
 from flair2_exp.report.power import Outlook
 from flair2_exp.report.published import Published, published_row
 from flair2_exp.report.runs import AbsentRun, Curve, ScoredRun
@@ -182,6 +183,7 @@ class Row:
                 convention,
                 run.counts.confusion.sum(axis=0),
                 other_kept=run.convention is Convention.CHALLENGE,
+                scored=run.counts.nomenclature.scored,
             )
             for run in self.runs
         ]
@@ -210,8 +212,8 @@ class Report:
     """All runs without a score, of rows without a finished run too."""
     differences: tuple[Difference, ...]
     """The pairs compared: row minus baseline, else later row minus earlier."""
-    class_names: tuple[str, ...]
-    """All C classes; the first ones count."""
+    nomenclature: Nomenclature
+    """All C classes, and which of them count."""
     baseline: str
     """Name of the row that others are measured against."""
     unit: Literal["domain", "area"]
@@ -233,9 +235,14 @@ class Report:
     paths: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """All C classes."""
+        return self.nomenclature.names
+
+    @property
     def scored(self) -> tuple[str, ...]:
         """The classes that count."""
-        return self.class_names[: len(self.rows[0].classes)]
+        return self.class_names[: self.nomenclature.scored]
 
     @property
     def units(self) -> int:

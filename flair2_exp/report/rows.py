@@ -18,6 +18,7 @@ from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import digest, render
 
 if TYPE_CHECKING:
+    from flair2_exp.nomenclature import Nomenclature
     from flair2_exp.report.runs import ScoredRun
 
 TELLING: Final[tuple[str, ...]] = (
@@ -299,7 +300,7 @@ def require_comparable(runs: Sequence[ScoredRun]) -> None:
         "data sets": lambda run: run.tag(Tag.DATASET),
         "splits": lambda run: run.tag(Tag.SPLIT),
         "metric settings": lambda run: run.tag(Tag.METRIC),
-        "classes": lambda run: ", ".join(run.counts.classes),
+        "classes": lambda run: _classes(run.counts.nomenclature),
         "test patches or labels": lambda run: run.counts.test_set,
     }
     for kind, value_of in kinds.items():
@@ -309,6 +310,12 @@ def require_comparable(runs: Sequence[ScoredRun]) -> None:
         _require_one(
             alike, "contents of the data set (fingerprints)", lambda run: run.record.fingerprint
         )
+
+
+def _classes(nomenclature: Nomenclature) -> str:
+    """Return the names of the classes, those that are not scored in brackets."""
+    names, scored = nomenclature.names, nomenclature.scored
+    return ", ".join([*names[:scored], *(f"({name})" for name in names[scored:])])
 
 
 def _require_one(

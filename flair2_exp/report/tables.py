@@ -64,7 +64,9 @@ def tables(report: Report) -> list[Table]:
     """Return the tables that the report has content for."""
     differences = [_differences(report)] if report.differences else []
     factors = [_factors(report)] if report.effects else []
-    return [leaderboard(report), *differences, _classes(report), *factors, _conventions(report)]
+    # Conventions differ in what they make of pixels that are not scored.
+    conventions = [_conventions(report)] if report.nomenclature.has_other else []
+    return [leaderboard(report), *differences, _classes(report), *factors, *conventions]
 
 
 def leaderboard(report: Report) -> Table:

@@ -34,11 +34,12 @@ class Units:
 
         Args:
             by_area: The rows.
-            areas: (A,) their areas' names, `DOMAIN/AREA`.
-            wanted: `auto`: domains, where there are `ENOUGH_DOMAINS`.
+            areas: (A,) their areas' names, `DOMAIN/AREA`, or of data without domains `AREA`.
+            wanted: `auto`: domains, where areas have some and there are `ENOUGH_DOMAINS`.
         """
         domains = np.array([area.partition("/")[0] for area in areas])
-        enough = len(np.unique(domains)) >= ENOUGH_DOMAINS
+        grouped = any("/" in area for area in areas)
+        enough = grouped and len(np.unique(domains)) >= ENOUGH_DOMAINS
         unit: Unit = ("domain" if enough else "area") if wanted == "auto" else wanted
         return cls(tuple(by_area), domains, unit)
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp.config.experiment import Config, require_patch_size
+from flair2_exp.config.experiment import Config, require_classes, require_patch_size
 from flair2_exp.config.fields import plain
 from flair2_exp.errors import ConfigError
+from flair2_exp.nomenclature import AERIAL_BANDS
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import recorded_status
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from lightning import Callback, Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
+    from flair2_exp.data.source import DataSource
     from flair2_exp.models.registry import NetworkSpec
+    from flair2_exp.nomenclature import Nomenclature
     from flair2_exp.signals import Interruption
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
@@ -133,15 +136,14 @@ def build_data(config: Config) -> FlairDataModule:
         config.data_groups, reads=config.reads, seed=config.seed, parts=config.parts
     )
     if dataset.check == "headers" and dataset.store is None:
-        from flair2_exp.data.check.tree import require_sound
-
-        findings = require_sound(config.data_groups, config.reads)
+        findings = data.source.require_sound()
         for finding in [each for each in findings if each.severity == "error"][:5]:
             log.warning("%s: %s", finding.path, finding.message)
     data.setup()
     data.require_whole_batches(abs(config.trainer.devices) * config.trainer.num_nodes)
     data.require_shared_memory(max(1, config.trainer.devices))
     require_patch_size(config, data.patch_size)
+    require_classes(config, data.source.nomenclature)
     return data
 
 
@@ -161,23 +163,27 @@ def describe_data(config: Config, data: FlairDataModule) -> dict[str, Any]:
     }
 
 
-def network_spec(config: Config, patch_size: int) -> NetworkSpec:
+def network_spec(config: Config, patch_size: int, source: DataSource | None = None) -> NetworkSpec:
     """Return the network's description in plain values.
 
     Args:
         config: The experiment's.
         patch_size: Aerial pixels on a side of a patch.
+        source: The data; None is FLAIR #2, whose bands and classes the config knows.
     """
     from flair2_exp.models.registry import NetworkSpec
 
+    bands, classes = config.data.bands or AERIAL_BANDS, int(config.data.classes)
+    if source is not None:
+        bands, classes = config.data.bands or source.bands, len(source.nomenclature.classes)
     return NetworkSpec(
         model=config.model,
         utae=config.utae,
         fusion=config.fusion,
         metadata=config.metadata,
-        bands=len(config.data.bands),
-        band_names=tuple(config.data.bands),
-        classes=config.data.classes,
+        bands=len(bands),
+        band_names=tuple(bands),
+        classes=classes,
         patch_size=patch_size,
         series_size=config.s2_preproc.size,
     )
@@ -202,20 +208,39 @@ def require_feasible(config: Config, *, devices: bool = True) -> None:
 
     if devices:
         require_device(config.trainer, config.data.workers)
-    sample = config.dataset.sample
-    spec = network_spec(config, sample.patch_size if sample else FLAIR_PATCH)
+    sample, source = config.dataset.sample, None
+    patch_size = sample.patch_size if sample else FLAIR_PATCH
+    if not config.dataset.is_flair:
+        from flair2_exp.data.source import open_source
+
+        source = open_source(config.data_groups, config.reads)
+        patch_size = source.patch_size
+        require_patch_size(config, patch_size)
+        require_classes(config, source.nomenclature)
     require_feasible(
-        spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
+        network_spec(config, patch_size, source),
+        config.optimizer,
+        config.scheduler,
+        config.loss,
+        config.trainer.max_epochs,
+        source.nomenclature if source else None,
     )
 
 
-def build_task(config: Config, spec: NetworkSpec, *, fresh: bool = True) -> SegmentationTask:
+def build_task(
+    config: Config,
+    spec: NetworkSpec,
+    *,
+    fresh: bool = True,
+    nomenclature: Nomenclature | None = None,
+) -> SegmentationTask:
     """Return the LightningModule, with released or earlier weights where the config names some.
 
     Args:
         config: The experiment's.
         spec: Of the network.
         fresh: False where a run resumes and its checkpoint replaces all weights.
+        nomenclature: Of the data; None is FLAIR #2's.
 
     Raises:
         ModelError: The network cannot be built or the weights do not fit it.
@@ -229,6 +254,7 @@ def build_task(config: Config, spec: NetworkSpec, *, fresh: bool = True) -> Segm
         optimizer=plain(config.optimizer),
         scheduler=plain(config.scheduler),
         metric=plain(config.metric),
+        nomenclature=nomenclature.plain() if nomenclature else None,
         pretrained=fresh and not (config.checkpoint or config.model.weights),
     )
     if config.model.weights and fresh:

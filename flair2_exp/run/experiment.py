@@ -327,7 +327,7 @@ class _Watchers:
         cls, config: Config, data: FlairDataModule, reporter: Reporter | None, *, first: bool
     ) -> _Watchers:
         from flair2_exp.training.callbacks import Scores, Stopwatch
-        from flair2_exp.training.panel import PanelCollector
+        from flair2_exp.training.panel import PanelCollector, shown_bands
         from flair2_exp.training.pruning import Pruning
 
         # Searches that prune have one objective; what only the end measures cannot be reported.
@@ -336,7 +336,10 @@ class _Watchers:
             Stopwatch(),
             Scores(config.callbacks.monitor, config.callbacks.mode),
             PanelCollector(
-                config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
+                config.callbacks.panel_patches,
+                data.counts["test"],
+                shown_bands(data.bands),
+                stretched=data.source.scale != 255,
             ),
             Pruning(reporter if first else None, config.objective),
             reports=reporter is not None and reported,
@@ -362,7 +365,9 @@ class _Watchers:
         return {
             **metrics_under(trainer, "test/"),
             "test/patches": float(len(task.results)),  # damaged ones may be left out
-            "test/miou_most_frequent_class": most_frequent_class_miou(task.test_confusion()),
+            "test/miou_most_frequent_class": most_frequent_class_miou(
+                task.test_confusion(), task.nomenclature.scored
+            ),
             "inference/seconds": seconds,
             "inference/seconds_per_patch": seconds / max(1, len(task.results)),
         }
@@ -489,10 +494,10 @@ def prepare(
         patch_size = data.patch_size
     else:
         patch_size = sample.patch_size
-    spec = network_spec(config, patch_size)
-    require_feasible(
-        spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
-    )
+    spec = network_spec(config, patch_size, data.source if data else None)
+    nomenclature = data.source.nomenclature if data else None
+    epochs = config.trainer.max_epochs
+    require_feasible(spec, config.optimizer, config.scheduler, config.loss, epochs, nomenclature)
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import require_same_model
 
@@ -500,11 +505,10 @@ def prepare(
     start = resume_point(folder) if earlier is not None and not earlier.training else None
     # Weights that a checkpoint will replace are not read, let alone downloaded.
     resumes = start is not None or (earlier is not None and bool(earlier.training))
-    task = build_task(config, spec, fresh=not resumes)
+    task = build_task(config, spec, fresh=not resumes, nomenclature=nomenclature)
     if checkpoint is not None and config.train and not resumes:
         from flair2_exp.training.checkpoint import require_training_state, warn_of_schedule
 
-        epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
         warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
     data = build_data(config) if data is None else data
@@ -601,13 +605,6 @@ def _require_best(folder: RunFolder) -> None:
             f"{str(error).splitlines()[0]}\nThis run is trained, and that is what its test needs: "
             f"put it back, or remove {folder} to train anew."
         ) from error
-
-
-def _true_colour(bands: Sequence[str]) -> tuple[int, int, int] | None:
-    """Return the positions of red, green and blue among the bands; None where one is missing."""
-    if not {"red", "green", "blue"} <= set(bands):
-        return None
-    return bands.index("red"), bands.index("green"), bands.index("blue")
 
 
 def objective(config: Config, metrics: Mapping[str, float]) -> float | list[float] | None:

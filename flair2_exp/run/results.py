@@ -43,7 +43,9 @@ def save_results(
             patch_ids=np.array(patches),
             areas=np.array([task.results[each].area for each in patches]),
             confusion=np.stack([task.results[each].confusion for each in patches]),
-            classes=np.array(task.class_names),
+            classes=np.array(task.nomenclature.names),
+            colours=np.array([each.colour for each in task.nomenclature.classes]),
+            scored=np.array(task.nomenclature.scored),
         )
     try:
         _draw(task, panel, folder, heading)
@@ -54,10 +56,9 @@ def save_results(
 def _draw(task: SegmentationTask, panel: PanelCollector, folder: RunFolder, heading: str) -> None:
     import numpy as np
 
-    from flair2_exp.nomenclature import classes
     from flair2_exp.tracking import figures
 
-    shown = classes(len(task.class_names))
+    shown = task.nomenclature
     drawn = figures.confusion(task.test_confusion(), shown, title=heading)
     with replacing(folder.confusion_figure) as fresh:
         drawn.savefig(fresh, format="png")

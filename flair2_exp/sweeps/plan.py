@@ -211,7 +211,7 @@ class Planner:
         self._master = master
         self._loader = loader
         self._folder = Path(master.hydra.sweep.dir).absolute()
-        self._fingerprints: dict[tuple[object, ...], str] = {}
+        self._fingerprints: dict[str, str] = {}
 
     def plan(self, jobs: Sequence[tuple[str, ...]]) -> Plan:
         """Compose and check every job, and find out where each stands.
@@ -278,7 +278,7 @@ class Planner:
 
     def _data(self, config: Config) -> str:
         """Return the fingerprint of a job's data, read once for jobs of the same data."""
-        key = (config.dataset, config.split, config.reads)
+        key = digest(plain([config.dataset, config.split, sorted(config.reads)]))
         if key not in self._fingerprints:
             self._fingerprints[key] = self._read_fingerprint(config)
         return self._fingerprints[key]
@@ -432,8 +432,8 @@ def require_feasible(jobs: Sequence[Job], *, remote: bool) -> None:
     for job in jobs:
         groups = (job.config.model, job.config.utae, job.config.fusion, job.config.metadata)
         learning = (job.config.loss, job.config.optimizer, job.config.scheduler)
-        values = plain([*groups, *learning, job.config.trainer, job.config.dataset.sample])
-        key = digest({"values": values, "bands": len(job.config.data.bands)})
+        data = (job.config.dataset, job.config.data.bands, job.config.data.classes)
+        key = digest(plain([*groups, *learning, job.config.trainer, *data]))
         if job.state != DONE and key not in checked:
             checked.add(key)
             _checked(job, functools.partial(assembly.require_feasible, devices=not remote))

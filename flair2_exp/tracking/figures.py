@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from flair2_exp.nomenclature import SCORED, LandCover
+from flair2_exp.nomenclature import LandCover, Nomenclature
 from flair2_exp.score import confusion_matrix, iou, known_mean, miou
 
 if TYPE_CHECKING:
@@ -50,18 +50,16 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 def confusion(
     counts: npt.ArrayLike,
-    classes: Sequence[LandCover],
+    nomenclature: Nomenclature,
     *,
     title: str = "",
-    scored: int = SCORED,
 ) -> Figure:
     """Draw the confusion matrix in per cent of each row, and the IoU of each class beside it.
 
     Args:
         counts: (C, C) pixels, rows truth, columns prediction.
-        classes: The C classes, for names and colours.
+        nomenclature: The C classes; the IoU of those that are not scored is not shown.
         title: A line above.
-        scored: The score is the mean over the first `scored` classes; the others' IoU is not shown.
 
     Returns:
         A figure of 10.4 × 6.6 inches.
@@ -70,6 +68,7 @@ def confusion(
         ValueError: The matrix is not of these classes.
     """
     matrix = np.asarray(counts, dtype=np.float64)
+    classes, scored = nomenclature.classes, nomenclature.scored
     if matrix.shape != (len(classes), len(classes)):
         raise ValueError(f"{len(classes)} classes need a square matrix, not {matrix.shape}")
     figure = _figure(10.4, 6.6, title)
@@ -136,10 +135,9 @@ def panel(
     truths: ByteArray,
     predictions: ByteArray,
     ids: Sequence[str],
-    classes: Sequence[LandCover],
+    nomenclature: Nomenclature,
     *,
     title: str = "",
-    scored: int = SCORED,
 ) -> Figure:
     """Draw test patches, one per row: image, truth, prediction and errors, in the class colours.
 
@@ -152,9 +150,8 @@ def panel(
         truths: (N, H, W) uint8 class indices.
         predictions: Likewise.
         ids: N names.
-        classes: The classes by index; the first `scored` count.
+        nomenclature: The classes.
         title: A line above.
-        scored: Number of scored classes.
 
     Returns:
         A figure 9.6 inches wide and about 2.6 inches per patch high.
@@ -163,6 +160,7 @@ def panel(
         ValueError: No patch, or shapes that do not fit together.
     """
     count = len(ids)
+    classes, scored = nomenclature.classes, nomenclature.scored
     same = images.shape == (*truths.shape, 3) and predictions.shape == truths.shape
     if not count or not same or len(truths) != count:
         raise ValueError(

@@ -7,7 +7,7 @@ from torch import nn
 
 from flair2_exp.config.training import LossConfig, OptimizerConfig, SchedulerConfig
 from flair2_exp.models.registry import NetworkSpec, build_network, main_head
-from flair2_exp.nomenclature import classes
+from flair2_exp.nomenclature import Nomenclature, flair
 from flair2_exp.training.losses import build_loss
 from flair2_exp.training.optimizers import build_optimizer, require_step
 from flair2_exp.training.schedules import build_schedule
@@ -19,18 +19,27 @@ def require_feasible(
     scheduler: SchedulerConfig,
     loss: LossConfig,
     epochs: int,
+    nomenclature: Nomenclature | None = None,
 ) -> None:
     """Refuse what could not be trained: network, optimizer, schedule and loss.
 
     No weights are read or downloaded, and whether this machine has the device is not asked: the
     jobs may run on another.
 
+    Args:
+        spec: Of the network.
+        optimizer: Of the optimizer.
+        scheduler: Of the schedule.
+        loss: Of the loss.
+        epochs: `trainer.max_epochs`.
+        nomenclature: Of the data; None is FLAIR #2's of as many classes.
+
     Raises:
         ConfigError: Something does not exist or does not take its options.
         ModelError: The network cannot be built.
     """
     network = _without_memory(spec)
-    names = [each.name for each in classes(spec.classes)]
+    names = (nomenclature or flair(spec.classes)).names
     build_loss(loss, names, main_head(network, spec.reads))
     # Of the parameters' shapes, on the processor: some optimizers look at the device.
     parameters = [

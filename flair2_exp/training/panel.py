@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,12 +37,15 @@ class PanelCollector(Callback):
     Args:
         count: How many patches; 0 keeps none.
         total: How many patches the test set has.
-        rgb: Positions of red, green and blue among the image's bands; None shows one band in grey.
+        rgb: Positions among the image's bands of those shown as red, green and blue.
+        stretched: Whether each patch is shown between its own 2nd and 98th percentile, rather than
+            between 0 and 1.
     """
 
     count: int
     total: int
-    rgb: tuple[int, int, int] | None = (0, 1, 2)
+    rgb: tuple[int, int, int] = (0, 1, 2)
+    stretched: bool = False
     rows: list[PanelRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -67,7 +70,7 @@ class PanelCollector(Callback):
         """Keep the wanted patches of a batch."""
         for position, patch in enumerate(batch["patch_id"]):
             if self._seen + position in self._wanted:
-                image = _picture(batch, position, self.rgb or (0, 0, 0))
+                image = self._picture(batch, position)
                 truth, prediction = (
                     each[position].to(torch.uint8).cpu().numpy()
                     for each in (batch["label"], outputs)
@@ -75,17 +78,27 @@ class PanelCollector(Callback):
                 self.rows.append(PanelRow(patch, image, truth, prediction))
         self._seen += len(batch["patch_id"])
 
+    def _picture(self, batch: Mapping[str, Any], position: int) -> npt.NDArray[np.uint8]:
+        """Draw a patch, (H, W, 3) uint8: its aerial image, or where there is none its series."""
+        image = batch.get("image")
+        if image is not None:
+            picture = image[position, list(self.rgb)].float().cpu().numpy()
+            if self.stretched:
+                low, high = np.percentile(picture, (2, 98))
+                picture = (picture - low) / max(high - low, 1e-6)
+        else:
+            picture = _series_picture(batch, position)
+        return np.asarray(np.moveaxis(picture * 255, 0, -1).clip(0, 255), dtype=np.uint8)
 
-def _picture(
-    batch: Mapping[str, Any], position: int, bands: tuple[int, int, int]
-) -> npt.NDArray[np.uint8]:
-    """Draw a patch, (H, W, 3) uint8: its aerial image, or where there is none its series."""
-    image = batch.get("image")
-    if image is not None:
-        picture = image[position, list(bands)].float().cpu().numpy()
-    else:
-        picture = _series_picture(batch, position)
-    return np.asarray(np.moveaxis(picture * 255, 0, -1).clip(0, 255), dtype=np.uint8)
+
+def shown_bands(bands: Sequence[str]) -> tuple[int, int, int]:
+    """Return the positions of the bands that a panel shows as red, green and blue.
+
+    These themselves where all three are there, else the first three, else the first one in grey.
+    """
+    if {"red", "green", "blue"} <= set(bands):
+        return bands.index("red"), bands.index("green"), bands.index("blue")
+    return (0, 1, 2) if len(bands) >= 3 else (0, 0, 0)
 
 
 def _series_picture(batch: Mapping[str, Any], position: int) -> npt.NDArray[np.float32]:

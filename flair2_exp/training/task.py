@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from flair2_exp.config.fields import build
 from flair2_exp.config.training import LossConfig, MetricConfig, OptimizerConfig, SchedulerConfig
 from flair2_exp.models.registry import HEADS, NetworkSpec, build_network, by_head, main_head
-from flair2_exp.nomenclature import classes
+from flair2_exp.nomenclature import Nomenclature, flair
 from flair2_exp.score import iou, miou
 from flair2_exp.training.losses import build_loss
 from flair2_exp.training.optimizers import build_optimizer
@@ -87,6 +87,7 @@ class SegmentationTask(LightningModule):
         optimizer: Of an `OptimizerConfig`.
         scheduler: Of a `SchedulerConfig`.
         metric: Of a `MetricConfig`.
+        nomenclature: `Nomenclature.plain()` of the data; None is FLAIR #2's of as many classes.
         pretrained: False where a checkpoint will replace all weights: the encoder's are then
             neither read nor downloaded.
 
@@ -105,6 +106,7 @@ class SegmentationTask(LightningModule):
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
         metric: Mapping[str, Any],
+        nomenclature: Mapping[str, Any] | None = None,
         pretrained: bool = True,
     ) -> None:
         super().__init__()
@@ -113,14 +115,18 @@ class SegmentationTask(LightningModule):
         self.spec = spec
         self.model = build_network(spec, pretrained)
         self.main_head = main_head(self.model, spec.reads)
-        self.class_names = [each.name for each in classes(spec.classes)]
+        self.nomenclature = (
+            flair(spec.classes) if nomenclature is None else Nomenclature.of_plain(nomenclature)
+        )
+        self.class_names = list(self.nomenclature.names)
         self.loss_options = build(LossConfig, loss)
         self.losses = nn.ModuleDict(
             {head: build_loss(self.loss_options, self.class_names, head) for head in HEADS}
         )
         self.optimizer_options = build(OptimizerConfig, optimizer)
         self.scheduler_options = build(SchedulerConfig, scheduler)
-        self.keep_other = build(MetricConfig, metric).other_pixels == "keep"
+        keeps = build(MetricConfig, metric).other_pixels == "keep"
+        self.keep_other = keeps or not self.nomenclature.has_other
         self.results: dict[str, PatchResult] = {}
         self._epoch = EpochSums()
         self._plateau: ReduceLROnPlateau | None = None
@@ -192,7 +198,8 @@ class SegmentationTask(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log `val/miou` and `val/accuracy` of the summed matrix, over all processes."""
         summed = self.trainer.strategy.reduce(self.validation_confusion.clone(), reduce_op="sum")
-        self.log_dict(_scores("val/", torch.as_tensor(summed).cpu().numpy()), sync_dist=False)
+        scores = _scores("val/", torch.as_tensor(summed).cpu().numpy(), self.nomenclature.scored)
+        self.log_dict(scores, sync_dist=False)
 
     def confusion(self, truth: Tensor, prediction: Tensor) -> Tensor:
         """Return confusion counts of each patch: (B, C, C) int64, rows truth.
@@ -242,7 +249,8 @@ class SegmentationTask(LightningModule):
         scores = {f"test/iou/{name}": value for name, value in per_class}
         # A class absent from truth and prediction alike has no IoU: not logged, rather than NaN.
         present = {name: float(value) for name, value in scores.items() if not np.isnan(value)}
-        self.log_dict({**_scores("test/", counts), **present}, sync_dist=False)
+        summed = _scores("test/", counts, self.nomenclature.scored)
+        self.log_dict({**summed, **present}, sync_dist=False)
 
     def _gather_results(self) -> None:
         """Gather by patch id: a distributed sampler repeats patches to fill up the last batch."""
@@ -307,11 +315,11 @@ class SegmentationTask(LightningModule):
         self._plateau_state = checkpoint.get("plateau", {})
 
 
-def _scores(prefix: str, counts: npt.NDArray[np.int64]) -> dict[str, float]:
+def _scores(prefix: str, counts: npt.NDArray[np.int64], scored: int) -> dict[str, float]:
     """Return mIoU and accuracy of a summed confusion matrix (C, C)."""
     total = counts.sum()
     return {
         # NaN (nothing scored: a debug run's only batch may hold "other" alone) would be no score.
-        f"{prefix}miou": float(np.nan_to_num(miou(counts))),
+        f"{prefix}miou": float(np.nan_to_num(miou(counts, scored))),
         f"{prefix}accuracy": float(np.trace(counts) / total) if total else 0.0,
     }

@@ -35,7 +35,7 @@ from flair2_exp.config.data import (
     SampleConfig,
 )
 from flair2_exp.data.datamodule import FlairDataModule
-from flair2_exp.data.layout import Index
+from flair2_exp.data.layout import Index, index, locate
 from flair2_exp.data.preparation import prepare
 from flair2_exp.data.readers import reading
 from flair2_exp.data.sample.tree import ensure_sample
@@ -83,9 +83,9 @@ def _module(
 def _reading(root: Path, store: Path, rounds: int) -> tuple[list[Figure], dict[str, Any]]:
     """Measure a training sample from files and from a store, over reading the files alone."""
     direct = _module(root)
-    listed, count = direct.index, direct.counts["train"]
+    listed, count = index(locate(direct.groups.dataset)), direct.counts["train"]
     start = time.perf_counter()
-    size = prepare(listed, store, patch_size=direct.patch_size, series=SERIES).size / len(listed)
+    size = prepare(direct.source, store, series=SERIES).size / len(listed)
     seconds = (time.perf_counter() - start) / len(listed)
     files, stored = direct.dataset("train"), _module(root, store=str(store)).dataset("train")
     patches = files.patches.tolist()

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.harness import Figure, take_turns
-from flair2_exp.nomenclature import CLASSES_13
+from flair2_exp.nomenclature import FLAIR_13
 from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.leaderboard import build_report
 from flair2_exp.report.results import ReportOptions
@@ -35,7 +35,7 @@ SEEDS: Final = 5
 AREAS: Final = 193
 BOUND: Final = 10.0
 """Seconds, on two cores: a report at a sweep's end is not to be waited for."""
-CLASSES: Final = tuple(each.name for each in CLASSES_13)
+CLASSES: Final = FLAIR_13.names
 
 
 def measure(arguments: Namespace) -> tuple[list[Figure], dict[str, Any]]:
@@ -68,6 +68,6 @@ def measure(arguments: Namespace) -> tuple[list[Figure], dict[str, Any]]:
 
 def _scored(number: int, areas: np.ndarray, confusion: Integers) -> ScoredRun:
     names, summed = sum_by_area(areas, confusion)
-    counts = Counts(tuple(map(str, names)), summed, CLASSES, len(areas), "the same")
+    counts = Counts(tuple(map(str, names)), summed, FLAIR_13, len(areas), "the same")
     tags = {str(Tag.ROW): f"row {number // SEEDS}", str(Tag.SEED): str(number % SEEDS)}
     return ScoredRun(RunRecord(tags), counts)

@@ -21,6 +21,7 @@ from lightning.pytorch import LightningModule, Trainer
 from flair2_exp.config.data import AugConfig, S2PreprocConfig
 from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoader
 from flair2_exp.data.dataset import BatchKey, PatchDataset
+from flair2_exp.data.flair import FlairSource
 from flair2_exp.data.layout import Index, index, locate
 from flair2_exp.data.readers import TreeReader
 from flair2_exp.errors import DamagedPatchError, DataError
@@ -347,13 +348,13 @@ def test_images_of_another_data_set_are_refused(own_tree: Tree) -> None:
 def test_thousands_of_damaged_patches_are_passed_over_without_a_warning(own_tree: Tree) -> None:
     own_tree.image("IMG_000003").write_bytes(b"no image")
     write_raster(own_tree.image("IMG_000004"), np.ones((5, 32, 32)), crs=None, transform=None)
-    data = FlairDataModule(groups_of(own_tree.root, on_damaged="skip"), reads=BOTH)
-    data.index = index(locate(data.groups.dataset))
+    source = FlairSource(groups_of(own_tree.root, on_damaged="skip"), BOTH)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as that of an image without a place
-        assert data._header_size(np.array([2] * 2000 + [3])) == 32
+        source.settle(np.array([2] * 2000 + [3]), "train")
+    assert source.patch_size == 32
     with pytest.raises(DataError, match=r"all 2 train patches are damaged .*IMG_000003"):
-        data._header_size(np.array([2, 2]))
+        source.settle(np.array([2, 2]), "train")
 
 
 @pytest.mark.parametrize("shape", [(5, 16, 16), (5, 16, 32), (3, 32, 32)])

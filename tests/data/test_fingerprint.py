@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 from flair2_exp.config.data import SampleConfig, SplitConfig
-from flair2_exp.data import layout, sources
+from flair2_exp.data import digests, layout
 from flair2_exp.data.datamodule import FlairDataModule
 from flair2_exp.data.fingerprint import fingerprint
-from flair2_exp.data.layout import index, locate
 from flair2_exp.data.preparation import prepare
 from flair2_exp.data.sample import tree as sample
 from flair2_exp.errors import DataError
-from tests.data.trees import Tree, edit_json, groups_of
+from tests.data.trees import Tree, edit_json, groups_of, source_of
 
 EVERYTHING = frozenset({"aerial", "satellite", "metadata"})
 AREA = "D006_2020/Z2_UF"
@@ -45,13 +44,13 @@ def change_unseen(path: Path) -> None:
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files whose content was looked at."""
     paths: list[str] = []
-    digest = sources._digest
+    digest = digests._digest
 
     def noted(path: str) -> bytes:
         paths.append(path)
         return digest(path)
 
-    monkeypatch.setattr(sources, "_digest", noted)
+    monkeypatch.setattr(digests, "_digest", noted)
     return paths
 
 
@@ -96,14 +95,14 @@ def test_a_large_file_counts_by_blocks_from_its_first_to_its_last_byte(tmp_path:
     path = tmp_path / "large"
     content = np.random.default_rng(0).bytes(1_000_000)
     path.write_bytes(content)
-    whole = sources._digest(str(path))
+    whole = digests._digest(str(path))
     for start in range(0, len(content), 100_000):  # any sizeable stretch holds a block
         end = start + 150_000
         path.write_bytes(content[:start] + bytes(len(content[start:end])) + content[end:])
-        assert sources._digest(str(path)) != whole
+        assert digests._digest(str(path)) != whole
     for changed in (b"\0" + content[1:], content[:-1] + b"\0", content + b"\0"):
         path.write_bytes(changed)
-        assert sources._digest(str(path)) != whole
+        assert digests._digest(str(path)) != whole
 
 
 def test_what_the_two_tables_say_counts_where_it_is_read(own_tree: Tree) -> None:
@@ -214,9 +213,7 @@ def test_a_store_has_the_fingerprint_of_the_files_that_it_was_made_from(
     own_tree: Tree, tmp_path: Path, reads: frozenset[str]
 ) -> None:
     groups = groups_of(own_tree.root, store=str(tmp_path / "store"))
-    prepare(
-        index(locate(groups.dataset)), tmp_path / "store", patch_size=32, series=groups.s2_preproc
-    )
+    prepare(source_of(groups, EVERYTHING), tmp_path / "store", series=groups.s2_preproc)
     before = of(own_tree.root, reads)
     assert fingerprint(groups, reads) == before
     for name in CHANGED:  # unnoticed by the store, which is read all the same
@@ -236,7 +233,7 @@ def test_a_store_of_other_patches_and_one_that_is_not_there_are_refused(
     with pytest.raises(DataError, match="is not a prepared store") as refusal:
         fingerprint(groups, EVERYTHING)
     assert str(refusal.value).count("\n") == 1
-    prepare(index(locate(groups.dataset)), store, patch_size=32, series=groups.s2_preproc)
+    prepare(source_of(groups, EVERYTHING), store, series=groups.s2_preproc)
     own_tree.image(PATCH).unlink()
     with pytest.raises(DataError, match="0 patches more and 1 fewer"):
         fingerprint(groups, EVERYTHING)
@@ -275,7 +272,7 @@ def test_it_is_known_without_torch_lightning_and_rasterio(shared_tree: Tree) -> 
         "from flair2_exp.data.fingerprint import fingerprint\n"
         "groups = DataGroups(dataset=DatasetConfig(root=sys.argv[1]))\n"
         "print(fingerprint(groups, frozenset({'aerial', 'satellite', 'metadata'})))\n"
-        "heavy = {'torch', 'lightning', 'rasterio', 'scipy', 'yaml', 'hydra', 'omegaconf'}\n"
+        "heavy = {'torch', 'lightning', 'rasterio', 'scipy', 'mlflow'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     command = [sys.executable, "-c", code, str(shared_tree.root)]

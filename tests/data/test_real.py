@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flair2_exp.data.layout import index, locate
 from flair2_exp.data.preparation import prepare
 from tests.configs import compose_config, run
-from tests.data.trees import groups_of
+from tests.data.trees import groups_of, source_of
 
 
 @pytest.fixture
@@ -31,9 +30,10 @@ def test_an_epoch_on_real_patches_scores_alike_from_the_files_and_from_a_store(
         "metadata=on", "trainer.limit_train_batches=null",
     ]  # fmt: skip
     store = tmp_path / "store"
-    listed = index(locate(groups_of(real).dataset))
     series = compose_config(*overrides).s2_preproc
-    done = prepare(listed, store, patch_size=512, series=series)
+    done = prepare(
+        source_of(groups_of(real), frozenset({"aerial", "satellite"}), 512), store, series=series
+    )
     assert (done.patches, done.damaged, done.incomplete) == (
         len(list(real.rglob("IMG_*.tif"))),
         0,

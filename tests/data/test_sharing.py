@@ -140,7 +140,7 @@ class Numbers(Dataset[Any]):
         patches, lease = self.blocks.take("patches", (2 * 300 * 300,), UINT8)
         patches.fill_(key.positions[0])
         names = {"patch_id": ["IMG_000001", "IMG_000002"]}
-        return Parcel(patches, (("label", (2, 300, 300)),), names, {"patches": lease})
+        return Parcel(patches, (("label", ((2, 300, 300), "uint8")),), names, {"patches": lease})
 
 
 @pytest.fixture
@@ -180,8 +180,8 @@ def test_a_parcel_survives_being_pinned(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Tensor, "pin_memory", Tensor.clone)  # pinning itself needs a GPU
     leases = {"patches": Lease(0, 1, 2)}
     rest = {"patch_id": ["a", "b"], "days": np.arange(4).reshape(2, 2), "series": torch.ones(2, 2)}
-    shapes = (("label", (3, 2)), ("image", (3, 1, 2)))
-    parcel = Parcel(torch.arange(12, dtype=torch.uint8), shapes, rest, leases)
+    forms = (("label", ((3, 2), "uint8")), ("image", ((3, 1, 2), "uint8")))
+    parcel = Parcel(torch.arange(12, dtype=torch.uint8), forms, rest, leases)
     pinned = pin_memory(parcel)
     assert pinned.patches is not parcel.patches
     assert pinned.leases == leases

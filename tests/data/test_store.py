@@ -26,7 +26,7 @@ from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.readers import StoreReader, TreeReader
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
 from flair2_exp.files import replacing
-from tests.data.trees import TEST_AREA, Tree, edit_json, groups_of, write_raster
+from tests.data.trees import TEST_AREA, Tree, edit_json, groups_of, source_of, write_raster
 
 SERIES = S2PreprocConfig(cloud_filter=True, monthly=True, size=16)
 AREA = "D006_2020/Z2_UF"
@@ -35,7 +35,10 @@ AREA = "D006_2020/Z2_UF"
 def prepared(
     tree: Tree, path: Path, series: S2PreprocConfig | None = SERIES, **options: Any
 ) -> Prepared:
-    return prepare(listed(tree), path, patch_size=32, series=series, **({"shard": 2} | options))
+    return prepare(
+        source_of(groups_of(tree.root), reads(series)), path, series=series,
+        **({"shard": 2} | options),
+    )  # fmt: skip
 
 
 def listed(tree: Tree) -> Index:
@@ -48,7 +51,7 @@ def reads(series: S2PreprocConfig | None) -> frozenset[str]:
 
 def opened(tree: Tree, path: Path, series: S2PreprocConfig | None = SERIES) -> StoreReader:
     groups = groups_of(tree.root, store=str(path), s2_preproc=series or S2PreprocConfig())
-    return StoreReader(listed(tree), groups, reads(series), 32)
+    return StoreReader(source_of(groups, reads(series)), groups, reads(series))
 
 
 def from_files(tree: Tree, series: S2PreprocConfig = SERIES) -> TreeReader:

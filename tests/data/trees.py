@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flair2_exp.config.data import DataConfig, DataGroups, DatasetConfig
 from flair2_exp.config.fields import hints
+from flair2_exp.data.flair import FlairSource
 
 AREAS: Final = {
     "D004_2021/Z1_NN": ("IMG_000001", "IMG_000002"),
@@ -42,6 +43,13 @@ def groups_of(root: Path, **options: Any) -> DataGroups:
     whole = {name: options.pop(name) for name in hints(DataGroups) if name in options}
     dataset = DatasetConfig(root=str(root), **options)
     return DataGroups(data=DataConfig(**{"workers": 0} | of_data), dataset=dataset, **whole)
+
+
+def source_of(groups: DataGroups, reads: frozenset[str], patch_size: int = 32) -> FlairSource:
+    """A tree's source, the size of its patches known."""
+    source = FlairSource(groups, reads)
+    source.patch_size = patch_size
+    return source
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,7 @@ def write_raster(
     resolution: float = 0.2,
     *,
     dtype: str = "uint8",
+    descriptions: tuple[str, ...] = (),
     **profile: object,
 ) -> None:
     """Write a GeoTIFF of (bands, rows, columns) with its upper left corner in Lambert-93."""
@@ -163,3 +172,5 @@ def write_raster(
             path, "w", count=count, height=height, width=width, dtype=dtype, **options | profile
         ) as file:
             file.write(pixels.astype(dtype))
+            for band, description in enumerate(descriptions, start=1):
+                file.set_band_description(band, description)

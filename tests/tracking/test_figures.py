@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from flair2_exp.nomenclature import CLASSES_13, CLASSES_19
+from flair2_exp.nomenclature import FLAIR_13, FLAIR_19
 from flair2_exp.tracking import figures
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def test_the_matrix_shows_shares_of_rows_and_the_iou_of_scored_classes() -> None
     counts[0] = 0
     counts[0, :3] = (50, 30, 20)
     counts[8] = 0  # a class that is in neither
-    words = texts(figures.confusion(counts, CLASSES_13, title="U-T&T"))
+    words = texts(figures.confusion(counts, FLAIR_13, title="U-T&T"))
     assert {"50", "30", "20", "100", "U-T&T", "no pixels counted", "absent", "not scored"} <= set(
         words
     )
@@ -41,7 +41,7 @@ def test_the_matrix_shows_shares_of_rows_and_the_iou_of_scored_classes() -> None
 
 
 def test_an_empty_matrix_and_all_nineteen_classes_can_be_drawn(tmp_path: Path) -> None:
-    figure = figures.confusion(np.zeros((19, 19), int), CLASSES_19)
+    figure = figures.confusion(np.zeros((19, 19), int), FLAIR_19)
     assert texts(figure).count("no pixels counted") == 19
     figure.savefig(tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").stat().st_size > 10_000
@@ -52,8 +52,8 @@ def test_a_title_is_shown_as_it_is() -> None:
     mask = np.zeros((1, 16, 16), np.uint8)
     image = np.zeros((1, 16, 16, 3), np.uint8)
     for figure in (
-        figures.confusion(np.eye(13), CLASSES_13, title=title),
-        figures.panel(image, mask, mask, ["P"], CLASSES_13, title=title),
+        figures.confusion(np.eye(13), FLAIR_13, title=title),
+        figures.panel(image, mask, mask, ["P"], FLAIR_13, title=title),
     ):
         assert title in texts(figure)
         pixels(figure)  # where matplotlib would read a formula
@@ -86,7 +86,7 @@ def test_the_panel_shows_image_truth_prediction_and_errors_in_their_colours() ->
     predictions = truths.copy()
     predictions[1] = 4  # water: #1553ae
     truths[2] = 12  # other
-    figure = figures.panel(images, truths, predictions, ["P1", "P2", "P3"], CLASSES_13)
+    figure = figures.panel(images, truths, predictions, ["P1", "P2", "P3"], FLAIR_13)
     grey, building, water, other = (100,) * 3, (0xDB, 0x0E, 0x9A), (0x15, 0x53, 0xAE), (0,) * 3
     pale = int(150 + 100 * 105 / 255)
     wrong, unscored = (
@@ -113,7 +113,7 @@ def test_the_caption_scores_a_patch_over_its_scored_pixels() -> None:
     truth = np.array([[[0, 0, 0, 1], [1, 1, 1, 12]]], np.uint8)
     prediction = np.array([[[0, 0, 1, 1], [1, 1, 1, 0]]], np.uint8)
     image = np.zeros((1, 2, 4, 3), np.uint8)
-    words = texts(figures.panel(image, truth, prediction, ["P"], CLASSES_13))
+    words = texts(figures.panel(image, truth, prediction, ["P"], FLAIR_13))
     # 6 of 7 right; IoU 2/3 and 4/5
     assert any("86% of pixels right" in text and "mean IoU 0.73" in text for text in words)
 
@@ -131,22 +131,22 @@ def test_shapes_that_do_not_fit_are_refused(
 ) -> None:
     mask = np.zeros(masks, np.uint8)
     with pytest.raises(ValueError, match="patches need"):
-        figures.panel(np.zeros(images, np.uint8), mask, mask, ids, CLASSES_13)
+        figures.panel(np.zeros(images, np.uint8), mask, mask, ids, FLAIR_13)
 
 
 def test_a_matrix_of_another_nomenclature_is_refused() -> None:
     with pytest.raises(ValueError, match="13 classes"):
-        figures.confusion(np.zeros((19, 19)), CLASSES_13)
+        figures.confusion(np.zeros((19, 19)), FLAIR_13)
 
 
 def test_drawing_leaves_matplotlibs_global_state_and_torch_alone() -> None:
     code = """
 import sys
 import numpy as np
-from flair2_exp.nomenclature import CLASSES_13
+from flair2_exp.nomenclature import FLAIR_13
 from flair2_exp.tracking import figures
 assert "matplotlib" not in sys.modules
-figures.confusion(np.eye(13), CLASSES_13)
+figures.confusion(np.eye(13), FLAIR_13)
 print(sorted({"matplotlib.pyplot", "torch", "lightning", "mlflow"} & set(sys.modules)))
 """
     answer = subprocess.run(

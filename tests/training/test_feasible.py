@@ -53,7 +53,10 @@ def test_what_can_be_trained_is_let_through_without_a_trace(
         (("model.encoder=tu-swinv2_cr_tiny_224",), "does not take patches of 512 px"),
         (("model.encoder=tu-nothing",), r"model\.encoder=tu-nothing cannot be built"),
         (("+model.options.width=3",), r"model\.options\.width: Unet.* has no such option"),
-        (("model._target_=flair2_exp.models.aerial.Nope",), r"model\._target_=.*Nope: .* has no Nope"),
+        (
+            ("model._target_=flair2_exp.models.aerial.Nope",),
+            r"model\._target_=.*Nope: .* has no Nope",
+        ),
         (("optimizer._target_=torch.optim.Nope",), r"optimizer\._target_=.*Nope: .* has no Nope"),
         (("+optimizer.options.momentum=-1",), "Invalid momentum"),
         (

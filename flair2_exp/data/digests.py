@@ -18,20 +18,18 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flair2_exp.data.arrays import read_npz, write_npz
-from flair2_exp.data.layout import FRESH_NS, Index, cache_file, state_of
+from flair2_exp.data.cache import FRESH_NS, cache_file, state_of
 
 log = logging.getLogger(__name__)
 
-NAMES: Final = ("image", "mask", "series data", "series masks", "products")
-"""A patch's files, in the order of this module's arrays; the last three are its area's."""
-
-_DIGEST: Final = 16
+DIGEST: Final = 16
+"""Bytes of a digest."""
 _BLOCK: Final = 4096
 _BLOCKS: Final = 8
 _WHOLE: Final = 2 * _BLOCKS * _BLOCK
@@ -39,7 +37,7 @@ _WHOLE: Final = 2 * _BLOCKS * _BLOCK
 
 _NOTHING_KEPT: Final = {
     "states": np.full((1, 4), -1),
-    "digests": np.zeros((1, _DIGEST), dtype=np.uint8),
+    "digests": np.zeros((1, DIGEST), dtype=np.uint8),
 }
 """States (m, 4), sorted by inode, and digests (m, 16): of the absent file alone, inode -1."""
 
@@ -50,36 +48,41 @@ _CHUNK: Final = 256
 _MANY: Final = 10_000
 """Files from which on reading their blocks is worth a word."""
 
-Positions = NDArray[np.int64]
 States = NDArray[np.int64]
 Digests = NDArray[np.uint8]
 
 
-def is_read(reads: frozenset[str]) -> NDArray[np.bool_]:
-    """Return, (5,), which of a patch's files are read; the mask always is."""
-    series = "satellite" in reads
-    return np.array(["aerial" in reads, True, series, series, series])
+class Files(NamedTuple):
+    """The files of patches; some patches share files, as the series of their area."""
+
+    paths: list[str]
+    """All of them, each once; the first is empty and stands for what is absent or not read."""
+    which: NDArray[np.int64]
+    """(n, k) positions in `paths` of each patch's k files."""
 
 
-def states(index: Index, patches: Positions, reads: frozenset[str]) -> States:
-    """Look up size and time of change of the files of (n,) patches.
-
-    Returns:
-        (n, 5, 2): bytes, and nanoseconds since 1970; -1 where a file is absent or not read.
-    """
-    paths, files = _files(index, patches, reads)
-    return _each(state_of, paths)[:, 1:3][files]
-
-
-def digests(index: Index, patches: Positions, reads: frozenset[str]) -> Digests:
-    """Return digests of the files of (n,) patches; a file is read only if it changed since.
+def states(files: Files) -> States:
+    """Look up size and time of change of the files of n patches.
 
     Returns:
-        (n, 5, 16); zeros where a file is absent, not read, or unreadable.
+        (n, k, 2): bytes, and nanoseconds since 1970; -1 where a file is absent or not read.
     """
-    paths, files = _files(index, patches, reads)
+    return _each(state_of, files.paths)[:, 1:3][files.which]
+
+
+def digests(files: Files, key: object) -> Digests:
+    """Return digests of the files of n patches; a file is read only if it changed since.
+
+    Args:
+        files: Of the patches.
+        key: Plain values that tell these data from others, whose digests are kept elsewhere.
+
+    Returns:
+        (n, k, 16); zeros where a file is absent, not read, or unreadable.
+    """
+    paths, which = files
     current = _each(state_of, paths)
-    cache = cache_file(index.folders, "digests")
+    cache = cache_file(key, "digests")
     kept = read_npz(cache) or _NOTHING_KEPT
     old_states, old_digests = kept["states"], kept["digests"]
     places = np.searchsorted(old_states[:, 0], current[:, 0]).clip(max=len(old_states) - 1)
@@ -95,29 +98,7 @@ def digests(index: Index, patches: Positions, reads: frozenset[str]) -> Digests:
         _, first = np.unique(new_states[:, 0], return_index=True)  # sorts by inode; new come first
         with contextlib.suppress(OSError):  # a cache that cannot be written
             write_npz(cache, states=new_states[first], digests=new_digests[first])
-    return result[files]
-
-
-def _files(
-    index: Index, patches: Positions, reads: frozenset[str]
-) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the paths of all files, each once, and (n, 5) which of them are each patch's.
-
-    The first path is empty: it stands for what is absent or not read.
-    """
-    paths = [""]
-    files = np.zeros((len(patches), len(NAMES)), dtype=np.int64)
-    for column, part in enumerate(("aerial", "labels")):
-        if part in reads or part == "labels":
-            files[:, column] = len(paths) + np.arange(len(patches))
-            paths += index.paths(part, patches)
-    if "satellite" in reads:
-        areas, which = np.unique(index.area[patches], return_inverse=True)
-        files[:, 2:] = len(paths) + 3 * which[:, None] + np.arange(3)
-        for area in areas.tolist():
-            has_series = index.folders.part("satellite", test=bool(index.area_test[area]))
-            paths += map(str, index.series_files(area)) if has_series else ["", "", ""]
-    return paths, files
+    return result[which]
 
 
 def _each(function: Callable[[str], Sequence[int]], paths: Sequence[str]) -> NDArray[Any]:
@@ -133,7 +114,7 @@ def _digest(path: str) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=_DIGEST)
+            digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=DIGEST)
             if size <= _WHOLE:
                 digest.update(file.read())
             else:
@@ -141,5 +122,5 @@ def _digest(path: str) -> bytes:
                     start = block * (size - _BLOCK) // (_BLOCKS - 1)
                     digest.update(os.pread(file.fileno(), _BLOCK, start))
     except OSError:
-        return bytes(_DIGEST)
+        return bytes(DIGEST)
     return digest.digest()
