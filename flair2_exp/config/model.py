@@ -15,6 +15,7 @@ from flair2_exp.config.relevance import (
     if_no_checkpoint,
     if_series_drop,
     if_series_may_drop,
+    if_trained,
     in_network,
 )
 from flair2_exp.errors import ConfigError
@@ -46,6 +47,9 @@ class ModelConfig(Group):
     """`imagenet`, null, or a local file of weights."""
     decoder_channels: tuple[int, ...] = option((256, 128, 64, 32, 16), 1, 65_536, decides=if_aerial)
     """Widths of the U-Net decoder's five blocks, deepest first."""
+    freeze_encoder: int = option(0, -1, 1_000_000, decides=if_trained)
+    """Epochs for which the encoder's weights stay as they are, its norms in evaluation mode; -1:
+    the whole training."""
     weights: str | None = option(None, decides=if_no_checkpoint, path=True)
     """A released baseline checkpoint, or weights saved by this package, to start from."""
     channels_last: bool = option(False, decides=False)

