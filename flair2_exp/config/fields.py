@@ -302,7 +302,8 @@ def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
     parts: dict[str, Any] = {}
     for name, value in values.items():
         if name not in types_:
-            if not is_open(group) or not isinstance(value, Mapping) or not value.get("_target_"):
+            target = value.get("_target_") if isinstance(value, Mapping) else None
+            if not is_open(group) or not isinstance(target, str):
                 raise unknown(group, name, prefix)
             parts[name] = value
             continue

@@ -283,9 +283,9 @@ def build_trainer(
         StepSeeds,
         standard_callbacks,
     )
-    from flair2_exp.training.checkpoint import WholeCheckpoints
     from flair2_exp.training.device import devices_of
     from flair2_exp.training.encoder import FrozenEncoder
+    from flair2_exp.training.whole import WholeCheckpoints
 
     trainer, chosen, frozen = config.trainer, config.callbacks, config.model.freeze_encoder
     shown = chosen.progress.bars

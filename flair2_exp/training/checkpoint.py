@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Mapping
@@ -10,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from flair2_exp.compat import epochs_trained, stopped_early
 from flair2_exp.config.fields import build, plain
 from flair2_exp.config.training import OptimizerConfig, SchedulerConfig
 from flair2_exp.errors import CheckpointError, FlairError
-from flair2_exp.files import write_bytes
 from flair2_exp.models.registry import NetworkSpec
 from flair2_exp.models.tensors import read_file
 from flair2_exp.registry import locate
@@ -25,26 +22,6 @@ from flair2_exp.training.schedules import build_schedule, is_planned, rates_of
 from flair2_exp.values import differences, flatten, shown
 
 log = logging.getLogger(__name__)
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint beside its place and then renames it, so that none is ever torn.
-
-    Lightning's own way writes into the temporary folder, of another file system perhaps, and then
-    copies.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            OSError: It cannot be written; one that was there is as it was.
-        """
-        content = io.BytesIO()  # torch.save's own errors of a file do not say that a disk is full
-        torch.save(checkpoint, content)
-        write_bytes(Path(path), content.getbuffer())
 
 
 _ANEW = "Start anew from its weights with model.weights=PATH."

@@ -6,14 +6,16 @@ one number.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torchmetrics import Metric
 
 from flair2_exp.config.training import BestConfig, MetricConfig, require_mode
-from flair2_exp.errors import ConfigError
-from flair2_exp.registry import construct, written
+from flair2_exp.errors import ConfigError, nearest
+from flair2_exp.registry import construct, locate, written
 
 
 def build_metrics(options: MetricConfig, classes: int) -> dict[str, Metric]:
@@ -45,8 +47,17 @@ def build_metrics(options: MetricConfig, classes: int) -> dict[str, Metric]:
                 options=own,
             )
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{where}: {str(error).rstrip('.')}.") from error
+            raise ConfigError(_refusal(where, part["_target_"], own, error)) from error
     return metrics
+
+
+def _refusal(where: str, target: str, own: Mapping[str, Any], error: Exception) -> str:
+    """Return what torchmetrics refuses; it passes options on, and names no neighbour."""
+    located = locate(target, Metric, f"{where}._target_")  # type: ignore[type-abstract]
+    names = [name for name in inspect.signature(located).parameters if name != "kwargs"]
+    misspelt = [name for name in own if name not in names]
+    hint = f" {misspelt[0]}: {nearest(misspelt[0], names)}" if misspelt else ""
+    return f"{where}: {str(error).rstrip('.')}.{hint}"
 
 
 def require_metrics(options: MetricConfig, best: BestConfig, classes: int) -> None:

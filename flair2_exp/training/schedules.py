@@ -7,18 +7,17 @@ optimizer (`scheduler.interval=step`); a `ReduceLROnPlateau` with the validation
 
 from __future__ import annotations
 
-import io
+import inspect
 import math
-import pickle
 from collections.abc import Callable
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from flair2_exp.config.training import SchedulerConfig
 from flair2_exp.errors import ConfigError
 from flair2_exp.registry import construct, locate, written
+from flair2_exp.training.whole import require_plain
 
 
 def build_schedule(
@@ -73,16 +72,7 @@ def require_kept(schedule: LRScheduler) -> None:
     Raises:
         ConfigError: It is more than tensors and plain values.
     """
-    content = io.BytesIO()
-    try:
-        torch.save(schedule.state_dict(), content)
-        content.seek(0)
-        torch.load(content, weights_only=True)
-    except (pickle.PickleError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"scheduler._target_: the state of {written(type(schedule))} does not go into a "
-            f"checkpoint: {str(error).splitlines()[0]}\nIts attributes must be plain values."
-        ) from error
+    require_plain(schedule.state_dict(), written(type(schedule)))
 
 
 def is_planned(options: SchedulerConfig) -> bool:
@@ -90,8 +80,6 @@ def is_planned(options: SchedulerConfig) -> bool:
 
     Ours follow whatever number the training that resumes has.
     """
-    import inspect
-
     kind: Callable[..., LRScheduler] = locate(options._target_, LRScheduler, "scheduler._target_")
     if isinstance(kind, type) and issubclass(kind, LambdaLR):
         return False

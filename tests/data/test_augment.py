@@ -17,9 +17,11 @@ from flair2_exp.data.augment import (
     Augmentation,
     Geometry,
     Sample,
+    build_augmentation,
     change_photometry,
     draw_geometry,
 )
+from flair2_exp.errors import ConfigError
 
 PATCH, SUPER = 128, 40
 OPTICAL = (True, True, True, True, False)
@@ -262,3 +264,48 @@ def test_options_know_whether_they_change_anything(options: AugConfig, active: b
 
 def test_every_word_of_the_config_has_its_geometry() -> None:
     assert set(GEOMETRIES) == set(get_args(hints(AugConfig)["geometry"]))
+
+
+class Inverted(Augmentation):
+    """Ours, and then the optical bands inverted with a probability."""
+
+    def __init__(self, options: AugConfig, optical: tuple[bool, ...], rate: float) -> None:
+        super().__init__(options, optical)
+        self.rate = rate
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        result = super().__call__(sample, generator)
+        if result.image is not None and generator.random() < self.rate:
+            keeps = ~np.array(self.optical)[:, None, None]
+            result.image = np.where(keeps, result.image, 255 - result.image)
+        return result
+
+
+BANDS = ("red", "green", "blue", "nir", "elevation")
+
+
+def test_an_augmentation_of_ones_own_extends_ours() -> None:
+    options = AugConfig(geometry="d4", _target_=f"{__name__}.Inverted", options={"rate": 1})
+    before = painted(20.0, -30.0)
+    ours = Augmentation(options, OPTICAL)(before, generator(3)).image
+    own = build_augmentation(options, BANDS)(before, generator(3)).image
+    assert ours is not None
+    assert own is not None
+    assert np.array_equal(own[:4], 255 - ours[:4])
+    assert np.array_equal(own[4], ours[4])
+    assert AugConfig(_target_=f"{__name__}.Inverted").active
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("subprocess.Popen", {"args": "true"}, r"aug\._target_=\S+: not such a class"),
+        ("flair2_exp.data.augment.Nope", {}, r"aug\._target_=\S+Nope: cannot be imported"),
+        (f"{__name__}.Inverted", {"rat": 1}, r"aug\.options\.rat: .*did you mean rate\?"),
+    ],
+)
+def test_what_is_not_an_augmentation_or_not_its_option_is_refused(
+    target: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_augmentation(AugConfig(_target_=target, options=options), BANDS)
