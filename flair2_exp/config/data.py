@@ -213,7 +213,8 @@ class AugConfig(Group):
     @property
     def active(self) -> bool:
         """Whether anything is changed at all, as far as is known of a class of the user's."""
-        return (self._target_, self.geometry) != (_AUGMENTATION, "none") or any(
+        known = not self.options and self._target_ == _AUGMENTATION
+        return not known or self.geometry != "none" or any(
             (self.brightness, self.contrast, self.gamma, self.noise, self.zoom, self.drop_dates)
         )
 

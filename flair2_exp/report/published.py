@@ -119,6 +119,9 @@ _TRAINING: Final[Mapping[str, str]] = {
     "optimizer.lr": "0.001",
     "optimizer.weight_decay": "0",
     "optimizer.options": "{}",
+    "optimizer.encoder_lr_factor": "1",
+    "optimizer.layer_decay": "1",
+    "model.freeze_encoder": "0",
     "scheduler._target_": "flair2_exp.training.schedules.Constant",
     "scheduler.warmup_epochs": "0",
     "trainer.max_epochs": "100",
@@ -126,6 +129,8 @@ _TRAINING: Final[Mapping[str, str]] = {
     **dict.fromkeys((f"trainer.limit_{part}_batches" for part in ("train", "val", "test")), "null"),
     "callbacks.best.monitor": "val/loss",
     "callbacks.early_stopping.patience": "30",
+    "callbacks.average.kind": "none",
+    "aug._target_": "flair2_exp.data.augment.Augmentation",
     **dict.fromkeys(
         (f"aug.{each}" for each in ("brightness", "contrast", "gamma", "noise", "zoom")), "0"
     ),

@@ -16,14 +16,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import hints, options, plain
 from flair2_exp.config.identity import contents, identity
+from flair2_exp.config.training import CallbacksConfig, FurtherMetrics
+from flair2_exp.data.augment import Augmentation
 from flair2_exp.data.datamodule import FlairDataModule
+from flair2_exp.data.readers import Sample
 from flair2_exp.data.sample.tree import ensure_sample
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.run import assembly
@@ -58,6 +63,13 @@ BASES = {
         "scheduler=plateau",
         "scheduler.patience=0",
     ),
+    "averaged": (
+        "model=unet",
+        "aug=none",
+        "callbacks=ema",
+        "callbacks.average.decay=0.6",
+        "optimizer.weight_decay=0.1",
+    ),
     "quirks": QUIRKS,
     "tested": ("model=unet", "train=false", "model.weights=unet.pt", "loss=focal"),
     "tested quirks": (*QUIRKS, "train=false", "model.weights=quirks.pt"),
@@ -83,6 +95,11 @@ UNSEEN = {
 }
 """What cannot be shown here, and why."""
 UNSEEN_THERE: dict[tuple[str, str], str] = {
+    **{
+        (name, option): "what our class does not take is refused, trained or not"
+        for name in ("tested", "tested quirks")
+        for option in ("loss.options", "aug.options")
+    },
     ("utae", "loss.aerial"): "a user's network may have an aerial head of series alone",
     ("utae", "utae.head_widths"): "a user's network may use U-TAE's output block alone",
     ("utae", "s2_preproc.cover"): "all is left out either way",
@@ -96,6 +113,7 @@ UNSEEN_THERE: dict[tuple[str, str], str] = {
 """Where an option counts and a change of it shows nothing, and why."""
 QUICK = "unet"
 
+F1 = "torchmetrics.classification.MulticlassF1Score"
 CHANGED: dict[str, Any] = {
     "data.bands": ("nir", "green", "red"),
     "split.train_fraction": 0.8,
@@ -111,11 +129,35 @@ CHANGED: dict[str, Any] = {
     "optimizer._target_": "torch.optim.SGD",
     "optimizer.options": {"eps": 0.1},
     "scheduler._target_": "flair2_exp.training.schedules.Constant",
+    "loss.options": {"width": 3.0},
+    "scheduler.options": {"width": 3.0},
+    "aug._target_": f"{__name__}.Darker",
+    "aug.options": {"width": 3.0},
+    "optimizer.layer_decay": 0.1,
+    "metric.further": FurtherMetrics(parts={"f1": {"_target_": F1}}),
+    "callbacks": CallbacksConfig(parts={"noise": {"_target_": f"{__name__}.Noise"}}),
     "trainer.precision": "bf16-mixed",
     "trainer.gradient_clip_val": 1e-3,
     "objective": "val/loss",
 }  # fmt: skip
 """Values that are not found by rule."""
+
+
+class Darker(Augmentation):
+    """An augmentation of a user's."""
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        assert sample.image is not None
+        return dataclasses.replace(sample, image=sample.image // 2)
+
+
+class Noise(Callback):
+    """A callback of a user's, which changes what is trained."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        with torch.no_grad():
+            for each in pl_module.parameters():
+                each.mul_(0.9)
 
 
 class Lab:
@@ -187,7 +229,8 @@ class Lab:
         Beside the parts a run receives these groups, and the batches of the evaluation.
         """
         groups = config.optimizer, config.scheduler, config.metric, config.trainer, config.callbacks
-        return self.once(self._run, config, name, config.data, *groups)
+        frozen = config.model.freeze_encoder
+        return self.once(self._run, config, name, config.data, *groups, frozen)
 
     def _run(self, config: Config) -> dict[str, float]:
         folder = RunFolder(self.root / f"run{len(self._known)}")

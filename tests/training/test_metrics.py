@@ -59,7 +59,7 @@ def test_a_metric_is_that_of_the_pixels_that_count(other_pixels: str) -> None:
     [
         (_metric("torchmetrics.F1"), BestConfig(), r"mine\._target_=torchmetrics\.F1: cannot be"),
         (_metric("os.system"), BestConfig(), r"mine\._target_=os\.system: not such a class"),
-        (_metric(F1, avrage="micro"), BestConfig(), r"mine: .*avrage: did you mean average\?"),
+        (_metric(F1, avrage="micro"), BestConfig(), r"mine: .*avrage: did you mean average"),
         (_metric(F1, average="most"), BestConfig(), r"metric\.further\.mine.*average"),
         (_metric(F1, average="none"), BestConfig(), r"gives shape \(13,\)\.\nExpected one number"),
         (
