@@ -214,8 +214,12 @@ class AugConfig(Group):
     def active(self) -> bool:
         """Whether anything is changed at all, as far as is known of a class of the user's."""
         known = not self.options and self._target_ == _AUGMENTATION
-        return not known or self.geometry != "none" or any(
-            (self.brightness, self.contrast, self.gamma, self.noise, self.zoom, self.drop_dates)
+        return (
+            not known
+            or self.geometry != "none"
+            or any(
+                (self.brightness, self.contrast, self.gamma, self.noise, self.zoom, self.drop_dates)
+            )
         )
 
 

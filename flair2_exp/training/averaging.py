@@ -86,7 +86,9 @@ class AveragedWeights(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Resume with both weights."""
+        """Resume with both weights; for a test, the average that was read stays."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         self._begun = "current_model_state" in checkpoint
         if self._begun:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
