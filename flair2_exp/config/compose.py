@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import TWINS, build, composable, require_usable, with_full_paths
+from flair2_exp.config.fields import TWINS, build, require_usable, schema, with_full_paths
 from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
@@ -42,7 +42,7 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
 
     importlib.import_module(TWINS)  # pickle looks only among the modules that are there
-    ConfigStore.instance().store(name="schema", node=composable(Config))
+    ConfigStore.instance().store(name="schema", node=schema(Config))
     resolvers: dict[str, Callable[..., Any]] = {
         "best_direction": best_direction,
         "widths_around": widths_around,

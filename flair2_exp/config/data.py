@@ -188,6 +188,9 @@ class S2PreprocConfig(Group):
             )
 
 
+_AUGMENTATION: Final = "flair2_exp.data.augment.Augmentation"
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugConfig(Group):
     """Augmentation of the training patches."""
@@ -196,6 +199,10 @@ class AugConfig(Group):
     decides: ClassVar[Decides] = if_trained
 
     name: str = option("", chosen=True, decides=False)
+    _target_: str = _AUGMENTATION
+    """Its class: a `flair2_exp.data.augment.SampleTransform`."""
+    options: Mapping[str, Any] = option({}, -1e9, 1e9)
+    """Further options of the class, by the names of its constructor's arguments."""
     geometry: Literal["none", "flips", "d4"] = "none"
     """`flips`: vertical flip, horizontal flip, quarter turns, each with `probability` (the
     baseline's); `d4`: one of the square's eight symmetries, uniformly."""
@@ -216,9 +223,14 @@ class AugConfig(Group):
 
     @property
     def active(self) -> bool:
-        """Whether anything is changed at all."""
-        return self.geometry != "none" or any(
-            (self.brightness, self.contrast, self.gamma, self.noise, self.zoom, self.drop_dates)
+        """Whether anything is changed at all, as far as is known of a class of the user's."""
+        known = not self.options and self._target_ == _AUGMENTATION
+        return (
+            not known
+            or self.geometry != "none"
+            or any(
+                (self.brightness, self.contrast, self.gamma, self.noise, self.zoom, self.drop_dates)
+            )
         )
 
 

@@ -106,6 +106,11 @@ class Config(DataGroups, Group):
         return tuple(names)
 
     @property
+    def validated(self) -> tuple[str, ...]:
+        """The metrics that validation measures, every epoch."""
+        return (*VALIDATED, *(f"val/{name}" for name in self.metric.further.parts))
+
+    @property
     def is_synthetic(self) -> bool:
         """Whether scores are those of the synthetic sample, and are to be called that."""
         return self.dataset.sample is not None
@@ -208,8 +213,17 @@ def _objective_is_measured(config: Config) -> None:
                 f"objective={name}: choosing by the test set would leak it into the model; use a "
                 "validation metric, as val/miou."
             )
-        if name.startswith("val/") and name not in VALIDATED:
-            raise ConfigError(f"objective={name} is never logged; {nearest(name, [*VALIDATED])}")
+        if name.startswith("val/") and name not in config.validated:
+            raise ConfigError(
+                f"objective={name} is never logged; {nearest(name, config.validated)}"
+            )
+
+
+def _monitor_is_measured(config: Config) -> None:
+    monitor = config.callbacks.best.monitor
+    if monitor not in config.validated:
+        hint = nearest(monitor, config.validated)
+        raise ConfigError(f"callbacks.best.monitor={monitor} is never logged; {hint}")
 
 
 def _bands_are_flairs(config: Config) -> None:
@@ -260,6 +274,7 @@ _RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _nodes_are_groups,
     _something_is_done,
     _objective_is_measured,
+    _monitor_is_measured,
     _dataset_has_a_root,
     _bands_are_flairs,
     _class_weights_name_classes,

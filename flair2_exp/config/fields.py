@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -94,14 +95,47 @@ class Group:
             ConfigError: The first value that is wrong; the message says what is expected.
         """
         prefix = f"{self.node}." if self.node else ""
+        kinds = _kinds(type(self))
         for item in dataclasses.fields(self):
-            kind = _kinds(type(self))[item.name]
-            for name, value in _leaves(f"{prefix}{item.name}", getattr(self, item.name)):
-                _check(name, value, kind, item.metadata)
+            name = prefix.rstrip(".") if item.metadata.get("parts") else f"{prefix}{item.name}"
+            kind = kinds.get(item.name, Any)
+            for leaf, value in _leaves(name, getattr(self, item.name)):
+                _check(leaf, value, kind, item.metadata)
         self.validate()
 
     def validate(self) -> None:
         """Refuse what no single field can tell; groups with such rules override this."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenGroup(Group):
+    """A node that holds, beside its own options, further parts under names of the user's choice.
+
+    Each is a node with the path of a class, `_target_`, and options of that class. In a composed
+    config, in plain values and in an identity a part stands under its name, like the group's own
+    options; a name that is neither an option nor such a node is refused.
+    """
+
+    parts: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict, metadata={"minimum": -1e9, "maximum": 1e9, "parts": True}
+    )
+    """The further parts by name; not an option itself."""
+
+    def __post_init__(self) -> None:
+        """Check the parts' names beside all else.
+
+        Raises:
+            ConfigError: A name that a dotted option cannot hold, or the first wrong value.
+        """
+        for name in self.parts:
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{self.node}.{name}: expected a name of letters, digits and underscores."
+                )
+        super().__post_init__()
+
+
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -159,7 +193,8 @@ def is_optional(group: type, name: str) -> bool:
 
 @_once_per_class
 def _fields(group: type) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(group)
+    """Return the fields of a group's options and nodes, an open group's further parts left out."""
+    return tuple(each for each in dataclasses.fields(group) if not each.metadata.get("parts"))
 
 
 def _bare(hint: Any) -> Any:
@@ -185,11 +220,21 @@ def is_group(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Group)
 
 
+def is_open(hint: Any) -> bool:
+    """Whether a field's type is a node that takes further parts by name."""
+    return is_group(hint) and issubclass(hint, OpenGroup)
+
+
 def options(group: type[Group], prefix: str = "") -> Iterator[tuple[str, Decides]]:
-    """The dotted names of a group's options, and whether each decides a run's result."""
+    """The dotted names of a group's options, and whether each decides a run's result.
+
+    An open group is listed itself beside its options: for the parts that a user adds.
+    """
     for item in _fields(group):
         hint, name = hints(group)[item.name], f"{prefix}{item.name}"
         own = _both(group.decides, item.metadata.get("decides", True))
+        if is_open(hint):
+            yield name, _both(own, hint.decides)
         if is_group(hint):
             for inner, decides in options(hint, f"{name}."):
                 yield inner, _both(own, decides)
@@ -253,17 +298,40 @@ def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
         ConfigError: A value is missing, unknown, out of bounds or in conflict with another.
     """
     types_ = hints(group)
-    for name in values.keys() - types_.keys():
-        raise ConfigError(f"{prefix}{name}: no such option; {nearest(name, list(types_))}")
-    made = {}
+    made: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     for name, value in values.items():
+        if name not in types_:
+            target = value.get("_target_") if isinstance(value, Mapping) else None
+            if not is_open(group) or not isinstance(target, str):
+                raise unknown(group, name, prefix)
+            parts[name] = value
+            continue
         hint = types_[name]
         if isinstance(value, list) and typing.get_origin(hint) is tuple:
             value = tuple(value)
         elif is_group(hint) and isinstance(value, Mapping):
             value = build(hint, value, f"{prefix}{name}.")
         made[name] = value
-    return group(**made)
+    return group(**made, **({"parts": parts} if parts else {}))
+
+
+def unknown(group: type[Group], name: str, prefix: str = "") -> ConfigError:
+    """Return the refusal of a name that a group does not have, with what it could be.
+
+    Args:
+        group: The group's class.
+        name: As the user wrote it.
+        prefix: Of the group's dotted name.
+    """
+    names = list(hints(group))
+    if not is_open(group):
+        return ConfigError(f"{prefix}{name}: no such option; {nearest(name, names)}")
+    hint = f" {nearest(name, names)}" if names else ""
+    return ConfigError(
+        f"{prefix}{name}: no such option;{hint}\n"
+        f"A part of your own has a class: +{prefix}{name}._target_=PATH."
+    )
 
 
 def plain(value: Any) -> Any:
@@ -273,7 +341,12 @@ def plain(value: Any) -> Any:
         Numbers, strings, None, lists and dictionaries of them.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        own = {
+            item.name: plain(getattr(value, item.name))
+            for item in dataclasses.fields(value)
+            if not item.metadata.get("parts")
+        }
+        return own | plain(value.parts) if isinstance(value, OpenGroup) else own
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -295,19 +368,40 @@ def composable(group: type) -> type:
 
     fields = []
     for item in _fields(group):
-        hint = _composable(hints(group)[item.name])
+        twin_or_type = hint = _composable(hints(group)[item.name])
         if hint is not Any and is_optional(group, item.name):
             hint = hint | None
         if item.metadata.get("chosen"):
             default: Any = dataclasses.field(default=MISSING)
         elif is_group(hints(group)[item.name]) and item.default is dataclasses.MISSING:
-            default = dataclasses.field(default_factory=hint)
+            default = dataclasses.field(default_factory=twin_or_type)
         else:
             default = dataclasses.field(default_factory=functools.partial(_default, item))
         fields.append((item.name, hint, default))
     twin = dataclasses.make_dataclass(group.__name__, fields, repr=False, eq=False)
     twin.__module__ = TWINS
     return twin
+
+
+def schema(group: type[Group]) -> Any:
+    """Return the node of OmegaConf's that a group is composed on, its open groups open.
+
+    In these OmegaConf takes any further name; `build` then refuses what is not a part.
+    """
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.structured(composable(group))
+    for name in _open_nodes(group):
+        OmegaConf.set_struct(OmegaConf.select(node, name), False)
+    return node
+
+
+def _open_nodes(group: type[Group], prefix: str = "") -> Iterator[str]:
+    for name, hint in hints(group).items():
+        if is_open(hint):
+            yield f"{prefix}{name}"
+        if is_group(hint) and not is_optional(group, name):
+            yield from _open_nodes(hint, f"{prefix}{name}.")
 
 
 def _composable(hint: Any) -> Any:

@@ -15,6 +15,7 @@ from flair2_exp.config.relevance import (
     if_no_checkpoint,
     if_series_drop,
     if_series_may_drop,
+    if_trained,
     if_widths,
     in_network,
 )
@@ -64,6 +65,9 @@ class ModelConfig(Group):
     """How often the encoder halves the patch; for `dpt`, how many of its blocks are read."""
     decoder_channels: tuple[int, ...] = option((256, 128, 64, 32, 16), 1, 65_536, decides=if_widths)
     """Widths of the blocks of `unet`, `unetplusplus` and `manet`, deepest first, one per level."""
+    freeze_encoder: int = option(0, -1, 1_000_000, decides=if_trained)
+    """Epochs for which the encoder's weights stay as they are, its norms in evaluation mode; -1:
+    the whole training."""
     weights: str | None = option(None, decides=if_no_checkpoint, path=True)
     """A released baseline checkpoint, or weights saved by this package, to start from."""
     channels_last: bool = option(False, decides=False)

@@ -21,6 +21,16 @@ def if_trained(config: Config) -> bool:
     return config.train
 
 
+def if_averaged(config: Config) -> bool:
+    """Return whether the weights are averaged over the training."""
+    return config.callbacks.average.kind != "none"
+
+
+def if_averaged_exponentially(config: Config) -> bool:
+    """Return whether older weights fade from their average."""
+    return config.callbacks.average.kind == "ema"
+
+
 def if_aerial(config: Config) -> bool:
     """Return whether the aerial patch is read."""
     return "aerial" in config.reads

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from flair2_exp.config.fields import Group, option, require_usable
+from flair2_exp.config.fields import Group, OpenGroup, option, require_usable
 from flair2_exp.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggersConfig(OpenGroup):
+    """Further loggers of Lightning's beside MLflow, by name: `NAME: {_target_: ...}`."""
+
+    node: ClassVar[str] = "tracking.loggers"
+    decides: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,8 @@ class TrackingConfig(Group):
     """Seconds that a server may take to answer before the run is refused."""
     delivery_seconds: float = option(60.0, 0, 86400)
     """Seconds for which a run tries, at its end, to send what the store did not take; 0: none."""
+    loggers: LoggersConfig = field(default_factory=LoggersConfig)
+    """They get the metrics, and the config without credentials."""
 
     def validate(self) -> None:
         """Refuse credentials in the address, and what a server or an experiment lacks."""

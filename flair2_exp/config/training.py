@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
-from flair2_exp.config.fields import Decides, Group, option
-from flair2_exp.config.relevance import if_divided, if_series, if_trained, unless
+from flair2_exp.config.fields import Decides, Group, OpenGroup, option
+from flair2_exp.config.relevance import (
+    if_averaged,
+    if_averaged_exponentially,
+    if_divided,
+    if_series,
+    if_trained,
+    unless,
+)
 from flair2_exp.errors import ConfigError
 
 VALIDATED: Final = ("val/loss", "val/miou", "val/accuracy")
-"""What validation measures, every epoch."""
+"""What validation measures, every epoch, beside the further metrics."""
 
 
 _LOSSES: Final = "flair2_exp.training.losses"
@@ -19,18 +26,25 @@ _SCHEDULES: Final = "flair2_exp.training.schedules"
 _CONSTANT, _COSINE, _PLATEAU = (
     f"{_SCHEDULES}.{kind}" for kind in ("Constant", "Cosine", "Plateau")
 )
+_PLATEAUS: Final = (_PLATEAU, "torch.optim.lr_scheduler.ReduceLROnPlateau")
 
 
 def best_direction(objective: str | list[str]) -> str | list[str]:
     """Return whether more or less of a metric is better: scores `maximize`, all else `minimize`.
+
+    A further metric of validation counts as a score, unless its name says that it is an error.
 
     Args:
         objective: A metric's name, or a list of names.
     """
     if not isinstance(objective, str):
         return [str(best_direction(str(each))) for each in objective]
+    errors = ("loss", "error", "distance", "epoch")
+    measured, _, name = objective.partition("/")
+    is_score = measured in ("val", "test") and not any(word in name.lower() for word in errors)
     scores = ("miou", "iou", "accuracy")
-    return "maximize" if set(objective.split("/")) & set(scores) else "minimize"
+    is_score = is_score or bool(set(objective.split("/")) & set(scores))
+    return "maximize" if is_score else "minimize"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +56,10 @@ class LossConfig(Group):
 
     name: str = option("", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
-    """Its class: a `flair2_exp.training.losses.PixelLoss`."""
+    """Its class: any `torch.nn.Module` over logits and target, as those of
+    `flair2_exp.training.losses`."""
+    options: Mapping[str, Any] = option({}, -1e9, 1e9)
+    """Further options of the class, by the names of its constructor's arguments."""
     aerial: float = option(1.0, 0.0, 1e6)
     """Weight of the aerial head."""
     satellite: float = option(1.0, 0.0, 1e6, decides=if_series)
@@ -65,18 +82,38 @@ class LossConfig(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FurtherMetrics(OpenGroup):
+    """Metrics of torchmetrics beside the score, by name: `NAME: {_target_: ...}`."""
+
+    node: ClassVar[str] = "metric.further"
+
+    def validate(self) -> None:
+        """Refuse the names of what is measured already."""
+        taken = {"loss", "miou", "accuracy", "iou", "best_epoch", "patches",
+                 "miou_most_frequent_class"}  # fmt: skip
+        for name in self.parts:
+            if name in taken:
+                raise ConfigError(
+                    f"metric.further.{name}: val/{name} or test/{name} is measured already; "
+                    f"choose another name, as my_{name}."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricConfig(Group):
-    """The score."""
+    """The score, and further metrics beside it."""
 
     node: ClassVar[str] = "metric"
 
     other_pixels: Literal["drop", "keep"] = "drop"
     """Whether predictions on pixels whose truth is "other" count as false positives (`keep`)."""
+    further: FurtherMetrics = field(default_factory=FurtherMetrics)
+    """Logged as `val/NAME` and `test/NAME`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Group):
-    """The optimizer: any class of `torch.optim`."""
+    """The optimizer: any class of `torch.optim`, or one of the user's."""
 
     node: ClassVar[str] = "optimizer"
     decides: ClassVar[Decides] = if_trained
@@ -86,6 +123,12 @@ class OptimizerConfig(Group):
     lr: float = option(1e-3, 0.0, 1e4, chosen=True)
     """The learning rate."""
     weight_decay: float = option(0.0, 0.0, 1e4)
+    encoder_lr_factor: float = option(1.0, 0.0, 1e4)
+    """The learning rate of the network's encoder over `lr`."""
+    layer_decay: float = option(1.0, 0.01, 1.0)
+    """The learning rate of each stage of the encoder over that of the next deeper one."""
+    decay_norms: bool = True
+    """Whether the weights of norms, biases and other vectors decay as well."""
     options: Mapping[str, Any] = option({}, -1e9, 1e9)
     """Further keyword arguments of the class."""
 
@@ -99,7 +142,12 @@ class SchedulerConfig(Group):
 
     name: str = option("none", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
-    """Its class: a `flair2_exp.training.schedules.Schedule`."""
+    """Its class: any `torch.optim.lr_scheduler.LRScheduler`, as those of
+    `flair2_exp.training.schedules`."""
+    options: Mapping[str, Any] = option({}, -1e9, 1e9)
+    """Further options of the class, by the names of its constructor's arguments."""
+    interval: Literal["epoch", "step"] = option("epoch", decides=unless(node, *_PLATEAUS))
+    """Whether the rate changes after each epoch, or after each step of the optimizer."""
     warmup_epochs: int = option(0, 0, 1_000_000, decides=unless(node, _PLATEAU))
     """Epochs over which the rate rises linearly to the optimizer's."""
     final_factor: float = option(0.01, 0.0, 1.0, decides=unless(node, _CONSTANT, _PLATEAU))
@@ -110,11 +158,18 @@ class SchedulerConfig(Group):
     """Plateau: epochs without a better validation loss before that."""
 
     def validate(self) -> None:
-        """Refuse a warm-up that would not happen."""
-        if self.name == "plateau" and self.warmup_epochs:
+        """Refuse a warm-up that would not happen, and a plateau of steps."""
+        if self._target_ not in _PLATEAUS:
+            return
+        if self.warmup_epochs:
             raise ConfigError(
                 f"scheduler.warmup_epochs={self.warmup_epochs}: scheduler=plateau has no warm-up; "
                 "use scheduler=none or cosine, or scheduler.warmup_epochs=0."
+            )
+        if self.interval == "step":
+            raise ConfigError(
+                "scheduler.interval=step: scheduler=plateau follows the validation loss, which is "
+                "measured once per epoch; use scheduler.interval=epoch."
             )
 
 
@@ -159,32 +214,108 @@ class TrainerConfig(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallbacksConfig(Group):
-    """Checkpoints, early stopping, progress."""
+class BestConfig(Group):
+    """Which epoch's checkpoint is the best, and is tested."""
+
+    node: ClassVar[str] = "callbacks.best"
+
+    monitor: str = "val/loss"
+    """The metric of validation by which it is chosen and training stops: `val/loss`, `val/miou`,
+    `val/accuracy`, or `val/NAME` of a further metric."""
+    mode: Literal["min", "max"] = option("min", decides=False)
+    """Whether less or more of `monitor` is better; which, `monitor` says already."""
+
+    def validate(self) -> None:
+        """Refuse a mode by which the worst checkpoint would be kept."""
+        if self.monitor not in VALIDATED:
+            return  # torchmetrics knows the direction of its own
+        require_mode(self, "max" if best_direction(self.monitor) == "maximize" else "min")
+
+
+def require_mode(best: BestConfig, mode: str) -> None:
+    """Refuse a mode by which the worst checkpoint would be kept.
+
+    Args:
+        best: Of the best checkpoint.
+        mode: `min` or `max`, what `monitor` asks for.
+    """
+    if best.mode != mode:
+        words = "higher" if mode == "max" else "lower"
+        raise ConfigError(
+            f"callbacks.best.mode={best.mode} would keep the worst checkpoint: {best.monitor} is "
+            f"better the {words} it is; use callbacks.best.mode={mode}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStoppingConfig(Group):
+    """When training stops before its last epoch; null: never."""
+
+    node: ClassVar[str] = "callbacks.early_stopping"
+
+    patience: int = option(30, 0, 1_000_000)
+    """Epochs without a better `callbacks.best.monitor` before that; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig(Group):
+    """An average of the weights over the training, which is validated, kept and tested."""
+
+    node: ClassVar[str] = "callbacks.average"
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    """`ema`: after each step, older weights fading exponentially; `swa`: after each epoch, all of
+    them alike (Izmailov et al., 2018)."""
+    decay: float = option(0.999, 0.0, 1.0, decides=if_averaged_exponentially)
+    """What remains of the average at each step of `ema`; the rest is the step's weights."""
+    start_epoch: int = option(0, 0, 1_000_000, decides=if_averaged)
+    """The first epoch (from 0) whose weights count; before it the weights are what they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeConfig(Group):
+    """The checkpoints from which an interrupted run resumes."""
+
+    node: ClassVar[str] = "callbacks.resume"
+    decides: ClassVar[Decides] = False
+
+    save_minutes: float = option(10.0, 0.0, 1e6)
+    """Minutes between two of them within an epoch, beside that at its end; 0: none within."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressConfig(Group):
+    """What is shown of a training."""
+
+    node: ClassVar[str] = "callbacks.progress"
+    decides: ClassVar[Decides] = False
+
+    bars: Literal["auto", "always", "never"] = "auto"
+    """`auto`: bars on a terminal, one line per epoch elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelConfig(Group):
+    """The figure of test images, truths and predictions."""
+
+    node: ClassVar[str] = "callbacks.panel"
+    decides: ClassVar[Decides] = False
+
+    patches: int = option(6, 0, 64)
+    """How many test patches it shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbacksConfig(OpenGroup):
+    """What accompanies a training, by name: ours, and callbacks of Lightning's or the user's."""
 
     node: ClassVar[str] = "callbacks"
     decides: ClassVar[Decides] = if_trained
 
     name: str = option("", chosen=True, decides=False)
-    monitor: Literal["val/loss", "val/miou", "val/accuracy"] = "val/loss"
-    """The metric by which the best checkpoint is chosen and training stops."""
-    mode: Literal["min", "max"] = option("min", decides=False)
-    """Whether less or more of `monitor` is better; which, `monitor` says already."""
-    patience: int = option(30, 0, 1_000_000)
-    """Epochs without a better `monitor` before training stops; 0: never."""
-    save_minutes: float = option(10.0, 0.0, 1e6, decides=False)
-    """Minutes between two checkpoints within an epoch, beside that at its end; 0: none within."""
-    progress: Literal["auto", "always", "never"] = option("auto", decides=False)
-    """`auto`: bars on a terminal, one line per epoch elsewhere."""
-    panel_patches: int = option(6, 0, 64, decides=False)
-    """Test patches in the panel of images, truths and predictions."""
-
-    def validate(self) -> None:
-        """Refuse a mode by which the worst checkpoint would be kept."""
-        maximised = best_direction(self.monitor) == "maximize"
-        best, words = ("max", "higher") if maximised else ("min", "lower")
-        if self.mode != best:
-            raise ConfigError(
-                f"callbacks.mode={self.mode} would keep the worst checkpoint: {self.monitor} is "
-                f"better the {words} it is; use callbacks.mode={best}."
-            )
+    best: BestConfig = field(default_factory=BestConfig)
+    early_stopping: EarlyStoppingConfig | None = field(default_factory=EarlyStoppingConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
+    progress: ProgressConfig = field(default_factory=ProgressConfig)
+    panel: PanelConfig = field(default_factory=PanelConfig)

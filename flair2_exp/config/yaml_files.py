@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import Group, hints, is_group, is_optional
+from flair2_exp.config.fields import Group, hints, is_group, is_open, is_optional, unknown
 from flair2_exp.config.groups import config_folder
-from flair2_exp.errors import ConfigError, nearest
+from flair2_exp.errors import ConfigError
 
 _LARGEST: Final = 2 * 2**20  # bytes; a split that lists every patch of FLAIR #2 takes 1.6 MB
 _LARGEST_CONFIG: Final = 256 * 2**10  # the whole config of a run, as written down, takes 5 KB
@@ -296,7 +296,9 @@ def _require_options(group: type, node: yaml.MappingNode, prefix: str) -> None:
         if name == "defaults" and name not in known:
             continue
         if name not in known:
-            raise _Mistake(key, f"{prefix}{name}: no such option; {nearest(name, list(known))}")
+            if is_open(group) and isinstance(value, yaml.MappingNode):
+                continue  # a further part: whether it has a class is known once all is composed
+            raise _Mistake(key, str(unknown(group, name, prefix)))
         if _kind(value) == "null" and not is_optional(group, name):
             raise _Mistake(key, f"{prefix}{name}=null: expected a value.")
         _require_value(known[name], key, value, f"{prefix}{name}")

@@ -8,7 +8,7 @@ resolutions, so one transform moves a landmark to the same place in both.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]
 from flair2_exp.config.data import AugConfig
 from flair2_exp.data.readers import Image
 from flair2_exp.data.source import Sample
+from flair2_exp.registry import construct
 
 AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
 
@@ -104,41 +105,86 @@ def draw_geometry(generator: np.random.Generator, options: AugConfig) -> Geometr
     return Geometry(*moves, zoom)
 
 
-def augment(
-    sample: Sample,
-    generator: np.random.Generator,
-    options: AugConfig,
-    optical: tuple[bool, ...],
-) -> Sample:
-    """Augment a sample.
+class SampleTransform:
+    """What every augmentation is: it makes a new sample of one that was read.
+
+    It is made once and called in every process that reads; a sample comes out the same in whichever
+    of them, since all that is drawn comes from the generator given.
+    """
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        """Return a new sample, which may share arrays with the given one.
+
+        Args:
+            sample: What was read; its arrays are not to be changed.
+            generator: The sample's own random numbers, which depend on the run's seed, the epoch
+                and the patch alone.
+        """
+        raise NotImplementedError
+
+
+class Augmentation(SampleTransform):
+    """The joint transform of image, label and series.
 
     Args:
-        sample: What was read.
-        generator: The sample's own random numbers.
         options: What to do. With `satellite=False` the geometry leaves series and satellite target
             as they are (the baseline's quirk `aug.satellite`).
         optical: For each band of the image whether it is a brightness; elevation is none and keeps
             its values.
-
-    Returns:
-        A new sample, which may share arrays with the given one.
     """
-    geometry = draw_geometry(generator, options)
-    result = dataclasses.replace(sample, label=geometry.apply(sample.label, labels=True))
-    if sample.image is not None:
-        image = geometry.apply(sample.image)
-        result.image = change_photometry(image, generator, options, optical)
-    frames, days = sample.frames, sample.days
-    if frames is not None and days is not None:
-        if options.satellite:
-            frames = geometry.apply(frames)
-        else:
-            result.satellite_label = sample.label
-        if options.drop_dates:
-            stay = draw_dates(len(days), generator, options.drop_dates)
-            frames, days = frames[stay], days[stay]
-        result.frames, result.days = frames, days
-    return result
+
+    def __init__(self, options: AugConfig, optical: tuple[bool, ...]) -> None:
+        self.options = options
+        self.optical = optical
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        """Return the sample augmented, which may share arrays with the given one.
+
+        Args:
+            sample: What was read.
+            generator: The sample's own random numbers.
+        """
+        options = self.options
+        geometry = draw_geometry(generator, options)
+        result = dataclasses.replace(sample, label=geometry.apply(sample.label, labels=True))
+        if sample.image is not None:
+            image = geometry.apply(sample.image)
+            result.image = change_photometry(image, generator, options, self.optical)
+        frames, days = sample.frames, sample.days
+        if frames is not None and days is not None:
+            if options.satellite:
+                frames = geometry.apply(frames)
+            else:
+                result.satellite_label = sample.label
+            if options.drop_dates:
+                stay = draw_dates(len(days), generator, options.drop_dates)
+                frames, days = frames[stay], days[stay]
+            result.frames, result.days = frames, days
+        return result
+
+
+def build_augmentation(options: AugConfig, bands: Sequence[str]) -> SampleTransform:
+    """Build the augmentation that a config names.
+
+    Its constructor is given, by the names of its arguments, `options` (the `AugConfig`) and
+    `optical` (for each band whether it is a brightness); its other arguments are `aug.options`.
+
+    Args:
+        options: Of the augmentation.
+        bands: Of the aerial image, in its order.
+
+    Raises:
+        ConfigError: There is no such class, or it does not take its options.
+    """
+    optical = tuple(band != "elevation" for band in bands)
+    return construct(
+        SampleTransform,
+        options._target_,
+        "aug.options",
+        given={"options": options, "optical": optical},
+        options=options.options,
+        target="aug._target_",
+    )
 
 
 def change_photometry(

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from flair2_exp.config.data import DataGroups
-from flair2_exp.data.augment import augment
+from flair2_exp.data.augment import build_augmentation
 from flair2_exp.data.sentinel2 import Frames
 from flair2_exp.data.sharing import Lease, SharedBlocks
 from flair2_exp.data.source import Reader, Sample, all_damaged
@@ -105,8 +105,9 @@ class PatchDataset(Dataset[Any]):
         self.index = reader.index
         self.patches = patches
         self.seed = seed
-        self.augmentation = groups.aug if training and groups.aug.active else None
-        self.optical = tuple(band != "elevation" for band in groups.data.bands or bands)
+        augmented = training and groups.aug.active
+        named = groups.data.bands or bands
+        self.augmentation = build_augmentation(groups.aug, named) if augmented else None
         self.metadata = metadata
         self.on_damaged = groups.dataset.on_damaged
         self.replace = training
@@ -149,7 +150,7 @@ class PatchDataset(Dataset[Any]):
             self.flags[position] |= COVERED
         if self.augmentation is None:
             return sample
-        return augment(sample, self._generator(position, epoch), self.augmentation, self.optical)
+        return self.augmentation(sample, self._generator(position, epoch))
 
     def _generator(self, position: int, epoch: int, stream: int = 0) -> np.random.Generator:
         """Return random numbers of a patch in an epoch, the same in whichever process or split."""

@@ -204,7 +204,6 @@ def require_feasible(config: Config, *, devices: bool = True) -> None:
         FlairError: The first thing that is wrong.
     """
     from flair2_exp.training.device import require_device
-    from flair2_exp.training.feasible import require_feasible
 
     if devices:
         require_device(config.trainer, config.data.workers)
@@ -217,14 +216,40 @@ def require_feasible(config: Config, *, devices: bool = True) -> None:
         patch_size = source.patch_size
         require_patch_size(config, patch_size)
         require_classes(config, source.nomenclature)
+    require_parts(config, network_spec(config, patch_size, source), source)
+
+
+def require_parts(config: Config, spec: NetworkSpec, source: DataSource | None = None) -> None:
+    """Refuse parts that do not exist or do not take their options, the network's among them.
+
+    Args:
+        config: The experiment's.
+        spec: Of the network.
+        source: The data; None is FLAIR #2, whose bands and classes the config knows.
+
+    Raises:
+        FlairError: The first thing that is wrong.
+    """
+    from flair2_exp.training.feasible import require_feasible
+
     require_feasible(
-        network_spec(config, patch_size, source),
+        spec,
         config.optimizer,
         config.scheduler,
         config.loss,
         config.trainer.max_epochs,
         source.nomenclature if source else None,
+        config.metric,
+        config.callbacks,
     )
+    if config.train and config.aug.active:
+        from flair2_exp.data.augment import build_augmentation
+
+        build_augmentation(config.aug, spec.band_names)
+    if config.tracking.loggers.parts:
+        from flair2_exp.tracking.logger import require_loggers
+
+        require_loggers(config.tracking.loggers)
 
 
 def build_task(
@@ -275,18 +300,20 @@ def build_trainer(
     """Return Lightning's trainer with this experiment's callbacks and loggers."""
     from lightning import Trainer
 
-    from flair2_exp.tracking.logger import RunLogger
+    from flair2_exp.tracking.logger import RunLogger, build_loggers
     from flair2_exp.training.callbacks import (
         CheckpointPaths,
         FiniteLoss,
         StepSeeds,
         standard_callbacks,
     )
-    from flair2_exp.training.checkpoint import WholeCheckpoints
     from flair2_exp.training.device import devices_of
+    from flair2_exp.training.encoder import FrozenEncoder
+    from flair2_exp.training.whole import WholeCheckpoints
 
-    trainer, chosen = config.trainer, config.callbacks
-    bars = chosen.progress == "always" or (chosen.progress == "auto" and sys.stdout.isatty())
+    trainer, chosen, frozen = config.trainer, config.callbacks, config.model.freeze_encoder
+    shown = chosen.progress.bars
+    bars = shown == "always" or (shown == "auto" and sys.stdout.isatty())
     paths = CheckpointPaths(best=folder.best, last=folder.last, previous=folder.previous)
     devices = devices_of(trainer)
     return Trainer(
@@ -305,10 +332,14 @@ def build_trainer(
         enable_model_summary=False,
         enable_progress_bar=bars,
         default_root_dir=folder.path,
-        logger=RunLogger(run, folder.history, config.tracking.experiment),
+        logger=[
+            RunLogger(run, folder.history, config.tracking.experiment),
+            *build_loggers(config.tracking.loggers, folder.loggers, plain(config)),
+        ],
         callbacks=[
             StepSeeds(config.seed),
             FiniteLoss(folder.last),
+            *([FrozenEncoder(frozen)] if frozen else []),
             *callbacks,
             *standard_callbacks(chosen, paths, interruption, bars=bars),
         ],

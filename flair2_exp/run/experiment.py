@@ -334,9 +334,9 @@ class _Watchers:
         reported = isinstance(config.objective, str) and config.objective.startswith("val/")
         return cls(
             Stopwatch(),
-            Scores(config.callbacks.monitor, config.callbacks.mode),
+            Scores(config.callbacks.best.monitor, config.callbacks.best.mode),
             PanelCollector(
-                config.callbacks.panel_patches,
+                config.callbacks.panel.patches,
                 data.counts["test"],
                 shown_bands(data.bands),
                 stretched=data.source.scale != 255,
@@ -470,6 +470,7 @@ def prepare(
         build_task,
         network_spec,
         open_store,
+        require_parts,
         require_store,
     )
 
@@ -477,7 +478,6 @@ def prepare(
     if first:
         require_store(config)
     from flair2_exp.training.device import require_device
-    from flair2_exp.training.feasible import require_feasible
 
     require_device(config.trainer, config.data.workers)
     checkpoint = Path(config.checkpoint) if config.checkpoint else None
@@ -494,10 +494,10 @@ def prepare(
         patch_size = data.patch_size
     else:
         patch_size = sample.patch_size
-    spec = network_spec(config, patch_size, data.source if data else None)
-    nomenclature = data.source.nomenclature if data else None
-    epochs = config.trainer.max_epochs
-    require_feasible(spec, config.optimizer, config.scheduler, config.loss, epochs, nomenclature)
+    source = data.source if data else None
+    spec = network_spec(config, patch_size, source)
+    nomenclature = source.nomenclature if source else None
+    require_parts(config, spec, source)
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import require_same_model
 
@@ -509,6 +509,7 @@ def prepare(
     if checkpoint is not None and config.train and not resumes:
         from flair2_exp.training.checkpoint import require_training_state, warn_of_schedule
 
+        epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
         warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
     data = build_data(config) if data is None else data

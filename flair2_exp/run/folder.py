@@ -56,6 +56,8 @@ class RunFolder:
     """Room for the run's last words on a full disk; there while it runs."""
     unsent = _file("unsent")
     """What MLflow did not take yet; a folder."""
+    loggers = _file("loggers")
+    """What further loggers write (`tracking.loggers`); a folder."""
     checkpoints = _file("checkpoints")
     """The folder of the next three."""
     best = _file("checkpoints", "best.ckpt")

@@ -10,11 +10,72 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from flair2_exp.config.tracking import LoggersConfig
+from flair2_exp.errors import ConfigError
+from flair2_exp.registry import arguments_of, construct, locate
 from flair2_exp.tracking.history import History
 from flair2_exp.tracking.run import Run
+from flair2_exp.tracking.scrub import scrub_tree
+
+
+def build_loggers(options: LoggersConfig, folder: Path, config: Mapping[str, Any]) -> list[Logger]:
+    """Build the further loggers that a config names, and give them the config.
+
+    A constructor is given `save_dir` by name, a folder below `folder`, unless the logger's node
+    sets it.
+
+    Args:
+        options: Of the loggers.
+        folder: Where they may write.
+        config: The run's, in plain values; they get it without credentials.
+
+    Raises:
+        ConfigError: There is no such class, it does not take its options, or it needs a package
+            that is not installed.
+    """
+    loggers: list[Logger] = []
+    for name, part in options.parts.items():
+        where, own = f"tracking.loggers.{name}", _options(part)
+        given = {} if "save_dir" in own else {"save_dir": str(folder / name)}
+        try:
+            logger = construct(
+                Logger,  # type: ignore[type-abstract]
+                part["_target_"],
+                where,
+                given=given,
+                options=own,
+            )
+            logger.log_hyperparams(scrub_tree(config))
+        except (ModuleNotFoundError, MisconfigurationException) as error:
+            raise ConfigError(f"{where}: {str(error).rstrip('.')}.") from error
+        loggers.append(logger)
+    return loggers
+
+
+def require_loggers(options: LoggersConfig) -> None:
+    """Refuse loggers that do not exist, do not take their options or would be given credentials.
+
+    Raises:
+        ConfigError: The first of them.
+    """
+    for name, part in options.parts.items():
+        where, own = f"tracking.loggers.{name}", _options(part)
+        if scrub_tree(own) != own:
+            raise ConfigError(
+                f"{where} holds credentials, which would be kept with every run: put them into the "
+                "environment variables that the logger reads, as WANDB_API_KEY."
+            )
+        located = locate(part["_target_"], Logger, f"{where}._target_")  # type: ignore[type-abstract]
+        given = {} if "save_dir" in own else {"save_dir": ""}
+        arguments_of(located, where, given=given, options=own)
+
+
+def _options(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key != "_target_"}
 
 
 class RunLogger(Logger):

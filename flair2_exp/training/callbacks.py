@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Checkpoint,
     EarlyStopping,
@@ -24,9 +25,11 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch import Tensor
 
-from flair2_exp.config.training import CallbacksConfig
-from flair2_exp.errors import DivergedError
+from flair2_exp.config.training import BestConfig, CallbacksConfig
+from flair2_exp.errors import ConfigError, DivergedError
+from flair2_exp.registry import construct
 from flair2_exp.signals import Interruption
+from flair2_exp.training.averaging import AveragedWeights
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class CheckpointPaths:
     """Where a run's checkpoints go; one folder."""
 
     best: Path
-    """That of the epoch with the best `callbacks.monitor`."""
+    """That of the epoch with the best `callbacks.best.monitor`."""
     last: Path
     """The newest, from which the run resumes."""
     previous: Path
@@ -46,7 +49,10 @@ class CheckpointPaths:
 def standard_callbacks(
     options: CallbacksConfig, paths: CheckpointPaths, interruption: Interruption, *, bars: bool
 ) -> list[Callback]:
-    """Return what stops, shows and keeps a training: a trainer's last callbacks, in this order.
+    """Return what stops, averages, shows and keeps a training: a trainer's last callbacks.
+
+    Their order counts: the best checkpoint is Lightning's first checkpoint callback, and the
+    resume point, the last one, stores the state of all, those of the user's own among them.
 
     Args:
         options: Of the callbacks.
@@ -54,16 +60,39 @@ def standard_callbacks(
         interruption: Whether the process has been asked to end.
         bars: Whether progress bars are shown, or one line per epoch for a log file.
     """
-    patience = Patience(options.monitor, patience=options.patience, mode=options.mode)
+    best, stopping = options.best, options.early_stopping
+    patience = stopping.patience if stopping is not None else 0
+    minutes = options.resume.save_minutes
     return [
-        *([patience] if options.patience else []),
+        *([Patience(best.monitor, patience=patience, mode=best.mode)] if patience else []),
+        *([AveragedWeights(options.average)] if options.average.kind != "none" else []),
         RichProgressBar(leave=False) if bars else EpochLines(),
-        best_checkpoint(options, paths.best),
-        ResumePoint(paths, minutes=options.save_minutes, interruption=interruption),
+        best_checkpoint(best, paths.best),
+        *build_callbacks(options),
+        ResumePoint(paths, minutes=minutes, interruption=interruption),
     ]
 
 
-def best_checkpoint(options: CallbacksConfig, file: Path) -> ModelCheckpoint:
+def build_callbacks(options: CallbacksConfig) -> list[Callback]:
+    """Build the further callbacks that a config names.
+
+    Raises:
+        ConfigError: There is no such class, or it does not take its options.
+    """
+    callbacks: list[Callback] = []
+    for name, part in options.parts.items():
+        own = {key: value for key, value in part.items() if key != "_target_"}
+        try:
+            built = construct(
+                Callback, part["_target_"], f"callbacks.{name}", given={}, options=own
+            )
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            raise ConfigError(f"callbacks.{name}: {str(error).rstrip('.')}.") from error
+        callbacks.append(built)
+    return callbacks
+
+
+def best_checkpoint(options: BestConfig, file: Path) -> ModelCheckpoint:
     """Return what keeps the checkpoint of the epoch with the best `monitor` in a file."""
     return ModelCheckpoint(
         dirpath=file.parent,

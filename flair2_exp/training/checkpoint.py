@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Mapping
@@ -10,41 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from flair2_exp.compat import epochs_trained, stopped_early
-from flair2_exp.config.fields import build
-from flair2_exp.config.training import SchedulerConfig
+from flair2_exp.config.fields import build, plain
+from flair2_exp.config.training import OptimizerConfig, SchedulerConfig
 from flair2_exp.errors import CheckpointError, FlairError
-from flair2_exp.files import write_bytes
 from flair2_exp.models.registry import NetworkSpec
 from flair2_exp.models.tensors import read_file
 from flair2_exp.registry import locate
-from flair2_exp.training.schedules import Schedule, build_schedule, rates_of
+from flair2_exp.training.schedules import build_schedule, is_planned, rates_of
 from flair2_exp.values import differences, flatten, shown
 
 log = logging.getLogger(__name__)
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint beside its place and then renames it, so that none is ever torn.
-
-    Lightning's own way writes into the temporary folder, of another file system perhaps, and then
-    copies.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            OSError: It cannot be written; one that was there is as it was.
-        """
-        content = io.BytesIO()  # torch.save's own errors of a file do not say that a disk is full
-        torch.save(checkpoint, content)
-        write_bytes(Path(path), content.getbuffer())
 
 
 _ANEW = "Start anew from its weights with model.weights=PATH."
@@ -130,6 +107,13 @@ def require_training_state(
             f"{path} would resume with its own options (its value -> the config's): "
             f"{shown(changes)}.\nUse the options that it was trained with. {_ANEW}"
         )
+    schedule = build(SchedulerConfig, options["scheduler"])
+    planned = content.get("plan", {}).get("epochs", epochs)
+    if planned != epochs and is_planned(schedule):
+        raise CheckpointError(
+            f"{path}: its schedule {schedule._target_} was made for {planned} epochs, "
+            f"trainer.max_epochs={epochs}.\nUse trainer.max_epochs={planned}. {_ANEW}"
+        )
     if stopped_early(content):
         raise CheckpointError(f"{path} had stopped early, and would at once again.\n{_ANEW}")
     if trained >= epochs:
@@ -152,12 +136,15 @@ def warn_of_schedule(
     """
     rate = float(options["optimizer"]["lr"])
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=rate)
-    schedule = build_schedule(optimizer, build(SchedulerConfig, options["scheduler"]), epochs)
+    steps = content.get("plan", {}).get("steps_per_epoch", 1)
+    schedule = build_schedule(
+        optimizer, build(SchedulerConfig, options["scheduler"]), epochs, steps
+    )
     if not isinstance(schedule, LambdaLR):
         return
     begin = epochs_trained(content)
     before = float(content["optimizer_states"][0]["param_groups"][0]["lr"])
-    first, last = (rates_of(schedule, epoch)[0] for epoch in (begin, epochs - 1))
+    first, last = (rates_of(schedule, step)[0] for step in (begin * steps, epochs * steps - 1))
     if math.isclose(first, before) and (first != last or first == rate):
         return
     log.warning(
@@ -171,8 +158,17 @@ def warn_of_schedule(
 def _course(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a task's options is in its optimizer's and schedule's state, by dotted name.
 
-    Schedules over the same class of torch's keep the same state: another factor may follow.
+    Schedules over the same class of torch's keep the same state. Of those that follow from the
+    count of steps alone and of a plateau, other options may follow; of another, they are in its
+    state.
     """
-    kind = locate(options["scheduler"]["_target_"], Schedule, "scheduler._target_")
+    optimizer = plain(build(OptimizerConfig, options["optimizer"]))
+    schedule = build(SchedulerConfig, options["scheduler"])
+    kind = locate(schedule._target_, LRScheduler, "scheduler._target_")
     base = next(each for each in kind.__mro__ if each.__module__.startswith("torch."))
-    return flatten({"optimizer": options["optimizer"], "scheduler": base.__name__})
+    course: dict[str, Any] = {"optimizer": optimizer, "scheduler": base.__name__}
+    if schedule.interval != "epoch":
+        course["scheduler.interval"] = schedule.interval
+    if not issubclass(kind, LambdaLR | ReduceLROnPlateau):
+        course["scheduler.options"] = plain(schedule.options)
+    return flatten(course)

@@ -5,7 +5,8 @@ weighted cross-entropy and the baseline do (flair2 §2). Pixels whose class weig
 out of every term; a batch of such pixels alone (a patch wholly of "other") costs 0 instead of
 PyTorch's NaN.
 
-`loss._target_` names a class of this module, or another that derives from `PixelLoss`.
+`loss._target_` names a class of this module, or any other `torch.nn.Module` whose `forward` takes
+logits and class indices and returns a scalar.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flair2_exp.config.training import LossConfig
-from flair2_exp.registry import locate
+from flair2_exp.errors import ConfigError
+from flair2_exp.registry import construct, written
 
 PLOWED_LAND = "plowed land"
 _IGNORED = -100
 """Stands in a target for the classes that weigh nothing: their pixels are left out."""
 
 
-def build_loss(options: LossConfig, names: Sequence[str], head: str) -> PixelLoss:
+def build_loss(options: LossConfig, names: Sequence[str], head: str) -> nn.Module:
     """Build the loss of a head.
+
+    Its constructor is given, by the names of its arguments, `weights` (of each class, 0 for those
+    that do not count), `names` (of the classes), `options` (the `LossConfig`), `head`, and
+    `ignore_index` (of the one class that does not count, where the others count alike); its other
+    arguments are `loss.options`, which may also set `ignore_index`.
 
     Args:
         options: Of the loss.
@@ -33,10 +40,51 @@ def build_loss(options: LossConfig, names: Sequence[str], head: str) -> PixelLos
         head: `aerial` or `satellite`.
 
     Raises:
-        ConfigError: `loss._target_` is not a loss.
+        ConfigError: `loss._target_` is not a module, or does not take its options.
     """
-    kind = locate(options._target_, PixelLoss, "loss._target_")
-    return kind(class_weights(options, names, head), options)
+    weights = class_weights(options, names, head)
+    given = {"weights": weights, "names": list(names), "options": options, "head": head}
+    uncounted = [index for index, weight in enumerate(weights) if weight == 0]
+    if len(uncounted) == 1 and "ignore_index" not in options.options:
+        given["ignore_index"] = uncounted[0]
+    return construct(
+        nn.Module,
+        options._target_,
+        "loss.options",
+        given=given,
+        options=options.options,
+        target="loss._target_",
+    )
+
+
+def require_loss(loss: nn.Module, classes: int) -> None:
+    """Refuse what is built like a loss and is none: it is tried on a few pixels.
+
+    Args:
+        loss: As `build_loss` returns it.
+        classes: Their number.
+
+    Raises:
+        ConfigError: It does not take logits (B, C, H, W) and class indices (B, H, W), or does not
+            return a scalar that depends on the logits.
+    """
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes, 8, 8, generator=generator).requires_grad_()
+    target = torch.randint(0, classes, (2, 8, 8), generator=generator)
+    expected = (
+        f"Expected a scalar of logits (batch, {classes}, height, width) and class indices "
+        "(batch, height, width)."
+    )
+    try:
+        value = loss(logits, target)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"the loss {written(type(loss))}: {reason}\n{expected}") from error
+    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+        what = (
+            f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)
+        )
+        raise ConfigError(f"the loss {written(type(loss))} returned {what}.\n{expected}")
 
 
 def class_weights(options: LossConfig, names: Sequence[str], head: str) -> list[float]:
@@ -48,7 +96,7 @@ def class_weights(options: LossConfig, names: Sequence[str], head: str) -> list[
 
 
 class PixelLoss(nn.Module):
-    """What every loss is: its `forward` takes logits and targets and returns a scalar.
+    """What our losses are: their `forward` takes logits and targets and returns a scalar.
 
     Args:
         weights: Weight of each class, C numbers from 0 up.

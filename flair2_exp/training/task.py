@@ -24,7 +24,8 @@ from flair2_exp.models.registry import HEADS, NetworkSpec, build_network, by_hea
 from flair2_exp.nomenclature import Nomenclature, flair
 from flair2_exp.score import iou, miou
 from flair2_exp.training.losses import build_loss
-from flair2_exp.training.optimizers import build_optimizer
+from flair2_exp.training.metrics import build_metrics
+from flair2_exp.training.optimizers import build_optimizer, parameter_groups
 from flair2_exp.training.schedules import build_schedule, rates_of
 
 Batch = Mapping[str, Any]
@@ -125,16 +126,18 @@ class SegmentationTask(LightningModule):
         )
         self.optimizer_options = build(OptimizerConfig, optimizer)
         self.scheduler_options = build(SchedulerConfig, scheduler)
-        keeps = build(MetricConfig, metric).other_pixels == "keep"
-        self.keep_other = keeps or not self.nomenclature.has_other
+        metric_options = build(MetricConfig, metric)
+        self.keep_other = metric_options.other_pixels == "keep" or not self.nomenclature.has_other
+        # In plain dictionaries: a metric's state is not the network's, and in no checkpoint.
+        self.metrics = {
+            prefix: build_metrics(metric_options, spec.classes) for prefix in ("val/", "test/")
+        }
         self.results: dict[str, PatchResult] = {}
         self._epoch = EpochSums()
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] = {}
-        size = len(self.class_names)
-        confusion = torch.zeros(size, size, dtype=torch.int64)
-        self.register_buffer("validation_confusion", confusion, persistent=False)
-        self.validation_confusion: Tensor
+        # Not a buffer: an average of the weights (`callbacks.average`) is one of the buffers, too.
+        self.validation_confusion = torch.zeros(0)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return logits of each head, (B, C, H, W), of a batch already scaled.
@@ -183,7 +186,9 @@ class SegmentationTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the counts of the last epoch."""
-        self.validation_confusion.zero_()
+        size = len(self.class_names)
+        self.validation_confusion = torch.zeros(size, size, dtype=torch.int64, device=self.device)
+        self._reset_metrics("val/")
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add a batch to the confusion matrix and the mean loss."""
@@ -191,15 +196,39 @@ class SegmentationTask(LightningModule):
         losses = self.loss(outputs, batch)
         size = len(batch["patch_id"])
         self.log("val/loss", losses["total"], on_epoch=True, batch_size=size, sync_dist=True)
-        self.validation_confusion += self.confusion(
-            batch["label"], self.predict_classes(outputs)
-        ).sum(0)
+        prediction = self.predict_classes(outputs)
+        self.validation_confusion += self.confusion(batch["label"], prediction).sum(0)
+        self._update_metrics("val/", prediction, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/miou` and `val/accuracy` of the summed matrix, over all processes."""
+        """Log `val/miou` and `val/accuracy` and the further metrics, over all processes."""
         summed = self.trainer.strategy.reduce(self.validation_confusion.clone(), reduce_op="sum")
         scores = _scores("val/", torch.as_tensor(summed).cpu().numpy(), self.nomenclature.scored)
         self.log_dict(scores, sync_dist=False)
+        self._log_metrics("val/")
+
+    def _reset_metrics(self, prefix: str) -> None:
+        for metric in self.metrics[prefix].values():
+            metric.to(self.device).reset()
+
+    def _update_metrics(self, prefix: str, prediction: Tensor, truth: Tensor) -> None:
+        """Update the further metrics with the pixels that count."""
+        if not self.metrics[prefix]:
+            return
+        if not self.keep_other:
+            counted = truth != len(self.class_names) - 1
+            prediction, truth = prediction[counted], truth[counted]
+        if truth.numel():
+            for metric in self.metrics[prefix].values():
+                metric.update(prediction.flatten(), truth.flatten())
+
+    def _log_metrics(self, prefix: str) -> None:
+        """Log the further metrics; one that has no value (no pixel counted) is left out."""
+        for name, metric in self.metrics[prefix].items():
+            if metric.update_called or self.trainer.world_size > 1:
+                value = float(metric.compute())
+                if np.isfinite(value):
+                    self.log(f"{prefix}{name}", value, sync_dist=False)
 
     def confusion(self, truth: Tensor, prediction: Tensor) -> Tensor:
         """Return confusion counts of each patch: (B, C, C) int64, rows truth.
@@ -220,6 +249,7 @@ class SegmentationTask(LightningModule):
     def on_test_epoch_start(self) -> None:
         """Forget the patches of an earlier test."""
         self.results.clear()
+        self._reset_metrics("test/")
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Keep each patch's counts; return the class indices (B, H, W) for callbacks.
@@ -236,6 +266,7 @@ class SegmentationTask(LightningModule):
         ]
         loss = torch.stack([each["total"] for each in losses]).mean()
         self.log("test/loss", loss, on_epoch=True, batch_size=size, sync_dist=True)
+        self._update_metrics("test/", prediction, batch["label"])
         counts = self.confusion(batch["label"], prediction).to(torch.int32).cpu().numpy()
         for patch, area, confusion in zip(batch["patch_id"], batch["area"], counts, strict=True):
             self.results[patch] = PatchResult(area, confusion)
@@ -251,6 +282,7 @@ class SegmentationTask(LightningModule):
         present = {name: float(value) for name, value in scores.items() if not np.isnan(value)}
         summed = _scores("test/", counts, self.nomenclature.scored)
         self.log_dict({**summed, **present}, sync_dist=False)
+        self._log_metrics("test/")
 
     def _gather_results(self) -> None:
         """Gather by patch id: a distributed sampler repeats patches to fill up the last batch."""
@@ -270,15 +302,28 @@ class SegmentationTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer over what is trained, and its schedule."""
-        parameters = [each for each in self.parameters() if each.requires_grad]
-        optimizer = build_optimizer(parameters, self.optimizer_options)
-        epochs = self.trainer.max_epochs or 1
-        scheduler = build_schedule(optimizer, self.scheduler_options, epochs)
+        size = self.spec.patch_size
+        groups = parameter_groups(
+            self.parameters(), self.model, self.optimizer_options, (self.spec.bands, size, size)
+        )
+        optimizer = build_optimizer(groups, self.optimizer_options)
+        interval = self.scheduler_options.interval
+        plan = self._plan()
+        scheduler = build_schedule(optimizer, self.scheduler_options, **plan)
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.load_state_dict({**scheduler.state_dict(), **self._plateau_state})
             self._plateau = scheduler
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        course = {"scheduler": scheduler, "interval": interval}
+        return {"optimizer": optimizer, "lr_scheduler": course}
+
+    def _plan(self) -> dict[str, int]:
+        """Return the epochs of this training, and in each the steps that its schedule counts."""
+        epochs = self.trainer.max_epochs or 1
+        if self.scheduler_options.interval == "epoch":
+            return {"epochs": epochs, "steps_per_epoch": 1}
+        steps = int(self.trainer.estimated_stepping_batches)
+        return {"epochs": epochs, "steps_per_epoch": max(1, steps // epochs)}
 
     def on_train_start(self) -> None:
         """Follow the schedule of this training from its first epoch on.
@@ -303,8 +348,9 @@ class SegmentationTask(LightningModule):
             self._plateau.step(float(self.trainer.callback_metrics["val/loss"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add this epoch's sums and the plateau schedule's state."""
+        """Add this epoch's sums, what the schedule was made for, and the plateau's state."""
         checkpoint["epoch_sums"] = self._epoch.state()
+        checkpoint["plan"] = self._plan()
         if self._plateau is not None:
             state = self._plateau.state_dict()
             checkpoint["plateau"] = {key: state[key] for key in _PLATEAU_STATE}

@@ -157,12 +157,11 @@ def test_leaderboard_experiments_train_as_published(option: str) -> None:
     assert config.model.encoder == "resnet34"
     assert config.model.encoder_weights == "imagenet"
     assert config.optimizer == OptimizerConfig(_target_="torch.optim.SGD", lr=0.001)
-    assert (config.data.batch_size, config.trainer.max_epochs, config.callbacks.patience) == (
-        10, 100, 30,
-    )  # fmt: skip
+    assert (config.data.batch_size, config.trainer.max_epochs) == (10, 100)
+    assert config.callbacks.early_stopping.patience == 30
     assert (config.data.val_batch_size, config.data.test_batch_size) == (10, 1)
     assert config.data.drop_last
-    assert config.callbacks.monitor == "val/loss"
+    assert config.callbacks.best.monitor == "val/loss"
 
 
 def test_small_presets_keep_batches_of_one_in_the_test_and_every_quirk_corrected_keeps_them() -> (
@@ -206,9 +205,15 @@ REFUSED = [
     (["objective=test/miou"], r"objective=test/miou: choosing by the test set"),
     (["objective=[]"], r"names no metric"),
     (["objective=val/moiu"], r"objective=val/moiu is never logged; did you mean val/miou"),
-    (["callbacks.monitor=val/iou"], r"callbacks.monitor=val/iou: expected one of val/loss, val/m"),
-    (["callbacks.monitor=val/miou"], r"worst checkpoint.*use callbacks.mode=max"),
-    (["callbacks=best_miou", "callbacks.mode=min"], r"worst checkpoint.*use callbacks.mode=max"),
+    (
+        ["callbacks.best.monitor=val/iou"],
+        r"callbacks.best.monitor=val/iou is never logged; did you",
+    ),
+    (["callbacks.best.monitor=val/miou"], r"worst checkpoint.*use callbacks.best.mode=max"),
+    (
+        ["callbacks=best_miou", "callbacks.best.mode=min"],
+        r"worst checkpoint.*use callbacks.best.mode=max",
+    ),
     (["model=utae", "metadata=on"], r"metadata=on: model=utae does not read them"),
     (["dataset=flair2"], r"dataset=flair2 needs its place: dataset.root="),
     (["tracking.experiment=''"], r"tracking.experiment is empty"),

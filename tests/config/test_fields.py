@@ -4,18 +4,20 @@ import math
 import pickle
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from flair2_exp.config.data import SampleConfig
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import (
     Group,
+    OpenGroup,
     build,
     composable,
     hints,
@@ -23,6 +25,8 @@ from flair2_exp.config.fields import (
     option,
     options,
     plain,
+    schema,
+    with_full_paths,
 )
 from flair2_exp.config.training import OptimizerConfig
 from flair2_exp.errors import ConfigError
@@ -122,7 +126,7 @@ def test_every_option_of_the_config_has_a_meaning_or_a_name_that_says_it() -> No
 
 def _numbers(group: type[Group]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The options that hold numbers, or whatever a user writes, with what they declare."""
-    for item in fields(group):
+    for item in (each for each in fields(group) if each.name in hints(group)):
         hint = hints(group)[item.name]
         kinds = {hint, *typing.get_args(hint)}
         if is_group(hint):
@@ -161,3 +165,64 @@ def test_what_hydra_composes_on_is_pickled_by_name() -> None:
         content = cloudpickle.dumps(twin)
         assert pickle.loads(content) is twin
         assert len(content) < 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open(OpenGroup):
+    node: ClassVar[str] = "open"
+
+    size: int = option(1, 0, 9)
+    inner: Inner | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around(Group):
+    open: Open = field(default_factory=Open)
+
+
+PART = {"_target_": "a.B", "depth": 3, "names": ["x"]}
+
+
+def test_an_open_group_holds_its_options_and_further_parts_under_their_names() -> None:
+    made = build(Around, {"open": {"size": 2, "mine": PART}})
+    assert (made.open.size, made.open.parts) == (2, {"mine": PART})
+    assert plain(made) == {"open": {"size": 2, "inner": None, "mine": PART}}
+    assert build(Around, plain(made)) == made
+    assert with_full_paths(made, "/") == made
+    assert [name for name, _ in options(Around)] == [
+        "open", "open.size", "open.inner.widths", "open.inner.words",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"sise": 3},
+            r"open\.sise: no such option; did you mean size\?\nA part .* \+open\.sise\._t",
+        ),
+        ({"sise": {"a": 3}}, r"open\.sise: no such option"),
+        ({"_target_": "os.system"}, r"open\._target_: no such option"),
+        ({"a-b": PART}, r"open\.a-b: expected a name of letters"),
+        ({"mine": {**PART, "depth": 1e300}}, r"open\.mine\.depth=1e\+300: expected -1000000000 to"),
+        ({"mine": {**PART, "a\nb": 1}}, "control character"),
+        ({"size": 10}, r"open\.size=10: expected 0 to 9"),
+    ],
+)
+def test_what_is_neither_an_option_nor_a_part_of_an_open_group_is_refused(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(Around, {"open": values})
+
+
+def test_omegaconf_takes_further_names_in_an_open_group_alone() -> None:
+    node = schema(Around)
+    node.open.mine = PART
+    composed = OmegaConf.merge(OmegaConf.create({}), node, {"open": {"size": 4}})
+    assert OmegaConf.to_container(composed) == {"open": {"size": 4, "inner": None, "mine": PART}}
+    for name in ("further", "open.size.further"):
+        with pytest.raises(OmegaConfBaseException):
+            OmegaConf.update(composed, name, 3)
+    with pytest.raises(OmegaConfBaseException):
+        composed.open.size = "many"

@@ -16,7 +16,7 @@ SAME = [
     ("data.workers=0", "data.workers=7"),
     ("paths.root=/a", "paths.root=/b"),
     ("tracking=off", "tracking.experiment=another"),
-    ("callbacks.progress=never", "callbacks.panel_patches=1 callbacks.save_minutes=3"),
+    ("callbacks.progress.bars=never", "callbacks.panel.patches=1 callbacks.resume.save_minutes=3"),
     ("trainer=cpu", "trainer=gpu"),
     ("trainer.devices=2", "trainer.num_nodes=2"),
     ("model=unet", "model=unet loss.satellite=2 loss.satellite_class_weights=reference"),

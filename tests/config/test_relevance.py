@@ -16,14 +16,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import hints, options, plain
 from flair2_exp.config.identity import contents, identity
+from flair2_exp.config.training import CallbacksConfig, FurtherMetrics
+from flair2_exp.data.augment import Augmentation
 from flair2_exp.data.datamodule import FlairDataModule
+from flair2_exp.data.readers import Sample
 from flair2_exp.data.sample.tree import ensure_sample
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.run import assembly
@@ -59,6 +64,13 @@ BASES = {
         "scheduler=plateau",
         "scheduler.patience=0",
     ),
+    "averaged": (
+        "model=unet",
+        "aug=none",
+        "callbacks=ema",
+        "callbacks.average.decay=0.6",
+        "optimizer.weight_decay=0.1",
+    ),
     "quirks": QUIRKS,
     "tested": ("model=unet", "train=false", "model.weights=unet.pt", "loss=focal"),
     "tested quirks": (*QUIRKS, "train=false", "model.weights=quirks.pt"),
@@ -78,12 +90,17 @@ UNSEEN = {
     "model.reads": "belongs to the class",
     "model.nodes": "belongs to the class",
     "data.satellite": "refused where it would matter",
-    "callbacks.mode": "the other one is refused",
-    "callbacks.patience": "needs longer runs; tests/training has it",
-    "callbacks.monitor": "goes with its mode; tiny runs have one best epoch",
+    "callbacks.best.mode": "the other one is refused",
+    "callbacks.early_stopping.patience": "needs longer runs; tests/training has it",
+    "callbacks.best.monitor": "goes with its mode; tiny runs have one best epoch",
 }
 """What cannot be shown here, and why."""
 UNSEEN_THERE: dict[tuple[str, str], str] = {
+    **{
+        (name, option): "what our class does not take is refused, trained or not"
+        for name in ("tested", "tested quirks")
+        for option in ("loss.options", "aug.options")
+    },
     ("utae", "loss.aerial"): "a user's network may have an aerial head of series alone",
     ("utae", "utae.head_widths"): "a user's network may use U-TAE's output block alone",
     ("utae", "s2_preproc.cover"): "all is left out either way",
@@ -97,6 +114,7 @@ UNSEEN_THERE: dict[tuple[str, str], str] = {
 """Where an option counts and a change of it shows nothing, and why."""
 QUICK = "unet"
 
+F1 = "torchmetrics.classification.MulticlassF1Score"
 CHANGED: dict[str, Any] = {
     "data.bands": ("nir", "green", "red"),
     "split.train_fraction": 0.8,
@@ -112,11 +130,35 @@ CHANGED: dict[str, Any] = {
     "optimizer._target_": "torch.optim.SGD",
     "optimizer.options": {"eps": 0.1},
     "scheduler._target_": "flair2_exp.training.schedules.Constant",
+    "loss.options": {"width": 3.0},
+    "scheduler.options": {"width": 3.0},
+    "aug._target_": f"{__name__}.Darker",
+    "aug.options": {"width": 3.0},
+    "optimizer.layer_decay": 0.1,
+    "metric.further": FurtherMetrics(parts={"f1": {"_target_": F1}}),
+    "callbacks": CallbacksConfig(parts={"noise": {"_target_": f"{__name__}.Noise"}}),
     "trainer.precision": "bf16-mixed",
     "trainer.gradient_clip_val": 1e-3,
     "objective": "val/loss",
 }  # fmt: skip
 """Values that are not found by rule."""
+
+
+class Darker(Augmentation):
+    """An augmentation of a user's."""
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        assert sample.image is not None
+        return dataclasses.replace(sample, image=sample.image // 2)
+
+
+class Noise(Callback):
+    """A callback of a user's, which changes what is trained."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        with torch.no_grad():
+            for each in pl_module.parameters():
+                each.mul_(0.9)
 
 
 class Lab:
@@ -146,14 +188,19 @@ class Lab:
         """The experiment with another value of an option; None where that is not allowed."""
         config = self.base(name)
         node, _, leaf = option.rpartition(".")
-        group = getattr(config, node) if node else config
+        groups: list[Any] = [config]
+        for name_of_node in node.split(".") if node else ():
+            groups.append(getattr(groups[-1], name_of_node))
+        group = groups[-1]
         value = CHANGED.get(option, another(group, leaf))
         if isinstance(value, str) and value.endswith(".pt"):
             value = str(self.root / value)
         assert value is not None, f"give a value of {option} in CHANGED"
         try:
-            other = dataclasses.replace(group, **{leaf: value})
-            return dataclasses.replace(config, **{node: other}) if node else other
+            other = value
+            for each, field in zip(reversed(groups), reversed(option.split(".")), strict=True):
+                other = dataclasses.replace(each, **{field: other})
+            return other
         except ConfigError:
             return None
 
@@ -183,12 +230,13 @@ class Lab:
         Beside the parts a run receives these groups, and the batches of the evaluation.
         """
         groups = config.optimizer, config.scheduler, config.metric, config.trainer, config.callbacks
-        return self.once(self._run, config, name, config.data, *groups)
+        frozen = config.model.freeze_encoder
+        return self.once(self._run, config, name, config.data, *groups, frozen)
 
     def _run(self, config: Config) -> dict[str, float]:
         folder = RunFolder(self.root / f"run{len(self._known)}")
         data, task = assembly.build_data(config), task_of(config)
-        best = Scores(config.callbacks.monitor, config.callbacks.mode)
+        best = Scores(config.callbacks.best.monitor, config.callbacks.best.mode)
         nothing = open_run(None, "", "", folder.unsent, tags={})
         trainer = assembly.build_trainer(config, folder, nothing, [best], Interruption())
         found: dict[str, float] = {}
@@ -315,7 +363,8 @@ BY_RUNS = [
     name
     for name in SHOWN
     if name in ("data.val_batch_size", "data.test_batch_size", "data.drop_last")
-    or name.startswith(("optimizer.", "scheduler.", "metric.", "trainer.", "callbacks."))
+    or name.startswith(("optimizer.", "scheduler.", "metric.", "trainer.", "callbacks"))
+    or name == "model.freeze_encoder"
 ]
 """Options that neither the patches nor the network and its losses can show."""
 

@@ -14,12 +14,14 @@ from flair2_exp.config.data import AugConfig
 from flair2_exp.config.fields import hints
 from flair2_exp.data.augment import (
     GEOMETRIES,
+    Augmentation,
     Geometry,
     Sample,
-    augment,
+    build_augmentation,
     change_photometry,
     draw_geometry,
 )
+from flair2_exp.errors import ConfigError
 
 PATCH, SUPER = 128, 40
 OPTICAL = (True, True, True, True, False)
@@ -72,7 +74,7 @@ def test_a_landmark_moves_to_the_same_place_in_every_modality(
     geometry: Literal["flips", "d4"], seed: int
 ) -> None:
     options = AugConfig(geometry=geometry, probability=0.7)
-    after = places(augment(painted(20.0, -35.0), generator(seed), options, OPTICAL))
+    after = places(Augmentation(options, OPTICAL)(painted(20.0, -35.0), generator(seed)))
     for name, place in after.items():
         # The series' pixels are 10 m wide.
         np.testing.assert_allclose(place, after["image"], atol=5 if name == "series" else 0.5)
@@ -83,7 +85,7 @@ def test_a_landmark_is_enlarged_to_the_same_place_in_every_modality(seed: int) -
     options = AugConfig(geometry="d4", zoom=0.25)
     before = painted(20.0, -30.0)
     drawn = draw_geometry(generator(seed), options)
-    after = places(augment(before, generator(seed), options, OPTICAL))
+    after = places(Augmentation(options, OPTICAL)(before, generator(seed)))
     expected = np.hypot(20, 30) * drawn.zoom
     for name, place in after.items():
         assert np.hypot(*place) == pytest.approx(expected, abs=5 if name == "series" else 0.8)
@@ -94,10 +96,10 @@ def test_a_landmark_is_enlarged_to_the_same_place_in_every_modality(seed: int) -
 def test_without_satellite_the_series_and_its_target_stay_where_they_are(seed: int) -> None:
     options = AugConfig(geometry="d4", satellite=False, zoom=0.2)
     before = painted(20.0, -30.0)
-    after = augment(before, generator(seed), options, OPTICAL)
+    after = Augmentation(options, OPTICAL)(before, generator(seed))
     assert np.array_equal(after.frames, before.frames)  # type: ignore[arg-type]
     assert after.satellite_label is before.label
-    followed = augment(before, generator(seed), AugConfig(geometry="d4", zoom=0.2), OPTICAL)
+    followed = Augmentation(AugConfig(geometry="d4", zoom=0.2), OPTICAL)(before, generator(seed))
     assert followed.satellite_label is None
     assert np.array_equal(followed.label, after.label)
     assert followed.image is not None
@@ -109,7 +111,7 @@ def test_without_satellite_the_landmark_of_the_image_leaves_that_of_the_series()
     options = AugConfig(geometry="flips", probability=1.0, satellite=False)
     distances = []
     for seed in range(8):
-        after = places(augment(painted(20.0, -35.0), generator(seed), options, OPTICAL))
+        after = places(Augmentation(options, OPTICAL)(painted(20.0, -35.0), generator(seed)))
         assert np.allclose(after["image"], after["label"], atol=0.5)
         distances.append(np.hypot(*(after["image"] - after["series"])))
     assert max(distances) > 50
@@ -229,7 +231,7 @@ def test_dates_leave_together_with_their_frames_and_one_always_stays(seed: int, 
     )
     before = Sample(label=np.zeros((4, 4), np.uint8), frames=frames, days=np.arange(count))
     options = AugConfig(drop_dates=0.8)
-    after = augment(before, generator(seed), options, OPTICAL)
+    after = Augmentation(options, OPTICAL)(before, generator(seed))
     assert after.frames is not None
     assert after.days is not None
     assert 1 <= len(after.days) <= count
@@ -242,7 +244,7 @@ def test_dates_leave_at_their_rate() -> None:
     frames = np.zeros((50, 10, 2, 2), np.uint16)
     sample = Sample(label=np.zeros((2, 2), np.uint8), frames=frames, days=days)
     options = AugConfig(drop_dates=0.3)
-    left = [len(augment(sample, generator(s), options, OPTICAL).days) for s in range(100)]  # type: ignore[arg-type]
+    left = [len(Augmentation(options, OPTICAL)(sample, generator(s)).days) for s in range(100)]  # type: ignore[arg-type]
     assert np.mean(left) == pytest.approx(35, abs=1.7)  # five standard errors
 
 
@@ -262,3 +264,48 @@ def test_options_know_whether_they_change_anything(options: AugConfig, active: b
 
 def test_every_word_of_the_config_has_its_geometry() -> None:
     assert set(GEOMETRIES) == set(get_args(hints(AugConfig)["geometry"]))
+
+
+class Inverted(Augmentation):
+    """Ours, and then the optical bands inverted with a probability."""
+
+    def __init__(self, options: AugConfig, optical: tuple[bool, ...], rate: float) -> None:
+        super().__init__(options, optical)
+        self.rate = rate
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        result = super().__call__(sample, generator)
+        if result.image is not None and generator.random() < self.rate:
+            keeps = ~np.array(self.optical)[:, None, None]
+            result.image = np.where(keeps, result.image, 255 - result.image)
+        return result
+
+
+BANDS = ("red", "green", "blue", "nir", "elevation")
+
+
+def test_an_augmentation_of_ones_own_extends_ours() -> None:
+    options = AugConfig(geometry="d4", _target_=f"{__name__}.Inverted", options={"rate": 1})
+    before = painted(20.0, -30.0)
+    ours = Augmentation(options, OPTICAL)(before, generator(3)).image
+    own = build_augmentation(options, BANDS)(before, generator(3)).image
+    assert ours is not None
+    assert own is not None
+    assert np.array_equal(own[:4], 255 - ours[:4])
+    assert np.array_equal(own[4], ours[4])
+    assert AugConfig(_target_=f"{__name__}.Inverted").active
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("subprocess.Popen", {"args": "true"}, r"aug\._target_=\S+: not such a class"),
+        ("flair2_exp.data.augment.Nope", {}, r"aug\._target_=\S+Nope: cannot be imported"),
+        (f"{__name__}.Inverted", {"rat": 1}, r"aug\.options\.rat: .*did you mean rate\?"),
+    ],
+)
+def test_what_is_not_an_augmentation_or_not_its_option_is_refused(
+    target: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_augmentation(AugConfig(_target_=target, options=options), BANDS)

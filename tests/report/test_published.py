@@ -64,7 +64,9 @@ def test_each_experiment_of_the_leaderboard_has_its_figures(
 @pytest.mark.parametrize(
     "change",
     ["optimizer=adamw", "optimizer.lr=0.01", "+optimizer.options.momentum=0.9", "scheduler=cosine",
-     "data.batch_size=5", "trainer.devices=2", "trainer.max_epochs=50", "callbacks.patience=5",
+     "data.batch_size=5", "trainer.devices=2", "trainer.max_epochs=50",
+     "callbacks.early_stopping.patience=5", "callbacks=ema",
+     "model.freeze_encoder=1", "optimizer.encoder_lr_factor=0.1", "optimizer.layer_decay=0.9",
      "callbacks=best_miou", "loss=focal", "loss.class_weights.other=1",
      "+loss.class_weights.water=2", "loss.satellite=0.5", "loss.satellite_class_weights=as_aerial",
      "model.encoder=resnet50", "model.encoder_weights=null", "data.bands=[red,green,blue]",

@@ -85,7 +85,7 @@ def test_no_checkpoint_within_an_epoch_keeps_weights_that_are_not_finite(
 ) -> None:
     spoil("aerial", 0, 2, monkeypatch)
     folder = RunFolder(tmp_path / "run")
-    every_batch = "callbacks.save_minutes=1e-6"
+    every_batch = "callbacks.resume.save_minutes=1e-6"
     with pytest.raises(DivergedError, match=r"epoch 1, batch 3, step 3 .aerial"):
         run(root, folder.path, "model=unet", *FULL, *SMALL_BATCHES, every_batch)
     assert trained_epochs(folder.last) == 0

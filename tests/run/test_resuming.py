@@ -153,7 +153,7 @@ def test_an_epoch_without_its_last_partial_batch_resumes_within_it(
 def test_a_checkpoint_is_due_after_some_minutes_within_an_epoch(
     root: Path, tmp_path: Path, small_batches: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    often = (*BATCHES, "callbacks.save_minutes=0.00001")
+    often = (*BATCHES, "callbacks.resume.save_minutes=0.00001")
     with monkeypatch.context() as patch:
         step = SegmentationTask.training_step
 

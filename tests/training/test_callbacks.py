@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from flair2_exp.config.training import CallbacksConfig
+from flair2_exp.config.training import BestConfig, CallbacksConfig
 from flair2_exp.errors import CheckpointError
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.signals import Interruption
@@ -55,7 +55,7 @@ def test_the_best_epoch_is_that_of_the_best_checkpoint_though_the_first_score_be
     mode: Any, best: int, tmp_path: Path
 ) -> None:
     monitored: Any = "val/loss" if mode == "min" else "val/miou"
-    scores, options = Scores(monitored, mode), CallbacksConfig(monitor=monitored, mode=mode)
+    scores, options = Scores(monitored, mode), BestConfig(monitor=monitored, mode=mode)
     kept = best_checkpoint(options, tmp_path / "best.ckpt")
     for epoch, value in enumerate((math.nan, 3.0, 2.0, math.nan, 2.5)):
         metrics = {monitored: torch.tensor(value)}
@@ -83,11 +83,11 @@ def _keep(kept: ModelCheckpoint, trainer: Any, metrics: dict[str, Any], epoch: i
 def test_a_run_from_another_runs_checkpoint_has_the_scores_of_its_own_best_one(
     tmp_path: Path,
 ) -> None:
-    first = best_checkpoint(CallbacksConfig(), tmp_path / "first" / "best.ckpt")
+    first = best_checkpoint(BestConfig(), tmp_path / "first" / "best.ckpt")
     first.best_k_models = {"best.ckpt": torch.tensor(1.0)}
     state = {"best": {"val/loss": 1.0, "val/best_epoch": 0.0}, "last": {}}
     for folder, best in (("first", {"val/loss": 1.0, "val/best_epoch": 0.0}), ("second", {})):
-        kept = best_checkpoint(CallbacksConfig(), tmp_path / folder / "best.ckpt")
+        kept = best_checkpoint(BestConfig(), tmp_path / folder / "best.ckpt")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's, that the folder is another
             kept.load_state_dict(first.state_dict())
@@ -170,5 +170,7 @@ def test_a_trainer_gets_what_its_options_say_with_the_resume_point_last(tmp_path
     assert isinstance(last, ResumePoint)  # it stores the state of all before it
     assert (last.last, last.previous) == (paths.last, paths.previous)
     assert (others[-1].dirpath, others[-1].filename) == (str(tmp_path / "kept"), "best")
-    without = standard_callbacks(CallbacksConfig(patience=0), paths, Interruption(), bars=False)
+    without = standard_callbacks(
+        CallbacksConfig(early_stopping=None), paths, Interruption(), bars=False
+    )
     assert not any(isinstance(each, Patience) for each in without)

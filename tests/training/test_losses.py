@@ -13,7 +13,7 @@ from torch.nn import functional
 from flair2_exp.config.training import LossConfig
 from flair2_exp.errors import ConfigError
 from flair2_exp.nomenclature import CLASSES_13
-from flair2_exp.training.losses import PixelLoss, build_loss
+from flair2_exp.training.losses import build_loss, require_loss
 from tests.configs import compose_config
 
 NAMES = [each.name for each in CLASSES_13]
@@ -26,7 +26,7 @@ def _config(name: str) -> LossConfig:
 
 def loss_of(
     name: str = "cross_entropy", weights: Mapping[str, float] | None = None, **options: Any
-) -> PixelLoss:
+) -> torch.nn.Module:
     """A loss of conf/loss, "other" left out."""
     class_weights = {"other": 0.0, **(weights or {})}
     config = dataclasses.replace(_config(name), class_weights=class_weights, **options)
@@ -161,8 +161,64 @@ def test_the_satellite_head_of_the_baseline_ignores_plowed_land() -> None:
         assert weights.tolist() == [1.0] * 11 + [plowed, 0.0]
 
 
-@pytest.mark.parametrize("target", ["torch.nn.CrossEntropyLoss", "flair2_exp.training.losses.Foc"])
-def test_what_is_not_a_loss_is_refused_in_two_lines(target: str) -> None:
-    config = dataclasses.replace(_config("cross_entropy"), _target_=target)
-    with pytest.raises(ConfigError, match=rf"loss\._target_={target}: .*\n.*PixelLoss\."):
-        build_loss(config, NAMES, "aerial")
+def _of(target: str, **options: Any) -> torch.nn.Module:
+    """Any loss, "other" left out."""
+    config = dataclasses.replace(_config("cross_entropy"), _target_=target, options=options)
+    return build_loss(config, NAMES, "aerial")
+
+
+def test_a_loss_of_another_library_gets_its_options_and_the_class_that_does_not_count(
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    from segmentation_models_pytorch.losses import LovaszLoss
+
+    ours = _of("segmentation_models_pytorch.losses.LovaszLoss", mode="multiclass")
+    require_loss(ours, 13)
+    torch.testing.assert_close(ours(*batch), LovaszLoss("multiclass", ignore_index=12)(*batch))
+    counted = _of("torch.nn.CrossEntropyLoss")(*batch)
+    torch.testing.assert_close(counted, functional.cross_entropy(*batch, ignore_index=12))
+    everything = _of("torch.nn.CrossEntropyLoss", ignore_index=-100)(*batch)
+    torch.testing.assert_close(everything, functional.cross_entropy(*batch))
+
+
+class Own(torch.nn.Module):
+    """Takes all that a loss is given, and an option."""
+
+    def __init__(
+        self, weights: list[float], names: list[str], options: LossConfig, head: str, scale: float
+    ) -> None:
+        super().__init__()
+        self.given = (weights, names, options, head, scale)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return logits.mean()
+
+
+def test_a_loss_of_ones_own_gets_what_it_names() -> None:
+    loss = _of(f"{__name__}.Own", scale=2)
+    weights = [1.0] * 12 + [0.0]
+    assert isinstance(loss, Own)
+    assert (loss.given[:2], loss.given[3:]) == ((weights, NAMES), ("aerial", 2.0))
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("flair2_exp.training.losses.Foc", {}, r"loss\._target_=\S+Foc: .*\n.*Module\."),
+        ("os.system", {}, "not such a class"),
+        (f"{__name__}.Own", {"scal": 1}, r"loss\.options\.scal: Own .*did you mean scale\?"),
+        (f"{__name__}.Own", {"scale": "much"}, r"loss\.options\.scale=much: .*number"),
+        (f"{__name__}.Own", {}, r"loss\.options\.scale has no value"),
+    ],
+)
+def test_what_is_not_a_loss_or_not_its_option_is_refused(
+    target: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _of(target, **options)
+
+
+@pytest.mark.parametrize("target", ["torch.nn.MSELoss", "torch.nn.Identity", "torch.nn.Softmax2d"])
+def test_a_module_that_is_not_a_loss_is_refused_before_it_is_trained_with(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"the loss .*\nExpected a scalar of logits"):
+        require_loss(_of(target), 13)
