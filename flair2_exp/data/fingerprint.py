@@ -11,6 +11,7 @@ ask for it too.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,28 @@ def fingerprint(groups: DataGroups, reads: frozenset[str]) -> str:
     return of_split(index, splits.split(index, groups.split), groups, reads)
 
 
-def of_split(index: Index, split: Split, groups: DataGroups, reads: frozenset[str]) -> str:
+def of_split(
+    index: Index,
+    split: Split,
+    groups: DataGroups,
+    reads: frozenset[str],
+    names: Sequence[str] = splits.PARTS,
+) -> str:
     """Return the fingerprint of a data set that is listed and divided already.
+
+    Args:
+        index: The data set.
+        split: Its parts.
+        groups: What to read and how.
+        reads: What is read.
+        names: The parts that count. That of the test part alone is equal for runs that are trained
+            on other patches and scored on the same ones.
 
     Raises:
         DataError: The store is missing or of another data set.
     """
     digest = hashlib.sha256()
-    parts = split.parts()
+    parts = {name: split.parts()[name] for name in names}
     patches = np.concatenate(list(parts.values()))
     if groups.dataset.store is None:
         files = sources.digests(index, patches, reads)

@@ -406,7 +406,12 @@ def _metadata(content: dict[str, Any], ids: Sequence[str]) -> NDArray[np.void]:
 
 def cache_file(folders: Folders, kind: str) -> Path:
     """Return where a kind of thing about these folders, such as `index`, is kept for the user."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = json.dumps([_FORMAT, folders], default=str, sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:24]
-    return Path(base) / "flair2_exp" / f"{kind}-{name}.npz"
+    return cache_folder() / f"{kind}-{name}.npz"
+
+
+def cache_folder() -> Path:
+    """Return the folder in which things about data sets are kept for the user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "flair2_exp"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,11 +38,13 @@ class PanelCollector(Callback):
         count: How many patches; 0 keeps none.
         total: How many patches the test set has.
         rgb: Positions of red, green and blue among the image's bands; None shows one band in grey.
+        undone: Returns a batch as it was before normalisation; None: it is as it was.
     """
 
     count: int
     total: int
     rgb: tuple[int, int, int] | None = (0, 1, 2)
+    undone: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     rows: list[PanelRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -65,6 +67,9 @@ class PanelCollector(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the wanted patches of a batch."""
+        seen = range(self._seen, self._seen + len(batch["patch_id"]))
+        if self.undone is not None and self._wanted & {*seen}:
+            batch = self.undone(batch)
         for position, patch in enumerate(batch["patch_id"]):
             if self._seen + position in self._wanted:
                 image = _picture(batch, position, self.rgb or (0, 0, 0))

@@ -87,6 +87,8 @@ class SegmentationTask(LightningModule):
         optimizer: Of an `OptimizerConfig`.
         scheduler: Of a `SchedulerConfig`.
         metric: Of a `MetricConfig`.
+        normalisation: Of a `data.normalisation.Normalisation`: by what the inputs of the training
+            are normalised. The data module does it; it is kept here for whoever uses the network.
         pretrained: False where a checkpoint will replace all weights: the encoder's are then
             neither read nor downloaded.
 
@@ -105,6 +107,7 @@ class SegmentationTask(LightningModule):
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
         metric: Mapping[str, Any],
+        normalisation: Mapping[str, Any] | None = None,
         pretrained: bool = True,
     ) -> None:
         super().__init__()
