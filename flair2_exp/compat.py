@@ -219,8 +219,10 @@ def counting_memory() -> Iterator[Callable[[], int]]:
         found = [each.untyped_storage() for each in flat if isinstance(each, torch.Tensor)]
         return {each.data_ptr(): each for each in found}
 
-    class Watching(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+    class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             nonlocal peak
             output = func(*args, **(kwargs or {}))
             made = storages(output if isinstance(output, tuple | list) else (output,))
@@ -230,7 +232,7 @@ def counting_memory() -> Iterator[Callable[[], int]]:
             peak = max(peak, sum(alive.values()))
             return output
 
-    with Watching():
+    with Watching():  # type: ignore[no-untyped-call]
         yield lambda: peak
 
 
