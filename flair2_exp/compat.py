@@ -194,6 +194,48 @@ def shared_storage(size: int) -> torch.UntypedStorage:
     return storage
 
 
+@contextmanager
+def counting_memory() -> Iterator[Callable[[], int]]:
+    """Count the bytes of the tensors that are made within this context.
+
+    torch counts them on GPUs alone; its profiler does on processors, but takes seconds to start and
+    writes to standard error. Operations are watched as torch's notes on extending it describe, from
+    a module with an underscore (https://docs.pytorch.org/docs/stable/notes/extending.html).
+
+    Yields:
+        A function that returns the most bytes that were taken at once. What an operation needs
+        within itself is not seen.
+    """
+    import weakref
+
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    alive: dict[int, int] = {}
+    peak = 0
+
+    def storages(values: Any) -> dict[int, torch.UntypedStorage]:
+        flat = [one for each in values for one in (each if isinstance(each, list) else [each])]
+        found = [each.untyped_storage() for each in flat if isinstance(each, torch.Tensor)]
+        return {each.data_ptr(): each for each in found}
+
+    class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal peak
+            output = func(*args, **(kwargs or {}))
+            made = storages(output if isinstance(output, tuple | list) else (output,))
+            for place in made.keys() - storages(args).keys() - alive.keys():
+                alive[place] = made[place].nbytes()
+                weakref.finalize(made[place], alive.pop, place, None).atexit = False
+            peak = max(peak, sum(alive.values()))
+            return output
+
+    with Watching():  # type: ignore[no-untyped-call]
+        yield lambda: peak
+
+
 def has_workers(loader: DataLoader[Any]) -> bool:
     """Return whether a loader's persistent workers are running.
 

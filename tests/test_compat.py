@@ -31,6 +31,24 @@ def test_a_shared_storage_is_seen_by_another_process() -> None:
     assert tensor.tolist() == [7] * 100
 
 
+def test_memory_is_that_of_the_tensors_alive_at_once() -> None:
+    """A view of what was there before takes none, and neither does what is freed in between."""
+    weights = torch.rand(100, 50, requires_grad=True)
+    with compat.counting_memory() as peak:
+        assert peak() == 0
+        turned = weights.t()
+        assert peak() == 0
+        doubled = (turned * 2).exp()  # 2 x 20 kB, of which the product is freed
+        assert 40_000 <= peak() < 41_000
+        torch.rand(100, 25)
+        assert peak() < 41_000
+        further = [torch.rand(100, 50) for _ in range(3)]
+        assert 80_000 <= peak() < 81_000
+        del further
+        doubled.sum().backward()
+    assert 80_000 <= peak() < 81_000
+
+
 def test_a_loader_has_workers_from_its_first_epoch_on() -> None:
     data: Any = list(range(4))
     loader: DataLoader[Any] = DataLoader(

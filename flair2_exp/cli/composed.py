@@ -1,27 +1,45 @@
-"""The config of a command that trains nothing, from overrides as for an experiment."""
+"""The config of a single run, for verbs that take overrides as a run does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from flair2_exp.config.experiment import Config
+if TYPE_CHECKING:
+    from flair2_exp.config.experiment import Config
 
 
-def composed(overrides: Sequence[str]) -> Config:
-    """Return the checked config that overrides describe; `--config-dir` may stand among them.
+def composed(overrides: Sequence[str], config_dir: str | None = None) -> Config:
+    """Return the checked config of a single run.
+
+    Args:
+        overrides: Hydra's, as `model=unet` and `data.bands=[nir,green,red]`.
+        config_dir: A folder of further config files, as of `--config-dir`.
 
     Raises:
-        FlairError: A value or a combination is wrong.
+        FlairError: The overrides are refused, as those of a run are.
     """
     from hydra.types import RunMode
 
     from flair2_exp.cli.main import JOB_NAME, register
+    from flair2_exp.cli.preflight import preflight
     from flair2_exp.cli.words import parse
-    from flair2_exp.compat import opened_hydra
-    from flair2_exp.config.compose import typed
+    from flair2_exp.compat import files_checked, opened_hydra
+    from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
     from flair2_exp.config.groups import config_folder
+    from flair2_exp.config.yaml_files import ConfigFiles
+    from flair2_exp.errors import UsageError
 
+    folder = ["--config-dir", config_dir] if config_dir else []
+    flags = parse([*folder, *overrides])
+    if flags.multirun:
+        raise UsageError("sweep=... and tune=... are many runs: name the options of one.")
+    preflight(flags)
     register()
-    flags = parse([*overrides])
-    with opened_hydra(JOB_NAME, config_folder(), flags.config_dir) as hydra:
-        return typed(hydra.compose_config("config", flags.overrides, RunMode.RUN))
+    with (
+        files_checked(ConfigFiles().check),
+        opened_hydra(JOB_NAME, config_folder(), flags.config_dir) as hydra,
+    ):
+        config = hydra.compose_config("config", [*flags.overrides, "hydra.mode=RUN"], RunMode.RUN)
+        with as_hydra_runs(config, folder_of(config, "run.dir")):
+            return typed(config)

@@ -9,13 +9,15 @@ from typing import Any, ClassVar, Final, Literal
 from flair2_exp.config.fields import Decides, Group, option
 from flair2_exp.config.relevance import (
     if_aerial,
+    if_domains_left_out,
     if_filtered,
     if_flair,
     if_flips,
+    if_labels_drawn,
     if_metadata,
-    if_reference_split,
     if_series,
     if_series_move,
+    if_shuffled_split,
     if_single_dates,
     if_tested_by_batches,
     if_trained,
@@ -37,6 +39,9 @@ class DataConfig(Group):
     """Whether the satellite series may be read; the aerial patch always may."""
     bands: tuple[str, ...] | None = option(None, decides=if_aerial)
     """Bands of the aerial patch, in the order in which the network sees them; null: all."""
+    normalisation: Literal["none", "imagenet", "dataset"] = option("none", decides=if_aerial)
+    """Of the scaled image, by band: `none` (the baseline), by the mean and deviation of ImageNet
+    (0.5 and 0.25 for bands that it lacks), or of the training patches."""
     classes: Literal[13, 19] = option(13, decides=if_flair)
     """Which nomenclature of FLAIR #2; other data sets bring their own."""
     batch_size: int = option(10, 1, 100_000, decides=if_trained)
@@ -134,16 +139,36 @@ class SplitConfig(Group):
 
     node: ClassVar[str] = "split"
 
-    name: Literal["official", "reference", "file"] = option("official", chosen=True)
+    name: Literal["official", "reference", "file", "leave_domains_out"] = option(
+        "official", chosen=True
+    )
     file: str | None = option(None, decides=False, path=True)  # by content: in the fingerprint
     """For `split=file`: YAML with lists `train`, `validation`, `test` of domains or patch ids."""
-    train_fraction: float = option(0.8, 0.05, 0.95, decides=if_reference_split)
-    """For `split=reference`: the share of the train/val domains that trains."""
-    seed: int = option(2022, 0, 2**32 - 1, decides=if_reference_split)
-    """For `split=reference`: of the shuffled domains."""
+    domains: tuple[str, ...] = option((), decides=if_domains_left_out)
+    """For `split=leave_domains_out`: the domains of the train tree that test, as D004_2021."""
+    train_fraction: float = option(0.8, 0.05, 0.95, decides=if_shuffled_split)
+    """For `split=reference` and `leave_domains_out`: the share of the domains that trains, of those
+    that do not test; the others validate."""
+    seed: int = option(2022, 0, 2**32 - 1, decides=if_shuffled_split)
+    """For `split=reference` and `leave_domains_out`: of the shuffled domains."""
+    label_fraction: float = option(1.0, 1e-6, 1.0, decides=if_trained)
+    """Share of the training patches that are used. Every patch of a smaller share is in a larger
+    one, and all domains are covered as soon as there are as many patches as domains."""
+    label_seed: int = option(0, 0, 2**32 - 1, decides=if_labels_drawn)
+    """Which patches `label_fraction` draws; independent of `seed`."""
 
     def validate(self) -> None:
-        """Refuse a split by file that names none."""
+        """Refuse a split by file that names none, and held-out domains without their split."""
+        if self.name == "leave_domains_out" and not self.domains:
+            raise ConfigError(
+                "split=leave_domains_out needs the domains that test: "
+                "split.domains=[D004_2021,D014_2020]."
+            )
+        if self.domains and self.name != "leave_domains_out":
+            raise ConfigError(
+                f"split.domains=[{','.join(self.domains)}]: split={self.name} holds no domains "
+                "out; add split=leave_domains_out."
+            )
         if self.name == "file" and not self.file:
             raise ConfigError(
                 "split=file needs split.file=PATH, a YAML file with lists train, validation and "
@@ -177,6 +202,9 @@ class S2PreprocConfig(Group):
     """`reflectance` divides by 10,000; `reference` by 65,535, and monthly means by nothing."""
     days: Literal["day_of_year", "reference"] = option("day_of_year", decides=if_single_dates)
     """How 29 February is read: by day of year, or as 28 February."""
+    normalisation: Literal["none", "dataset"] = "none"
+    """Of the scaled frames, by band: `none` (the baseline), or by the mean and deviation of the
+    training patches' series; padding stays zero."""
 
     def validate(self) -> None:
         """Refuse a size that U-TAE cannot halve three times."""

@@ -61,9 +61,19 @@ def if_single_dates(config: Config) -> bool:
     return not config.s2_preproc.monthly
 
 
-def if_reference_split(config: Config) -> bool:
-    """Return whether the domains are shuffled."""
-    return config.split.name == "reference"
+def if_shuffled_split(config: Config) -> bool:
+    """Return whether domains are shuffled to draw those that validate."""
+    return config.split.name in ("reference", "leave_domains_out")
+
+
+def if_domains_left_out(config: Config) -> bool:
+    """Return whether named domains are the test part."""
+    return config.split.name == "leave_domains_out"
+
+
+def if_labels_drawn(config: Config) -> bool:
+    """Return whether a part of the training patches is drawn."""
+    return config.train and config.split.label_fraction < 1
 
 
 def if_flips(config: Config) -> bool:

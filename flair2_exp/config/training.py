@@ -66,6 +66,9 @@ class LossConfig(Group):
     """Weight of the satellite head."""
     class_weights: Mapping[str, float] = option({"other": 0.0}, 0.0, 1e6)
     """Weight by class name; a class not named weighs 1."""
+    class_weighting: Literal["none", "inverse", "sqrt_inverse", "log"] = "none"
+    """By what each class's weight is multiplied, from its share p of the training pixels: 1 / p,
+    1 / sqrt(p), or ENet's 1 / ln(1.02 + p); 1 on average. Classes that weigh nothing stay so."""
     satellite_class_weights: Literal["as_aerial", "reference"] = option(
         "as_aerial", decides=if_series
     )

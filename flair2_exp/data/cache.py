@@ -44,7 +44,12 @@ def cache_file(data: object, kind: str) -> Path:
         data: Plain values or paths that tell these data from others.
         kind: Of what is kept.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = json.dumps([_FORMAT, data], default=str, sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:24]
-    return Path(base) / "flair2_exp" / f"{kind}-{name}.npz"
+    return cache_folder() / f"{kind}-{name}.npz"
+
+
+def cache_folder() -> Path:
+    """Return the folder in which things about data sets are kept for the user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "flair2_exp"

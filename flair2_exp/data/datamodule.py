@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from flair2_exp import compat
 from flair2_exp.config.data import DataGroups, S2PreprocConfig
-from flair2_exp.data import fingerprint, sentinel2, splits
+from flair2_exp.data import fingerprint, sentinel2, splits, statistics
 from flair2_exp.data.dataset import (
     COVERED,
     DAMAGED,
@@ -30,6 +30,7 @@ from flair2_exp.data.dataset import (
     Parcel,
     PatchDataset,
 )
+from flair2_exp.data.normalisation import Normalisation, imagenet
 from flair2_exp.data.readers import StoreReader
 from flair2_exp.data.sharing import SharedBlocks
 from flair2_exp.data.source import (
@@ -40,6 +41,7 @@ from flair2_exp.data.source import (
     all_damaged,
     open_source,
 )
+from flair2_exp.data.statistics import Statistics
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
 from flair2_exp.nomenclature import METADATA_VALUES
 from flair2_exp.shortage import lack_of_shared_memory
@@ -210,16 +212,19 @@ class FlairDataModule(LightningDataModule):
         reads: frozenset[str],
         seed: int = 1,
         parts: Sequence[str] = PARTS,
+        normalisation: Normalisation | None = None,
     ) -> None:
         """Choose the data; nothing is read before `setup`.
 
-        The seed is that of order and augmentation; `parts` must not be empty.
+        The seed is that of order and augmentation; `parts` must not be empty; `normalisation` is
+        that of a trained network, None that of the options and of these data.
         """
         super().__init__()
         self.groups = groups
         self.reads = reads
         self.seed = seed
         self.parts = tuple(parts)
+        self._normalisation = normalisation
         self._datasets: dict[str, PatchDataset] = {}
         self._lacking: dict[str, int] = {}
 
@@ -421,8 +426,8 @@ class FlairDataModule(LightningDataModule):
 
         Returns:
             The batch with `image` as float32 (in 0..1 where its pixels are integers), `series` as
-            float32 divided as the options say (`sentinel2.divisor`; zero frames stay zero), `label`
-            and `satellite_label` as int64.
+            float32 divided as the options say (`sentinel2.divisor`; zero frames stay zero), both
+            then normalised where the options say so, and `label` and `satellite_label` as int64.
         """
         del dataloader_idx
         label: Tensor = batch["label"].long()
@@ -435,12 +440,36 @@ class FlairDataModule(LightningDataModule):
             scaled["series"] = batch["series"].to(torch.float32) / divisor
             other = batch.get("satellite_label")
             scaled["satellite_label"] = label if other is None else other.long()
-        return scaled
+        return self.normalisation.applied(scaled)
+
+    @functools.cached_property
+    def normalisation(self) -> Normalisation:
+        """By what image and series are normalised; after `setup` where statistics are needed."""
+        if self._normalisation is not None:
+            return self._normalisation
+        kinds = self.groups.data.normalisation, self.groups.s2_preproc.normalisation
+        image = series = None
+        if "aerial" in self.reads and kinds[0] != "none":
+            by_data = kinds[0] == "dataset"
+            image = self.statistics.image if by_data else imagenet(self.bands)
+        if self.series is not None and kinds[1] == "dataset":
+            series = self.statistics.series
+        return Normalisation(image, series)
+
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """Those of the training patches, after `setup`; computed where none are kept."""
+        return statistics.of(self)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """What `fingerprint.fingerprint` says of these data, after `setup`."""
         return fingerprint.of_split(self.source, self._divided, self.groups, self.reads)
+
+    def fingerprint_of(self, *parts: str, metadata: bool = True) -> str:
+        """Return the fingerprint of some parts alone, after `setup`, with or without metadata."""
+        reads = self.reads if metadata else self.reads - {"metadata"}
+        return fingerprint.of_split(self.source, self._divided, self.groups, reads, parts)
 
     @property
     def skipped(self) -> dict[str, int]:

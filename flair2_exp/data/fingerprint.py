@@ -11,6 +11,7 @@ commands that train nothing ask for it too.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from flair2_exp.config.data import DataGroups
 from flair2_exp.data import splits, store
 from flair2_exp.data.sample import tree
-from flair2_exp.data.source import DataSource, open_source
+from flair2_exp.data.source import PARTS, DataSource, open_source
 from flair2_exp.data.splits import Split
 
 
@@ -44,14 +45,28 @@ def fingerprint(groups: DataGroups, reads: frozenset[str]) -> str:
     return of_split(source, splits.split(source.index, groups.split), groups, reads)
 
 
-def of_split(source: DataSource, split: Split, groups: DataGroups, reads: frozenset[str]) -> str:
+def of_split(
+    source: DataSource,
+    split: Split,
+    groups: DataGroups,
+    reads: frozenset[str],
+    names: Sequence[str] = PARTS,
+) -> str:
     """Return the fingerprint of a data set that is listed and divided already.
+
+    Args:
+        source: The data set.
+        split: Its parts.
+        groups: What to read and how.
+        reads: What is read.
+        names: The parts that count. That of the test part alone is equal for runs that are trained
+            on other patches and scored on the same ones.
 
     Raises:
         DataError: The store is missing or of another data set.
     """
     digest = hashlib.sha256()
-    index, parts = source.index, split.parts()
+    index, parts = source.index, {name: split.parts()[name] for name in names}
     patches = np.concatenate(list(parts.values()))
     if groups.dataset.store is None:
         files = source.digests(patches, reads)

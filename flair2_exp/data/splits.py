@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import hashlib
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,27 +49,45 @@ class Split:
 
 
 def split(index: Patches, options: SplitConfig) -> Split:
-    """Divide a data set's patches.
+    """Divide a data set's patches, and draw the training patches that `label_fraction` leaves.
 
     `official`: the data set's own split. FLAIR #2's: patches of the train tree by the number of
     their domain; the test tree tests.
     `reference`: the baseline's way with the directory listing replaced by a sorted one: the train
     tree's domains are shuffled with the seed, the first ⌊train_fraction · n⌋ train, the rest
-    validate; the test tree tests. `file`: what a YAML file says.
+    validate; the test tree tests. `leave_domains_out`: the same of the domains of the train tree
+    that are not named; those named test. `file`: what a YAML file says.
 
     Returns:
         Positions in `index`; a part may be empty (see `require`).
 
     Raises:
-        DataError: A domain has no place in the official split, or the file is not as it should be.
+        DataError: A domain has no place in the official split, the file is not as it should be, or
+            the train tree lacks a domain that is to be held out.
     """
     if options.name == "file":
-        return _from_file(index, str(options.file))  # SplitConfig refuses a split without its file
-    if options.name == "official" and not isinstance(index, Index):
-        return _own(index)
-    test = index.test
+        whole = _from_file(index, str(options.file))  # SplitConfig refuses a split without its file
+    elif options.name == "official" and not isinstance(index, Index):
+        whole = _own(index)
+    else:
+        whole = _by_domain(index, options)
+    if options.label_fraction == 1:
+        return whole
+    drawn = _in_order_of_labels(index, whole.train, options.label_seed)
+    count = max(1, round(options.label_fraction * len(drawn)))
+    return dataclasses.replace(whole, train=np.sort(drawn[:count]))
+
+
+def _by_domain(index: Patches, options: SplitConfig) -> Split:
+    """Return a split by domains: the train tree's train and validate, but for those held out."""
     domains = index.domains
-    names = sorted(set(domains[~test].tolist()))
+    tree = ~index.test
+    test = index.test
+    if options.name == "leave_domains_out":
+        _require_domains(options.domains, sorted(set(domains[tree].tolist())))
+        test = tree & np.isin(domains, np.array(options.domains, dtype=np.str_))
+        tree &= ~test
+    names = sorted(set(domains[tree].tolist()))
     if options.name == "official":
         validation = {name for name in names if _official_part(name) == "validation"}
     else:
@@ -74,8 +95,8 @@ def split(index: Patches, options: SplitConfig) -> Split:
         validation = set(names[int(len(names) * options.train_fraction) :])
     validates = np.isin(domains, np.array(sorted(validation), dtype=np.str_))
     return Split(
-        train=np.flatnonzero(~test & ~validates),
-        validation=np.flatnonzero(~test & validates),
+        train=np.flatnonzero(tree & ~validates),
+        validation=np.flatnonzero(tree & validates),
         test=np.flatnonzero(test),
     )
 
@@ -97,6 +118,44 @@ def _own(index: Patches) -> Split:
     return Split(**{name: np.flatnonzero(part == name) for name in PARTS})
 
 
+def _require_domains(wanted: Sequence[str], present: Sequence[str]) -> None:
+    """Refuse domains to be held out that the train tree lacks."""
+    for name in wanted:
+        if name not in present:
+            near = difflib.get_close_matches(name, present, n=3) or present[:3]
+            raise DataError(
+                f"split.domains: the train tree has no domain {name} (nearest: "
+                f"{', '.join(near)}).\nName domains of the train tree in split.domains."
+            )
+
+
+def _in_order_of_labels(index: Patches, patches: Positions, seed: int) -> Positions:
+    """Return training patches in the order in which a growing share of them is used.
+
+    First comes one patch of each domain; then each domain's others, evenly spread over the order,
+    so that every beginning holds the domains in their proportions. Patches of a domain, and domains
+    that are due at the same time, are in the order of a hash of seed and name: what else the data
+    set holds does not matter.
+    """
+    domains = index.domains[patches]
+    names = index.ids[patches]
+    due = np.empty(len(patches))
+    for domain in np.unique(domains).tolist():
+        own = np.flatnonzero(domains == domain)
+        drawn = sorted(own.tolist(), key=lambda at: _drawn(seed, domain, str(names[at])))
+        start = _drawn(seed, domain)
+        due[drawn] = (np.arange(len(own)) + start) / len(own)
+        due[drawn[0]] = start - 1  # before all that are not the first of their domain
+    order: Positions = patches[np.argsort(due, kind="stable")]
+    return order
+
+
+def _drawn(*names: object) -> float:
+    """Return a number in 0..1 that looks random and depends on these names alone."""
+    text = "/".join(map(str, names)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") / 2**64
+
+
 def require(parts: dict[str, Positions], options: SplitConfig, needed: tuple[str, ...]) -> None:
     """Refuse, with a DataError, a split whose parts that a run needs hold no patches."""
     for name in needed:
@@ -108,10 +167,12 @@ def require(parts: dict[str, Positions], options: SplitConfig, needed: tuple[str
 
 
 def _fix(options: SplitConfig, name: str) -> str:
-    if name == "test" and options.name != "file":
+    if name == "test" and options.name in ("official", "reference"):
         return "Give the test tree (dataset.aerial_test), set test=false, or use split=file."
     if options.name == "official":
         return "Use split=reference, or split=file with domains that the data set has."
+    if options.name == "leave_domains_out":
+        return "Hold fewer domains out (split.domains), or change split.train_fraction."
     if options.name == "reference":
         return "Change split.train_fraction, or use split=file."
     return f"List domains, areas or patch ids under `{name}:` in split.file={options.file}."

@@ -291,7 +291,8 @@ def require_comparable(runs: Sequence[ScoredRun]) -> None:
 
     A value that was not recorded (empty) agrees with every other; the test set's hash is always
     there. A fingerprint is of the files that a run reads, so only those of runs that read the same
-    inputs are compared.
+    inputs are compared. Runs whose options of `split` choose other training patches are compared by
+    the fingerprint of their test part.
 
     Raises:
         ConfigError: They differ; the message says in what and names a run of each kind.
@@ -308,8 +309,20 @@ def require_comparable(runs: Sequence[ScoredRun]) -> None:
     for inputs in dict.fromkeys(run.tag(Tag.READS) for run in runs):
         alike = [run for run in runs if run.tag(Tag.READS) == inputs]
         _require_one(
-            alike, "contents of the data set (fingerprints)", lambda run: run.record.fingerprint
+            alike,
+            "contents of the test part (fingerprints)",
+            lambda run: run.tag(Tag.TEST_FINGERPRINT),
         )
+        for options in dict.fromkeys(map(_split_options, alike)):
+            same = [run for run in alike if _split_options(run) == options]
+            _require_one(
+                same, "contents of the data set (fingerprints)", lambda run: run.record.fingerprint
+            )
+
+
+def _split_options(run: ScoredRun) -> tuple[tuple[str, str], ...]:
+    """Return the options that choose a run's patches, where they are recorded."""
+    return tuple(sorted(each for each in run.settings.items() if each[0].startswith("split.")))
 
 
 def _classes(nomenclature: Nomenclature) -> str:

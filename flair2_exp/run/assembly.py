@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.config.experiment import Config, require_classes, require_patch_size
 from flair2_exp.config.fields import plain
-from flair2_exp.errors import ConfigError
+from flair2_exp.errors import CheckpointError, ConfigError
 from flair2_exp.nomenclature import AERIAL_BANDS
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import recorded_status
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning import Callback, Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
+    from flair2_exp.data.normalisation import Normalisation
     from flair2_exp.data.source import DataSource
     from flair2_exp.models.registry import NetworkSpec
     from flair2_exp.nomenclature import Nomenclature
@@ -110,8 +111,18 @@ def data_fingerprint(config: Config) -> str:
     return fingerprint(config.data_groups, config.reads)
 
 
-def build_data(config: Config) -> FlairDataModule:
+def build_data(
+    config: Config,
+    *,
+    normalisation: Normalisation | None = None,
+    parts: Sequence[str] | None = None,
+) -> FlairDataModule:
     """Return the data module, its index read and its splits known; write the sample at first use.
+
+    Args:
+        config: The experiment's.
+        normalisation: That of a trained network; None: by the options and the data.
+        parts: The parts that must not be empty; None: those that the experiment reads.
 
     Raises:
         DataError: The data set is missing, incomplete, or gives a split no patches or batches.
@@ -133,7 +144,11 @@ def build_data(config: Config) -> FlairDataModule:
 
         ensure_sample(dataset.root, dataset.sample)
     data = FlairDataModule(
-        config.data_groups, reads=config.reads, seed=config.seed, parts=config.parts
+        config.data_groups,
+        reads=config.reads,
+        seed=config.seed,
+        parts=config.parts if parts is None else parts,
+        normalisation=normalisation,
     )
     if dataset.check == "headers" and dataset.store is None:
         findings = data.source.require_sound()
@@ -147,8 +162,25 @@ def build_data(config: Config) -> FlairDataModule:
     return data
 
 
-def describe_data(config: Config, data: FlairDataModule) -> dict[str, Any]:
-    """Return what the data set and its split are: kept with the run."""
+def normalisation_of(config: Config, data: FlairDataModule | None) -> Normalisation:
+    """Return by what the inputs are normalised; without data, by the options alone."""
+    from flair2_exp.data.datamodule import FlairDataModule
+
+    if data is None:  # which decide nothing: see `needs_statistics`
+        data = FlairDataModule(config.data_groups, reads=config.reads)
+    return data.normalisation
+
+
+def describe_data(
+    config: Config, data: FlairDataModule, weights: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what the data set and its split are: kept with the run.
+
+    Args:
+        config: The experiment's.
+        data: After `setup`.
+        weights: By class, those of the loss.
+    """
     areas = data.index.area_names[data.index.area]
     return {
         "name": config.dataset.name,
@@ -156,11 +188,85 @@ def describe_data(config: Config, data: FlairDataModule) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "patch_size": data.patch_size,
         "patches": data.counts,
+        "normalisation": data.normalisation.plain(),
+        "class_weights": dict(weights),
         "domains": {
             name: sorted({area.split("/")[0] for area in areas[positions].tolist()})
             for name, positions in data.split.parts().items()
         },
     }
+
+
+def needs_statistics(config: Config) -> bool:
+    """Return whether the training patches' statistics decide how the experiment trains."""
+    by_data = (
+        config.data.normalisation if "aerial" in config.reads else "",
+        config.s2_preproc.normalisation if "satellite" in config.reads else "",
+    )
+    weighted = config.train and config.loss.class_weighting != "none"
+    return weighted or "dataset" in by_data
+
+
+def recorded_normalisation(
+    config: Config, checkpoint: Path, content: Mapping[str, Any]
+) -> Normalisation:
+    """Return by what the inputs of a checkpoint's network were normalised.
+
+    Args:
+        config: The experiment's.
+        checkpoint: Named in the message.
+        content: What `training.checkpoint.read_checkpoint` returned.
+
+    Raises:
+        CheckpointError: The config normalises otherwise, or other bands.
+    """
+    from flair2_exp.data.normalisation import Normalisation, imagenet
+
+    recorded = Normalisation.of_plain(content["hyper_parameters"].get("normalisation"))
+    kinds = {"data": config.data.normalisation, "s2_preproc": config.s2_preproc.normalisation}
+    inputs = {"data": ("aerial", recorded.image), "s2_preproc": ("satellite", recorded.series)}
+    for node, (name, moments) in inputs.items():
+        if name not in config.reads:
+            continue
+        kind = kinds[node]
+        same = (moments is None) == (kind == "none")
+        named = config.data.bands or (moments.bands if moments else ())  # null: all of the data's
+        if kind == "imagenet":
+            same = moments == imagenet(named)
+        if not same:
+            trained = "none" if moments is None else "that of its training data"
+            raise CheckpointError(
+                f"{node}.normalisation={kind}: {checkpoint} was trained with another, "
+                f"{trained}.\nUse {node}.normalisation={'none' if moments is None else 'dataset'}."
+            )
+        if node == "data" and moments is not None and moments.bands != named:
+            raise CheckpointError(
+                f"data.bands=[{','.join(named)}]: {checkpoint} was trained with "
+                f"others.\nUse data.bands=[{','.join(moments.bands)}]."
+            )
+    return recorded
+
+
+def loss_options(config: Config, data: FlairDataModule | None) -> dict[str, Any]:
+    """Return the options of the loss as plain values, with a weight for every class.
+
+    Args:
+        config: The experiment's.
+        data: Whose training pixels count with `loss.class_weighting`; None: they are not weighed.
+    """
+    values: dict[str, Any] = plain(config.loss)
+    kind = config.loss.class_weighting
+    if data is None or kind == "none":
+        return values
+    from flair2_exp.data.statistics import class_weights
+
+    named = config.loss.class_weights
+    pixels = data.statistics.pixels
+    counted = {name for name in pixels if named.get(name, 1.0) > 0}
+    by_frequency = class_weights(kind, pixels, counted)
+    weights = {name: each * named.get(name, 1.0) for name, each in by_frequency.items()}
+    log.info("class weights: %s", ", ".join(f"{n} {each:.3g}" for n, each in weights.items()))
+    return values | {"class_weights": weights}
 
 
 def network_spec(config: Config, patch_size: int, source: DataSource | None = None) -> NetworkSpec:
@@ -256,6 +362,7 @@ def build_task(
     config: Config,
     spec: NetworkSpec,
     *,
+    data: FlairDataModule | None = None,
     fresh: bool = True,
     nomenclature: Nomenclature | None = None,
 ) -> SegmentationTask:
@@ -264,6 +371,7 @@ def build_task(
     Args:
         config: The experiment's.
         spec: Of the network.
+        data: Needed where the data's statistics decide (`needs_statistics`).
         fresh: False where a run resumes and its checkpoint replaces all weights.
         nomenclature: Of the data; None is FLAIR #2's.
 
@@ -275,11 +383,12 @@ def build_task(
 
     task = SegmentationTask(
         network=spec.plain(),
-        loss=plain(config.loss),
+        loss=loss_options(config, data if config.train else None),
         optimizer=plain(config.optimizer),
         scheduler=plain(config.scheduler),
         metric=plain(config.metric),
         nomenclature=nomenclature.plain() if nomenclature else None,
+        normalisation=normalisation_of(config, data).plain(),
         pretrained=fresh and not (config.checkpoint or config.model.weights),
     )
     if config.model.weights and fresh:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
+    from flair2_exp.data.normalisation import Normalisation
     from flair2_exp.models.registry import NetworkSpec
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
@@ -170,7 +171,9 @@ class _Life:
                     _deliver(folder, earlier, prepared.store)
                     self._tell_pruned(earlier)
                     return objective(config, earlier.scores)
-            record = earlier or RunRecord.of(config, prepared.data.fingerprint, folder)
+            record = earlier or RunRecord.of(
+                config, prepared.data.fingerprint, folder, prepared.data.fingerprint_of("test")
+            )
             if record.training and config.train and config.test and not record.pruned:
                 _require_best(folder)
             tracked = self._open(prepared, overrides, record)
@@ -179,7 +182,8 @@ class _Life:
             room = reserved(folder.reserve) if self.first else nullcontext()
             with tracked, room, worded(), _raised_as(self.interruption):
                 log_config(config, record, tracked)
-                described = describe_data(config, prepared.data)
+                weights = prepared.task.loss_options.class_weights
+                described = describe_data(config, prepared.data, weights)
                 tracked.log_json(described, "provenance/dataset.json")
                 metrics = self._train_and_test(prepared, tracked, record)
                 value = objective(config, metrics)
@@ -340,6 +344,7 @@ class _Watchers:
                 data.counts["test"],
                 shown_bands(data.bands),
                 stretched=data.source.scale != 255,
+                undone=data.normalisation.undone,
             ),
             Pruning(reporter if first else None, config.objective),
             reports=reporter is not None and reported,
@@ -468,8 +473,10 @@ def prepare(
     from flair2_exp.run.assembly import (
         build_data,
         build_task,
+        needs_statistics,
         network_spec,
         open_store,
+        recorded_normalisation,
         require_parts,
         require_store,
     )
@@ -481,16 +488,20 @@ def prepare(
 
     require_device(config.trainer, config.data.workers)
     checkpoint = Path(config.checkpoint) if config.checkpoint else None
+    recorded: Normalisation | None = None  # of a trained network, whose statistics stay its own
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import read_checkpoint
 
         content = read_checkpoint(checkpoint)
+        recorded = recorded_normalisation(config, checkpoint, content)
+    elif config.model.weights and not config.train:
+        recorded = _of_weights(config, Path(config.model.weights))
     _settle_libraries(config)
     # A sample's patch size is known before it is written, which is done when all else is well.
     sample = config.dataset.sample
     data: FlairDataModule | None = None
     if sample is None:
-        data = build_data(config)
+        data = build_data(config, normalisation=recorded)
         patch_size = data.patch_size
     else:
         patch_size = sample.patch_size
@@ -505,16 +516,32 @@ def prepare(
     start = resume_point(folder) if earlier is not None and not earlier.training else None
     # Weights that a checkpoint will replace are not read, let alone downloaded.
     resumes = start is not None or (earlier is not None and bool(earlier.training))
-    task = build_task(config, spec, fresh=not resumes, nomenclature=nomenclature)
+    if data is None and needs_statistics(config):
+        data = build_data(config, normalisation=recorded)
+    task = build_task(config, spec, data=data, fresh=not resumes, nomenclature=nomenclature)
     if checkpoint is not None and config.train and not resumes:
         from flair2_exp.training.checkpoint import require_training_state, warn_of_schedule
 
         epochs = config.trainer.max_epochs
         require_training_state(checkpoint, content, task.hparams, epochs=epochs)
         warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
-    data = build_data(config) if data is None else data
+    data = build_data(config, normalisation=recorded) if data is None else data
     store = open_store(config) if first else None
     return Prepared(config, data, spec, task, store, start)
+
+
+def _of_weights(config: Config, path: Path) -> Normalisation | None:
+    """Return by what the inputs of tested weights were normalised; None where they do not say."""
+    from flair2_exp.models.tensors import read_file
+    from flair2_exp.run.assembly import needs_statistics, recorded_normalisation
+
+    if not needs_statistics(config):
+        return None
+    content = read_file(path)
+    if isinstance(content, dict) and "hyper_parameters" in content:
+        return recorded_normalisation(config, path, content)
+    log.warning("%s holds no statistics: those of these training patches are used", path)
+    return None
 
 
 _EXPECTED_WARNINGS = (

@@ -74,13 +74,16 @@ class RunRecord:
     end: int = 0
 
     @classmethod
-    def of(cls, config: Config, fingerprint: str, folder: RunFolder) -> RunRecord:
+    def of(
+        cls, config: Config, fingerprint: str, folder: RunFolder, test_fingerprint: str = ""
+    ) -> RunRecord:
         """Return the record of a run that begins.
 
         Args:
             config: The experiment's.
             fingerprint: Of its data.
             folder: Where it runs.
+            test_fingerprint: Of its test part alone; empty where that is not known.
         """
         decides = deciding(config, fingerprint)
         tags = {
@@ -89,6 +92,7 @@ class RunRecord:
             Tag.IDENTITY: digest(decides),
             Tag.DATASET: config.dataset.name,
             Tag.FINGERPRINT: fingerprint,
+            Tag.TEST_FINGERPRINT: test_fingerprint,
             Tag.SPLIT: config.split.name,
             Tag.METRIC: config.metric_setting,
             Tag.MODEL: config.model.name,

@@ -17,6 +17,8 @@ class Tag(StrEnum):
     DATASET = "flair2.dataset"
     FINGERPRINT = "flair2.dataset_fingerprint"
     """Of the data set's files and split (`data.fingerprint`)."""
+    TEST_FINGERPRINT = "flair2.test_fingerprint"
+    """Of the test part alone: equal where other patches train."""
     SPLIT = "flair2.split"
     METRIC = "flair2.metric"
     """How the score is computed; scores of different settings are never compared."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -40,12 +40,14 @@ class PanelCollector(Callback):
         rgb: Positions among the image's bands of those shown as red, green and blue.
         stretched: Whether each patch is shown between its own 2nd and 98th percentile, rather than
             between 0 and 1.
+        undone: Returns a batch as it was before normalisation; None: it is as it was.
     """
 
     count: int
     total: int
     rgb: tuple[int, int, int] = (0, 1, 2)
     stretched: bool = False
+    undone: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     rows: list[PanelRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -68,6 +70,9 @@ class PanelCollector(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the wanted patches of a batch."""
+        seen = range(self._seen, self._seen + len(batch["patch_id"]))
+        if self.undone is not None and self._wanted & {*seen}:
+            batch = self.undone(batch)
         for position, patch in enumerate(batch["patch_id"]):
             if self._seen + position in self._wanted:
                 image = self._picture(batch, position)

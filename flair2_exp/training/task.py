@@ -89,6 +89,8 @@ class SegmentationTask(LightningModule):
         scheduler: Of a `SchedulerConfig`.
         metric: Of a `MetricConfig`.
         nomenclature: `Nomenclature.plain()` of the data; None is FLAIR #2's of as many classes.
+        normalisation: Of a `data.normalisation.Normalisation`: by what the inputs of the training
+            are normalised. The data module does it; it is kept here for whoever uses the network.
         pretrained: False where a checkpoint will replace all weights: the encoder's are then
             neither read nor downloaded.
 
@@ -108,6 +110,7 @@ class SegmentationTask(LightningModule):
         scheduler: Mapping[str, Any],
         metric: Mapping[str, Any],
         nomenclature: Mapping[str, Any] | None = None,
+        normalisation: Mapping[str, Any] | None = None,
         pretrained: bool = True,
     ) -> None:
         super().__init__()

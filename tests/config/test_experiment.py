@@ -26,6 +26,7 @@ COMPANIONS = {
     "dataset/flair2_toy": ["dataset.root=somewhere"],
     "dataset/real": ["dataset.root=somewhere"],
     "split/file": ["split.file=mine.yaml"],
+    "split/leave_domains_out": ["split.domains=[D004_2021]"],
     "tracking/server": ["tracking.uri=http://127.0.0.1:5000"],
 }
 

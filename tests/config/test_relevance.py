@@ -56,13 +56,23 @@ QUIRKS = (
 BASES = {
     "unet": ("model=unet", "aug=none", "loss=focal"),
     "fpn": ("model=fpn", "aug=none", "loss=focal"),
-    "utt": ("model=utt", "aug=d4", "s2_preproc=raw", "fusion.terms=cropped", "scheduler=none"),
+    "utt": (
+        "model=utt",
+        "aug=d4",
+        "s2_preproc=raw",
+        "fusion.terms=cropped",
+        "scheduler=none",
+        "split.label_fraction=0.5",
+    ),
     "utae": (
         "model=utae",
         "aug=none",
         "s2_preproc.max_cover=0",
         "scheduler=plateau",
         "scheduler.patience=0",
+        "split=leave_domains_out",
+        "split.domains=[D063_2019]",
+        "split.train_fraction=0.5",
     ),
     "averaged": (
         "model=unet",
@@ -117,6 +127,7 @@ QUICK = "unet"
 F1 = "torchmetrics.classification.MulticlassF1Score"
 CHANGED: dict[str, Any] = {
     "data.bands": ("nir", "green", "red"),
+    "split.domains": ("D004_2021",),
     "split.train_fraction": 0.8,
     "s2_preproc.size": 24, "s2_preproc.max_cover": 0.02, "s2_preproc.threshold": 5,
     "model._target_": "flair2_exp.models.utae.SatelliteSegmenter",
@@ -254,8 +265,9 @@ class Lab:
 
 def task_of(config: Config) -> SegmentationTask:
     """The task of an experiment, as a run makes it."""
+    data = assembly.build_data(config) if assembly.needs_statistics(config) else None
     torch.manual_seed(config.seed)
-    return assembly.build_task(config, assembly.network_spec(config, PATCH))
+    return assembly.build_task(config, assembly.network_spec(config, PATCH), data=data)
 
 
 def another(group: Any, leaf: str) -> Any:

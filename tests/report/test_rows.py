@@ -196,6 +196,22 @@ def test_fingerprints_are_compared_among_runs_that_read_the_same(
         require_comparable([changed(both, tags={Tag.FINGERPRINT: "3"}), both])
 
 
+def test_runs_of_other_training_patches_are_compared_by_their_test_part(run: ScoredRun) -> None:
+    def share(fraction: str, **tags: str) -> ScoredRun:
+        return changed(
+            run, tags={Tag[n]: v for n, v in tags.items()},
+            settings={"split.name": "official", "split.label_fraction": fraction},
+        )  # fmt: skip
+
+    tenth = share("0.1", FINGERPRINT="1", TEST_FINGERPRINT="t")
+    whole = share("1.0", FINGERPRINT="2", TEST_FINGERPRINT="t")
+    require_comparable([tenth, whole])
+    with pytest.raises(ConfigError, match="contents of the data set"):
+        require_comparable([whole, share("1.0", FINGERPRINT="3", TEST_FINGERPRINT="t")])
+    with pytest.raises(ConfigError, match="contents of the test part"):
+        require_comparable([tenth, share("1.0", FINGERPRINT="2", TEST_FINGERPRINT="u")])
+
+
 def test_runs_of_other_test_patches_or_labels_are_not_compared(tmp_path: Path) -> None:
     arrays = make_arrays(areas=3)
     one = read_run(make_folder(tmp_path, "a", 1, arrays))
