@@ -54,7 +54,7 @@ def verb_of(arguments: Sequence[str]) -> Verb | None:
     word = arguments[0] if arguments else ""
     if not word or not (word[0].isalpha() and "=" not in word):
         return None
-    near = difflib.get_close_matches(word.lower(), VERBS, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), VERBS, n=1, cutoff=0.7)
     if word not in VERBS and near:
         raise UsageError(f"{word}: no such verb; did you mean `{PROGRAM} {near[0]}`?")
     return VERBS.get(word)

@@ -94,7 +94,7 @@ def _unknown_key(match: re.Match[str], error: BaseException) -> str:
     if key.startswith("hydra."):
         return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
     if any(key.startswith(f"{name}.") for name in names):
-        near = difflib.get_close_matches(last, _entries_beside(error), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(last, _entries_beside(error), n=3, cutoff=0.7)
         if near:
             return f"{key}: {node} has no such entry; did you mean {' or '.join(near)}?"
         return f"{key}: {node} has no such entry; to add it, write +{node}={{{last}:VALUE}}"

@@ -451,7 +451,9 @@ class FlairDataModule(LightningDataModule):
         image = series = None
         if "aerial" in self.reads and kinds[0] != "none":
             by_data = kinds[0] == "dataset"
-            image = self.statistics.image if by_data else imagenet(self.bands)
+            image = (
+                self.statistics.image if by_data else imagenet(self.groups.data.bands or self.bands)
+            )
         if self.series is not None and kinds[1] == "dataset":
             series = self.statistics.series
         return Normalisation(image, series)

@@ -46,7 +46,7 @@ def test_a_share_of_the_labels_has_statistics_of_its_own(line: tuple[str, ...]) 
 
 @pytest.mark.parametrize(
     ("words", "status"),
-    [(("sweep=quirks",), 2), (("model=unett",), 1), (("--fast",), 2), (("data.bands=[red]",), 1)],
+    [(("sweep=quirks",), 2), (("model=unett",), 1), (("--fast",), 2), (("data.bands=[rde]",), 1)],
 )
 def test_mistakes_are_explained_as_a_runs_are(
     line: tuple[str, ...], words: tuple[str, ...], status: int

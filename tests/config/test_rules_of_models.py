@@ -61,7 +61,11 @@ def test_heads_need_not_divide_the_higher_scales_where_they_do_not_share_them() 
         (ModelConfig, {"decoder": "fpm"}, "model.decoder=fpm: expected one of unet"),
         (ModelConfig, {"reads": ("radar",)}, "model.reads=radar: expected one of aerial"),
         (LossConfig, {"class_weights": {"water": -1.0}}, "loss.class_weights.water=-1"),
-        (SchedulerConfig, {"name": "plateau", "warmup_epochs": 2}, "warmup_epochs=2: .*plateau"),
+        (
+            SchedulerConfig,
+            {"_target_": "flair2_exp.training.schedules.Plateau", "warmup_epochs": 2},
+            "warmup_epochs=2: .*plateau",
+        ),
         (TrainerConfig, {"devices": 0}, "trainer.devices=0: expected a number from 1 up"),
         (TrainerConfig, {"precision": "8-true"}, "trainer.precision=8-true"),
     ],

@@ -108,7 +108,7 @@ class Headless(nn.Module):
 
 
 def test_an_encoder_that_is_not_there_or_gives_no_features_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model\.freeze_encoder: Linear .* has no module enc"):
+    with pytest.raises(ConfigError, match=r"model\.freeze_encoder: Linear has no module enc"):
         encoder_of(nn.Linear(1, 1), "model.freeze_encoder")
     options = OptimizerConfig(_target_="torch.optim.SGD", lr=0.1, layer_decay=0.5)
     network = Headless()

@@ -29,7 +29,11 @@ BOTH = {"fused": True, "foreach": True}
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("torch.optim.Adamm", {}, r"optimizer\._target_=torch.optim.Adamm: cannot be imported"),
+        (
+            "torch.optim.Adamm",
+            {},
+            r"optimizer\._target_=torch.optim.Adamm: torch.optim has no Adamm",
+        ),
         ("os.system", {}, r"not such a class\.\nExpected .* torch.optim.optimizer.Optimizer"),
         ("builtins.eval", {}, "not such a class"),
         ("torch.optim.AdamW", {"momentum": 0.9}, r"options\.momentum: AdamW .*no such option"),
