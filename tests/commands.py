@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -43,6 +44,7 @@ def answer(*arguments: str) -> Answer:
 def _process_put_back() -> Iterator[None]:
     root, hydra = logging.getLogger(), HydraConfig.instance()
     handlers, level, config = root.handlers[:], root.level, hydra.cfg
+    path, finders = sys.path[:], sys.meta_path[:]  # of projects
     try:
         with warnings.catch_warnings():
             yield
@@ -50,3 +52,4 @@ def _process_put_back() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         hydra.cfg = config
+        sys.path[:], sys.meta_path[:] = path, finders

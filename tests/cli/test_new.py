@@ -51,7 +51,7 @@ def test_a_name_that_does_not_serve_is_refused_and_nothing_written(
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "notes.txt"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_commands_of_the_projects_readme_run(tmp_path: Path) -> None:
     assert answer("new", str(tmp_path / "crops")).status == 0
     readme = (tmp_path / "crops" / "README.md").read_text()

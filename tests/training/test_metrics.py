@@ -57,7 +57,7 @@ def test_a_metric_is_that_of_the_pixels_that_count(other_pixels: str) -> None:
 @pytest.mark.parametrize(
     ("metric", "best", "message"),
     [
-        (_metric("torchmetrics.F1"), BestConfig(), r"mine\._target_=torchmetrics\.F1: torchmetrics has no F1"),
+        (_metric("torchmetrics.F1"), BestConfig(), r"=torchmetrics\.F1: torchmetrics has no F1"),
         (_metric("os.system"), BestConfig(), r"mine\._target_=os\.system: not such a class"),
         (_metric(F1, avrage="micro"), BestConfig(), r"mine: .*avrage: did you mean average"),
         (_metric(F1, average="most"), BestConfig(), r"metric\.further\.mine.*average"),
