@@ -122,7 +122,7 @@ class Convention(StrEnum):
     """IoU = TP / (TP + FP + FN) of the scored classes, over all pixels: a scored class predicted
     where the truth is "other" is a false positive. Mean over the scored classes, but for those
     absent from truth and prediction alike. Source: the published code of FLAIR #2."""
-    CORRECTED = "FLAIR #2, other pixels dropped"
+    CORRECTED = "other pixels dropped"
     """As `CHALLENGE`, without the pixels whose truth is the last class ("other"): they are not
     labelled as anything, so nothing predicted there is wrong. No publication uses it; it is what
     `metric.other_pixels=drop` scores."""

@@ -119,10 +119,10 @@ def test_counts_without_other_pixels_give_no_score_that_needs_them(made: ScoredR
     runs = RunSet((dataclasses.replace(run, counts=counts),))
     report = build_report(runs, ReportOptions(resamples=100))
     rows, *_, conventions = tables(report)
-    assert "mIoU (FLAIR #2, other pixels dropped) ± std" in rows.heads
+    assert "mIoU (other pixels dropped) ± std" in rows.heads
     assert not any(head.startswith("published") for head in rows.heads)
     lost = [each["convention"] for each in conventions.records if each["miou"] is None]
     assert lost == ["FLAIR #2 challenge", "GEO-Bench-2"]
     (own,) = (each for each in conventions.records if each["own"])
-    assert own["convention"] == "FLAIR #2, other pixels dropped"
+    assert own["convention"] == "other pixels dropped"
     assert own["miou"] == pytest.approx(report.rows[0].miou.value)
