@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[DataGroups, str]] = {
         r"Nameless \(.*made_up.py, line \d+\) does not set its att",
     ),
     "no source": (groups_of("Sample"), r"dataset._target_=.*Sample: not such a class"),
-    "nothing there": (groups_of("Nowhere"), r"dataset._target_=.*Nowhere: cannot be imported"),
+    "nothing there": (groups_of("Nowhere"), r"dataset._target_=.*Nowhere: .* has no Nowhere"),
     "a misspelt option": (groups_of(area=3), r"dataset.options.area: MadeUp .*did you mean areas"),
     "a mistyped option": (groups_of(areas="x"), r"dataset.options.areas=x: .*valid integer"),
 }

@@ -145,7 +145,7 @@ def test_who_asks_while_another_computes_waits_for_it(
 def test_they_lie_beside_a_prepared_store(own_tree: Tree, tmp_path: Path) -> None:
     store = tmp_path / "store"
     tree = module(own_tree)
-    preparation.prepare(tree.index, store, patch_size=tree.patch_size, series=tree.series)
+    preparation.prepare(tree.source, store, series=tree.series)
     data = module(own_tree, store=str(store))
     kept = statistics.of(data)
     (file,) = (store / "statistics").glob("*.json")

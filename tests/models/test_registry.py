@@ -134,10 +134,10 @@ def test_a_network_that_does_not_go_with_its_config_is_refused_in_two_lines(
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("flair2_exp.models.aerial.AerialUnet", "cannot be imported"),
+        ("flair2_exp.models.aerial.AerialUnet", "flair2_exp.models.aerial has no AerialUnet"),
         ("torch.nn.Module", "not such a class"),
         ("os.system", "not such a class"),
-        ("", "cannot be imported"),
+        ("", "not a dotted path"),
     ],
 )
 def test_what_is_not_a_network_is_refused_in_two_lines(target: str, message: str) -> None:
