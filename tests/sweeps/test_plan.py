@@ -73,7 +73,7 @@ def test_an_option_swept_over_nothing_is_refused() -> None:
 
 def test_globs_are_the_options_of_a_group(tmp_path: Path) -> None:
     _, loader = sweep_config(tmp_path)
-    assert split(["model=glob(u*,exclude=ut*)", "seed=1,2"], {}, loader) == [
+    assert split(["model=glob(une*,exclude=unetp*)", "seed=1,2"], {}, loader) == [
         ("model=unet", "seed=1"), ("model=unet", "seed=2"),
     ]  # fmt: skip
 
@@ -339,7 +339,8 @@ def test_rows_of_experiments_of_a_folder_are_named_by_the_experiment(tmp_path: P
 
 
 @pytest.mark.parametrize(("sweep", "rows"), [
-    ("leaderboard", 5), ("s2_preproc", 4), ("factors", 16), ("quirks", 11),
+    ("leaderboard", 5), ("s2_preproc", 4), ("factors", 16), ("quirks", 11), ("decoders", 10),
+    ("encoders", 5), ("bands", 5), ("label_fraction", 5),
 ])  # fmt: skip
 def test_each_sweep_of_the_tree_plans_its_rows(sweep: str, rows: int, tmp_path: Path) -> None:
     with opened_hydra("flair2_exp", config_folder(), None) as hydra:
