@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 
 from benchmarks.harness import main
-
 from flair2_exp.streams import run
 
 if __name__ == "__main__":

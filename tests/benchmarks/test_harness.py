@@ -4,6 +4,7 @@ import json
 from types import ModuleType
 
 import pytest
+
 from benchmarks.harness import Figure, ratios, report, run, take_turns
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from benchmarks.harness import main
 from benchmarks.inputs import series_inputs
 

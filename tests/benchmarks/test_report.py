@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from benchmarks import report
 from benchmarks.harness import main
 

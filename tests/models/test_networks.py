@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks import stock
 from torch.nn import functional
 
+from benchmarks import stock
 from flair2_exp.config.model import FusionConfig
 from flair2_exp.errors import ModelError
 from flair2_exp.models.registry import NetworkSpec, build_network, count_parameters

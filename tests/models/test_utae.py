@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import stock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks import stock
 from flair2_exp.config.model import UTAEConfig
 from flair2_exp.models.aggregation import aggregate, segments
 from flair2_exp.models.ltae import SequenceNorm, TemporalEncoder, date_code

@@ -1,9 +1,10 @@
 """What must hold of network and loss before hours are spent on them."""
 
 import torch
-from flair2_exp.models.check import check_network, require_sound
 from my_study.losses import MyLoss
 from my_study.nets import MyNet
+
+from flair2_exp.models.check import check_network, require_sound
 
 
 def test_the_network_keeps_the_contract() -> None:
