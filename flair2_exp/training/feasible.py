@@ -52,15 +52,20 @@ def require_feasible(
         ModelError: The network cannot be built.
     """
     network = _without_memory(spec)
-    names = (nomenclature or flair(spec.classes)).names
-    require_loss(build_loss(loss, names, main_head(network, spec.reads)), spec.classes)
+    nomenclature = nomenclature or flair(spec.classes)
+    require_loss(build_loss(loss, nomenclature.names, main_head(network, spec.reads)), spec.classes)
     if spec.model.freeze_encoder:
         encoder = encoder_of(network, "model.freeze_encoder")
         if spec.model.freeze_encoder < 0:
             encoder.requires_grad_(False)
     callbacks = callbacks or CallbacksConfig()
     build_callbacks(callbacks)
-    require_metrics(metric or MetricConfig(), callbacks.best, spec.classes)
+    require_metrics(
+        metric or MetricConfig(),
+        callbacks.best,
+        spec.classes,
+        has_other=nomenclature.has_other,
+    )
     image = (spec.bands, spec.patch_size, spec.patch_size)
     groups = _on_the_processor(parameter_groups(network.parameters(), network, optimizer, image))
     require_step({each.ndim for each in network.parameters() if each.requires_grad}, optimizer)

@@ -18,21 +18,24 @@ from flair2_exp.errors import ConfigError, nearest
 from flair2_exp.registry import construct, locate, written
 
 
-def build_metrics(options: MetricConfig, classes: int) -> dict[str, Metric]:
+def build_metrics(
+    options: MetricConfig, classes: int, *, has_other: bool = True
+) -> dict[str, Metric]:
     """Build the further metrics, by name.
 
     Their constructors are given, by the names of their arguments, `num_classes`, `task`
-    (`multiclass`) and `ignore_index` (of "other", the last class; null with
+    (`multiclass`) and `ignore_index` (of "other", the last class; null where there is none or with
     `metric.other_pixels=keep`); what a metric's node sets itself replaces that.
 
     Args:
         options: Of the score.
         classes: Their number.
+        has_other: Whether the last one is not scored.
 
     Raises:
         ConfigError: There is no such class, or it does not take these options.
     """
-    ignored = None if options.other_pixels == "keep" else classes - 1
+    ignored = classes - 1 if has_other and options.other_pixels == "drop" else None
     given = {"num_classes": classes, "task": "multiclass", "ignore_index": ignored}
     metrics: dict[str, Metric] = {}
     for name, part in options.further.parts.items():
@@ -60,18 +63,21 @@ def _refusal(where: str, target: str, own: Mapping[str, Any], error: Exception) 
     return f"{where}: {str(error).rstrip('.')}.{hint}"
 
 
-def require_metrics(options: MetricConfig, best: BestConfig, classes: int) -> None:
+def require_metrics(
+    options: MetricConfig, best: BestConfig, classes: int, *, has_other: bool = True
+) -> None:
     """Refuse metrics that cannot be computed of class indices, or do not give one number.
 
     Args:
         options: Of the score.
         best: What the best checkpoint is chosen by.
         classes: Their number.
+        has_other: As for `build_metrics`.
 
     Raises:
         ConfigError: Of the first one; or the best checkpoint would be the worst by it.
     """
-    for name, metric in build_metrics(options, classes).items():
+    for name, metric in build_metrics(options, classes, has_other=has_other).items():
         value = _tried(name, metric, classes)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             what = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else str(value)

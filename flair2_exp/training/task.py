@@ -133,7 +133,10 @@ class SegmentationTask(LightningModule):
         self.keep_other = metric_options.other_pixels == "keep" or not self.nomenclature.has_other
         # In plain dictionaries: a metric's state is not the network's, and in no checkpoint.
         self.metrics = {
-            prefix: build_metrics(metric_options, spec.classes) for prefix in ("val/", "test/")
+            prefix: build_metrics(
+                metric_options, spec.classes, has_other=self.nomenclature.has_other
+            )
+            for prefix in ("val/", "test/")
         }
         self.results: dict[str, PatchResult] = {}
         self._epoch = EpochSums()

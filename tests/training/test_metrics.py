@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from flair2_exp.config.training import BestConfig, FurtherMetrics, MetricConfig
 from flair2_exp.errors import ConfigError
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.training.metrics import require_metrics
+from flair2_exp.training.metrics import build_metrics, require_metrics
 from tests.configs import compose_config, run
 from tests.run.helpers import Killed, die_at_the_end_of, scores
 from tests.training.helpers import build_task, loader, trainer
@@ -79,6 +79,15 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         require_metrics(metric, best, 13)
+
+
+@pytest.mark.parametrize(("has_other", "expected"), [(True, 1.0), (False, 0.5)])
+def test_the_last_class_counts_where_it_is_one_like_the_others(
+    has_other: bool, expected: float
+) -> None:
+    metric = build_metrics(_metric(F1, average="micro"), 3, has_other=has_other)["mine"]
+    metric.update(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 2, 2]))
+    assert float(metric.compute()) == expected
 
 
 @pytest.mark.parametrize("target", [
