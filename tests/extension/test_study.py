@@ -121,6 +121,20 @@ def test_a_killed_run_resumes_and_ends_as_one_that_was_not(swept: Path, tmp_path
     assert (folder.path / "batches.txt").read_text() == "6"
 
 
+@pytest.mark.thorough
+def test_workers_of_a_launcher_find_own_code(swept: Path, tmp_path: Path) -> None:
+    command = _command(tmp_path, "sweep=own", "model=net", "seed=1,2")
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = subprocess.run(
+        [sys.executable, "-m", "flair2_exp", *command, *parallel],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for seed in (1, 2):
+        folder = f"multirun/own/net/seed={seed}"
+        assert _scores(tmp_path / folder) == _scores(swept / folder)
+
+
 def test_own_options_are_tuned_by_an_own_metric(tmp_path: Path) -> None:
     done = answer(*_command(tmp_path, "tune=net"))
     assert done.status == 0, done.err

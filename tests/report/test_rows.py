@@ -16,6 +16,7 @@ from flair2_exp.report.rows import (
     incidental,
     name_rows,
     require_comparable,
+    rows_of_other_code,
     same_rows,
     split_rows,
     tell_apart,
@@ -149,6 +150,21 @@ def test_rows_that_are_one_experiment_are_named(run: ScoredRun) -> None:
     (note,) = same_rows(name_rows(names))
     assert note.startswith("One experiment under several names")
     assert note.endswith("raw, monthly.")
+
+
+def test_rows_of_different_states_of_a_users_code_are_named(run: ScoredRun) -> None:
+    rows = {"unet": None, "mine": "sha256:" + 40 * "a", "other": "sha256:" + 40 * "b"}
+    runs = []
+    for row, code in rows.items():
+        one = of_experiment(run, f"seed={len(runs)}", row=row)
+        one.record.deciding |= {"code.my_study": code} if code else {}
+        runs.append(one)
+    assert list(rows_of_other_code(runs[:2])) == []  # one state, whoever uses it
+    (note,) = rows_of_other_code(runs)
+    assert note == (
+        "Rows were trained with different code of my_study: mine (sha256:aaaaaaaaaaaa); "
+        "other (sha256:bbbbbbbbbbbb)."
+    )
 
 
 def test_differences_that_may_matter_are_listed_with_their_runs(run: ScoredRun) -> None:
