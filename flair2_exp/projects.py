@@ -84,6 +84,8 @@ def code_of(path: str) -> dict[str, Path]:
         be found.
     """
     first, *rest = path.split(".")
+    if first == OURS.name:
+        return {}
     try:
         spec = importlib.util.find_spec(first) if first.isidentifier() else None
     except (ImportError, ValueError):
