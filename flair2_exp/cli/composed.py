@@ -29,6 +29,7 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     from flair2_exp.config.groups import config_folder
     from flair2_exp.config.yaml_files import ConfigFiles
     from flair2_exp.errors import UsageError
+    from flair2_exp.projects import make_importable
 
     folder = ["--config-dir", config_dir] if config_dir else []
     flags = parse([*folder, *overrides])
@@ -36,6 +37,8 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> Config:
         raise UsageError("sweep=... and tune=... are many runs: name the options of one.")
     preflight(flags)
     register()
+    if flags.config_dir:
+        make_importable(flags.config_dir)
     with (
         files_checked(ConfigFiles().check),
         opened_hydra(JOB_NAME, config_folder(), flags.config_dir) as hydra,

@@ -29,6 +29,19 @@ def test_a_project_has_its_name_everywhere_and_says_what_to_type(
     assert shown.status == 0, shown.err
 
 
+def test_verbs_find_a_project_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert answer("new", str(tmp_path / "meadows")).status == 0
+    monkeypatch.chdir("/")
+    told = answer(
+        "check-model", "--no-compare", "--config-dir", str(tmp_path / "meadows" / "conf"),
+        "model=my_net", "dataset.sample.patch_size=32",
+    )  # fmt: skip
+    assert told.status == 0, told.err
+    assert "independent samples" in told.out
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
