@@ -29,10 +29,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train and test a small U-T&T on the synthetic sample (no GPU, no data set)
 	$(BIN)/python -m flair2_exp preset=tiny name=demo
 
-test: $(STAMP)  ## every check but the thorough ones
-	$(BIN)/python -m pytest -n 2 -m 'not thorough'
-
 # By file: what a module has computed once serves all its tests.
+test: $(STAMP)  ## every check but the thorough ones
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not thorough'
+
 test-thorough: $(STAMP)  ## simulations, kills of whole sweeps, every option against what it changes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 

@@ -49,7 +49,9 @@ def test_two_runs_of_one_command_give_the_same_scores(
 
 
 @pytest.mark.parametrize(("epoch", "before_writing", "torn"), [
-    (0, True, False), (2, True, False), (2, False, True), (3, False, False),
+    (0, True, False), (2, False, True),
+    pytest.param(2, True, False, marks=pytest.mark.thorough),
+    pytest.param(3, False, False, marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_an_interrupted_run_ends_with_the_scores_of_an_uninterrupted_one(
     epoch: int,

@@ -16,7 +16,7 @@ from flair2_exp.run import experiment, results
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED
 from flair2_exp.tracking import history
-from flair2_exp.training import checkpoint
+from flair2_exp.training import whole
 from flair2_exp.training.checkpoint import read_checkpoint
 from tests.configs import run
 from tests.run.helpers import FULL, record_of
@@ -38,7 +38,7 @@ def full_from_call(number: int, function: Callable[..., Any]) -> Callable[..., A
 @pytest.mark.parametrize(
     ("module", "name", "number"),
     [
-        (checkpoint, "write_bytes", 3),  # the first checkpoint of the second epoch
+        (whole, "write_bytes", 3),  # the first checkpoint of the second epoch
         (history, "write_text", 2),  # history.csv
         (results, "replacing", 1),  # the results of the test
     ],
@@ -85,7 +85,7 @@ def test_the_record_is_written_though_the_disk_is_full_at_the_end(
         write(self, into)
 
     monkeypatch.setattr(experiment.RunRecord, "write", fits)
-    monkeypatch.setattr(checkpoint, "write_bytes", full_from_call(1, checkpoint.write_bytes))
+    monkeypatch.setattr(whole, "write_bytes", full_from_call(1, whole.write_bytes))
     with pytest.raises(ShortageError, match="No checkpoint was written yet; this resumes"):
         run(root, folder.path, "model=unet")
     assert record_of(folder.path).status == FAILED

@@ -108,6 +108,7 @@ def test_a_failing_job_does_not_lose_the_others(tmp_path: Path) -> None:
     assert results(tmp_path, "fast") == {}
 
 
+@pytest.mark.thorough
 def test_jobs_run_two_at_a_time_on_one_database(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra `parallel`")
     done = answer(

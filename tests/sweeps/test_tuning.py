@@ -129,7 +129,7 @@ def test_a_search_on_the_sample_does_not_resume_on_another_sample(searched: Path
 @pytest.mark.parametrize(
     ("number", "status"),
     [
-        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.thorough),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.thorough),
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.thorough),
     ],
@@ -247,7 +247,7 @@ def test_workers_whose_files_lie_elsewhere_share_a_study() -> None:
     """All places of the data may differ between machines: their fingerprint may not."""
     names = {f"dataset.{field.name}" for field in fields(DatasetConfig)}
     assert {name for name in names if not may_change(name)} == {
-        "dataset.sample", "dataset.on_damaged"
+        "dataset.sample", "dataset.on_damaged", "dataset._target_", "dataset.options"
     }  # fmt: skip
 
 
