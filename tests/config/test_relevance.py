@@ -159,8 +159,9 @@ class Darker(Augmentation):
     """An augmentation of a user's."""
 
     def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        assert sample.image is not None
-        return dataclasses.replace(sample, image=sample.image // 2)
+        read = {name: getattr(sample, name) for name in ("image", "frames")}
+        darker = {name: each // 2 for name, each in read.items() if each is not None}
+        return dataclasses.replace(sample, **darker)
 
 
 class Noise(Callback):
