@@ -44,7 +44,7 @@ def answer(*arguments: str) -> Answer:
 def _process_put_back() -> Iterator[None]:
     root, hydra = logging.getLogger(), HydraConfig.instance()
     handlers, level, config = root.handlers[:], root.level, hydra.cfg
-    path, finders = sys.path[:], sys.meta_path[:]  # of projects
+    path = sys.path[:]
     try:
         with warnings.catch_warnings():
             yield
@@ -52,4 +52,6 @@ def _process_put_back() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         hydra.cfg = config
-        sys.path[:], sys.meta_path[:] = path, finders
+        sys.path[:] = path
+        own = "flair2_exp.projects"  # whose finders go; others are of what was imported meanwhile
+        sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__ != own]
