@@ -29,10 +29,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(list(arguments))
     config = composed(options.overrides, options.config_dir)
     from flair2_exp.models.check import check_network
-    from flair2_exp.run.assembly import FLAIR_PATCH, network_spec
+    from flair2_exp.run.assembly import foreseen_network
 
-    sample = config.dataset.sample
-    spec = network_spec(config, sample.patch_size if sample else FLAIR_PATCH)
+    spec, _ = foreseen_network(config)
     findings = check_network(
         spec, precision=config.trainer.precision, compare=not options.no_compare
     )

@@ -313,16 +313,30 @@ def require_feasible(config: Config, *, devices: bool = True) -> None:
 
     if devices:
         require_device(config.trainer, config.data.workers)
-    sample, source = config.dataset.sample, None
-    patch_size = sample.patch_size if sample else FLAIR_PATCH
-    if not config.dataset.is_flair:
-        from flair2_exp.data.source import open_source
+    require_parts(config, *foreseen_network(config))
 
-        source = open_source(config.data_groups, config.reads)
-        patch_size = source.patch_size
-        require_patch_size(config, patch_size)
-        require_classes(config, source.nomenclature)
-    require_parts(config, network_spec(config, patch_size, source), source)
+
+def foreseen_network(config: Config) -> tuple[NetworkSpec, DataSource | None]:
+    """Return the network's description as far as it is known before FLAIR #2's files are read.
+
+    Args:
+        config: The experiment's.
+
+    Returns:
+        The description, and the data where they are not FLAIR #2's.
+
+    Raises:
+        FlairError: Such data cannot be opened, or do not go with the config.
+    """
+    sample = config.dataset.sample
+    if config.dataset.is_flair:
+        return network_spec(config, sample.patch_size if sample else FLAIR_PATCH), None
+    from flair2_exp.data.source import open_source
+
+    source = open_source(config.data_groups, config.reads)
+    require_patch_size(config, source.patch_size)
+    require_classes(config, source.nomenclature)
+    return network_spec(config, source.patch_size, source), source
 
 
 def require_parts(config: Config, spec: NetworkSpec, source: DataSource | None = None) -> None:
