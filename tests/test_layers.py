@@ -29,6 +29,7 @@ LAYERS = (
     {"data", "models"},
     {"training", "tracking"},
     {"run"},
+    {"engines"},
     {"report", "inference", "skeleton"},
     {"sweeps"},
     {"cli"},
@@ -38,7 +39,7 @@ LAYERS = (
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 APART = "optuna_sweeper"
 """Can be copied into other projects: it imports nothing of this one, and few rooms know it."""
-KNOW_APART = {"sweeps", "cli", "tracking.process", "tracking.store"}
+KNOW_APART = {"sweeps", "cli", "tracking.process", "tracking.store", "engines"}
 
 WHOLE_CONFIG = {"experiment", "compose", "identity"}
 """Modules of config/ that are about the whole config of an experiment."""

@@ -107,10 +107,12 @@ def register() -> None:
     """
     from flair2_exp import optuna_sweeper
     from flair2_exp.config import compose
+    from flair2_exp.engines import launcher
     from flair2_exp.sweeps import ablation
 
     compose.register()
     ablation.register()
+    launcher.register()
     optuna_sweeper.register()
 
 
@@ -127,6 +129,7 @@ def _run_one(flags: argparse.Namespace) -> bool:
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import RunMode
 
+    from flair2_exp.cli.words import is_job
     from flair2_exp.compat import hydra_context, opened_hydra, outcome
     from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
     from flair2_exp.run.folder import Footprint, RunFolder, require_own, require_place
@@ -143,7 +146,11 @@ def _run_one(flags: argparse.Namespace) -> bool:
         require_own(RunFolder(run_folder))
         before = Footprint.of(run_folder)
 
-        def task(_: DictConfig) -> object:
+        def task(job: DictConfig) -> object:
+            if is_job(flags):
+                from flair2_exp.sweeps.job import run_job_of_sweep
+
+                return run_job_of_sweep(job)
             from flair2_exp.run.experiment import run
 
             return run(experiment, run_folder, list(flags.overrides), None, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from flair2_exp.cli.words import is_job
 from flair2_exp.config.groups import single_values
 from flair2_exp.errors import ConfigError
 
@@ -30,7 +31,7 @@ def preflight(flags: argparse.Namespace) -> None:
             "`--cfg all --package hydra.sweeper --resolve`."
         )
     _require_own_sweeper(flags.overrides, searches=searches)
-    if flags.multirun:
+    if flags.multirun or is_job(flags):
         return
     for override in flags.overrides:
         # Above all sweep.dry_run=true, which must not train.

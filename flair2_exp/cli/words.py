@@ -41,13 +41,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     many = [key for key in ("sweep", "tune") if key in keys]
     _require_one_search(flags.overrides, many)
     _take_experiment_files(flags)
-    if many and flags.run:
+    if many and flags.run and not is_job(flags):
         raise UsageError(f"{many[0]}=... is many runs and --run is one: omit one of them.")
     if (many or "hydra.mode=MULTIRUN" in flags.overrides) and not _commands(flags):
         flags.multirun = True
     if "tune" in many and "hydra/sweeper" not in keys:
         flags.overrides.insert(0, "hydra/sweeper=optuna_study")
     return flags
+
+
+def is_job(flags: argparse.Namespace) -> bool:
+    """Return whether a command is one job of a sweep or a search, as an engine starts it."""
+    return bool(flags.run and {"hydra.run.dir", "hydra.job.num"} <= _keys(flags.overrides))
 
 
 def runs_nothing(flags: argparse.Namespace) -> bool:

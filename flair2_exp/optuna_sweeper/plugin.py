@@ -6,6 +6,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.plugins import Plugins
+from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
@@ -78,8 +79,8 @@ def _plain(value: object) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def register_sweeper(kind: type[Sweeper], package: str) -> str:
-    """Make a sweeper known to Hydra, in a package of its own; return the `_target_` of its configs.
+def register_plugin(kind: type[Plugin], package: str) -> str:
+    """Make a sweeper or launcher known to Hydra, in a package of its own; return its `_target_`.
 
     That may be repeated.
     """
@@ -87,7 +88,7 @@ def register_sweeper(kind: type[Sweeper], package: str) -> str:
     plugins.register(kind)
     target = f"{kind.__module__}.{kind.__qualname__}"
     if hasattr(plugins, "is_in_toplevel_plugins_module"):
-        # Hydra 1.3 instantiates a sweeper only by a name below `hydra_plugins`, also one that was
+        # Hydra 1.3 instantiates a plugin only by a name below `hydra_plugins`, also one that was
         # registered by hand. It looks that name up in this table; 1.4 has no such rule.
         target = f"hydra_plugins.{package}.{kind.__qualname__}"
         plugins.class_name_to_class[target] = kind
@@ -96,4 +97,4 @@ def register_sweeper(kind: type[Sweeper], package: str) -> str:
 
 def register() -> None:
     """Make the sweeper and its config groups known to Hydra; that may be repeated."""
-    store_configs(register_sweeper(OptunaStudySweeper, "optuna_study"))
+    store_configs(register_plugin(OptunaStudySweeper, "optuna_study"))

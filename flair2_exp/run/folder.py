@@ -50,6 +50,10 @@ class RunFolder:
     """The summed confusion matrix, drawn."""
     panel_figure = _file("panel.png")
     """Some test patches: image, truth, prediction, errors."""
+    job = _file("job.json")
+    """Where and how an engine has started it (`engines.job.Submission`)."""
+    output = _file("output.log")
+    """What it printed, where an engine has started it; all starts, one behind the other."""
     error = _file("error.txt")
     """The traceback of a sweep's job that failed."""
     reserve = _file(".reserve")
@@ -196,6 +200,7 @@ def _is_ours(folder: RunFolder) -> bool:
     """Return whether a run of ours has begun in a folder, however far it came."""
     marks = {
         folder.record: '"flair2.',  # its tags
+        folder.job: '"engine"',
         folder.path / locking.FILE: "process ",
         folder.hydra / "hydra.yaml": "flair2_exp",
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,10 +28,14 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp.compat import is_basic_launcher, outcome
 from flair2_exp.config.fields import build, plain
 from flair2_exp.config.sweep import SweepConfig
+from flair2_exp.engines.commands import command_of, quoted
+from flair2_exp.engines.engine import DONE as ENDED_WELL
+from flair2_exp.engines.engine import Ending
+from flair2_exp.engines.launcher import EngineLauncher
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.locking import locked, wait_until_free
 from flair2_exp.optuna_sweeper.config import store_once
-from flair2_exp.optuna_sweeper.plugin import register_sweeper
+from flair2_exp.optuna_sweeper.plugin import register_plugin
 from flair2_exp.run.assembly import require_store
 from flair2_exp.run.folder import SWEEP_CONFIG, Footprint, require_own_sweep, require_place
 from flair2_exp.sweeps.delivery import deliver_runs
@@ -246,6 +251,9 @@ class Sweep:
         """Launch all that is not done, in batches; note what fails, by job number."""
         launched: list[list[JobReturn]] = []
         waiting = [job for job in jobs if job.state != DONE]
+        if isinstance(self._launcher, EngineLauncher):
+            self._run_on(self._launcher, waiting)
+            return launched
         size = self._batch_size() or len(waiting)
         batches = deque(waiting[at : at + size] for at in range(0, len(waiting), max(1, size)))
         while batches and not (self.options.fail_fast and self._failures):
@@ -266,6 +274,39 @@ class Sweep:
                 else:
                     clear_error(job)
         return launched
+
+    def _run_on(self, launcher: EngineLauncher, waiting: Sequence[Job]) -> None:
+        """Run jobs on an engine; note what fails, by job number."""
+        pool = launcher.pool()
+        commands = {
+            job.number: command_of(self._config, job.config, job.overrides, job.folder, job.number)
+            for job in waiting
+        }
+        pool.engine.require(list(commands.values()))
+        by_number = {job.number: job for job in waiting}
+        with pool.until_ended():
+            for job in waiting:
+                pool.add(commands[job.number], test=job.config.test)
+            while len(pool):
+                for command, ending in pool.poll():
+                    self._note_ending(by_number[command.number], ending, len(pool))
+                if self.options.fail_fast and self._failures:
+                    pool.drop()
+                if len(pool):
+                    time.sleep(pool.engine.interval)
+
+    def _note_ending(self, job: Job, ending: Ending, left: int) -> None:
+        """Say what a job came to, and keep why it failed."""
+        job.refresh()
+        name, rest = f"{job.row} seed={job.seed}", f"{left} to go"
+        if ending.cause == ENDED_WELL:
+            clear_error(job)
+            scores = job.record.scores if job.record else {}
+            shown = f", test mIoU {scores['test/miou']:.4f}" if "test/miou" in scores else ""
+            log.info("%s: done%s; %s", name, shown, rest)
+        else:
+            self._failures[job.number] = Failure(ending.reason, job.folder.output)
+            log.warning("%s: %s (%s); %s", name, ending.reason, job.folder.output, rest)
 
     def _note_broken_batch(
         self, batch: Sequence[Job], before: Mapping[int, int], error: Exception
@@ -298,9 +339,13 @@ class Sweep:
         first = batch[0].number
         if all(job.number == first + place for place, job in enumerate(batch)):
             return list(self._launcher.launch([list(job.overrides) for job in batch], first))
-        # Folders may hold the job's number, so a batch with gaps says each one's.
-        numbered = [[*job.overrides, f"hydra.job.num={job.number}"] for job in batch]
-        return list(self._launcher.launch(numbered, first))
+        # Launchers number the jobs that they get from the first one on, whatever a job's config
+        # says. Folders may hold the number, so of a batch with gaps each job names its own.
+        named = []
+        for job in batch:
+            own = quoted(str(job.folder.path.relative_to(job.root)))
+            named.append([*job.overrides, f"hydra.sweep.subdir={own}"])
+        return list(self._launcher.launch(named, first))
 
     def _finish(self, jobs: Sequence[Job], parent: Run) -> None:
         """Write the report and name what failed.
@@ -425,6 +470,6 @@ def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:
 
 def register() -> None:
     """Make the sweeper known to Hydra; that may be repeated."""
-    target = register_sweeper(AblationSweeper, "flair2_exp")
+    target = register_plugin(AblationSweeper, "flair2_exp")
     node = {"_target_": target, "params": None, "max_batch_size": None}
     store_once("hydra/sweeper", "ablation", node, provider="flair2_exp")

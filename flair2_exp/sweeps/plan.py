@@ -351,7 +351,8 @@ def distributes(launcher: DictConfig) -> bool:
 
     It then starts the processes of a distributed training itself, too.
     """
-    return "submitit" in str(launcher._target_)
+    words = ("submitit", "SlurmLauncher", "RayLauncher")
+    return any(word in str(launcher._target_) for word in words)
 
 
 def require_launcher(launcher: DictConfig) -> None:
@@ -365,7 +366,7 @@ def require_launcher(launcher: DictConfig) -> None:
             many times the processes that the processor has cores.
     """
     target = str(launcher._target_)
-    if "SlurmLauncher" in target and shutil.which("srun") is None:
+    if "submitit" in target and "SlurmLauncher" in target and shutil.which("srun") is None:
         raise ConfigError(
             "hydra/launcher=submitit_slurm: this machine has no srun: start the command where "
             "SLURM is, or use hydra/launcher=submitit_local."
