@@ -15,6 +15,7 @@ from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED, KILLED, RunRecord
 
 QUEUED, ACTIVE, ENDED, CANCELLED = "queued", "running", "ended", "cancelled"
+LIVE: Final = (QUEUED, ACTIVE)
 """What an engine knows of a job. One that has ended may be done or not: its folder says it."""
 
 

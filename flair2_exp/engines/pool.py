@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from flair2_exp.engines.engine import (
-    ACTIVE,
     CANCELLED,
     DIED,
     ENDED,
+    LIVE,
     MEMORY,
     QUEUED,
     STOPPED,
@@ -27,7 +27,6 @@ from flair2_exp.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-LIVE: Final = (QUEUED, ACTIVE)
 _ADVICE: Final = (
     "If it comes again: a smaller data.batch_size with trainer.accumulate_grad_batches, "
     "trainer.precision=bf16-mixed, or fewer jobs per GPU (hydra.launcher.gpus_per_job=1)."

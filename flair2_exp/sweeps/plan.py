@@ -57,6 +57,8 @@ class Job:
         folder: Where it runs.
         fingerprint: Of the data that it names; empty where they cannot be seen from here, or are
             not made yet.
+        live: `queued`, `running` or `cancelled`, as the engine has it that has started it; else "".
+        engine: The name of that engine; else "".
         record: The run in its folder; None where there is none.
         stamp: Changes whenever the run writes its record: two starts that fail alike differ in it.
     """
@@ -67,6 +69,8 @@ class Job:
     root: Path
     folder: RunFolder
     fingerprint: str = UNKNOWN_DATA
+    live: str = field(init=False, default="")
+    engine: str = field(init=False, default="")
     record: RunRecord | None = field(init=False, default=None)
     stamp: int = field(init=False, default=0)
 

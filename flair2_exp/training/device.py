@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flair2_exp.config.training import TrainerConfig
+from flair2_exp.config.training import TrainerConfig, on_one_device
 from flair2_exp.errors import DeviceError
 from flair2_exp.machine import cores, processes_at_most
 
@@ -133,11 +133,6 @@ def forget_unreadable_ranks() -> None:
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
         if not os.environ.get(name, "0").isdecimal():
             del os.environ[name]
-
-
-def on_one_device(options: TrainerConfig) -> bool:
-    """Return whether one process is the whole training."""
-    return options.devices == 1 and options.num_nodes == 1
 
 
 def devices_of(options: TrainerConfig) -> dict[str, Any]:
