@@ -44,6 +44,7 @@ from flair2_exp.sweeps.failures import (
     failure_table,
 )
 from flair2_exp.sweeps.launching import Batches, OnEngine, look_for_live
+from flair2_exp.sweeps.overview import write_jobs
 from flair2_exp.sweeps.parent import REPORT, open_parent
 from flair2_exp.sweeps.plan import (
     DONE,
@@ -225,12 +226,16 @@ class Sweep:
                 "sweep.wait=false: only jobs of hydra/launcher=slurm go on without the command."
             )
         self._refuse_live(jobs)
-        # Asking CUDA what it can do would take room on the first GPU for as long as the sweep lasts.
+        # Asking CUDA what it can do would take room on the first GPU until the sweep ends.
         elsewhere = self._remote or (self._engine is not None and bool(visible_gpus()))
         require_feasible(jobs, remote=elsewhere)
         require_store(jobs[0].config)
+        from flair2_exp.tracking.provenance import collect
+
         with self._begun(jobs) as parent, parent:
             parent.log_text(self._table + "\n", JOBS_FILE)
+            overrides = list(self._config.hydra.overrides.task)
+            parent.log_files(collect(overrides).files())  # the code at submission
             deliver_runs([job.folder for job in jobs if job.state == DONE], parent.store)
             launched, left = self._launch([job for job in jobs if job.state != DONE])
             if left:
@@ -287,6 +292,7 @@ class Sweep:
                     job.require_same()
                 clean = scrub_tree(OmegaConf.to_container(self._config))
                 OmegaConf.save(OmegaConf.create(clean), self.folder / SWEEP_CONFIG)
+                write_jobs(self.folder, [(job.row, job.seed, job.folder) for job in jobs])
                 config = jobs[0].config
                 parent = open_parent(self.options.name, self.folder, config, take_over=exclusive)
             except FlairError:
