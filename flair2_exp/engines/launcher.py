@@ -102,7 +102,7 @@ class EngineLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         with pool.until_ended():
             for job in jobs:
-                pool.add(job.command, test=job.config.test)
+                pool.add(job.command)
             while len(pool):
                 for command, ending in pool.poll():
                     place = command.number - initial_job_idx
