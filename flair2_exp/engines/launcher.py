@@ -165,6 +165,13 @@ class RayLauncher(EngineLauncher):
 LAUNCHERS: Final = (SlotsLauncher, SlurmLauncher, RayLauncher)
 
 
+def engine_of(launcher: DictConfig) -> str:
+    """Return the name of the engine that `hydra.launcher` names; "" for launchers of others."""
+    package, _, kind = str(launcher._target_).rpartition(".")
+    names = {each.__name__: each.name for each in LAUNCHERS}
+    return names.get(kind, "") if "flair2_exp" in package else ""
+
+
 def register() -> None:
     """Make the engines known to Hydra as launchers; that may be repeated."""
     for kind in LAUNCHERS:
