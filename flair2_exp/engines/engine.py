@@ -68,6 +68,10 @@ class Engine(ABC):
     def adopt(self, command: JobCommand, job: Submission) -> None:  # noqa: B027 (nothing to count)
         """Take over a job that another process has started: it counts among those at a time."""
 
+    def capacity(self, command: JobCommand) -> int | None:
+        """Return how many jobs like this one run at the same time; None: no limit is known here."""
+        return None
+
     def close(self) -> None:  # noqa: B027 (nothing to let go of)
         """Let go of what the engine holds; jobs are left as they are."""
 

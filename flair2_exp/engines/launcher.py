@@ -102,7 +102,7 @@ class EngineLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         with pool.until_ended():
             for job in jobs:
-                pool.add(job.command, test=job.config.test)
+                pool.add(job.command)
             while len(pool):
                 for command, ending in pool.poll():
                     place = command.number - initial_job_idx
@@ -163,6 +163,13 @@ class RayLauncher(EngineLauncher):
 
 
 LAUNCHERS: Final = (SlotsLauncher, SlurmLauncher, RayLauncher)
+
+
+def engine_of(launcher: DictConfig) -> str:
+    """Return the name of the engine that `hydra.launcher` names; "" for launchers of others."""
+    package, _, kind = str(launcher._target_).rpartition(".")
+    names = {each.__name__: each.name for each in LAUNCHERS}
+    return names.get(kind, "") if "flair2_exp" in package else ""
 
 
 def register() -> None:

@@ -163,6 +163,10 @@ class Slots(Engine):
                     f"{there}: use trainer.devices={there} or fewer."
                 )
 
+    def capacity(self, command: JobCommand) -> int:
+        """Return how many jobs like this one the machine has room for."""
+        return self.resources.at_once(self._gpus(command))
+
     def start(self, commands: Sequence[JobCommand], attempts: Sequence[int]) -> int:
         """Start jobs while there is room, not more often than one each `stagger` seconds."""
         started = 0

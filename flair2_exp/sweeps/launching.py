@@ -213,7 +213,7 @@ class OnEngine:
                 if job.live == CANCELLED and self._options.cancelled == "keep":
                     again = "cancelled; sweep.cancelled=resume starts it again"
                     self._failures[job.number] = Failure(again, job.folder.path)
-                elif pool.add(self._command(job), test=job.config.test):
+                elif pool.add(self._command(job)):
                     log.info("%s seed=%s: %s already, taken over", job.row, job.seed, job.live)
             if not self._options.wait:
                 for command, ending in pool.poll():

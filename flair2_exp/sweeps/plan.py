@@ -27,6 +27,7 @@ from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain, require_usable
 from flair2_exp.config.identity import UNKNOWN_DATA, deciding
+from flair2_exp.engines.launcher import engine_of
 from flair2_exp.errors import ConfigError, DataError, FlairError
 from flair2_exp.machine import processes_at_most
 from flair2_exp.report.rows import one_experiment, tell_apart
@@ -355,6 +356,8 @@ def distributes(launcher: DictConfig) -> bool:
 
     It then starts the processes of a distributed training itself, too.
     """
+    if engine_of(launcher) == "ray" and launcher.get("address") is None:
+        return False  # a cluster of this machine alone
     words = ("submitit", "SlurmLauncher", "RayLauncher")
     return any(word in str(launcher._target_) for word in words)
 
