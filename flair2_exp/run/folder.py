@@ -20,6 +20,8 @@ SWEEP_CONFIG: Final = "multirun.yaml"
 """The config of a sweep or a search, in its folder; Hydra's name for it."""
 SWEEP_FILE: Final = "sweep.json"
 """What a sweep notes of its MLflow run, in its folder."""
+SLURM_FOLDER: Final = "slurm"
+"""What `hydra/launcher=slurm` has submitted, in the folder of a sweep or a search."""
 
 
 def _file(*names: str) -> cached_property[Path]:
