@@ -19,6 +19,7 @@ from typing import Final
 FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
 KILLED: Final = "KILLED"
+PREEMPTED: Final = "PREEMPTED"
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 

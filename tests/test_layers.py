@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flair2_exp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = (
-    "errors", "nomenclature", "values", "files", "shortage", "signals", "compat", "machine",
+    "errors", "nomenclature", "values", "files", "shortage", "slurm", "signals", "compat", "machine",
     "locking", "projects", "registry", "score", "streams",
 )  # fmt: skip
 """The ground modules: each may import those before it."""

@@ -5,8 +5,9 @@ They say where jobs run, and no result depends on them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from flair2_exp.config.fields import Group, option
 from flair2_exp.errors import ConfigError
@@ -53,11 +54,13 @@ class SlurmConfig(EngineConfig):
     """`hydra/launcher=slurm`: jobs in SLURM's queue; `hydra/launcher/site=NAME` sets a site's."""
 
     at_once: int | None = option(None, 1, 100_000)
-    """Jobs that run at the same time; null: as many as SLURM lets."""
+    """Jobs that run at the same time, those of earlier commands included; null: as SLURM lets."""
     time: str | None = None
-    """Time limit of a job, as `20:00:00`; a longer training resumes in further jobs."""
+    """Time limit of a job, as `20:00:00` or `1-12:00:00`; a longer training resumes in further
+    jobs. null: the site's."""
     grace: int = option(120, 10, 3600)
-    """Seconds before the time limit at which a job writes its checkpoint and queues again."""
+    """Seconds before the time limit at which a job is told to write its checkpoint and to queue
+    again: more than a batch and a checkpoint take; SLURM may tell it a minute earlier."""
     account: str | None = None
     partition: str | None = None
     qos: str | None = None
@@ -65,13 +68,64 @@ class SlurmConfig(EngineConfig):
     memory: str | None = None
     """Of each machine, as `64G`; null: the site's default."""
     gpus: str | None = None
-    """How GPUs are asked for, `{n}` their number; null: `--gres=gpu:{n}`."""
+    """How a machine's GPUs are asked for, `{n}` their number; null: `--gres=gpu:{n}`."""
+    cores_per_process: int | None = option(None, 1, 4096)
+    """Processor cores of each process (each device has one); null: `cores_per_job` shared out, or
+    one more than `data.workers`."""
     sbatch: tuple[str, ...] = ()
     """Further options of sbatch, as `--exclusive`."""
     setup: tuple[str, ...] = ()
     """Lines of shell before the command, as `module load python`."""
     interval: float = option(10.0, 0.2, 600.0)
     """Seconds between two looks into the queue."""
+
+    def validate(self) -> None:
+        """Refuse what sbatch would read otherwise than it is meant, or what the engine sets."""
+        super().validate()
+        limit = None if self.time is None else _seconds(self.time)
+        if limit is None and self.time is not None:
+            raise ConfigError(
+                f"hydra.launcher.time={self.time}: expected HOURS:MINUTES:SECONDS or "
+                "DAYS-HOURS:MINUTES:SECONDS; in a file within quotes, since YAML reads a number."
+            )
+        if limit is not None and limit <= self.grace:
+            raise ConfigError(
+                f"hydra.launcher.grace={self.grace} seconds is not less than "
+                f"hydra.launcher.time={self.time}."
+            )
+        if self.gpus is not None and "{n}" not in self.gpus:
+            raise ConfigError(
+                f"hydra.launcher.gpus={self.gpus}: expected {{n}} where the number of GPUs goes, "
+                "as --gpus-per-node=a100:{n}."
+            )
+        part = self.gpus_per_job
+        if part is not None and part != int(part):
+            raise ConfigError(
+                f"hydra.launcher.gpus_per_job={part:g}: SLURM gives a job whole GPUs; use 1."
+            )
+        for word in self.sbatch:
+            name = word.split("=")[0].split()[0] if word.split() else word
+            if name in _SET or not name.startswith("-"):
+                reason = "is set by hydra/launcher=slurm" if name in _SET else "is not an option"
+                raise ConfigError(f"hydra.launcher.sbatch: {word!r} {reason}.")
+
+
+_SET: Final = frozenset((
+    "--array", "-a", "--job-name", "-J", "--output", "-o", "--error", "-e", "--open-mode",
+    "--parsable", "--wrap", "--signal", "--requeue", "--no-requeue", "--nodes", "-N", "--ntasks",
+    "-n", "--ntasks-per-node", "--cpus-per-task", "-c", "--dependency", "-d", "--chdir", "-D",
+    "--wait", "-W", "--test-only", "--hold", "-H",
+))  # fmt: skip
+"""Options of sbatch that the engine gives."""
+
+
+def _seconds(text: str) -> int | None:
+    """Return how long a time limit of sbatch's is; None where it leaves doubt."""
+    match = re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,4}):(\d\d):(\d\d)", text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ def command_of(
         nodes=trainer.num_nodes,
         workers=config.data.workers,
         test=config.test,
+        root=Path(str(master.hydra.sweep.dir)).absolute(),
     )
 
 

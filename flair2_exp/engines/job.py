@@ -31,6 +31,7 @@ class JobCommand:
         nodes: Machines that share the training.
         workers: Processes that read the data, per device.
         test: Whether the run is tested, too.
+        root: The folder of the sweep or the search; None: the one above the run's.
     """
 
     number: int
@@ -43,6 +44,7 @@ class JobCommand:
     nodes: int = 1
     workers: int = 0
     test: bool = True
+    root: Path | None = None
 
     @property
     def argv(self) -> list[str]:

@@ -22,6 +22,8 @@ JOBS_FILE: Final = "jobs.json"
 """The jobs of a sweep, in its folder."""
 SWEEP_FILE: Final = "sweep.json"
 """What a sweep notes of its MLflow run, in its folder."""
+SLURM_FOLDER: Final = "slurm"
+"""What `hydra/launcher=slurm` has submitted, in the folder of a sweep or a search."""
 
 
 def _file(*names: str) -> cached_property[Path]:
