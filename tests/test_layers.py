@@ -20,7 +20,7 @@ PACKAGE = ROOT / "flair2_exp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = (
     "errors", "nomenclature", "values", "files", "shortage", "signals", "compat", "machine",
-    "locking", "projects", "registry", "score", "streams",
+    "ranks", "locking", "projects", "registry", "score", "streams",
 )  # fmt: skip
 """The ground modules: each may import those before it."""
 LAYERS = (
