@@ -55,6 +55,8 @@ _MOST_NAMED: Final = 64
 of larger arrays get their names when they start."""
 _WAIT: Final = 600
 """Seconds after the first rank's end until SLURM ends the others: rank 0 draws, tests, delivers."""
+_IDLE: Final = 3
+"""Starts in a row that may end at the time limit without a checkpoint."""
 _MOST_IDS: Final = 200  # of one command line
 
 
@@ -193,6 +195,8 @@ class Slurm(Engine):
             for run_folder, before in undo:
                 _take_back(run_folder, before)
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # an earlier submission's is in it
+                folder.parent.rmdir()
             raise
         self._arrays[number] = array
         self._queue = None
@@ -262,6 +266,8 @@ class Slurm(Engine):
             setup="\n".join(self._options.setup),
             srun=shlex.join(["srun", "--kill-on-bad-exit=0", f"--wait={_WAIT}", per_task]),
             preempted=PREEMPTED,
+            folder=shlex.quote(str(folder)),
+            idle=_IDLE,
         )
 
     def _number(self, words: list[str], script: Path, environment: Mapping[str, str]) -> str:
@@ -529,6 +535,7 @@ def _task(place: int, command: JobCommand, attempt: int, environment: dict[str, 
         f"{place})",
         f"  title={shlex.quote(command.title)} attempt={attempt}",
         f"  record={shlex.quote(str(command.folder.record))}",
+        f"  checkpoint={shlex.quote(str(command.folder.last))}",
         f"  words=({' '.join(words)})",
         "  ;;",
     ]
@@ -552,7 +559,7 @@ _SCRIPT: Final = """\
 # One task of this array is one run; what it prints is in the run's folder.
 
 export {job}="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
-. {commands} || exit 1  # title, attempt, record, words
+. {commands} || exit 1  # title, attempt, record, checkpoint, words
 where="SLURM job ${job}${{CUDA_VISIBLE_DEVICES:+, GPU $CUDA_VISIBLE_DEVICES}}"
 echo "{start}$attempt, $(date '+%Y-%m-%d %H:%M:%S'), $(hostname), $where"
 timeout 20 scontrol update jobid="${job}" jobname="$title"
@@ -563,6 +570,11 @@ signalled= woken=
 trap 'signalled=143 woken=1' TERM
 trap 'signalled=138 woken=1' USR1
 trap 'signalled=140 woken=1' USR2
+
+# A line for each start in a row that did not get to a checkpoint before the time limit.
+idle={folder}/$SLURM_ARRAY_TASK_ID.idle
+[[ $checkpoint -nt $idle ]] && : >"$idle"
+touch "$idle"
 
 {setup}
 cd {cwd} || exit 1
@@ -591,6 +603,13 @@ elif [[ $(value JobState) == RUNNING ]]; then
     138 | 140) again=1 ;;
     *) grep -qs '"status": "{preempted}"' "$record" && again=1 ;;
   esac
+  if [[ $again && ! $checkpoint -nt $idle ]]; then
+    echo >>"$idle"
+    if [ "$(wc -l <"$idle")" -ge {idle} ]; then
+      echo "flair2-exp: no checkpoint before the time limit: raise hydra.launcher.time."
+      again=
+    fi
+  fi
 fi
 if [ -n "$again" ]; then
   for pause in 1 2 3; do

@@ -122,7 +122,7 @@ def run(
         first = is_first_process(config.trainer)
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
     alone = lock if first else nullcontext(False)
-    with signals_as_exceptions() as interruption, alone as exclusive:
+    with signals_as_exceptions() as interruption, _raised_as(interruption), alone as exclusive:
         life = _Life(config, RunFolder(folder), belongs, interruption, first, exclusive, before)
         return life.run(overrides)
 
@@ -432,7 +432,7 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        wanted = interruption.exception or interrupt_of(error)
+        wanted = interruption.outcome() or interrupt_of(error)
         if wanted is error:
             raise
         raise wanted from error
