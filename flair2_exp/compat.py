@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # whoever needs one library's names does not load the others
     from hydra.plugins.config_source import ConfigResult, ConfigSource
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, RunMode
+    from lightning import Trainer
     from omegaconf import DictConfig
     from torch.utils.data import DataLoader
 
@@ -268,6 +269,30 @@ def stopped_early(checkpoint: Mapping[str, Any]) -> bool:
     """
     states = checkpoint.get("callbacks", {}).values()
     return any(state.get("stopped_epoch", 0) for state in states)
+
+
+def leave_the_cluster_alone(trainer: Trainer) -> None:
+    """Let a trainer neither handle signals nor take up checkpoints that it was not given.
+
+    Lightning's handler of SIGTERM starts a collective operation, whatever the process was at, and
+    ends the training without a checkpoint; each batch of several devices begins with asking the
+    first one whether that has happened. And where the environment has a SLURM job, a fresh training
+    starts from any `hpc_ckpt_N.ckpt` in its folder, also one that another job's requeueing left
+    behind. No argument turns these off.
+
+    Args:
+        trainer: Before it trains.
+    """
+    connector = trainer._checkpoint_connector
+    connector.__class__ = type("OwnCheckpoints", (type(connector),), {"_hpc_resume_path": None})
+    signals: Any = trainer._signal_connector
+    signals.register_signal_handlers = _nothing_to_do
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = _nothing_to_do
+
+
+def _nothing_to_do() -> None:
+    """Stand in for what Lightning is not to do."""
 
 
 # --- MLflow -------------------------------------------------------------------------------------

@@ -73,6 +73,11 @@ def make_importable(config_folder: str | Path) -> None:
     importlib.invalidate_caches()
 
 
+def importable() -> tuple[Path, ...]:
+    """Return the folders of the projects that `make_importable` was given."""
+    return tuple(each.folder for each in sys.meta_path if isinstance(each, _Project))
+
+
 def code_of(path: str) -> dict[str, Path]:
     """Return the files of own code that a dotted path names: its package's.
 

@@ -28,7 +28,8 @@ PREEMPTED: Final = "PREEMPTED"
 
 _FOREIGN: Final = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals of which a handler that is there is kept: submitit's, which queues its jobs again."""
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, *_FOREIGN)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, *_FOREIGN)
+"""Those that ask a run to end."""
 
 
 class Terminated(SystemExit):
@@ -50,6 +51,11 @@ class Preempted(Terminated):
     """The process was asked to end by a cluster that starts it again."""
 
 
+def exception_of(number: int) -> BaseException:
+    """Return what a signal raises."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+
+
 class Interruption:
     """A signal that asks this process to end, once it comes.
 
@@ -63,13 +69,18 @@ class Interruption:
         self._settled = False
         self._owner = os.getpid()
 
-    def outcome(self) -> BaseException | None:
-        """Return `exception`; it becomes `Preempted` where SLURM starts this job again."""
-        if isinstance(self.exception, Terminated) and not self._settled:
+    def outcome(self, error: BaseException) -> BaseException:
+        """Return what ends the process: the signal, as `Preempted` where SLURM starts it again.
+
+        Args:
+            error: What was raised; another process of the training may have got the signal.
+        """
+        ends = self.exception or error
+        if isinstance(ends, Terminated) and not self._settled:
             self._settled = True
-            if slurm.goes_on(self.exception.number):
-                self.exception = Preempted(self.exception.number)
-        return self.exception
+            if slurm.goes_on(ends.number):
+                ends = self.exception = Preempted(ends.number)
+        return ends
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
@@ -89,7 +100,7 @@ class Interruption:
             if slurm.JOB in os.environ:
                 return
             os._exit(128 + number)
-        self.exception = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+        self.exception = exception_of(number)
         if not self._postponed:
             raise self.exception
 
@@ -113,7 +124,7 @@ def signals_as_exceptions() -> Iterator[Interruption]:
         yield Interruption() if outside or _current is None else _current
         return
     _current = Interruption()
-    handled = [each for each in _SIGNALS if _is_ours(each)]
+    handled = [each for each in SIGNALS if _is_ours(each)]
     before = {each: signal.signal(each, _current.handle) for each in handled}
     try:
         yield _current
@@ -122,6 +133,11 @@ def signals_as_exceptions() -> Iterator[Interruption]:
         for each, handler in before.items():
             # None: a handler that was not set from Python, which Python cannot put back.
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+def number_of(exception: BaseException) -> int:
+    """Return which signal raises an exception of `exception_of`."""
+    return exception.number if isinstance(exception, Terminated) else signal.SIGINT
 
 
 def _is_ours(number: signal.Signals) -> bool:

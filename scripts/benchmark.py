@@ -1,4 +1,4 @@
-"""Measure what the code costs: `scripts/benchmark.py {data,model,sweeper,report} [options]`.
+"""Measure what the code costs: `scripts/benchmark.py {data,launch,model,report,sweeper} [options]`.
 
 Prints each figure, its spread and what it must reach, and last a JSON line; the exit status is 1
 where a figure is missed. Run it on a quiet machine.

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flair2_exp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = (
-    "errors", "nomenclature", "values", "files", "shortage", "slurm", "signals", "compat", "machine",
-    "locking", "projects", "registry", "score", "streams",
+    "errors", "nomenclature", "values", "files", "shortage", "slurm", "signals", "compat",
+    "machine", "ranks", "locking", "projects", "registry", "score", "streams",
 )  # fmt: skip
 """The ground modules: each may import those before it."""
 LAYERS = (

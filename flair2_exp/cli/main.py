@@ -7,6 +7,7 @@ run and every mistake answer at once. A command composes once: what is checked i
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments = sys.argv[1:]
     streams.settle()
     works = False
-    with _explained():
+    with explained():
         verb = verb_of(arguments)
         if verb is not None:
             sys.exit(verb(arguments[1:]))
@@ -132,6 +133,8 @@ def _run_one(flags: argparse.Namespace) -> bool:
     from flair2_exp.cli.words import is_job
     from flair2_exp.compat import hydra_context, opened_hydra, outcome
     from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
+    from flair2_exp.ranks import rank_of
+    from flair2_exp.run.experiment import run
     from flair2_exp.run.folder import Footprint, RunFolder, require_own, require_place
 
     folder, name = _primary(flags)
@@ -144,6 +147,12 @@ def _run_one(flags: argparse.Namespace) -> bool:
         require_place(Path(output))
         run_folder = Path(output).absolute()  # before Hydra changes the folder, where asked to
         require_own(RunFolder(run_folder))
+        rank = rank_of(experiment.trainer.devices, experiment.trainer.num_nodes)
+        if not rank.first:  # which of Hydra's, too, is one process's to write
+            os.environ.update(config.hydra.job.env_set)
+            logging.basicConfig(level=logging.WARNING, format=f"process {rank.number}: %(message)s")
+            run(experiment, run_folder, list(flags.overrides))
+            return True
         before = Footprint.of(run_folder)
 
         def task(job: DictConfig) -> object:
@@ -151,8 +160,6 @@ def _run_one(flags: argparse.Namespace) -> bool:
                 from flair2_exp.sweeps.job import run_job_of_sweep
 
                 return run_job_of_sweep(job)
-            from flair2_exp.run.experiment import run
-
             return run(experiment, run_folder, list(flags.overrides), None, before)
 
         context = hydra_context(hydra.config_loader, config)
@@ -181,8 +188,15 @@ def _run_many(flags: argparse.Namespace) -> bool:
 
     from flair2_exp.compat import hydra_context, opened_hydra
     from flair2_exp.config.compose import JobLoader
+    from flair2_exp.ranks import ranks_from_outside
     from flair2_exp.sweeps.job import run_job_of_sweep
 
+    started = ranks_from_outside()
+    if started is not None:
+        raise ConfigError(
+            f"{started.starter} has started this command {started.world} times, and each would run "
+            "the whole sweep.\nStart it once: the processes of each job are started for it."
+        )
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
         overrides = [*flags.overrides, "hydra.mode=MULTIRUN"]
@@ -213,8 +227,11 @@ def _require_search(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Turn a user's mistake into its message and the exit status; a bug keeps its traceback."""
+def explained() -> Iterator[None]:
+    """Turn a user's mistake into its message and the exit status; a bug keeps its traceback.
+
+    Of several processes that srun or torchrun started, all may make the same mistake.
+    """
     try:
         yield
     except Exception as error:

@@ -40,6 +40,8 @@ class Verb:
 VERBS: Final = {
     "new": Verb("flair2_exp.cli.new:main", "write a small project of your own"),
     "deliver": Verb("flair2_exp.cli.deliver:main", "send to MLflow what runs could not send"),
+    "status": Verb("flair2_exp.cli.status:status", "how far sweeps and searches are"),
+    "cancel": Verb("flair2_exp.cli.status:end", "end a sweep's jobs, each with a checkpoint"),
     "stats": Verb("flair2_exp.cli.stats:main", "bands and classes of the training patches"),
     "check-model": Verb("flair2_exp.cli.check_model:main", "does a network keep the contract?"),
 }

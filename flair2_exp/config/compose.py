@@ -13,6 +13,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, cast
 
 from hydra.conf import HydraConf
@@ -34,6 +35,7 @@ from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError
 from flair2_exp.files import unusable
 from flair2_exp.projects import make_importable
+from flair2_exp.ranks import ranks_from_outside, step_name
 
 
 @functools.cache
@@ -49,6 +51,25 @@ def register() -> None:
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+    OmegaConf.register_new_resolver("started", _started, replace=True, use_cache=True)
+
+
+def _started(pattern: str) -> str:
+    """Return when this process was started, or what all processes of an srun call their run.
+
+    Raises:
+        ConfigError: Several were started that have no name in common.
+    """
+    rank = ranks_from_outside()
+    if rank is None:
+        return datetime.now().strftime(pattern)
+    name = step_name()
+    if name is None:
+        raise ConfigError(
+            f"{rank.starter} has started {rank.world} processes, which would each make a folder of "
+            "their own.\nGive all the same one with hydra.run.dir=FOLDER."
+        )
+    return name
 
 
 def widths_around(widths: Sequence[int]) -> str:

@@ -170,6 +170,15 @@ def if_divided(config: Config) -> bool:
     return if_validated_by_batches(config) or if_tested_by_batches(config)
 
 
+def if_batches_shared(config: Config) -> bool:
+    """Return whether several devices share the training, so that batch norms could be over all.
+
+    How many -1 are is not known before the run.
+    """
+    trainer = config.trainer
+    return config.train and (trainer.devices != 1 or trainer.num_nodes > 1)
+
+
 def _scores_by_batches(config: Config) -> bool:
     """Return whether a quirk lets a batch's other patches, or its number, into a patch's scores."""
     nodes, fusion = config.model.nodes, config.fusion

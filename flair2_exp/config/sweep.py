@@ -21,6 +21,10 @@ class SweepConfig(Group):
     """Show the jobs and stop."""
     fail_fast: bool = False
     """Stop at the first failing job."""
+    wait: bool = True
+    """Wait for the jobs and report; false: leave them to SLURM, the same command takes them up."""
+    cancelled: Literal["keep", "resume"] = "keep"
+    """Whether jobs that were cancelled (`scancel`, `flair2-exp cancel`) are started again."""
     report: bool = True
     """Write a leaderboard with intervals at the end."""
     baseline: str | None = None

@@ -10,6 +10,7 @@ from flair2_exp.config.fields import Decides, Group, OpenGroup, option
 from flair2_exp.config.relevance import (
     if_averaged,
     if_averaged_exponentially,
+    if_batches_shared,
     if_divided,
     if_series,
     if_trained,
@@ -187,6 +188,8 @@ class TrainerConfig(Group):
     """How many; -1: all GPUs. Batches are per device."""
     num_nodes: int = option(1, 1, 65_536, decides=if_divided)
     """Machines that share the training."""
+    sync_batchnorm: bool = option(False, decides=if_batches_shared)
+    """Whether batch normalisation is over the batches of all devices, not of each its own."""
     strategy: Literal[
         "auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
     ] = option("auto", decides=False)
@@ -214,6 +217,11 @@ class TrainerConfig(Group):
             raise ConfigError(
                 "trainer.devices=0: expected a number from 1 up, or -1 for all devices."
             )
+
+
+def on_one_device(options: TrainerConfig) -> bool:
+    """Return whether one process is the whole training."""
+    return options.devices == 1 and options.num_nodes == 1
 
 
 @dataclass(frozen=True, kw_only=True)

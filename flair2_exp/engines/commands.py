@@ -61,6 +61,7 @@ def command_of(
         processes=trainer.devices,
         nodes=trainer.num_nodes,
         workers=config.data.workers,
+        test=config.test,
         root=Path(str(master.hydra.sweep.dir)).absolute(),
     )
 

@@ -15,6 +15,7 @@ from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED, KILLED, PREEMPTED, RunRecord
 
 QUEUED, ACTIVE, ENDED, CANCELLED = "queued", "running", "ended", "cancelled"
+LIVE: Final = (QUEUED, ACTIVE)
 """What an engine knows of a job. One that has ended may be done or not: its folder says it."""
 
 
@@ -66,6 +67,10 @@ class Engine(ABC):
 
     def adopt(self, command: JobCommand, job: Submission) -> None:  # noqa: B027 (nothing to count)
         """Take over a job that another process has started: it counts among those at a time."""
+
+    def capacity(self, command: JobCommand) -> int | None:
+        """Return how many jobs like this one run at the same time; None: no limit is known here."""
+        return None
 
     def close(self) -> None:  # noqa: B027 (nothing to let go of)
         """Let go of what the engine holds; jobs are left as they are."""

@@ -30,6 +30,7 @@ class JobCommand:
         processes: Of each machine: its devices, each of which has a process of its own.
         nodes: Machines that share the training.
         workers: Processes that read the data, per device.
+        test: Whether the run is tested, too.
         root: The folder of the sweep or the search; None: the one above the run's.
     """
 
@@ -42,6 +43,7 @@ class JobCommand:
     processes: int = 1
     nodes: int = 1
     workers: int = 0
+    test: bool = True
     root: Path | None = None
 
     @property

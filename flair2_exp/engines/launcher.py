@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ from flair2_exp.config.engines import EngineConfig, RayConfig, SlotsConfig, Slur
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import build, plain
 from flair2_exp.engines.commands import command_of
-from flair2_exp.engines.engine import DONE, STOPPED, Ending, Engine
+from flair2_exp.engines.engine import DONE, STOPPED, Ending
 from flair2_exp.engines.job import JobCommand
 from flair2_exp.engines.pool import Pool
+from flair2_exp.engines.watching import build_engine
 from flair2_exp.errors import FlairError
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_plugin
@@ -31,20 +31,6 @@ from flair2_exp.signals import Terminated
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.types import HydraContext, TaskFunction
-
-ENGINES: Final = {
-    "slots": "flair2_exp.engines.slots:Slots",
-    "slurm": "flair2_exp.engines.slurm:Slurm",
-    "ray": "flair2_exp.engines.ray:Ray",
-}
-"""Each engine's class by its name; imported when it is used."""
-
-
-def engine_class(name: str) -> type[Engine]:
-    """Return the class of an engine."""
-    module, _, attribute = ENGINES[name].partition(":")
-    kind: type[Engine] = getattr(importlib.import_module(module), attribute)
-    return kind
 
 
 class JobFailedError(FlairError):
@@ -78,8 +64,7 @@ class EngineLauncher(Launcher):
         Raises:
             FlairError: The engine cannot be used here.
         """
-        kind: Any = engine_class(self.name)
-        return Pool(kind(self.options), self.options.retries)
+        return Pool(build_engine(self.name, self.options), self.options.retries)
 
     def command(self, overrides: Sequence[str], number: int, title: str = "") -> EngineJob:
         """Compose a job.
@@ -117,7 +102,7 @@ class EngineLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         with pool.until_ended():
             for job in jobs:
-                pool.add(job.command, test=job.config.test)
+                pool.add(job.command)
             while len(pool):
                 for command, ending in pool.poll():
                     place = command.number - initial_job_idx
@@ -178,6 +163,13 @@ class RayLauncher(EngineLauncher):
 
 
 LAUNCHERS: Final = (SlotsLauncher, SlurmLauncher, RayLauncher)
+
+
+def engine_of(launcher: DictConfig) -> str:
+    """Return the name of the engine that `hydra.launcher` names; "" for launchers of others."""
+    package, _, kind = str(launcher._target_).rpartition(".")
+    names = {each.__name__: each.name for each in LAUNCHERS}
+    return names.get(kind, "") if "flair2_exp" in package else ""
 
 
 def register() -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from flair2_exp.engines.engine import (
-    ACTIVE,
     CANCELLED,
     DIED,
     ENDED,
+    LIVE,
     MEMORY,
     QUEUED,
     STOPPED,
@@ -27,7 +27,6 @@ from flair2_exp.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-LIVE: Final = (QUEUED, ACTIVE)
 _ADVICE: Final = (
     "If it comes again: a smaller data.batch_size with trainer.accumulate_grad_batches, "
     "trainer.precision=bf16-mixed, or fewer jobs per GPU (hydra.launcher.gpus_per_job=1)."
@@ -37,7 +36,6 @@ _ADVICE: Final = (
 @dataclass
 class _Active:
     command: JobCommand
-    test: bool
     progress: object
     attempt: int
     state: str = QUEUED
@@ -65,22 +63,50 @@ class Pool:
         """Return how many jobs were given to the engine and have not ended."""
         return len(self._active)
 
-    def add(self, command: JobCommand, *, test: bool) -> bool:
+    @property
+    def interval(self) -> float:
+        """Seconds between two calls of `poll`."""
+        return self.engine.interval
+
+    def capacity(self, command: JobCommand) -> int | None:
+        """Return how many jobs like this one run at the same time; None: no limit is known here.
+
+        Raises:
+            FlairError: It could never be started.
+        """
+        self.engine.require([command])
+        return self.engine.capacity(command)
+
+    def lives(self, command: JobCommand) -> bool:
+        """Return whether the engine has the job queued or running, whoever has started it."""
+        before = self._before(command)
+        return before is not None and before[1] in LIVE
+
+    def _before(self, command: JobCommand) -> tuple[Submission, str] | None:
+        """Return how this engine has started a job before, and where it is."""
+        key, before = str(command.folder), Submission.read(command.folder)
+        if before is None or before.engine != self.engine.name:
+            return None
+        return before, self.engine.states({key: before})[key]
+
+    def add(self, command: JobCommand, *, lost: bool = False) -> bool:
         """Take on a job; return whether it was queued or running already and is taken over.
 
         Args:
             command: The job.
-            test: Whether its run is tested, too.
+            lost: Another process has started it perhaps, and died. What it has come to meanwhile,
+                `poll` tells; else a job that has ended is started again.
         """
-        key, before = str(command.folder), Submission.read(command.folder)
-        if before is not None and before.engine == self.engine.name:
-            state = self.engine.states({key: before})[key]
+        before = self._before(command)
+        if before is not None and (lost or before[1] in LIVE):
+            submission, state = before
             if state in LIVE:
-                self.engine.adopt(command, before)
-                progress = progress_of(command.folder)
-                self._active[key] = _Active(command, test, progress, before.attempt, state)
-                return True
-        self._waiting.append(_Active(command, test, None, 1))
+                self.engine.adopt(command, submission)
+            progress = progress_of(command.folder)
+            active = _Active(command, progress, submission.attempt, state)
+            self._active[str(command.folder)] = active
+            return state in LIVE
+        self._waiting.append(_Active(command, None, 1))
         return False
 
     def start(self) -> None:
@@ -111,7 +137,7 @@ class Pool:
             if active.state in LIVE:
                 continue
             del self._active[key]
-            ending = ending_of(active.command.folder, active.state, test=active.test)
+            ending = ending_of(active.command.folder, active.state, test=active.command.test)
             if not self._tried_again(active, ending):
                 ended.append((active.command, ending))
         self.start()
@@ -128,7 +154,7 @@ class Pool:
             return False
         advice = f" {_ADVICE}" if ending.cause == MEMORY else ""
         log.warning("%s: %s; it is started again.%s", active.command.title, ending.reason, advice)
-        self._waiting.append(_Active(active.command, active.test, None, tries))
+        self._waiting.append(_Active(active.command, None, tries))
         return True
 
     def drop(self) -> None:
@@ -137,7 +163,7 @@ class Pool:
 
     @contextmanager
     def until_ended(self, told: Callable[[str], None] = log.info) -> Iterator[None]:
-        """Within this context a signal stops the jobs with a checkpoint, and is raised after that.
+        """Within this context what ends it stops the jobs with a checkpoint first: signals, errors.
 
         Jobs that outlive the command are left as they are.
 
@@ -146,7 +172,8 @@ class Pool:
         """
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
+        except BaseException:
+            self.drop()
             if self._active and not self.engine.outlives:
                 told(f"Stopping {len(self._active)} jobs, each with a checkpoint …")
                 self.stop()

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import ClassVar, Final
 
 from flair2_exp.config.engines import SlotsConfig
@@ -127,12 +128,17 @@ class Slots(Engine):
 
     def __init__(self, options: SlotsConfig) -> None:
         self._options = options
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        cores = cores or list(range(os.cpu_count() or 1))
-        self.resources = Resources(visible_gpus(), cores, options.slots, options.cores_per_job)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._shares: dict[str, Share] = {}
         self._last_start = 0.0
+
+    @cached_property
+    def resources(self) -> Resources:
+        """The GPUs and cores of this machine; looked for when the first job is to be started."""
+        own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        cores = own or list(range(os.cpu_count() or 1))
+        options = self._options
+        return Resources(visible_gpus(), cores, options.slots, options.cores_per_job)
 
     def _gpus(self, command: JobCommand) -> float:
         wanted = self._options.gpus_per_job
@@ -156,6 +162,10 @@ class Slots(Engine):
                     f"{command.title} wants {self._gpus(command):g} GPUs, and this command sees "
                     f"{there}: use trainer.devices={there} or fewer."
                 )
+
+    def capacity(self, command: JobCommand) -> int:
+        """Return how many jobs like this one the machine has room for."""
+        return self.resources.at_once(self._gpus(command))
 
     def start(self, commands: Sequence[JobCommand], attempts: Sequence[int]) -> int:
         """Start jobs while there is room, not more often than one each `stagger` seconds."""

@@ -31,8 +31,7 @@ from flair2_exp.engines.engine import ACTIVE, CANCELLED, ENDED, QUEUED, START, E
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.files import write_text
-from flair2_exp.locking import FILE as LOCK
-from flair2_exp.locking import file_lock
+from flair2_exp.locking import holder_of
 from flair2_exp.run.folder import SLURM_FOLDER, RunFolder
 from flair2_exp.signals import PREEMPTED
 from flair2_exp.slurm import JOB, RefusedError, SilentError, call, call_patiently, fields_of
@@ -296,6 +295,10 @@ class Slurm(Engine):
             "SLURM answers (try squeue)."
         )
 
+    def capacity(self, command: JobCommand) -> int | None:
+        """Return how many jobs run at the same time, as far as the options say."""
+        return self._options.at_once
+
     def adopt(self, command: JobCommand, job: Submission) -> None:
         """Count a job of an earlier command's among those at a time."""
         self._resolve(job, command.folder)
@@ -320,13 +323,13 @@ class Slurm(Engine):
     def _state(self, job: Submission, queue: Mapping[str, tuple[str, str]] | None) -> str:
         if not job.id:
             # Never submitted, as far as the queue shows.
-            return QUEUED if queue is None else self._by_folder(job)
+            return QUEUED if queue is None else _by_folder(job)
         if queue is not None and job.id in queue:
             self._known[job.id] = _meaning(queue[job.id][0])
         elif queue is not None and self._known.get(job.id) not in (ENDED, CANCELLED):
             state = self._past(job.id)
             if state is None:
-                return self._by_folder(job)
+                return _by_folder(job)
             self._known[job.id] = state
         return self._known.get(job.id, QUEUED)  # no answer yet: nothing is started twice
 
@@ -384,17 +387,6 @@ class Slurm(Engine):
         except SilentError:
             return {}
         return dict(line.split("|", 1) for line in answer.splitlines() if "|" in line)
-
-    def _by_folder(self, job: Submission) -> str:
-        """Return whether a process is at work in a run's folder; SLURM does not know the job."""
-        lock = Path(str(job.details.get("folder", ""))) / LOCK
-        try:
-            with file_lock(lock, shared=True, blocking=False):
-                return ENDED
-        except BlockingIOError:
-            return ACTIVE
-        except OSError:
-            return ENDED
 
     def _resolve(self, job: Submission, folder: RunFolder | None = None) -> None:
         """Give a job its id that was submitted by a command which was killed in that moment."""
@@ -459,6 +451,11 @@ class Slurm(Engine):
         if text != self._silent:
             log.warning("%s", text)
         self._silent = text
+
+
+def _by_folder(job: Submission) -> str:
+    """Return whether a process is at work in a run's folder; SLURM does not know the job."""
+    return ACTIVE if holder_of(Path(str(job.details.get("folder", "")))) else ENDED
 
 
 def _meaning(state: str) -> str:

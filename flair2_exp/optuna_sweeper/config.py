@@ -53,8 +53,9 @@ class OptunaStudyConf:
     """Parameter values tried before any other, each a mapping by override key."""
     n_trials: int | None = None
     """Complete and pruned trials of the study in total; null: the whole grid, or 20."""
-    n_jobs: int = 1
-    """Jobs handed to the launcher at once; more than 1 needs a parallel launcher."""
+    n_jobs: int | None = None
+    """Trials at a time; null: as many as a launcher that starts jobs one by one has room for, with
+    any other one. More than 1 needs a parallel launcher."""
     objective: Any = None
     """Name of what the job returns, or names; picked from the mapping if the job returns one."""
     direction: Any = "minimize"

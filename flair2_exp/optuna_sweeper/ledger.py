@@ -116,6 +116,29 @@ class Ledger:
                 closed.append(trial.number)
         return closed
 
+    def orphans(self) -> list[int]:
+        """Return the running trials whose worker is gone, by number."""
+        trials = (t for t in self.handle.trials() if t.state == TrialState.RUNNING)
+        return [trial.number for trial in trials if self._watch.is_orphan(trial)]
+
+    def is_dead(self, number: int) -> bool:
+        """Return whether no process that is known of runs a trial."""
+        return self._watch.is_dead(self.handle.trial(number))
+
+    def take_over(self, number: int) -> bool:
+        """Become the worker of an orphan; return whether it was one still.
+
+        Two workers must not do this at the same time.
+        """
+        trial = self.handle.trial(number)
+        if trial.state != TrialState.RUNNING or not self._watch.is_orphan(trial):
+            return False
+        try:
+            self.handle.mark(number, {WORKER: self._identity})
+        except ALREADY_FINISHED:
+            return False
+        return True
+
     def give_up(self, number: int, reason: str, *, interrupted: bool = False) -> bool:
         """Close a trial that came to no result, and queue its parameters to be tried again.
 

@@ -108,10 +108,15 @@ def _seconds(trial: FrozenTrial) -> float | str:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[bool]:
-    """Yield whether no other process is in this context for the folder; a killed one leaves it."""
+def only_one(folder: Path, name: str = ".finishing") -> Iterator[bool]:
+    """Yield whether no other process is in this context for the folder; a killed one leaves it.
+
+    Args:
+        folder: Made where it is missing.
+        name: Of a file in it: there is a context for each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".finishing").open("wb") as file:
+    with (folder / name).open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

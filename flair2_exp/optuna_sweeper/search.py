@@ -1,4 +1,9 @@
-"""The search itself: claim trials, launch their jobs, tell the study how they ended."""
+"""The search itself: claim trials, launch their jobs, tell the study how they ended.
+
+A launcher of Hydra's gets its trials in batches. On one that starts jobs one by one (`launching`)
+the next trial is drawn as soon as one has ended, and a trial whose worker died is taken over with
+its number: its job may still run, with a ticket of that number, or have ended meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +35,7 @@ from .compat import returned
 from .components import SamplerFactory, build_pruner, import_function
 from .config import OptunaStudyConf
 from .errors import SweepError
+from .launching import Job, Pool, PoolLauncher
 from .ledger import Ledger
 from .outcome import ending, is_pruned, one_line, read_outcome
 from .points import queue_and_total
@@ -78,6 +84,7 @@ class Search:
         self._storage_name = storage.resolve(options.storage, self._folder)
         self._returns: list[Sequence[JobReturn]] = []
         self._awaited: list[str] = []
+        self._running: dict[int, tuple[optuna.Trial, Job]] = {}
 
     def run(self) -> list[Sequence[JobReturn]]:
         """Run trials until the study has its total; return what the jobs did, a list per launch.
@@ -86,6 +93,7 @@ class Search:
             SweepError: Too many trials failed, or the search cannot be run.
         """
         self._validate_config()
+        pool = self.launcher.pool() if isinstance(self.launcher, PoolLauncher) else None
         storage.require_usable(self._storage_name, self.options.storage_timeout)
         plan = self._plan()
         self._open(plan)
@@ -93,7 +101,10 @@ class Search:
         self._heart = Heart(self._handle.storage, self.options.heartbeat_grace)
         try:
             with storage.errors_in_one_line(self._storage_name), self._heart:
-                self._loop()
+                if pool is None:
+                    self._loop()
+                else:
+                    self._loop_on(pool)
         finally:
             result = self._result()
             try:
@@ -189,7 +200,8 @@ class Search:
             trials = self._handle.trials()
             if ledger.finished(trials) >= self._total:
                 return
-            self._stop_after_failures(self._ledger.new_failures(trials))
+            if error := self._too_many_failures(trials):
+                raise error
             self._close_dead()
             batch: list[optuna.Trial] = []
             try:
@@ -225,7 +237,7 @@ class Search:
 
     def _claim(self, batch: list[optuna.Trial]) -> None:
         """Take as many trials as the launcher runs at once, and draw their values."""
-        while len(batch) < self.options.n_jobs:
+        while len(batch) < (self.options.n_jobs or 1):
             number = self._ledger.claim()
             if number is None:
                 return
@@ -261,7 +273,7 @@ class Search:
 
     def _run_batch(self, batch: list[optuna.Trial]) -> None:
         overrides = self._launch_overrides(batch)
-        self._heart.trial_ids = tuple(self._handle.trial_id(trial.number) for trial in batch)
+        self._heart.trial_ids = self._ids(trial.number for trial in batch)
         try:
             returns = self.launcher.launch(overrides, initial_job_idx=batch[0].number)
         except (Exception, SystemExit) as error:  # a launcher may raise anything
@@ -318,6 +330,118 @@ class Search:
             (self._ledger.fail if comes_again else self._ledger.give_up)(trial.number, reason)
         log.error("Trial %s: %s", ", ".join(str(trial.number) for trial in batch), reason)
 
+    # --- running, one by one --------------------------------------------------------------------
+
+    def _loop_on(self, pool: Pool) -> None:
+        """Run trials as a pool has room for them."""
+        try:
+            with pool.until_ended():
+                self._keep_busy(pool)
+        except BaseException as error:
+            if not len(pool):  # else the jobs go on, and the next command takes their trials over
+                for number in self._running:
+                    self._ledger.give_up(number, one_line(error), interrupted=True)
+            raise
+
+    def _keep_busy(self, pool: Pool) -> None:
+        awaited = False
+        while True:
+            trials = self._handle.trials()
+            complete = ledger.finished(trials) >= self._total
+            error = None if complete else self._too_many_failures(trials)
+            if not complete and error is None:
+                self._take_over(pool)
+                self._start_new(pool)
+            if self._running:
+                if error is not None and not awaited:
+                    log.error("%s\nWaiting for the trials that run.", error)
+                    awaited = True
+                for command, end in pool.poll():
+                    self._note_ending(command.number, end)
+                time.sleep(pool.interval)
+                continue
+            if error is not None:
+                raise error
+            trials = self._handle.trials()
+            if complete or self._ledger.is_exhausted(trials):
+                return
+            self._announce_wait(trials)
+            time.sleep(self.options.poll)
+
+    def _take_over(self, pool: Pool) -> None:
+        """Take over the trials whose workers died, with their jobs where these go on."""
+        for number in self._ledger.orphans():
+            with results.only_one(self._results, ".taking_over") as alone:
+                job = self._composed(trial := self._draw(number)) if alone else None
+                # A job that lives and is not this pool's is another launcher's, and ends soon.
+                if job is None or not (pool.lives(job.command) or self._ledger.is_dead(number)):
+                    continue
+                if not self._ledger.take_over(number):
+                    continue
+            lives = self._add(pool, trial, job, lost=True)
+            log.info("Trial %d: taken over%s", number, ", its job goes on" if lives else "")
+
+    def _start_new(self, pool: Pool) -> None:
+        """Draw trials while there is room, and start their jobs."""
+        running = [job for _, job in self._running.values()]
+        limit = self._limit(pool, running[0]) if running else 1  # until there is one to ask by
+        while len(self._running) < limit:
+            number = self._ledger.claim()
+            if number is None:
+                return
+            job = self._composed(trial := self._draw(number))
+            if job is None:
+                return  # let the loop count its failure
+            try:
+                limit = self._limit(pool, job)
+            except BaseException as error:
+                self._ledger.give_up(number, one_line(error), interrupted=True)
+                raise
+            self._add(pool, trial, job)
+
+    def _composed(self, trial: optuna.Trial) -> Job | None:
+        """Return a trial's job; None where its config is refused, which is its failure."""
+        assert isinstance(self.launcher, PoolLauncher)
+        (overrides,) = self._launch_overrides([trial])
+        try:
+            title = f"{self._handle.name}/{trial.number}"
+            return self.launcher.command(overrides, trial.number, title)
+        except Exception as error:
+            self._ledger.fail(trial.number, one_line(error))
+            log.error("Trial %d: %s", trial.number, one_line(error))
+            return None
+
+    def _limit(self, pool: Pool, job: Job) -> int:
+        """Return how many trials run at a time."""
+        limits = [self.options.n_jobs, pool.capacity(job.command)]
+        known = [limit for limit in limits if limit is not None]
+        if not known:
+            raise SweepError(
+                "how many trials may run at a time? A search draws the next one from what those "
+                f"before came to: give {self._spelled('n_jobs')}=4, or the launcher a limit."
+            )
+        return max(1, min(known))
+
+    def _add(self, pool: Pool, trial: optuna.Trial, job: Job, *, lost: bool = False) -> bool:
+        """Hand a job to the pool; return whether it was running already."""
+        self._running[trial.number] = (trial, job)
+        self._heart.trial_ids = self._ids(self._running)
+        return pool.add(job.command, lost=lost)
+
+    def _note_ending(self, number: int, end: object) -> None:
+        trial, job = self._running.pop(number)
+        self._heart.trial_ids = self._ids(self._running)
+        result = job.result(end)
+        if stop := ending(returned(result)):  # its job alone was stopped, more than once
+            self._ledger.give_up(number, one_line(stop))
+            log.warning("Trial %d: its job was stopped; it is tried again", number)
+            return
+        self._returns.append([result])
+        self._tell(trial, result)
+
+    def _ids(self, numbers: Iterable[int]) -> tuple[int, ...]:
+        return tuple(self._handle.trial_id(number) for number in numbers)
+
     # --- what jobs came to ----------------------------------------------------------------------
 
     def _tell(self, trial: optuna.Trial, job_return: JobReturn) -> None:
@@ -344,16 +468,17 @@ class Search:
             text = "pruned" if outcome is None else _shown(outcome)
             log.info("Trial %d: %s", trial.number, text)
 
-    def _stop_after_failures(self, failures: Sequence[FrozenTrial]) -> None:
-        limit = self.options.max_failures
+    def _too_many_failures(self, trials: Sequence[FrozenTrial]) -> SweepError | None:
+        """Return with what the search ends for what failed since its start; None: it goes on."""
+        failures, limit = self._ledger.new_failures(trials), self.options.max_failures
         misnamed = [f for f in failures if UNKNOWN_OBJECTIVE in f.user_attrs]
-        if misnamed and not any(t.values for t in self._handle.trials()):
-            raise SweepError(str(misnamed[0].user_attrs[ledger.FAILURE]))
+        if misnamed and not any(t.values for t in trials):
+            return SweepError(str(misnamed[0].user_attrs[ledger.FAILURE]))
         if limit is None or len(failures) < limit:
-            return
+            return None
         lines = [f"  trial {t.number}: {t.user_attrs.get(ledger.FAILURE, '')}" for t in failures]
-        done = ledger.finished(self._handle.trials())
-        raise SweepError(
+        done = ledger.finished(trials)
+        return SweepError(
             f"{len(failures)} trials failed (max_failures={limit}); the search stops at {done} of "
             f"{self._total} finished. The same command resumes it.\n" + "\n".join(lines)
         )

@@ -40,13 +40,18 @@ class Watch:
 
         A launcher's process may outlive its killed worker and still write into the trial's folder.
         """
-        job, worker = (Process.of_plain(trial.user_attrs.get(key)) for key in (JOB, WORKER))
+        job = Process.of_plain(trial.user_attrs.get(JOB))
         if job is not None and job.lives():
             return False
+        return self.is_orphan(trial)
+
+    def is_orphan(self, trial: FrozenTrial) -> bool:
+        """Return whether the worker of `trial` is gone, whatever its job does."""
+        worker = Process.of_plain(trial.user_attrs.get(WORKER))
         alive = None if worker is None else worker.lives()
         if alive is not None:
             return not alive
-        beat, now = trial.user_attrs.get(BEAT), self._clock()
+        beat, now = (worker, trial.user_attrs.get(BEAT)), self._clock()
         last, since = self._seen.get(trial.number, (object(), now))
         if beat != last:
             self._seen[trial.number] = (beat, now)

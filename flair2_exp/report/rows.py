@@ -278,6 +278,12 @@ def incidental(runs: Sequence[ScoredRun]) -> Iterator[str]:
             differing[name] = [*words, *([f"{len(counts) - 4} more"] if len(counts) > 4 else [])]
     if differing:
         yield f"Runs differ in {_listed(differing, 8)}: that need not matter, but may."
+    changed = sum(bool(run.tag(Tag.CODE_CHANGED)) for run in runs)
+    if changed:
+        yield (
+            f"The code changed after {changed} of {len(runs)} runs were submitted and before they "
+            "began: they ran as the code was then."
+        )
 
 
 def _packages(run: ScoredRun) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flair2_exp.data.source import DataSource
     from flair2_exp.models.registry import NetworkSpec
     from flair2_exp.nomenclature import Nomenclature
+    from flair2_exp.ranks import Rank
     from flair2_exp.signals import Interruption
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
@@ -419,10 +420,22 @@ def build_trainer(
     run: Run,
     callbacks: Sequence[Callback],
     interruption: Interruption,
+    rank: Rank | None = None,
 ) -> Trainer:
-    """Return Lightning's trainer with this experiment's callbacks and loggers."""
+    """Return Lightning's trainer with this experiment's callbacks and loggers.
+
+    Args:
+        config: The experiment's.
+        folder: The run's.
+        run: Where it is tracked.
+        callbacks: Of this run, before those that every run has.
+        interruption: A signal that asks this process to end.
+        rank: Which process this is; None: the only one.
+    """
     from lightning import Trainer
 
+    from flair2_exp.compat import leave_the_cluster_alone
+    from flair2_exp.ranks import Rank
     from flair2_exp.tracking.logger import RunLogger, build_loggers
     from flair2_exp.training.callbacks import (
         CheckpointPaths,
@@ -438,9 +451,9 @@ def build_trainer(
     shown = chosen.progress.bars
     bars = shown == "always" or (shown == "auto" and sys.stdout.isatty())
     paths = CheckpointPaths(best=folder.best, last=folder.last, previous=folder.previous)
-    devices = devices_of(trainer)
-    return Trainer(
-        **{**devices, "plugins": [*devices.get("plugins", []), WholeCheckpoints()]},
+    devices = devices_of(trainer, rank or Rank())
+    built = Trainer(
+        **{**devices, "plugins": [*devices["plugins"], WholeCheckpoints()]},
         precision=trainer.precision,
         max_epochs=trainer.max_epochs,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
@@ -467,3 +480,5 @@ def build_trainer(
             *standard_callbacks(chosen, paths, interruption, bars=bars),
         ],
     )
+    leave_the_cluster_alone(built)
+    return built

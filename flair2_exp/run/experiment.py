@@ -30,7 +30,9 @@ from flair2_exp.errors import (
 )
 from flair2_exp.files import write_text
 from flair2_exp.locking import locked
+from flair2_exp.ranks import Rank, rank_of
 from flair2_exp.run.folder import Footprint, RunFolder
+from flair2_exp.run.peers import Peers
 from flair2_exp.run.record import DECIDING, FINISHED, RUNNING, TRAINED, RunRecord
 from flair2_exp.shortage import reserved, shortage
 from flair2_exp.signals import (
@@ -43,6 +45,8 @@ from flair2_exp.tracking.scrub import scrub, scrub_tree
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
+    import socket
+
     from lightning import Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
@@ -95,6 +99,9 @@ def run(
     overrides: Sequence[str] = (),
     membership: Membership | None = None,
     before: Footprint | None = None,
+    *,
+    rank: Rank | None = None,
+    line: socket.socket | None = None,
 ) -> float | list[float] | None:
     """Train and test one experiment and keep everything about it.
 
@@ -107,6 +114,8 @@ def run(
         overrides: Hydra's, as typed by the user; kept with the run.
         membership: The sweep or search that the run belongs to.
         before: What was in the folder before Hydra wrote there; None: what is there now.
+        rank: Which process of the training this is; None: by what the environment says.
+        line: To the process that has started this one.
 
     Returns:
         The objective: a number, or a list for several.
@@ -114,17 +123,40 @@ def run(
     Raises:
         FlairError: A mistake of the user's, before training or in the data while it runs.
     """
-    from flair2_exp.training.device import forget_unreadable_ranks, is_first_process
+    from flair2_exp.training.device import forget_unreadable_ranks
 
     belongs, before = membership or Membership(), before or Footprint.of(folder)
-    forget_unreadable_ranks()
     with _removed_if_refused(before, keep=False):
-        first = is_first_process(config.trainer)
+        rank = rank or rank_of(config.trainer.devices, config.trainer.num_nodes)
+    forget_unreadable_ranks()
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
-    alone = lock if first else nullcontext(False)
-    with signals_as_exceptions() as interruption, _raised_as(interruption), alone as exclusive:
-        life = _Life(config, RunFolder(folder), belongs, interruption, first, exclusive, before)
+    alone = lock if rank.first else nullcontext(False)
+    others = Peers(rank, folder, line)
+    with (
+        signals_as_exceptions() as interruption,
+        others as peers,
+        _raised_as(interruption),
+        alone as exclusive,
+    ):
+        life = _Life(config, RunFolder(folder), belongs, interruption, peers, exclusive, before)
         return life.run(overrides)
+
+
+@contextmanager
+def _by_peers(peers: Peers) -> Iterator[None]:
+    """Raise another process's failure in place of what came of it here."""
+    from flair2_exp.training.device import leave_group
+
+    try:
+        yield
+        leave_group()
+    except BaseException as error:
+        wanted = peers.cause(error)
+        peers.settle()
+        leave_group()
+        if wanted is error:
+            raise
+        raise wanted from error
 
 
 @dataclass
@@ -136,7 +168,7 @@ class _Life:
         folder: The run's.
         membership: The sweep or search that it belongs to.
         interruption: A signal that asks this process to end.
-        first: Whether this is the process of a distributed run that writes.
+        peers: The other processes of a training on several devices.
         exclusive: Whether no other process can be at work in the folder.
         before: What was in the folder before anything was written for this run.
     """
@@ -145,9 +177,14 @@ class _Life:
     folder: RunFolder
     membership: Membership
     interruption: Interruption
-    first: bool
+    peers: Peers
     exclusive: bool
     before: Footprint
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process of the training that writes."""
+        return self.peers.rank.first
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
         """Do what is left to do of the run; return its objective."""
@@ -162,6 +199,7 @@ class _Life:
         worded = partial(_shortage_in_words, folder, self._command(overrides))
         with _removed_if_refused(self.before, keep=keep), worded():
             prepared = prepare(config, folder, earlier, first=self.first)
+            self._count_devices()
             if self.membership.require_data is not None:
                 self.membership.require_data(prepared.data.fingerprint)
             if earlier is not None:
@@ -178,9 +216,12 @@ class _Life:
                 _require_best(folder)
             tracked = self._open(prepared, overrides, record)
         self._tell_pruned(record)
+        self.peers.on_stuck = partial(self._end, record)
         try:
             room = reserved(folder.reserve) if self.first else nullcontext()
-            with tracked, room, worded(), _raised_as(self.interruption):
+            peers = _by_peers(self.peers)
+            with tracked, room, worded(), peers, _raised_as(self.interruption):
+                self.peers.start(config, overrides)
                 log_config(config, record, tracked)
                 weights = prepared.task.loss_options.class_weights
                 described = describe_data(config, prepared.data, weights)
@@ -201,11 +242,23 @@ class _Life:
             # Another process resumes in this folder, or only the delivery was interrupted.
             if getattr(error, "disowned", False) or record.status == FINISHED:
                 raise
-            record.finish(status_of(error), scrub(f"{type(error).__name__}: {error}"))
-            with suppress(OSError):  # the disk may be what the run failed of
-                self._write(record)
+            self._end(record, error)
             raise
         return value
+
+    def _end(self, record: RunRecord, error: BaseException) -> None:
+        """Note what ended the run."""
+        record.finish(status_of(error), scrub(f"{type(error).__name__}: {error}"))
+        with suppress(OSError):  # the disk may be what the run failed of
+            self._write(record)
+
+    def _count_devices(self) -> None:
+        """Settle how many processes `trainer.devices=-1` are, now that torch is there to ask."""
+        from flair2_exp.training.device import gpus
+
+        options = self.config.trainer
+        if options.devices == -1:
+            self.peers.rank = self.peers.rank.counted(-1, options.num_nodes, gpus())
 
     def _open(self, prepared: Prepared, overrides: Sequence[str], record: RunRecord) -> Run:
         """Start or resume the MLflow run, or make what stands in for it; note it in the folder.
@@ -280,7 +333,10 @@ class _Life:
 
         config, data, task = self.config, prepared.data, prepared.task
         watchers = _Watchers.of(config, data, self.membership.reporter, first=self.first)
-        trainer = build_trainer(config, self.folder, run, watchers.all(), self.interruption)
+        trainer = build_trainer(
+            config, self.folder, run, watchers.all(), self.interruption, self.peers.rank
+        )
+        self.peers.meet()
         checkpoint = Path(config.checkpoint) if config.checkpoint else None
 
         def evaluate(loop: Callable[..., object]) -> None:
@@ -432,7 +488,7 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        wanted = interruption.outcome() or interrupt_of(error)
+        wanted = interruption.outcome(interrupt_of(error))
         if wanted is error:
             raise
         raise wanted from error
@@ -553,6 +609,11 @@ _EXPECTED_WARNINGS = (
     "Checkpoint directory .* exists and is not empty.*",
     # A run from another's checkpoint keeps its own best one.
     "The dirpath has changed.*",
+    # What several devices log is the same on each; and Lightning 2.6 gathers in an older way.
+    ".*to accumulate the metric across devices.*",
+    ".*all_gather is deprecated.*",
+    # A training does not need srun (`ranks.py`).
+    "The `srun` command is available.*",
     # Lightning 2.6 asks torch 2.15 in a way that the latter deprecates; nothing a user can mend.
     ".*treespec, LeafSpec.*",
 )

@@ -18,6 +18,8 @@ from flair2_exp.files import nearest_existing, unusable
 
 SWEEP_CONFIG: Final = "multirun.yaml"
 """The config of a sweep or a search, in its folder; Hydra's name for it."""
+JOBS_FILE: Final = "jobs.json"
+"""The jobs of a sweep, in its folder."""
 SWEEP_FILE: Final = "sweep.json"
 """What a sweep notes of its MLflow run, in its folder."""
 SLURM_FOLDER: Final = "slurm"
@@ -91,12 +93,12 @@ def run_folders(start: Path) -> Iterator[RunFolder]:
         yield RunFolder(start)
         return
     name = RunFolder(start).config.name
-    for config in sorted(start.rglob(name), key=lambda path: _natural(path.parent)):
+    for config in sorted(start.rglob(name), key=lambda path: natural_key(path.parent)):
         if not config.parent.name.startswith("."):  # Hydra keeps a config of its own
             yield RunFolder(config.parent)
 
 
-def _natural(path: Path) -> list[tuple[str, int]]:
+def natural_key(path: Path) -> list[tuple[str, int]]:
     """Return a sort key that puts seed=10 behind seed=9."""
     parts = re.findall(r"(\D*)(\d*)", str(path))
     return [(text, int(number or -1)) for text, number in parts]
@@ -142,6 +144,7 @@ def _early_files(folder: Path) -> Iterator[Path]:
     run = RunFolder(folder)
     yield from (run.hydra / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml"))
     yield from (run.log, folder / locking.FILE, folder / SWEEP_CONFIG, folder / SWEEP_FILE)
+    yield folder / JOBS_FILE
 
 
 _SYSTEM: Final = tuple(map(Path, (

@@ -9,10 +9,7 @@ state lies in the jobs' folders (`run.json`), so the same command, given again, 
 from __future__ import annotations
 
 import logging
-import os
 import shlex
-import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,19 +18,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from flair2_exp.compat import is_basic_launcher, outcome
+from flair2_exp.compat import is_basic_launcher
 from flair2_exp.config.fields import build, plain
 from flair2_exp.config.sweep import SweepConfig
-from flair2_exp.engines.commands import command_of, quoted
-from flair2_exp.engines.engine import DONE as ENDED_WELL
-from flair2_exp.engines.engine import Ending
-from flair2_exp.engines.launcher import EngineLauncher
+from flair2_exp.config.training import on_one_device
+from flair2_exp.engines.engine import LIVE
+from flair2_exp.engines.gpus import visible_gpus
+from flair2_exp.engines.launcher import EngineLauncher, SlotsLauncher
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.locking import locked, wait_until_free
+from flair2_exp.locking import locked
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_plugin
 from flair2_exp.run.assembly import require_store
@@ -43,15 +40,14 @@ from flair2_exp.sweeps.failures import (
     Failure,
     Traced,
     absent_runs,
-    clear_error,
     failed_jobs,
     failure_table,
-    mark_failed,
 )
+from flair2_exp.sweeps.launching import Batches, OnEngine, look_for_live
+from flair2_exp.sweeps.overview import write_jobs
 from flair2_exp.sweeps.parent import REPORT, open_parent
 from flair2_exp.sweeps.plan import (
     DONE,
-    FAILED,
     UNCHECKED,
     Job,
     Planner,
@@ -157,6 +153,7 @@ class Sweep:
         self._max_batch_size = max_batch_size
         self._remote = distributes(config.hydra.launcher)
         self._failures: dict[int, Failure] = {}
+        self._engine: OnEngine | None = None
         self._table = ""
 
     def plan(
@@ -186,6 +183,7 @@ class Sweep:
         self.factors, on_factors = choose_factors(jobs, self.options.factors, typed=typed)
         notes = [*plan.notes, on_baseline, on_factors, self._on_seeds(jobs)]
         notes += [UNCHECKED] if self.options.dry_run else []
+        look_for_live(jobs)
         self._table = "\n".join((job_table(jobs), *filter(None, notes)))
         print(self._table, flush=True)
         return jobs
@@ -220,14 +218,68 @@ class Sweep:
         Raises:
             FlairError: A job that cannot run (before any has), or failed jobs (after all have).
         """
-        require_feasible(jobs, remote=self._remote)
+        self._engine = self._engine_of(jobs)
+        if self._engine is not None:
+            self._engine.require(jobs)
+        elif not self.options.wait:
+            raise ConfigError(
+                "sweep.wait=false: only jobs of hydra/launcher=slurm go on without the command."
+            )
+        self._refuse_live(jobs)
+        # Asking CUDA what it can do would take room on the first GPU until the sweep ends.
+        elsewhere = self._remote or (self._engine is not None and bool(visible_gpus()))
+        require_feasible(jobs, remote=elsewhere)
         require_store(jobs[0].config)
+        from flair2_exp.tracking.provenance import collect
+
         with self._begun(jobs) as parent, parent:
             parent.log_text(self._table + "\n", JOBS_FILE)
+            overrides = list(self._config.hydra.overrides.task)
+            parent.log_files(collect(overrides).files())  # the code at submission
             deliver_runs([job.folder for job in jobs if job.state == DONE], parent.store)
-            launched = self._launch(jobs)
-            self._finish(jobs, parent)
+            launched, left = self._launch([job for job in jobs if job.state != DONE])
+            if left:
+                self._leave(jobs, parent, left)
+            else:
+                self._finish(jobs, parent)
         return launched
+
+    def _engine_of(self, jobs: Sequence[Job]) -> OnEngine | None:
+        """Return the engine that runs the jobs; None where one of Hydra's launchers does.
+
+        Raises:
+            ConfigError: The launcher's processes cannot train on several devices.
+        """
+        launcher = self._launcher
+        several = [job for job in jobs if not on_one_device(job.config.trainer)]
+        if several and is_basic_launcher(launcher):
+            # Lightning starts the further processes by running the command again: it must be the
+            # job's own, not the sweep's.
+            return OnEngine(SlotsLauncher(slots=1), self._config, self.options, self._failures)
+        if several and "joblib" in str(self._config.hydra.launcher._target_):
+            raise ConfigError(
+                f"{several[0]}: trainer.devices={several[0].config.trainer.devices} does not go "
+                "with hydra/launcher=joblib, whose jobs share a process with others. Use "
+                "hydra/launcher=slots."
+            )
+        if isinstance(launcher, EngineLauncher):
+            return OnEngine(launcher, self._config, self.options, self._failures)
+        return None
+
+    def _refuse_live(self, jobs: Sequence[Job]) -> None:
+        """Refuse to start jobs that another engine has queued or running.
+
+        Raises:
+            ConfigError: There are some.
+        """
+        own = self._engine.name if self._engine is not None else ""
+        live = [job for job in jobs if job.live in LIVE and job.engine != own]
+        if live:
+            raise ConfigError(
+                f"{live[0]} is {live[0].live} on {live[0].engine}, one of {len(live)} such jobs: "
+                f"give the command with hydra/launcher={live[0].engine}, or end them with "
+                f"`python -m flair2_exp cancel {shlex.quote(str(self.folder))}`."
+            )
 
     @contextmanager
     def _begun(self, jobs: Sequence[Job]) -> Iterator[Run]:
@@ -240,6 +292,7 @@ class Sweep:
                     job.require_same()
                 clean = scrub_tree(OmegaConf.to_container(self._config))
                 OmegaConf.save(OmegaConf.create(clean), self.folder / SWEEP_CONFIG)
+                write_jobs(self.folder, [(job.row, job.seed, job.folder) for job in jobs])
                 config = jobs[0].config
                 parent = open_parent(self.options.name, self.folder, config, take_over=exclusive)
             except FlairError:
@@ -247,105 +300,35 @@ class Sweep:
                 raise
             yield parent
 
-    def _launch(self, jobs: Sequence[Job]) -> list[list[JobReturn]]:
-        """Launch all that is not done, in batches; note what fails, by job number."""
-        launched: list[list[JobReturn]] = []
-        waiting = [job for job in jobs if job.state != DONE]
-        if isinstance(self._launcher, EngineLauncher):
-            self._run_on(self._launcher, waiting)
-            return launched
-        size = self._batch_size() or len(waiting)
-        batches = deque(waiting[at : at + size] for at in range(0, len(waiting), max(1, size)))
-        while batches and not (self.options.fail_fast and self._failures):
-            batch = batches.popleft()
-            before = {job.number: job.stamp for job in batch}
-            try:
-                returns = self._launch_batch(batch)
-            except Exception as error:  # a worker killed by the system takes its batch with it
-                self._note_broken_batch(batch, before, error)
-                batches.extendleft(reversed(launched_again(batch, before)))
-                continue
-            launched.append(returns)
-            for job, result in zip(batch, returns, strict=True):
-                job.refresh()
-                if result.status == JobStatus.FAILED:
-                    began = job.stamp != before[job.number]
-                    mark_failed(job, outcome(result), self._failures, began=began)
-                else:
-                    clear_error(job)
-        return launched
+    def _launch(self, waiting: Sequence[Job]) -> tuple[list[list[JobReturn]], int]:
+        """Run jobs; return Hydra's job returns, and how many are left to an engine."""
+        if self._engine is not None:
+            return [], self._engine.run(waiting)
+        batches = Batches(
+            self._launcher,
+            self._config,
+            self._max_batch_size,
+            fail_fast=self.options.fail_fast,
+            failures=self._failures,
+        )
+        return batches.run(waiting), 0
 
-    def _run_on(self, launcher: EngineLauncher, waiting: Sequence[Job]) -> None:
-        """Run jobs on an engine; note what fails, by job number."""
-        pool = launcher.pool()
-        commands = {
-            job.number: command_of(self._config, job.config, job.overrides, job.folder, job.number)
-            for job in waiting
-        }
-        pool.engine.require(list(commands.values()))
-        by_number = {job.number: job for job in waiting}
-        with pool.until_ended():
-            for job in waiting:
-                pool.add(commands[job.number], test=job.config.test)
-            while len(pool):
-                for command, ending in pool.poll():
-                    self._note_ending(by_number[command.number], ending, len(pool))
-                if self.options.fail_fast and self._failures:
-                    pool.drop()
-                if len(pool):
-                    time.sleep(pool.engine.interval)
-
-    def _note_ending(self, job: Job, ending: Ending, left: int) -> None:
-        """Say what a job came to, and keep why it failed."""
-        job.refresh()
-        name, rest = f"{job.row} seed={job.seed}", f"{left} to go"
-        if ending.cause == ENDED_WELL:
-            clear_error(job)
-            scores = job.record.scores if job.record else {}
-            shown = f", test mIoU {scores['test/miou']:.4f}" if "test/miou" in scores else ""
-            log.info("%s: done%s; %s", name, shown, rest)
-        else:
-            self._failures[job.number] = Failure(ending.reason, job.folder.output)
-            log.warning("%s: %s (%s); %s", name, ending.reason, job.folder.output, rest)
-
-    def _note_broken_batch(
-        self, batch: Sequence[Job], before: Mapping[int, int], error: Exception
-    ) -> None:
-        """Note what failed of a batch whose launcher raised."""
-        for job in batch:
-            wait_until_free(job.folder.path)  # submitit raises while the others are at work
-            job.refresh()
-            began = job.stamp != before[job.number]
-            if len(batch) == 1:
-                mark_failed(job, error, self._failures, began=began)
-            elif job.state == FAILED and began:
-                mark_failed(job, job.record and job.record.error, self._failures, began=True)
-
-    def _batch_size(self) -> int | None:
-        """Return how many jobs the launcher gets at once; None: all."""
-        if self._max_batch_size or is_basic_launcher(self._launcher):
-            return self._max_batch_size or 1
-        if not self.options.fail_fast:
-            return None
-        # A launcher answers when its whole batch has ended: with more jobs than it runs at a time,
-        # some would begin after the first failure.
-        names = ("n_jobs", "array_parallelism")  # of the joblib and the submitit launcher
-        limits = [OmegaConf.select(self._config, f"hydra.launcher.{name}") for name in names]
-        at_once = int(limits[0] or limits[1] or 1)
-        return at_once if at_once > 0 else os.cpu_count()  # joblib: -1 is all processors
-
-    def _launch_batch(self, batch: Sequence[Job]) -> list[JobReturn]:
-        """Hand a batch to Hydra's launcher, which numbers jobs from the first one's number on."""
-        first = batch[0].number
-        if all(job.number == first + place for place, job in enumerate(batch)):
-            return list(self._launcher.launch([list(job.overrides) for job in batch], first))
-        # Launchers number the jobs that they get from the first one on, whatever a job's config
-        # says. Folders may hold the number, so of a batch with gaps each job names its own.
-        named = []
-        for job in batch:
-            own = quoted(str(job.folder.path.relative_to(job.root)))
-            named.append([*job.overrides, f"hydra.sweep.subdir={own}"])
-        return list(self._launcher.launch(named, first))
+    def _leave(self, jobs: Sequence[Job], parent: Run, left: int) -> None:
+        """Say what is in the queue and how to come back to it."""
+        look_for_live(jobs)
+        table = job_table(jobs)
+        parent.log_text(table + "\n", JOBS_FILE)
+        parent.release()  # to whoever gives the command again
+        name = shlex.quote(str(self.folder))
+        print(
+            f"{table}\n{left} jobs are queued or running. The same command submits what is "
+            "missing then, and reports when all is done.\n"
+            f"How far they are: python -m flair2_exp status {name}\n"
+            f"To end them:      python -m flair2_exp cancel {name}",
+            flush=True,
+        )
+        if self._failures:
+            raise SweepFailedError(failure_table(failed_jobs(jobs, self._failures)))
 
     def _finish(self, jobs: Sequence[Job], parent: Run) -> None:
         """Write the report and name what failed.
@@ -421,28 +404,6 @@ class Sweep:
         parent.describe(summary(report))
 
 
-def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list[Job]]:
-    """Return what to launch again of a batch whose launcher raised; each alone raises once at most.
-
-    Args:
-        batch: The jobs, refreshed. One alone is not tried again.
-        before: Their stamps before the launch.
-
-    Returns:
-        First those that had begun, each alone, for one of them has probably ended the launcher;
-        then the untouched ones together. Where none had begun, they too are launched alone: so
-        that every launch either gets on with a job or is of a single one, and the sweep ends.
-    """
-    if len(batch) == 1:
-        return []
-    begun = [job for job in batch if job.stamp != before[job.number]]
-    untouched = [job for job in batch if job not in begun]
-    alone = [[job] for job in begun if job.state not in (DONE, FAILED)]
-    if not begun:
-        return [[job] for job in untouched]
-    return [*alone, untouched] if untouched else alone
-
-
 def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:
     """Return the jobs with their state, for the terminal and the parent run.
 
@@ -459,7 +420,8 @@ def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:
     for job, seconds in zip(jobs, estimated, strict=True):
         expected = "?" if seconds is None else "–" if job.state == DONE else duration(seconds)
         hash_ = job.identity if identities else job.experiment
-        rows.append((str(job.number), job.row, str(job.seed), hash_, job.state, expected))
+        state = job.live or job.state
+        rows.append((str(job.number), job.row, str(job.seed), hash_, state, expected))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
     times = [seconds for seconds in estimated if seconds is not None]

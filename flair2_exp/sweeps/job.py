@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
 
 
 def run_job_of_sweep(config: DictConfig) -> Any:
@@ -23,9 +26,10 @@ def run_job_of_sweep(config: DictConfig) -> Any:
 
     from flair2_exp import streams
     from flair2_exp.config.compose import make_sources_importable, typed
+    from flair2_exp.engines.job import Submission, code_digest
     from flair2_exp.optuna_sweeper.trial import current_trial
     from flair2_exp.run.experiment import Membership, run
-    from flair2_exp.run.folder import Footprint
+    from flair2_exp.run.folder import Footprint, RunFolder
     from flair2_exp.sweeps.parent import parent_of
     from flair2_exp.sweeps.tuning import PARENT, require_study_data
     from flair2_exp.tracking.tags import Tag
@@ -46,5 +50,14 @@ def run_job_of_sweep(config: DictConfig) -> Any:
             tracking = dataclasses.replace(experiment.tracking, run_name=title)
             experiment = dataclasses.replace(experiment, tracking=tracking)
     folder = Path(hydra.runtime.output_dir)
+    submission = Submission.read(RunFolder(folder))
+    if submission is not None and submission.code not in ("", code_digest()):
+        log.warning(
+            "The code has changed since this job was submitted (%s, now %s): it runs as it is now.",
+            submission.code,
+            code_digest(),
+        )
+        tags[str(Tag.CODE_CHANGED)] = f"{submission.code} to {code_digest()}"
+        membership = dataclasses.replace(membership, tags=tags)
     before = Footprint(folder, base=Path(hydra.sweep.dir).absolute())  # by now Hydra has written
     return run(experiment, folder, list(hydra.overrides.task), membership, before)

@@ -27,6 +27,7 @@ from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain, require_usable
 from flair2_exp.config.identity import UNKNOWN_DATA, deciding
+from flair2_exp.engines.launcher import engine_of
 from flair2_exp.errors import ConfigError, DataError, FlairError
 from flair2_exp.machine import processes_at_most
 from flair2_exp.report.rows import one_experiment, tell_apart
@@ -57,6 +58,8 @@ class Job:
         folder: Where it runs.
         fingerprint: Of the data that it names; empty where they cannot be seen from here, or are
             not made yet.
+        live: `queued`, `running` or `cancelled`, as the engine has it that has started it; else "".
+        engine: The name of that engine; else "".
         record: The run in its folder; None where there is none.
         stamp: Changes whenever the run writes its record: two starts that fail alike differ in it.
     """
@@ -67,6 +70,8 @@ class Job:
     root: Path
     folder: RunFolder
     fingerprint: str = UNKNOWN_DATA
+    live: str = field(init=False, default="")
+    engine: str = field(init=False, default="")
     record: RunRecord | None = field(init=False, default=None)
     stamp: int = field(init=False, default=0)
 
@@ -351,6 +356,8 @@ def distributes(launcher: DictConfig) -> bool:
 
     It then starts the processes of a distributed training itself, too.
     """
+    if engine_of(launcher) == "ray" and launcher.get("address") is None:
+        return False  # a cluster of this machine alone
     words = ("submitit", "SlurmLauncher", "RayLauncher")
     return any(word in str(launcher._target_) for word in words)
 

@@ -22,6 +22,8 @@ from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
 from flair2_exp.config.groups import config_folder
 from flair2_exp.config.identity import contents, decides
+from flair2_exp.engines.gpus import visible_gpus
+from flair2_exp.engines.launcher import engine_of
 from flair2_exp.errors import ConfigError, DataError, TrackingError
 from flair2_exp.run import assembly
 from flair2_exp.run.folder import RunFolder, require_own_sweep, require_place, run_folders
@@ -61,8 +63,7 @@ def on_start(config: DictConfig) -> dict[str, str]:
 
     Raises:
         FlairError: A value out of bounds or in conflict with another; data or weights that are not
-            there; several seeds; or trials on several devices whose processes would join the study
-            as workers of their own.
+            there; several seeds; or trials on several devices that are not commands of their own.
     """
     options = typed(config)
     _require_folder(config, options)
@@ -72,9 +73,12 @@ def on_start(config: DictConfig) -> dict[str, str]:
     if distributes(config.hydra.launcher):  # the files may not be visible from here
         named = {name: flatten(plain(options))[name] for name in _FILES}
         return {"place": _joined(place_of(options) | named)}
-    _refuse_devices(options)
+    engine = engine_of(config.hydra.launcher)
+    if not engine:
+        _refuse_devices(options)
     assembly.require_files(options)
-    assembly.require_feasible(options)
+    if not (engine and visible_gpus()):  # asking CUDA would take room on the trials' GPU
+        assembly.require_feasible(options)
     dataset = options.dataset
     if dataset.sample is not None and dataset.root is not None:
         # Made now rather than by the first trial, so that the study knows its data from the start.
@@ -172,8 +176,7 @@ def _refuse_devices(config: Config) -> None:
     raise ConfigError(
         f"trainer.devices={trainer.devices}: in a search Lightning's further processes would run "
         "the command again, and join the study as workers of their own.\n"
-        "Give trainer.devices=1 and start the command once per device (CUDA_VISIBLE_DEVICES=0, 1, "
-        "...): they share the study. Or hydra/launcher=submitit_slurm."
+        "Add hydra/launcher=slots, which makes a command of each trial; or give trainer.devices=1."
     )
 
 

@@ -54,6 +54,8 @@ class Tag(StrEnum):
 
     # Where it comes from.
     VERSION = "flair2.version"
+    CODE_CHANGED = "flair2.code_changed"
+    """Digests of this package's files when the job was submitted and when it ran."""
     DIRTY = "flair2.dirty"
     """Whether the checkout differs from its commit."""
     PACKAGES = "flair2.packages"

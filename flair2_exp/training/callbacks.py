@@ -28,7 +28,7 @@ from torch import Tensor
 from flair2_exp.config.training import BestConfig, CallbacksConfig
 from flair2_exp.errors import ConfigError, DivergedError
 from flair2_exp.registry import construct
-from flair2_exp.signals import Interruption
+from flair2_exp.signals import Interruption, exception_of, number_of
 from flair2_exp.training.averaging import AveragedWeights
 
 log = logging.getLogger(__name__)
@@ -105,13 +105,56 @@ def best_checkpoint(options: BestConfig, file: Path) -> ModelCheckpoint:
     )
 
 
+class Agreement:
+    """What all processes of a training do after the same batch: write a checkpoint, or end.
+
+    On several devices they ask each other, on the processors: the devices, which may be some
+    batches behind, are not waited for. Lightning asks the first one alone, on the devices.
+
+    Args:
+        interruption: Whether this process has been asked to end.
+
+    Attributes:
+        end: What ends all of them; None until then.
+    """
+
+    def __init__(self, interruption: Interruption) -> None:
+        self.end: BaseException | None = None
+        self._interruption = interruption
+        self._processes: torch.distributed.ProcessGroup | None = None
+
+    def begin(self, world: int) -> None:
+        """Make what the processes ask each other by; all must call this."""
+        self.end = None
+        self._processes = torch.distributed.new_group(backend="gloo") if world > 1 else None
+
+    def reached(self, *, due: bool) -> bool:
+        """Return whether it is due in any process, or any is to end; all must call this.
+
+        Args:
+            due: Whether it is time in this process.
+        """
+        own = self._interruption.exception
+        if self._processes is None:
+            self.end = own
+            return due or own is not None
+        flags = torch.tensor([due, own is not None], dtype=torch.int32)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._processes)
+        if flags[1] and self.end is None:
+            numbers: list[Any] = [None] * torch.distributed.get_world_size()
+            mine = None if own is None else number_of(own)
+            torch.distributed.all_gather_object(numbers, mine, group=self._processes)
+            self.end = own or exception_of(next(each for each in numbers if each is not None))
+        return bool(flags.any())
+
+
 class ResumePoint(Checkpoint):
     """Keeps the checkpoint from which the run resumes, and the one before.
 
     They are written at each epoch's end, within an epoch every `minutes`, and after the batch in
     which a signal asks the run to end. A signal during validation waits for its end: what the epoch
-    learned would be lost. Several devices write at epochs' ends alone, since they would have to
-    agree on the batch at each of them; there a signal ends the run at once.
+    learned would be lost. Several devices write and end together, whichever of them gets the signal
+    (`Agreement`).
 
     Each file appears whole under its name (`WholeCheckpoints`); should a disk tear the last one,
     there is the one before. Lightning calls checkpoint callbacks after all others and in
@@ -129,14 +172,15 @@ class ResumePoint(Checkpoint):
         self.last, self.previous = paths.last, paths.previous
         self._seconds = 60 * minutes or math.inf
         self._interruption = interruption
+        self._agreement = Agreement(interruption)
         self._postponing = ExitStack()
         self._written = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let signals wait for a checkpoint from here on."""
         self._written = time.monotonic()
-        if trainer.world_size == 1:
-            self._postponing.enter_context(self._interruption.postponed())
+        self._agreement.begin(trainer.world_size)
+        self._postponing.enter_context(self._interruption.postponed())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let signals wait no longer."""
@@ -145,8 +189,9 @@ class ResumePoint(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Let signals wait no longer."""
-        self._postponing.close()
+        """Let signals wait no longer, unless all end for one: this process's own may come yet."""
+        if self._agreement.end is None:
+            self._postponing.close()
 
     def on_train_batch_end(
         self,
@@ -157,14 +202,12 @@ class ResumePoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Write where it is time to, or to end."""
-        due = time.monotonic() - self._written > self._seconds
-        if trainer.world_size > 1 or not (due or self._interruption.exception):
-            return
         # After the last batch the epoch's own is near; between two optimizer steps gradients of
         # batches already counted wait to be summed, and are in no checkpoint.
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        self._write(trainer)
+        if self._agreement.reached(due=time.monotonic() - self._written > self._seconds):
+            self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write."""
@@ -179,9 +222,12 @@ class ResumePoint(Checkpoint):
                 self.last.replace(self.previous)
             fresh.replace(self.last)
         self._written = time.monotonic()
-        if self._interruption.exception is not None:
-            log.info("interrupted: epoch %d is kept in %s", trainer.current_epoch + 1, self.last)
-            raise self._interruption.exception
+        self._agreement.reached(due=False)
+        if self._agreement.end is not None:
+            if trainer.is_global_zero:
+                epoch = trainer.current_epoch + 1
+                log.info("interrupted: epoch %d is kept in %s", epoch, self.last)
+            raise self._agreement.end
 
 
 class StepSeeds(Callback):

@@ -1,8 +1,7 @@
-"""Whether this machine has the device that a run asks for, and which of its processes this is."""
+"""Whether this machine has the devices that a run asks for, and how Lightning is to use them."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from flair2_exp.config.training import TrainerConfig
 from flair2_exp.errors import DeviceError
 from flair2_exp.machine import cores, processes_at_most
+from flair2_exp.ranks import Rank
 
 
 def require_device(trainer: TrainerConfig, workers: int = 0) -> None:
@@ -21,14 +21,11 @@ def require_device(trainer: TrainerConfig, workers: int = 0) -> None:
 
     Raises:
         DeviceError: No such device, too few of them, a precision that they do not compute in, more
-            processes than the processor can run, or other machines that nothing has started.
+            processes than the processor can run.
     """
     import torch
 
     _require_processes({"trainer.threads": trainer.threads or 0, "data.workers": workers})
-    if trainer.num_nodes > 1:
-        _require_cluster(trainer.num_nodes)
-
     accelerator, devices, precision = trainer.accelerator, trainer.devices, trainer.precision
     gpus = torch.cuda.device_count()
     apple = torch.backends.mps.is_available()
@@ -80,52 +77,11 @@ def _require_processes(numbers: Mapping[str, int]) -> None:
             )
 
 
-def _require_cluster(nodes: int) -> None:
-    """Refuse to wait for processes of other machines that nobody has started."""
-    from lightning.fabric.plugins.environments.lsf import LSFEnvironment
-    from lightning.fabric.plugins.environments.mpi import MPIEnvironment
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+def gpus() -> int:
+    """Return how many processes `trainer.devices=-1` means: all GPUs of this machine."""
+    import torch
 
-    kinds = (LSFEnvironment, MPIEnvironment, SLURMEnvironment, TorchElasticEnvironment)
-    by_hand = {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys()
-    if not by_hand and not any(kind.detect() for kind in kinds):
-        raise DeviceError(
-            f"trainer.num_nodes={nodes}: nothing has started this command on the other machines, "
-            "and it would wait for them for ever.\n"
-            f"Start it with srun or `torchrun --nnodes={nodes}`, or use trainer.num_nodes=1."
-        )
-
-
-def is_first_process(options: TrainerConfig) -> bool:
-    """Return whether this process writes a run's results: the one to which Lightning gives rank 0.
-
-    A run on one device is its own first process, whatever ranks another program left in the
-    environment; Lightning is not even loaded.
-
-    Raises:
-        DeviceError: The devices are not there, or what is left in the environment would let the
-            processes wait for each other.
-    """
-    if on_one_device(options):
-        return True
-    require_device(options)
-    from lightning import Trainer
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    try:
-        trainer = Trainer(
-            **devices_of(options),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except Exception as error:  # Lightning's own check of the environment, of many types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DeviceError(f"trainer.devices={options.devices}: Lightning says: {reason}") from error
-    _require_sound_ranks(trainer, options)
-    return trainer.is_global_zero
+    return max(1, torch.cuda.device_count())
 
 
 def forget_unreadable_ranks() -> None:
@@ -135,50 +91,27 @@ def forget_unreadable_ranks() -> None:
             del os.environ[name]
 
 
-def on_one_device(options: TrainerConfig) -> bool:
-    """Return whether one process is the whole training."""
-    return options.devices == 1 and options.num_nodes == 1
-
-
-def devices_of(options: TrainerConfig) -> dict[str, Any]:
+def devices_of(options: TrainerConfig, rank: Rank) -> dict[str, Any]:
     """Return the arguments of Lightning's trainer that say which processes train, and where.
 
-    On one device Lightning neither looks for a launcher's ranks nor takes on a cluster's signals,
-    both of which may be another program's.
+    Lightning is told which process this is. It neither looks for a launcher's ranks, which may be
+    another program's, nor starts processes, nor takes on a cluster's signals and requeueing.
     """
-    arguments: dict[str, Any] = {
+    from flair2_exp.training.environment import RankEnvironment
+
+    return {
         "accelerator": options.accelerator,
-        "devices": options.devices,
+        "devices": rank.per_node,
         "num_nodes": options.num_nodes,
-        "strategy": options.strategy,
+        "strategy": "auto" if rank.alone else options.strategy,
+        "sync_batchnorm": options.sync_batchnorm and not rank.alone,
+        "plugins": [RankEnvironment(rank)],
     }
-    if on_one_device(options):
-        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-
-        alone = LightningEnvironment()
-        alone.set_global_rank(0)  # it was read from the environment when Lightning was imported
-        arguments |= {"strategy": "auto", "plugins": [alone]}
-    return arguments
 
 
-def _require_sound_ranks(trainer: Any, options: TrainerConfig) -> None:
-    """Refuse ranks of which no training can come.
+def leave_group() -> None:
+    """Leave the other processes of a training; the next training of this process has others."""
+    import torch
 
-    Raises:
-        DeviceError: This process would be none of the training's, or would wait for others that
-            nobody has started.
-    """
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-
-    names = ("NODE_RANK", "GROUP_RANK", "LOCAL_RANK")
-    left = [name for name in names if name in os.environ]
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    waits = isinstance(environment, LightningEnvironment) and (
-        "LOCAL_RANK" in left and "MASTER_PORT" not in os.environ
-    )
-    if waits or trainer.global_rank >= trainer.world_size:
-        raise DeviceError(
-            f"{' '.join(f'{name}={os.environ[name]}' for name in left)} in the environment: no "
-            f"process of trainer.devices={options.devices} trainer.num_nodes={options.num_nodes} "
-            f"that a launcher has started.\nIf another program left that, unset {' '.join(left)}."
-        )
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -355,15 +355,27 @@ class SegmentationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add this epoch's sums, what the schedule was made for, and the plateau's state."""
-        checkpoint["epoch_sums"] = self._epoch.state()
+        checkpoint["epoch_sums"] = self._sums_of_all()
         checkpoint["plan"] = self._plan()
         if self._plateau is not None:
             state = self._plateau.state_dict()
             checkpoint["plateau"] = {key: state[key] for key in _PLATEAU_STATE}
 
+    def _sums_of_all(self) -> list[dict[str, float]]:
+        """Return this epoch's sums of each process of the training, in their order."""
+        own = self._epoch.state()
+        if self._trainer is None or self.trainer.world_size == 1:
+            return [own]
+        sums: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(sums, own)
+        return sums
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this epoch's sums, and keep the plateau schedule's state for its making."""
-        self._epoch = EpochSums(checkpoint.get("epoch_sums", {}))
+        sums = checkpoint.get("epoch_sums", [])
+        rank = self.trainer.global_rank if self._trainer is not None else 0
+        # Of another number of devices only at an epoch's end: see `require_same_devices`.
+        self._epoch = EpochSums(sums[rank] if rank < len(sums) else {})
         self._plateau_state = checkpoint.get("plateau", {})
 
 

@@ -1,0 +1,48 @@
+"""A further process of a training on several devices, as `run/peers.py` starts it.
+
+It reads what the first process has composed and checked from its standard input; a command given
+again would compose anew, and a sweep's would run the sweep again.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+
+
+def main() -> None:
+    """Be one process of a training; the exit status is the command's."""
+    from flair2_exp import streams
+    from flair2_exp.cli.main import explained
+
+    streams.use_utf8()
+    with explained():
+        _run(socket.socket(fileno=int(sys.argv[1])))
+
+
+def _run(line: socket.socket) -> None:
+    import pickle
+
+    from flair2_exp.config.compose import register
+    from flair2_exp.projects import make_importable
+    from flair2_exp.run.experiment import run
+    from flair2_exp.run.peers import PeerError
+
+    register()
+    job = pickle.load(sys.stdin.buffer)
+    for project in job.projects:
+        make_importable(project / "conf")
+    logging.basicConfig(level=logging.WARNING, format=f"process {job.rank.number}: %(message)s")
+    try:
+        run(job.config, job.folder, job.overrides, rank=job.rank, line=line)
+    except KeyboardInterrupt:
+        sys.exit(130)  # the first process says so
+    except PeerError as error:
+        if error.told:
+            sys.exit(error.status)
+        raise
+
+
+if __name__ == "__main__":
+    main()
