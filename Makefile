@@ -31,13 +31,13 @@ demo: $(STAMP)  ## train and test a small U-T&T on the synthetic sample (no GPU,
 
 # By file: what a module has computed once serves all its tests.
 test: $(STAMP)  ## every check but the thorough ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not thorough'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not thorough and not engines'
 
 test-thorough: $(STAMP)  ## simulations, kills of whole sweeps, every option against what it changes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 test-fast: $(STAMP)  ## the checks without the slow ones
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not thorough'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not thorough and not engines'
 
 # Hydra's release candidate and the omegaconf it needs in place of the tested ones, all else the same;
 # uv links what is in its cache, so the second environment takes seconds and little room.
@@ -51,7 +51,7 @@ $(NEXT_STAMP): pyproject.toml constraints.txt Makefile
 	touch $@
 
 test-hydra-next: $(NEXT_STAMP)  ## config, sweeps and tuning with Hydra 1.4's release candidate
-	$(NEXT)/bin/python -m pytest -n 2 -m 'not slow and not thorough' \
+	$(NEXT)/bin/python -m pytest -n 2 -m 'not slow and not thorough and not engines' \
 		tests/config tests/cli tests/sweeps tests/optuna_sweeper tests/test_compat.py \
 		tests/test_registry.py tests/test_projects.py
 	$(NEXT)/bin/python -m pytest -n 2 tests/extension
