@@ -1,4 +1,4 @@
-"""SLURM's clients as small shell scripts: they say what a test has written, and keep their words."""
+"""SLURM's clients as small shell scripts: they say what a test wrote, and keep their words."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.locking import locked
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.slurm import JOB, SilentError
+from tests.commands import answer
 from tests.engines.clients import Clients, submission_of
 
 
@@ -205,6 +206,31 @@ def test_jobs_that_could_never_start_are_refused(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="this machine has no sbatch"):
         engine().require([command(tmp_path, 0)])
+
+
+@pytest.mark.slow
+def test_a_command_with_a_site_submits_and_leaves_and_the_next_takes_the_jobs_over(
+    tmp_path: Path, clients: Clients
+) -> None:
+    words = [
+        "--multirun", "model=unet", "data=aerial_only", "preset=debug", "seed=1,2", "tracking=off",
+        "hydra/launcher=slurm", "hydra/launcher/site=jean_zay", "hydra.launcher.account=a@v100",
+        "hydra.launcher.gpus_per_job=1", "sweep.name=sw", "sweep.wait=false",
+        f"paths.root={tmp_path}",
+    ]  # fmt: skip
+    clients.write("queue", queue("RUNNING", "PENDING"))
+    for _ in range(2):
+        done = answer(*words)
+        assert done.status == 0, done.err
+    (said,) = clients.said("sbatch")
+    assert option(said, "--account") == "a@v100"
+    assert option(said, "--cpus-per-task") == "10"
+    assert option(said, "--array") == "0-1"
+    assert {"--gres=gpu:1", "--constraint=v100-32g", "--hint=nomultithread"} <= set(said)
+    commands_file = (tmp_path / "multirun/sw/slurm/1/commands.sh").read_text()
+    assert "hydra.launcher" not in commands_file
+    assert "hydra/launcher" not in commands_file
+    assert "module purge" in Path(said[-1]).read_text()
 
 
 # --- never more at once -------------------------------------------------------------------------

@@ -253,7 +253,7 @@ def test_a_preempted_run_stays_running_as_nobodys_until_it_resumes(
     start: Start, store: Store
 ) -> None:
     run = start()
-    with pytest.raises(Preempted), run:
+    with pytest.raises(Preempted), run:  # noqa: PT012
         run.log_metrics({"train/loss": 1.0})
         raise Preempted(signal.SIGUSR1)
     left = read(run)
