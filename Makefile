@@ -34,7 +34,7 @@ test: $(STAMP)  ## every check but the thorough ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not thorough and not engines'
 
 test-thorough: $(STAMP)  ## simulations, kills of whole sweeps, every option against what it changes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'thorough and not engines'
 
 test-fast: $(STAMP)  ## the checks without the slow ones
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not thorough and not engines'

@@ -45,7 +45,7 @@ def drain(pool: Pool) -> dict[int, Ending]:
 def run(engine: Slots, *jobs: Script, retries: int = 2) -> dict[int, Ending]:
     pool = Pool(engine, retries)
     for job in jobs:
-        pool.add(job, test=True)
+        pool.add(job)
     return drain(pool)
 
 
@@ -122,7 +122,7 @@ finish()
     jobs = [script(tmp_path, number, code, gpus=1) for number in range(6)]
     pool = Pool(slots(GPUS), 0)
     for job in jobs:
-        pool.add(job, test=True)
+        pool.add(job)
     pool.start()
     until(lambda: all(written(job.folder, "gpu") for job in jobs[:4]))
     assert sorted(written(job.folder, "gpu") for job in jobs[:4]) == sorted(GPUS)
@@ -143,7 +143,7 @@ def test_two_jobs_share_a_gpu_on_request(tmp_path: Path) -> None:
     jobs = [script(tmp_path, number, code, gpus=1) for number in range(4)]
     pool = Pool(slots(GPUS[:2], gpus_per_job=0.5), 0)
     for job in jobs:
-        pool.add(job, test=True)
+        pool.add(job)
     pool.start()
     until(lambda: all(written(job.folder, "gpu") for job in jobs))
     used = Counter(written(job.folder, "gpu") for job in jobs)
@@ -211,8 +211,8 @@ def test_one_jobs_end_leaves_its_neighbours_alone(tmp_path: Path) -> None:
     killed = script(tmp_path, 0, 'record("RUNNING"); os.kill(os.getpid(), signal.SIGKILL)')
     works = script(tmp_path, 1, 'wait_for("go"); finish()')
     pool = Pool(slots(slots=2), 0)
-    pool.add(killed, test=True)
-    pool.add(works, test=True)
+    pool.add(killed)
+    pool.add(works)
     (command, ending), *_ = _first(pool)
     assert (command.number, ending.cause) == (0, "killed")
     (tmp_path / "go").touch()
@@ -259,7 +259,7 @@ def test_an_interrupted_sweep_stops_its_jobs_with_checkpoints(tmp_path: Path) ->
     jobs = [script(tmp_path, number, TIDY) for number in range(3)]
     pool = Pool(slots(slots=2), 2)
     for job in jobs:
-        pool.add(job, test=True)
+        pool.add(job)
 
     def sweep() -> None:
         with pool.until_ended(lambda text: None):
@@ -276,14 +276,14 @@ def test_an_interrupted_sweep_stops_its_jobs_with_checkpoints(tmp_path: Path) ->
 def test_a_job_outlives_a_killed_sweep_and_the_next_one_takes_it_over(tmp_path: Path) -> None:
     job, other = script(tmp_path, 0, TIDY), script(tmp_path, 1)
     first = Pool(slots(slots=1), 2)
-    first.add(job, test=True)
+    first.add(job)
     first.start()
     until(lambda: written(job.folder, "pid"))
     del first  # its process was killed
 
     pool = Pool(slots(slots=1), 2)
-    assert pool.add(job, test=True)
-    assert not pool.add(other, test=True)
+    assert pool.add(job)
+    assert not pool.add(other)
     assert pool.poll() == []
     assert not other.folder.path.exists()  # the only slot is taken
     (tmp_path / "go").touch()
