@@ -1,9 +1,11 @@
 """How a run ends: finished, failed, or killed by a signal, at once or at the next good moment.
 
 Ctrl-C is an exception in Python; within `signals_as_exceptions` SIGTERM, which clusters and `kill`
-send, is one too. While a network trains, both wait until the batch is done and a checkpoint is
-written (`Interruption.postponed`). A second signal ends the process at once: closing the run takes
-too long for somebody who asks twice, and the next start does it.
+send, is one too, and so are SIGUSR1 and SIGUSR2, which clusters send before a time limit. While a
+network trains, all wait until the batch is done and a checkpoint is written
+(`Interruption.postponed`). A second signal ends the process at once: closing the run takes too long
+for somebody who asks twice, and the next start does it. SLURM, however, sends several by itself,
+and kills what does not end in time: a job of `hydra/launcher=slurm` goes by the first one alone.
 """
 
 from __future__ import annotations
@@ -16,23 +18,42 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+from flair2_exp import slurm
+
 FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
 KILLED: Final = "KILLED"
 PREEMPTED: Final = "PREEMPTED"
+"""Ended by its cluster, which starts it again."""
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_FOREIGN: Final = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals of which a handler that is there is kept: submitit's, which queues its jobs again."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, *_FOREIGN)
+"""Those that ask a run to end."""
 
 
 class Terminated(SystemExit):
-    """The process was asked to end (SIGTERM).
+    """The process was asked to end (SIGTERM, SIGUSR1, SIGUSR2).
 
     A `SystemExit`: where nobody catches it, the process ends without a traceback and with the
-    status that a shell gives for the signal, 128 + 15 = 143.
+    status that a shell gives for the signal, as 128 + 15 = 143.
+
+    Args:
+        number: Of the signal.
     """
 
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+class Preempted(Terminated):
+    """The process was asked to end by a cluster that starts it again."""
+
+
+def exception_of(number: int) -> BaseException:
+    """Return what a signal raises."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 
 class Interruption:
@@ -45,7 +66,21 @@ class Interruption:
     def __init__(self) -> None:
         self.exception: BaseException | None = None
         self._postponed = False
+        self._settled = False
         self._owner = os.getpid()
+
+    def outcome(self, error: BaseException) -> BaseException:
+        """Return what ends the process: the signal, as `Preempted` where SLURM starts it again.
+
+        Args:
+            error: What was raised; another process of the training may have got the signal.
+        """
+        ends = self.exception or error
+        if isinstance(ends, Terminated) and not self._settled:
+            self._settled = True
+            if slurm.goes_on(ends.number):
+                ends = self.exception = Preempted(ends.number)
+        return ends
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
@@ -59,9 +94,13 @@ class Interruption:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal, as Python calls its handlers."""
         # In a child that was forked inside the context: the run is not the child's to end.
-        if self.exception is not None or os.getpid() != self._owner:
+        if os.getpid() != self._owner:
             os._exit(128 + number)
-        self.exception = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if self.exception is not None:
+            if slurm.JOB in os.environ:
+                return
+            os._exit(128 + number)
+        self.exception = exception_of(number)
         if not self._postponed:
             raise self.exception
 
@@ -71,12 +110,13 @@ _current: Interruption | None = None
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[Interruption]:
-    """Let the first SIGTERM or Ctrl-C within this context raise; a second one ends the process.
+    """Let the first signal within this context raise; a second one ends the process.
 
     An inner context is the outer one. The handlers before are put back at the end. Outside the main
     thread, where Python allows no handlers, nothing is installed; a signal that the process was
-    started to ignore, as a shell's background job ignores Ctrl-C, stays ignored. Lightning's
-    trainer keeps a SIGTERM handler that is there before and calls it after its own.
+    started to ignore, as a shell's background job ignores Ctrl-C, stays ignored; another program's
+    handler of SIGUSR1 and SIGUSR2 stays. Lightning's trainer keeps a SIGTERM handler that is there
+    before and calls it after its own.
     """
     global _current
     outside = threading.current_thread() is not threading.main_thread()
@@ -84,7 +124,7 @@ def signals_as_exceptions() -> Iterator[Interruption]:
         yield Interruption() if outside or _current is None else _current
         return
     _current = Interruption()
-    handled = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+    handled = [each for each in SIGNALS if _is_ours(each)]
     before = {each: signal.signal(each, _current.handle) for each in handled}
     try:
         yield _current
@@ -95,6 +135,17 @@ def signals_as_exceptions() -> Iterator[Interruption]:
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
 
+def number_of(exception: BaseException) -> int:
+    """Return which signal raises an exception of `exception_of`."""
+    return exception.number if isinstance(exception, Terminated) else signal.SIGINT
+
+
+def _is_ours(number: signal.Signals) -> bool:
+    """Return whether a signal may get our handler."""
+    present = signal.getsignal(number)
+    return present == signal.SIG_DFL if number in _FOREIGN else present != signal.SIG_IGN
+
+
 def status_of(exception: BaseException | None) -> str:
     """Return the status of a run that ended so.
 
@@ -102,11 +153,13 @@ def status_of(exception: BaseException | None) -> str:
         exception: What ended the run; None if nothing did.
 
     Returns:
-        "FINISHED" without an exception or for `SystemExit` with status 0; "KILLED" for Ctrl-C and
-        SIGTERM, also where Lightning has turned Ctrl-C into `SystemExit`; else "FAILED".
+        "FINISHED" without an exception or for `SystemExit` with status 0; "PREEMPTED" where SLURM
+        starts it again; "KILLED" for other signals, also where Lightning has turned Ctrl-C into
+        `SystemExit`; else "FAILED".
     """
-    if _signalled(exception) is not None:
-        return KILLED
+    signalled = _signalled(exception)
+    if signalled is not None:
+        return PREEMPTED if isinstance(signalled, Preempted) else KILLED
     if exception is None or (isinstance(exception, SystemExit) and exception.code in (None, 0)):
         return FINISHED
     return FAILED

@@ -70,7 +70,8 @@ def call(
         raise RefusedError(f"{words[0]}: {error.strerror}") from error
     if answer.returncode == 0:
         return answer.stdout
-    said = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
+    prefix = re.compile(rf"^({re.escape(words[0])}: )?(error: )?")
+    said = [prefix.sub("", line).strip() for line in answer.stderr.splitlines() if line.strip()]
     text = "; ".join(said) or f"{words[0]} ended with status {answer.returncode}"
     raise (SilentError if _UNREACHABLE.search(text) else RefusedError)(text)
 

@@ -7,7 +7,15 @@ import time
 
 import pytest
 
-from flair2_exp.signals import Terminated, interrupt_of, signals_as_exceptions, status_of
+from flair2_exp import slurm
+from flair2_exp.signals import (
+    Interruption,
+    Preempted,
+    Terminated,
+    interrupt_of,
+    signals_as_exceptions,
+    status_of,
+)
 
 
 def chained(last: BaseException, first: BaseException) -> BaseException:
@@ -31,6 +39,9 @@ def chained(last: BaseException, first: BaseException) -> BaseException:
         (ValueError(), "FAILED"),
         (KeyboardInterrupt(), "KILLED"),
         (Terminated(), "KILLED"),
+        (Terminated(signal.SIGUSR2), "KILLED"),
+        (Preempted(signal.SIGUSR1), "PREEMPTED"),
+        (chained(Preempted(signal.SIGTERM), Terminated()), "PREEMPTED"),
         (chained(SystemExit(1), KeyboardInterrupt()), "KILLED"),  # what Lightning makes of Ctrl-C
         (chained(SystemExit(1), ValueError()), "FAILED"),
     ],
@@ -39,13 +50,64 @@ def test_a_run_ends_as_its_exception_says(exception: BaseException | None, statu
     assert status_of(exception) == status
 
 
-def test_sigterm_raises_inside_the_context_and_the_handler_before_comes_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)]
+)
+def test_a_signal_raises_inside_the_context_and_the_handler_before_comes_back(
+    number: int, status: int
+) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(Terminated) as caught, signals_as_exceptions():  # noqa: PT012
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         signal.pause()
-    assert caught.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert caught.value.code == status
+    assert signal.getsignal(number) == before
+
+
+def test_another_programs_handler_of_a_clusters_signal_stays() -> None:
+    numbers: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: numbers.append(number))
+    try:
+        with signals_as_exceptions() as interruption:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(0.01)
+            assert interruption.exception is None
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert numbers == [signal.SIGUSR2]
+
+
+def test_a_job_of_slurms_goes_by_the_first_of_its_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(slurm.JOB, "12_3")
+    with signals_as_exceptions() as interruption, interruption.postponed():
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+        assert isinstance(interruption.exception, Terminated)
+        assert interruption.exception.number == signal.SIGUSR1
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_slurm_is_asked_once_whether_it_starts_the_job_again(
+    again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def goes_on(number: int) -> bool:
+        asked.append(number)
+        return again
+
+    monkeypatch.setattr(slurm, "goes_on", goes_on)
+    interruption = Interruption()
+    error = RuntimeError("a worker was killed")
+    assert interruption.outcome(error) is error
+    interruption.exception = Terminated(signal.SIGUSR1)
+    ends = [interruption.outcome(error) for _ in range(2)]
+    assert ends[0] is ends[1]
+    assert isinstance(ends[0], Preempted) == again
+    assert isinstance(ends[0], Terminated)
+    assert ends[0].code == 138
+    assert asked == [signal.SIGUSR1]
 
 
 def test_what_a_signal_raised_is_found_behind_what_became_of_it() -> None:

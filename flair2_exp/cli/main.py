@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what a command line asks for: a verb, or an experiment by Hydra's flags and overrides.
 
     Exit status: 0 done, 1 a mistake of the user's or a failed run, 2 a misused flag, 130
-    interrupted, 143 terminated.
+    interrupted, 143 terminated, 138 and 140 ended by SIGUSR1 and SIGUSR2, which do the same.
 
     Args:
         arguments: The command line without the program; None: this process's.

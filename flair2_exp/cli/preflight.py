@@ -24,6 +24,10 @@ def preflight(flags: argparse.Namespace) -> None:
             fix = override.replace(".", "/", 1)
             raise ConfigError(f"{override}: a group's option is chosen with a slash: {fix}")
         _require_option(override)
+    if "hydra/launcher=slurm" not in flags.overrides:
+        for override in flags.overrides:
+            if override.startswith("hydra/launcher/site="):
+                raise ConfigError(f"{override} is for hydra/launcher=slurm: add that.")
     searches = any(override.startswith("tune=") for override in flags.overrides)
     if searches and any(override.startswith("sweep.dry_run=") for override in flags.overrides):
         raise ConfigError(

@@ -82,16 +82,16 @@ class SlurmConfig(EngineConfig):
     def validate(self) -> None:
         """Refuse what sbatch would read otherwise than it is meant, or what the engine sets."""
         super().validate()
-        limit = None if self.time is None else _seconds(self.time)
+        limit = None if self.time is None else _seconds(str(self.time))
         if limit is None and self.time is not None:
             raise ConfigError(
                 f"hydra.launcher.time={self.time}: expected HOURS:MINUTES:SECONDS or "
                 "DAYS-HOURS:MINUTES:SECONDS; in a file within quotes, since YAML reads a number."
             )
-        if limit is not None and limit <= self.grace:
+        if limit is not None and limit < self.grace + _EARLY:
             raise ConfigError(
-                f"hydra.launcher.grace={self.grace} seconds is not less than "
-                f"hydra.launcher.time={self.time}."
+                f"hydra.launcher.time={self.time} leaves no time to train: expected two minutes "
+                f"more than hydra.launcher.grace={self.grace} seconds."
             )
         if self.gpus is not None and "{n}" not in self.gpus:
             raise ConfigError(
@@ -110,6 +110,8 @@ class SlurmConfig(EngineConfig):
                 raise ConfigError(f"hydra.launcher.sbatch: {word!r} {reason}.")
 
 
+_EARLY: Final = 120
+"""Seconds: SLURM may send its signal 60 s earlier than asked (sbatch(1)), and a job starts."""
 _SET: Final = frozenset((
     "--array", "-a", "--job-name", "-J", "--output", "-o", "--error", "-e", "--open-mode",
     "--parsable", "--wrap", "--signal", "--requeue", "--no-requeue", "--nodes", "-N", "--ntasks",

@@ -159,17 +159,18 @@ class PatchLoader(DataLoader[Any]):
 
 
 _GRACE: Final = 10
-"""Seconds that a worker outlives a SIGTERM."""
+"""Seconds that a worker outlives a SIGTERM; of the others a SIGTERM follows."""
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Let a worker live on while the trainer ends its batch and writes a checkpoint.
 
-    Ctrl-C on a terminal, and a cluster's SIGTERM, reach the trainer and its workers alike, and a
+    Ctrl-C on a terminal, and a cluster's signals, reach the trainer and its workers alike, and a
     worker that dies ends the training in the middle of a batch.
     """
     del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 

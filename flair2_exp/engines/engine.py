@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED, KILLED, RunRecord
+from flair2_exp.run.record import FAILED, KILLED, PREEMPTED, RunRecord
 
 QUEUED, ACTIVE, ENDED, CANCELLED = "queued", "running", "ended", "cancelled"
 LIVE: Final = (QUEUED, ACTIVE)
@@ -133,7 +133,7 @@ def ending_of(folder: RunFolder, state: str, *, test: bool) -> Ending:
     if record.status == FAILED:
         memory = _MEMORY.search(record.error)
         return Ending(MEMORY if memory else FAILURE, record.error.splitlines()[0])
-    if record.status == KILLED:
+    if record.status in (KILLED, PREEMPTED):  # the latter where SLURM did not queue it again
         return Ending(STOPPED, "stopped by a signal")
     # It resumed and was refused, or it was killed.
     return Ending(FAILURE, words) if words else Ending(DIED, "its process ended without a word")

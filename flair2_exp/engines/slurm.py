@@ -31,8 +31,7 @@ from flair2_exp.engines.engine import ACTIVE, CANCELLED, ENDED, QUEUED, START, E
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.files import write_text
-from flair2_exp.locking import FILE as LOCK
-from flair2_exp.locking import file_lock
+from flair2_exp.locking import holder_of
 from flair2_exp.run.folder import SLURM_FOLDER, RunFolder
 from flair2_exp.signals import PREEMPTED
 from flair2_exp.slurm import JOB, RefusedError, SilentError, call, call_patiently, fields_of
@@ -55,6 +54,8 @@ _MOST_NAMED: Final = 64
 of larger arrays get their names when they start."""
 _WAIT: Final = 600
 """Seconds after the first rank's end until SLURM ends the others: rank 0 draws, tests, delivers."""
+_IDLE: Final = 3
+"""Starts in a row that may end at the time limit without a checkpoint."""
 _MOST_IDS: Final = 200  # of one command line
 
 
@@ -193,6 +194,8 @@ class Slurm(Engine):
             for run_folder, before in undo:
                 _take_back(run_folder, before)
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # an earlier submission's is in it
+                folder.parent.rmdir()
             raise
         self._arrays[number] = array
         self._queue = None
@@ -262,6 +265,8 @@ class Slurm(Engine):
             setup="\n".join(self._options.setup),
             srun=shlex.join(["srun", "--kill-on-bad-exit=0", f"--wait={_WAIT}", per_task]),
             preempted=PREEMPTED,
+            folder=shlex.quote(str(folder)),
+            idle=_IDLE,
         )
 
     def _number(self, words: list[str], script: Path, environment: Mapping[str, str]) -> str:
@@ -290,6 +295,10 @@ class Slurm(Engine):
             "SLURM answers (try squeue)."
         )
 
+    def capacity(self, command: JobCommand) -> int | None:
+        """Return how many jobs run at the same time, as far as the options say."""
+        return self._options.at_once
+
     def adopt(self, command: JobCommand, job: Submission) -> None:
         """Count a job of an earlier command's among those at a time."""
         self._resolve(job, command.folder)
@@ -314,13 +323,13 @@ class Slurm(Engine):
     def _state(self, job: Submission, queue: Mapping[str, tuple[str, str]] | None) -> str:
         if not job.id:
             # Never submitted, as far as the queue shows.
-            return QUEUED if queue is None else self._by_folder(job)
+            return QUEUED if queue is None else _by_folder(job)
         if queue is not None and job.id in queue:
             self._known[job.id] = _meaning(queue[job.id][0])
         elif queue is not None and self._known.get(job.id) not in (ENDED, CANCELLED):
             state = self._past(job.id)
             if state is None:
-                return self._by_folder(job)
+                return _by_folder(job)
             self._known[job.id] = state
         return self._known.get(job.id, QUEUED)  # no answer yet: nothing is started twice
 
@@ -378,17 +387,6 @@ class Slurm(Engine):
         except SilentError:
             return {}
         return dict(line.split("|", 1) for line in answer.splitlines() if "|" in line)
-
-    def _by_folder(self, job: Submission) -> str:
-        """Return whether a process is at work in a run's folder; SLURM does not know the job."""
-        lock = Path(str(job.details.get("folder", ""))) / LOCK
-        try:
-            with file_lock(lock, shared=True, blocking=False):
-                return ENDED
-        except BlockingIOError:
-            return ACTIVE
-        except OSError:
-            return ENDED
 
     def _resolve(self, job: Submission, folder: RunFolder | None = None) -> None:
         """Give a job its id that was submitted by a command which was killed in that moment."""
@@ -453,6 +451,11 @@ class Slurm(Engine):
         if text != self._silent:
             log.warning("%s", text)
         self._silent = text
+
+
+def _by_folder(job: Submission) -> str:
+    """Return whether a process is at work in a run's folder; SLURM does not know the job."""
+    return ACTIVE if holder_of(Path(str(job.details.get("folder", "")))) else ENDED
 
 
 def _meaning(state: str) -> str:
@@ -529,6 +532,7 @@ def _task(place: int, command: JobCommand, attempt: int, environment: dict[str, 
         f"{place})",
         f"  title={shlex.quote(command.title)} attempt={attempt}",
         f"  record={shlex.quote(str(command.folder.record))}",
+        f"  checkpoint={shlex.quote(str(command.folder.last))}",
         f"  words=({' '.join(words)})",
         "  ;;",
     ]
@@ -552,7 +556,7 @@ _SCRIPT: Final = """\
 # One task of this array is one run; what it prints is in the run's folder.
 
 export {job}="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
-. {commands} || exit 1  # title, attempt, record, words
+. {commands} || exit 1  # title, attempt, record, checkpoint, words
 where="SLURM job ${job}${{CUDA_VISIBLE_DEVICES:+, GPU $CUDA_VISIBLE_DEVICES}}"
 echo "{start}$attempt, $(date '+%Y-%m-%d %H:%M:%S'), $(hostname), $where"
 timeout 20 scontrol update jobid="${job}" jobname="$title"
@@ -563,6 +567,11 @@ signalled= woken=
 trap 'signalled=143 woken=1' TERM
 trap 'signalled=138 woken=1' USR1
 trap 'signalled=140 woken=1' USR2
+
+# A line for each start in a row that did not get to a checkpoint before the time limit.
+idle={folder}/$SLURM_ARRAY_TASK_ID.idle
+[[ $checkpoint -nt $idle ]] && : >"$idle"
+touch "$idle"
 
 {setup}
 cd {cwd} || exit 1
@@ -591,6 +600,13 @@ elif [[ $(value JobState) == RUNNING ]]; then
     138 | 140) again=1 ;;
     *) grep -qs '"status": "{preempted}"' "$record" && again=1 ;;
   esac
+  if [[ $again && ! $checkpoint -nt $idle ]]; then
+    echo >>"$idle"
+    if [ "$(wc -l <"$idle")" -ge {idle} ]; then
+      echo "flair2-exp: no checkpoint before the time limit: raise hydra.launcher.time."
+      again=
+    fi
+  fi
 fi
 if [ -n "$again" ]; then
   for pause in 1 2 3; do

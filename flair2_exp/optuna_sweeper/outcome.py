@@ -18,7 +18,9 @@ from .config import OptunaStudyConf
 from .storage import redact
 from .trial import TrialPruned, UnknownObjective
 
-_ENDS: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_ENDS: Final = tuple(
+    128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+)
 """Exit statuses of a process that was asked to end, as a shell gives them."""
 _MOST_LETTERS: Final = 500  # of an error; a database's column holds 2048
 

@@ -132,7 +132,12 @@ def run(
     lock = locked(folder, "choose another folder with hydra.run.dir=FOLDER")
     alone = lock if rank.first else nullcontext(False)
     others = Peers(rank, folder, line)
-    with signals_as_exceptions() as interruption, others as peers, alone as exclusive:
+    with (
+        signals_as_exceptions() as interruption,
+        others as peers,
+        _raised_as(interruption),
+        alone as exclusive,
+    ):
         life = _Life(config, RunFolder(folder), belongs, interruption, peers, exclusive, before)
         return life.run(overrides)
 
@@ -483,7 +488,7 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        wanted = interruption.exception or interrupt_of(error)
+        wanted = interruption.outcome(interrupt_of(error))
         if wanted is error:
             raise
         raise wanted from error

@@ -30,7 +30,7 @@ from flair2_exp.config.experiment import Config
 from flair2_exp.errors import DeviceError, FlairError
 from flair2_exp.projects import OURS, importable
 from flair2_exp.ranks import Rank
-from flair2_exp.signals import Terminated
+from flair2_exp.signals import SIGNALS, Terminated, exception_of
 from flair2_exp.tracking.scrub import scrub
 
 GRACE: Final = 10.0
@@ -94,10 +94,8 @@ class End:
 
     def exception(self, world: int) -> BaseException:
         """Return what ends another process for that."""
-        if self.status == 128 + signal.SIGTERM:
-            return Terminated()
-        if self.status == 128 + signal.SIGINT:
-            return KeyboardInterrupt()
+        if self.status - 128 in SIGNALS:
+            return exception_of(self.status - 128)
         told = bool(self.reason)
         why = self.reason or "it said nothing: killed, perhaps for want of memory"
         message = f"process {self.number} of {world} ended: {why}"

@@ -21,12 +21,14 @@ from flair2_exp.config.identity import deciding
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import write_text
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.signals import FAILED, FINISHED, KILLED
+from flair2_exp.signals import FAILED, FINISHED, KILLED, PREEMPTED
 from flair2_exp.tracking.pending import Pending
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import differences, digest, flatten, shown
 
-__all__ = ["ENDED", "FAILED", "FINISHED", "KILLED", "RUNNING", "TRAINED", "RunRecord"]
+__all__ = [
+    "ENDED", "FAILED", "FINISHED", "KILLED", "PREEMPTED", "RUNNING", "TRAINED", "RunRecord",
+]  # fmt: skip
 
 RUNNING, TRAINED = "RUNNING", "TRAINED"
 ENDED: Final = (FINISHED, FAILED, KILLED)
@@ -48,8 +50,9 @@ class RunRecord:
             not recorded.
         place: What leads to its data: the options of `dataset` and the split's file, by dotted
             name.
-        status: RUNNING, TRAINED (training is complete, testing is not), FINISHED, FAILED, KILLED.
-            A run whose process died without a word stays RUNNING or TRAINED.
+        status: RUNNING, TRAINED (training is complete, testing is not), FINISHED, FAILED, KILLED,
+            PREEMPTED (its cluster has ended it, and starts it again). A run whose process died
+            without a word stays RUNNING or TRAINED.
         run_id: Of its MLflow run; empty with `tracking=off`.
         training: What training measured, once it is complete.
         scores: All that the run measured, once it has ended; `metrics.json` holds them.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.errors import TrackingError
 from flair2_exp.projects import format_exception
-from flair2_exp.signals import FINISHED, KILLED, status_of
+from flair2_exp.signals import FINISHED, KILLED, PREEMPTED, status_of
 from flair2_exp.tracking.outbox import Outbox, deliver_command, send_params, send_tags
 from flair2_exp.tracking.params import shorten, valid_name, valid_names
 from flair2_exp.tracking.pending import Record
@@ -201,10 +201,29 @@ class Run:
             TrackingError: The store does not take it.
         """
         if self._outbox is not None:
+            self._forget_writer()
+            self.finish()
+
+    def _forget_writer(self) -> None:
+        if self._outbox is not None:
             writer = WriterProcess.this().tags()
             release = partial(_delete_tags, run_id=self.run_id, names=writer)
             self._outbox.store.call("releasing the run", release)
-            self.finish()
+
+    def suspend(self) -> None:
+        """Send what waits and leave the run RUNNING, as nobody's: its job is queued again.
+
+        Where the store does not answer, the run stays this process's.
+        """
+        if self._outbox is None or self._finished:
+            return
+        self.set_tags({Tag.PREEMPTED: True})
+        self.flush()
+        self._finished = True
+        try:
+            self._forget_writer()
+        except TrackingError:
+            self._outbox.warn_of_pending()
 
     @property
     def waiting(self) -> int:
@@ -220,10 +239,14 @@ class Run:
         exception: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        status = status_of(exception)
+        if status == PREEMPTED:
+            self.suspend()
+            return
         if exception is not None and not (isinstance(exception, SystemExit) and not exception.code):
             self.set_tags({Tag.ERROR: f"{type(exception).__name__}: {exception}"})
             self.log_text(format_exception(exception), "error/traceback.txt")
-        self.finish(status_of(exception))
+        self.finish(status)
 
 
 def open_run(
@@ -337,7 +360,7 @@ def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     client.update_run(run_id, status="RUNNING")
     send_tags(client, run_id, tags)
     earlier = client.get_run(run_id).data.tags
-    _delete_tags(client, run_id, {Tag.ENDED, Tag.ERROR} & earlier.keys())
+    _delete_tags(client, run_id, {Tag.ENDED, Tag.ERROR, Tag.PREEMPTED} & earlier.keys())
 
 
 def _inside(path: str) -> str:

@@ -42,6 +42,8 @@ class Tag(StrEnum):
     BEST_CHECKPOINT = "flair2.best_checkpoint"
     BEST_TRIAL = "flair2.best_trial"
     PRUNED = "flair2.pruned"
+    PREEMPTED = "flair2.preempted"
+    """On a run whose cluster has ended it and starts it again; it stays RUNNING until then."""
     ERROR = "flair2.error"
     ENDED = "flair2.ended"
     """Why a run was closed by another process than its own."""

@@ -28,7 +28,7 @@ from torch import Tensor
 from flair2_exp.config.training import BestConfig, CallbacksConfig
 from flair2_exp.errors import ConfigError, DivergedError
 from flair2_exp.registry import construct
-from flair2_exp.signals import Interruption
+from flair2_exp.signals import Interruption, exception_of, number_of
 from flair2_exp.training.averaging import AveragedWeights
 
 log = logging.getLogger(__name__)
@@ -141,10 +141,10 @@ class Agreement:
         flags = torch.tensor([due, own is not None], dtype=torch.int32)
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._processes)
         if flags[1] and self.end is None:
-            kinds: list[Any] = [None] * torch.distributed.get_world_size()
-            mine = None if own is None else type(own)
-            torch.distributed.all_gather_object(kinds, mine, group=self._processes)
-            self.end = own or next(each for each in kinds if each is not None)()
+            numbers: list[Any] = [None] * torch.distributed.get_world_size()
+            mine = None if own is None else number_of(own)
+            torch.distributed.all_gather_object(numbers, mine, group=self._processes)
+            self.end = own or exception_of(next(each for each in numbers if each is not None))
         return bool(flags.any())
 
 

@@ -94,6 +94,7 @@ MISTAKES = [
     ("tune=unet hydra.sweeper.poll=inf", "poll=inf: expected more than 0 seconds and at most 600"),
     ("--multirun hydra/launcher=joblib hydra.launcher.n_jobs=100000", "n_jobs=100000: expected 1"),
     ("--multirun seed=range(1,100000000000)", "more than 10000 jobs in one sweep."),
+    ("--multirun hydra/launcher/site=generic", "is for hydra/launcher=slurm: add that."),
     ("seed.a=1", "seed.a: no such option; write seed=VALUE."),
     ("--multirun sweep.factors.a=1", "sweep.factors.a: no such option; write sweep.factors=VALUE."),
     ("dataset=flair2 +dataset.sample.seed=1", "those of dataset=sample alone; omit them."),

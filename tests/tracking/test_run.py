@@ -15,7 +15,7 @@ import pytest
 
 from flair2_exp.errors import TrackingError
 from flair2_exp.optuna_sweeper.process import start_time
-from flair2_exp.signals import Terminated
+from flair2_exp.signals import Preempted, Terminated
 from flair2_exp.tracking.run import Run, open_run
 from flair2_exp.tracking.store import Store, local_uri
 from flair2_exp.tracking.summary import summary
@@ -247,6 +247,27 @@ def test_a_released_run_is_closed_and_belongs_to_no_process(start: Start) -> Non
     assert released.data.tags[Tag.STUDY] == "s"
     with start(run_id=run.run_id):
         assert read(run).data.tags.keys() >= {Tag.HOST, Tag.PID, Tag.PROCESS}
+
+
+def test_a_preempted_run_stays_running_as_nobodys_until_it_resumes(
+    start: Start, store: Store
+) -> None:
+    run = start()
+    with pytest.raises(Preempted), run:  # noqa: PT012
+        run.log_metrics({"train/loss": 1.0})
+        raise Preempted(signal.SIGUSR1)
+    left = read(run)
+    assert left.info.status == "RUNNING"
+    assert left.info.end_time is None
+    assert left.data.metrics == {"train/loss": 1.0}
+    assert left.data.tags[Tag.PREEMPTED] == "true"
+    assert {Tag.HOST, Tag.PID, Tag.PROCESS, Tag.ERROR}.isdisjoint(left.data.tags)
+    assert store.close_dead_runs() == []
+    with start(run_id=run.run_id):
+        resumed = read(run).data.tags
+        assert resumed.keys() >= {Tag.HOST, Tag.PID, Tag.PROCESS}
+        assert Tag.PREEMPTED not in resumed
+    assert read(run).info.status == "FINISHED"
 
 
 def test_without_a_store_a_run_keeps_nothing(tmp_path: Path) -> None:
