@@ -185,8 +185,8 @@ class Peers:
             self._children.append(child)
             self._take(rank.number, ours)
             job = Job(config, self._folder, tuple(overrides), rank, importable())
-            with suppress(BrokenPipeError), child.stdin as stdin:  # type: ignore[union-attr]
-                pickle.dump(job, stdin)  # type: ignore[arg-type]
+            with suppress(BrokenPipeError), child.stdin as stdin:
+                pickle.dump(job, stdin)
 
     def meet(self) -> None:
         """Wait until all others that srun has started are there, before waiting within torch.
