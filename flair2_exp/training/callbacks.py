@@ -139,9 +139,7 @@ class Agreement:
             self.end = own
             return due or own is not None
         flags = torch.tensor([due, own is not None], dtype=torch.int32)
-        torch.distributed.all_reduce(
-            flags, torch.distributed.ReduceOp.MAX, group=self._processes
-        )
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._processes)
         if flags[1] and self.end is None:
             kinds: list[Any] = [None] * torch.distributed.get_world_size()
             mine = None if own is None else type(own)
