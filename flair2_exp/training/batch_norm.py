@@ -69,5 +69,5 @@ class _SumOfAll(torch.autograd.Function):
 
 
 def _sum_of_all(values: Tensor) -> Tensor:
-    total: Tensor = _SumOfAll.apply(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOfAll.apply(values)
     return total
