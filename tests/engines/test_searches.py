@@ -395,10 +395,9 @@ def test_a_killed_search_of_four_at_a_time_leaves_its_jobs_at_work_and_ends_exac
     assert second.returncode == 0, second.stderr
     assert "taken over, its job goes on" in second.stdout
     trials = trials_of(journal, "unet")
-    assert states(trials) == ["COMPLETE"] * 12
+    assert len(trials) == 12
+    assert set(states(trials)) <= {"COMPLETE", "PRUNED"}
     assert started(tmp_path) == {str(number): 1 for number in range(12)}
-    tagged = {
-        run.data.tags["flair2.trial"]: run for run in runs(tmp_path, study="unet", kind="run")
-    }
-    assert sorted(map(int, tagged)) == list(range(12))
-    assert {run.info.status for run in tagged.values()} == {"FINISHED"}
+    of_trials = [run for run in runs(tmp_path, study="unet") if "flair2.trial" in run.data.tags]
+    assert sorted(int(run.data.tags["flair2.trial"]) for run in of_trials) == list(range(12))
+    assert {run.info.status for run in of_trials} == {"FINISHED"}
