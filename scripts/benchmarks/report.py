@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,7 +60,7 @@ def _collecting(arguments: Namespace) -> list[Figure]:
     """Measure reading many runs from a store and from folders."""
     with tempfile.TemporaryDirectory() as name:
         many = make_runs(Path(name), arguments.runs, arguments.metrics)
-        calls = {
+        calls: dict[str, Callable[[], RunSet]] = {
             "sqlite, without curves": lambda: read_mlflow(many.uri, sweep=SWEEP, curves=False),
             "sqlite, with curves": lambda: read_mlflow(many.uri, sweep=SWEEP),
             "folders": lambda: read_folders([many.folder]),
