@@ -183,12 +183,27 @@ class Sweep:
         self.baseline, on_baseline = choose_baseline(jobs, self.options.baseline, typed=typed)
         typed = is_typed("sweep.factors", arguments)
         self.factors, on_factors = choose_factors(jobs, self.options.factors, typed=typed)
-        notes = [*plan.notes, on_baseline, on_factors, self._on_seeds(jobs)]
+        notes = [*plan.notes, on_baseline, on_factors, self._on_seeds(jobs), self._on_gpus(jobs)]
         notes += [UNCHECKED] if self.options.dry_run else []
         look_for_live(jobs)
         self._table = "\n".join((job_table(jobs), *filter(None, notes)))
         print(self._table, flush=True)
         return jobs
+
+    def _on_gpus(self, jobs: Sequence[Job]) -> str:
+        """Return that there are GPUs which would idle; empty where there are none."""
+        if not is_basic_launcher(self._launcher) or len(jobs) < 2:
+            return ""
+        if any(job.config.trainer.accelerator in ("cpu", "mps") for job in jobs):
+            return ""
+        devices = max(abs(job.config.trainer.devices) for job in jobs)
+        at_once = len(visible_gpus()) // devices
+        if at_once < 2:
+            return ""
+        return (
+            f"Jobs run one after the other, and this machine's GPUs would hold {at_once}: "
+            "hydra/launcher=slots runs as many at a time."
+        )
 
     def _on_seeds(self, jobs: Sequence[Job]) -> str:
         """Return what more seeds would show, as the finished jobs tell it; empty where none do."""
