@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -167,18 +167,28 @@ class Pool:
         self._waiting.clear()
 
     @contextmanager
-    def until_ended(self, told: Callable[[str], None] = log.info) -> Iterator[None]:
+    def until_ended(
+        self,
+        told: Callable[[str], None] = log.info,
+        commands: Sequence[JobCommand] = (),
+    ) -> Iterator[None]:
         """Within this context what ends it stops the jobs with a checkpoint first: signals, errors.
 
         Jobs that outlive the command are left as they are.
 
         Args:
             told: Gets one line on what becomes of the jobs.
+            commands: Jobs that will be added: those of a killed command, which run already, are
+                stopped also where this one ends before it has taken them over.
         """
         try:
             yield
         except BaseException:
             self.drop()
+            if not self.engine.outlives:
+                for command in commands:
+                    if str(command.folder) not in self._active and self.lives(command):
+                        self.add(command)
             if self._active and not self.engine.outlives:
                 told(f"Stopping {len(self._active)} jobs, each with a checkpoint …")
                 self.stop()

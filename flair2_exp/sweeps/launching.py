@@ -208,12 +208,13 @@ class OnEngine:
             How many are left to the engine.
         """
         pool, jobs = self._pool, {job.number: job for job in waiting}
-        with pool.until_ended(log.info):
+        commands = {job.number: self._command(job) for job in waiting}
+        with pool.until_ended(log.info, list(commands.values())):
             for job in waiting:
                 if job.live == CANCELLED and self._options.cancelled == "keep":
                     again = "cancelled; sweep.cancelled=resume starts it again"
                     self._failures[job.number] = Failure(again, job.folder.path)
-                elif pool.add(self._command(job)):
+                elif pool.add(commands[job.number]):
                     log.info("%s seed=%s: %s already, taken over", job.row, job.seed, job.live)
             if not self._options.wait:
                 for command, ending in pool.poll():

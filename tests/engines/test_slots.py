@@ -291,6 +291,26 @@ def test_a_job_outlives_a_killed_sweep_and_the_next_one_takes_it_over(tmp_path: 
     assert job.folder.output.read_text().count("=== start") == 1
 
 
+def test_a_sweep_that_is_ended_while_it_takes_jobs_over_stops_them_all(tmp_path: Path) -> None:
+    jobs = [script(tmp_path, number, TIDY) for number in range(2)]
+    first = Pool(slots(slots=2), 2)
+    for job in jobs:
+        first.add(job)
+    first.start()
+    until(lambda: all(written(job.folder, "pid") for job in jobs))
+    del first  # its process was killed
+    pool = Pool(slots(slots=2), 2)
+
+    def sweep() -> None:
+        with pool.until_ended(lambda text: None, jobs):
+            pool.add(jobs[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep()
+    assert [status_of(job.folder) for job in jobs] == ["KILLED", "KILLED"]
+
+
 def test_a_process_number_that_another_process_has_by_now_is_not_taken_for_the_job(
     tmp_path: Path,
 ) -> None:
