@@ -256,7 +256,8 @@ _INCIDENTAL: Final[Mapping[str, Callable[[ScoredRun], str]]] = {
     **{
         name: lambda run, name=name: run.settings.get(name, "")  # type: ignore[misc]
         for name in (
-            "trainer.accelerator", "trainer.strategy", "trainer.threads", "model.compile", "model.channels_last", "utae.checkpointing",
+            "trainer.accelerator", "trainer.strategy", "trainer.threads", "model.compile",
+            "model.channels_last", "utae.checkpointing",
         )
     },
 }  # fmt: skip
