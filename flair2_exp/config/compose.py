@@ -149,8 +149,10 @@ def folder_of(config: DictConfig, setting: str) -> str:
     try:
         return str(OmegaConf.select(config.hydra, setting))
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, ConfigError):  # our resolver's
-            raise error.__cause__ from None
+        # Our resolver's: OmegaConf keeps its words alone, behind its own and before the place.
+        said = str(error).partition("ConfigError raised while resolving interpolation: ")[2]
+        if said:
+            raise ConfigError(said.partition("\n    full_key:")[0]) from error
         typed(config)
         raise
 
