@@ -19,7 +19,7 @@ from tests.configs import SMALL_SAMPLE
 ROOT = Path(__file__).parents[1]
 
 STRIKE = '''
-"""Does to a process of a training what the environment says: PROCESS EPOCH BATCH ACTION."""
+"""Does to a process what the environment says: PROCESS or all, EPOCH or test, BATCH, ACTION."""
 import os
 import signal
 from lightning import Callback
@@ -27,9 +27,14 @@ from flair2_exp.errors import DataError
 
 class Strike(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        process, epoch, at, action = os.environ.get("STRIKE", "-1 0 0 none").split()
-        now = (trainer.global_rank, trainer.current_epoch, batch_idx)
-        if now != (int(process), int(epoch), int(at)):
+        self.strike(trainer, str(trainer.current_epoch), batch_idx)
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.strike(trainer, "test", batch_idx)
+
+    def strike(self, trainer, epoch, batch):
+        process, *then, action = os.environ.get("STRIKE", "none 0 0 none").split()
+        if then != [epoch, str(batch)] or process not in (str(trainer.global_rank), "all"):
             return
         if action == "error":
             raise DataError("the patch is damaged")

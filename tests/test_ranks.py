@@ -11,6 +11,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from flair2_exp.errors import DeviceError
 from flair2_exp.ranks import Rank, rank_of, ranks_from_outside, step_name
+from tests.commands import answer
 
 ROOT = Path(__file__).parents[1]
 
@@ -153,3 +154,18 @@ def test_a_wrong_number_of_processes_is_refused_before_torch(tmp_path: Path) -> 
     assert ended.stdout == "set()\n"
     assert ended.stderr.startswith("flair2-exp: trainer.devices=2 needs 2 processes; srun")
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_of_torchrun_without_a_common_folder_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in torchrun(2).items():
+        monkeypatch.setenv(name, value)
+    ended = answer("model=unet", "trainer.devices=2")
+    assert ended.status == 1
+    assert ended.err == (
+        "flair2-exp: torchrun has started 2 processes, which would each make a folder of their "
+        "own.\nGive all the same one with hydra.run.dir=FOLDER.\n"
+    )
+    several = answer("--multirun", "seed=1,2")
+    assert "torchrun has started this command 2 times" in several.err

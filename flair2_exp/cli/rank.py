@@ -21,12 +21,23 @@ def main() -> None:
         _run(socket.socket(fileno=int(sys.argv[1])))
 
 
+class _Unheard:
+    """Stands for the trial to which the first process alone reports."""
+
+    def report(self, value: float, step: int) -> bool:
+        """Let training go on: whether it does, the first process says to all."""
+        return False
+
+    def prune(self, step: int) -> None:
+        """Leave that to the first process."""
+
+
 def _run(line: socket.socket) -> None:
     import pickle
 
     from flair2_exp.config.compose import register
     from flair2_exp.projects import make_importable
-    from flair2_exp.run.experiment import run
+    from flair2_exp.run.experiment import Membership, run
     from flair2_exp.run.peers import PeerError
 
     register()
@@ -35,7 +46,8 @@ def _run(line: socket.socket) -> None:
         make_importable(project / "conf")
     logging.basicConfig(level=logging.WARNING, format=f"process {job.rank.number}: %(message)s")
     try:
-        run(job.config, job.folder, job.overrides, rank=job.rank, line=line)
+        membership = Membership(reporter=_Unheard()) if job.reported else None
+        run(job.config, job.folder, job.overrides, membership, rank=job.rank, line=line)
     except KeyboardInterrupt:
         sys.exit(130)  # the first process says so
     except PeerError as error:

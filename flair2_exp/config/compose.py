@@ -13,7 +13,6 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any, cast
 
 from hydra.conf import HydraConf
@@ -48,14 +47,17 @@ def register() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "best_direction": best_direction,
         "widths_around": widths_around,
+        "common": _common,
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-    OmegaConf.register_new_resolver("started", _started, replace=True, use_cache=True)
 
 
-def _started(pattern: str) -> str:
-    """Return when this process was started, or what all processes of an srun call their run.
+def _common(moment: str) -> str:
+    """Return a name of a run that all its processes know: the moment, or that of an srun.
+
+    Args:
+        moment: Of this process.
 
     Raises:
         ConfigError: Several were started that have no name in common; in the first one.
@@ -63,7 +65,7 @@ def _started(pattern: str) -> str:
     """
     rank = ranks_from_outside()
     if rank is None:
-        return datetime.now().strftime(pattern)
+        return moment
     name = step_name()
     if name is None and not rank.first:
         raise SystemExit(ConfigError.status)
@@ -147,8 +149,10 @@ def folder_of(config: DictConfig, setting: str) -> str:
     try:
         return str(OmegaConf.select(config.hydra, setting))
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, ConfigError):  # our resolver's
-            raise error.__cause__ from None
+        # Our resolver's: OmegaConf keeps its words alone, behind its own and before the place.
+        said = str(error).partition("ConfigError raised while resolving interpolation: ")[2]
+        if said:
+            raise ConfigError(said.partition("\n    full_key:")[0]) from error
         typed(config)
         raise
 

@@ -219,11 +219,6 @@ class TrainerConfig(Group):
             )
 
 
-def on_one_device(options: TrainerConfig) -> bool:
-    """Return whether one process is the whole training."""
-    return options.devices == 1 and options.num_nodes == 1
-
-
 @dataclass(frozen=True, kw_only=True)
 class BestConfig(Group):
     """Which epoch's checkpoint is the best, and is tested."""

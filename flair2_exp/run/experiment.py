@@ -222,7 +222,8 @@ class _Life:
             room = reserved(folder.reserve) if self.first else nullcontext()
             peers = _by_peers(self.peers)
             with tracked, room, worded(), peers, _raised_as(self.interruption):
-                self.peers.start(config, overrides)
+                reported = self.membership.reporter is not None
+                self.peers.start(config, overrides, reported=reported)
                 log_config(config, record, tracked)
                 weights = prepared.task.loss_options.class_weights
                 described = describe_data(config, prepared.data, weights)

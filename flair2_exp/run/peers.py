@@ -76,6 +76,8 @@ class Job:
     rank: Rank
     projects: tuple[Path, ...]
     """Whose modules a config may name (`projects.make_importable`)."""
+    reported: bool = False
+    """Whether the first process reports to a search, which may end the training early."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,14 @@ class Peers:
                 line.shutdown(socket.SHUT_RDWR)
             line.close()
 
-    def start(self, config: Config, overrides: Sequence[str]) -> None:
-        """Start the other processes of this machine, where that is this one's to do."""
+    def start(self, config: Config, overrides: Sequence[str], *, reported: bool = False) -> None:
+        """Start the other processes of this machine, where that is this one's to do.
+
+        Args:
+            config: The experiment's.
+            overrides: Hydra's, as typed by the user.
+            reported: Whether the first process reports to a search.
+        """
         if not self.rank.starts_others:
             return
         if not self.rank.port:
@@ -182,7 +190,7 @@ class Peers:
                 )
             self._children.append(child)
             self._take(rank.number, ours)
-            job = Job(config, self._folder, tuple(overrides), rank, importable())
+            job = Job(config, self._folder, tuple(overrides), rank, importable(), reported)
             assert child.stdin is not None
             with suppress(BrokenPipeError), child.stdin:
                 pickle.dump(job, child.stdin)
@@ -331,7 +339,9 @@ class Peers:
         error = self.lost.exception(self.rank.world)
         with suppress(Exception):
             self.on_stuck(error)
-        print(f"flair2-exp: {scrub(str(error) or type(error).__name__)}", file=sys.stderr)
+        message = f"process {self.lost.number} of {self.rank.world} ended: {self.lost.reason}"
+        message = str(error) if isinstance(error, PeerError) else message
+        print(f"flair2-exp: {scrub(message)}", file=sys.stderr)
         sys.stderr.flush()
         for child in self._children:
             child.kill()

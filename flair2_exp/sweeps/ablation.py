@@ -25,10 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp.compat import is_basic_launcher
 from flair2_exp.config.fields import build, plain
 from flair2_exp.config.sweep import SweepConfig
-from flair2_exp.config.training import on_one_device
 from flair2_exp.engines.engine import LIVE
 from flair2_exp.engines.gpus import visible_gpus
-from flair2_exp.engines.launcher import EngineLauncher, SlotsLauncher
+from flair2_exp.engines.launcher import EngineLauncher
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.locking import locked
 from flair2_exp.optuna_sweeper.config import store_once
@@ -155,6 +154,8 @@ class Sweep:
         self._remote = distributes(config.hydra.launcher)
         self._failures: dict[int, Failure] = {}
         self._engine: OnEngine | None = None
+        if isinstance(launcher, EngineLauncher):
+            self._engine = OnEngine(launcher, config, self.options, self._failures)
         self._table = ""
         self._results: dict[int, tuple[int, ScoredRun]] = {}
 
@@ -246,7 +247,6 @@ class Sweep:
         Raises:
             FlairError: A job that cannot run (before any has), or failed jobs (after all have).
         """
-        self._engine = self._engine_of(jobs)
         if self._engine is not None:
             self._engine.require(jobs)
         elif not self.options.wait:
@@ -271,28 +271,6 @@ class Sweep:
             else:
                 self._finish(jobs, parent)
         return launched
-
-    def _engine_of(self, jobs: Sequence[Job]) -> OnEngine | None:
-        """Return the engine that runs the jobs; None where one of Hydra's launchers does.
-
-        Raises:
-            ConfigError: The launcher's processes cannot train on several devices.
-        """
-        launcher = self._launcher
-        several = [job for job in jobs if not on_one_device(job.config.trainer)]
-        if several and is_basic_launcher(launcher):
-            # Lightning starts the further processes by running the command again: it must be the
-            # job's own, not the sweep's.
-            return OnEngine(SlotsLauncher(slots=1), self._config, self.options, self._failures)
-        if several and "joblib" in str(self._config.hydra.launcher._target_):
-            raise ConfigError(
-                f"{several[0]}: trainer.devices={several[0].config.trainer.devices} does not go "
-                "with hydra/launcher=joblib, whose jobs share a process with others. Use "
-                "hydra/launcher=slots."
-            )
-        if isinstance(launcher, EngineLauncher):
-            return OnEngine(launcher, self._config, self.options, self._failures)
-        return None
 
     def _refuse_live(self, jobs: Sequence[Job]) -> None:
         """Refuse to start jobs that another engine has queued or running.

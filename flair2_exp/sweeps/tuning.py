@@ -63,7 +63,7 @@ def on_start(config: DictConfig) -> dict[str, str]:
 
     Raises:
         FlairError: A value out of bounds or in conflict with another; data or weights that are not
-            there; several seeds; or trials on several devices that are not commands of their own.
+            there; or several seeds.
     """
     options = typed(config)
     _require_folder(config, options)
@@ -74,8 +74,6 @@ def on_start(config: DictConfig) -> dict[str, str]:
         named = {name: flatten(plain(options))[name] for name in _FILES}
         return {"place": _joined(place_of(options) | named)}
     engine = engine_of(config.hydra.launcher)
-    if not engine:
-        _refuse_devices(options)
     assembly.require_files(options)
     if not (engine and visible_gpus()):  # asking CUDA would take room on the trials' GPU
         assembly.require_feasible(options)
@@ -161,23 +159,6 @@ def _refuse_seeds(hydra: DictConfig) -> None:
             "seed: a search over seeds finds the luckiest one. Give one seed; tune.repeat_best=3 "
             "trains the best and the default with three."
         )
-
-
-def _refuse_devices(config: Config) -> None:
-    """Refuse several devices for each trial: Lightning starts the command again for each."""
-    trainer = config.trainer
-    devices = trainer.devices
-    if devices == -1:
-        import torch
-
-        devices = torch.cuda.device_count()
-    if trainer.num_nodes == 1 and devices <= 1:
-        return
-    raise ConfigError(
-        f"trainer.devices={trainer.devices}: in a search Lightning's further processes would run "
-        "the command again, and join the study as workers of their own.\n"
-        "Add hydra/launcher=slots, which makes a command of each trial; or give trainer.devices=1."
-    )
 
 
 # --- the parent run -----------------------------------------------------------------------------

@@ -38,12 +38,16 @@ def test_a_signal_to_either_process_stops_both_within_the_epoch_and_they_resume_
     place: Path, whole: dict[str, float]
 ) -> None:
     folder = RunFolder(place / "stopped")
-    for strike, status in (("0 0 1 SIGINT", 130), ("1 1 0 SIGTERM", 143)):
+    strikes = (("0 0 1 SIGINT", 130), ("1 1 0 SIGTERM", 143), ("all 1 1 SIGTERM", 143))
+    for strike, status in strikes:
         ended = start(place, "hydra.run.dir=stopped", strike=strike)
         assert ended.status == status, ended.err
         assert record_of(folder.path).status == KILLED
         assert within_epoch(read_checkpoint(folder.last))
         assert "Traceback" not in ended.err
+    tested = start(place, "hydra.run.dir=stopped", strike="1 test 0 SIGTERM")
+    assert tested.status == 143, tested.err
+    assert record_of(folder.path).status == KILLED
     done = start(place, "hydra.run.dir=stopped")
     assert done.status == 0, done.err
     assert scores(read_metrics(folder)) == whole
