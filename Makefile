@@ -10,7 +10,7 @@ NEXT := .venv-hydra14
 NEXT_STAMP := $(NEXT)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-thorough test-hydra-next campaign lint format ui clean
+.PHONY: help setup demo test test-fast test-thorough test-engines test-hydra-next campaign lint format ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,10 @@ test: $(STAMP)  ## every check but the thorough ones
 
 test-thorough: $(STAMP)  ## simulations, kills of whole sweeps, every option against what it changes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'thorough and not engines'
+
+# One at a time: the jobs of these tests want the machine for themselves.
+test-engines: $(STAMP)  ## sweeps and searches on a real SLURM (as root, with slurm-wlm), on Ray, on slots
+	$(BIN)/python -m pytest -n 0 -m engines tests/engines
 
 test-fast: $(STAMP)  ## the checks without the slow ones
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not thorough and not engines'

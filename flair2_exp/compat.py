@@ -262,6 +262,15 @@ def epochs_trained(checkpoint: Mapping[str, Any]) -> int:
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
+def within_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint of Lightning's was written between two batches of an epoch.
+
+    Only the loops' own progress tells.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return bool(progress["current"]["ready"]) and not progress["is_last_batch"]
+
+
 def stopped_early(checkpoint: Mapping[str, Any]) -> bool:
     """Return whether Lightning's `EarlyStopping` had ended the training of a checkpoint.
 

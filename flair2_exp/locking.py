@@ -132,6 +132,20 @@ def locked(folder: Path, fix: str = "") -> Iterator[bool]:
         yield supported
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a process holds a folder; False where the file system has no locks.
+
+    Not while one may be about to take it: for a moment, this does.
+    """
+    try:
+        with file_lock(folder / FILE, shared=True, blocking=False):
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such folder
+        return False
+
+
 def wait_until_free(folder: Path) -> None:
     """Wait until no process holds a folder; at once where the file system has no locks."""
     with suppress(FileNotFoundError, NotADirectoryError):

@@ -184,7 +184,12 @@ def _first_host(environ: Mapping[str, str], machines: int) -> str:
 
 
 def _require_count(started: Rank, devices: int, nodes: int, given: str) -> Rank:
-    """Refuse another number of processes than there are devices, per machine and in all."""
+    """Refuse another number of processes than there are devices, per machine and in all.
+
+    Raises:
+        DeviceError: In the first process.
+        SystemExit: In the others.
+    """
     if started.world == devices * nodes and started.per_node == devices:
         return started
     per_node = started.per_node if started.world % started.per_node == 0 else started.world
@@ -194,13 +199,19 @@ def _require_count(started: Rank, devices: int, nodes: int, given: str) -> Rank:
         fix += f" trainer.num_nodes={machines}"
     flag = {"srun": f"srun --nodes={nodes} --ntasks={devices * nodes}",
             "torchrun": f"torchrun --nproc-per-node={devices}"}[started.starter]  # fmt: skip
-    plural = "es" if started.world > 1 else ""
+    if not started.first:  # the first one says it
+        raise SystemExit(DeviceError.status)
+    given += f" trainer.num_nodes={nodes}" if nodes > 1 else ""
     raise DeviceError(
-        f"trainer.devices={given} trainer.num_nodes={nodes} is {devices * nodes} processes, and "
-        f"{started.starter} has started {started.world} process{plural}"
-        + (f" on {machines} machines" if machines > 1 else "")
-        + f".\nStart this command with {flag}, or use {fix}."
+        f"trainer.devices={given} needs {_processes(devices * nodes, nodes)}; {started.starter} "
+        f"has started {_processes(started.world, machines)}.\n"
+        f"Start this command with {flag}, or use {fix}."
     )
+
+
+def _processes(count: int, machines: int) -> str:
+    on = f" on {machines} machines" if machines > 1 else ""
+    return f"{count} process{'es' if count > 1 else ''}{on}"
 
 
 def _by_hand(devices: int, nodes: int, environ: Mapping[str, str]) -> Rank:

@@ -18,7 +18,7 @@ from flair2_exp.report.results import ReportOptions
 from flair2_exp.report.runs import RunSet
 from flair2_exp.report.statistics import RESAMPLES
 from flair2_exp.report.store import read_mlflow
-from flair2_exp.report.write import FORMATS, check_formats, report_runs
+from flair2_exp.report.write import FORMATS, check_formats, draws, report_runs
 from flair2_exp.streams import run
 from flair2_exp.tracking.store import local_uri
 from flair2_exp.tracking.tags import Tag
@@ -81,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def read_runs(options: argparse.Namespace) -> RunSet:
-    """Return the runs that the command line names."""
+def read_runs(options: argparse.Namespace, *, curves: bool = True) -> RunSet:
+    """Return the runs that the command line names; `curves` as by `read_mlflow`."""
     if options.folders:
         if options.sweep or options.tag or options.runs:
             raise ConfigError("--folders goes without --sweep, --tag and --runs: name one.")
@@ -92,7 +92,9 @@ def read_runs(options: argparse.Namespace) -> RunSet:
             raise ConfigError(f"--tag {tag} is not KEY=VALUE.")
     tags = dict(tag.split("=", 1) for tag in options.tag)
     ids = _listed(options.runs)
-    return read_mlflow(options.tracking_uri, sweep=options.sweep, tags=tags, run_ids=ids)
+    return read_mlflow(
+        options.tracking_uri, sweep=options.sweep, tags=tags, run_ids=ids, curves=curves
+    )
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -114,7 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
             difference=options.difference,
             strict=options.strict,
         )
-        report = report_runs(read_runs(options), options.out, formats, wanted)
+        runs = read_runs(options, curves=draws(formats))
+        report = report_runs(runs, options.out, formats, wanted)
     except FlairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hydra.types import RunMode
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
@@ -133,3 +136,46 @@ def test_a_config_file_is_checked_before_hydra_reads_it(tmp_path: Path) -> None:
     ):
         hydra.compose_config("config", [], RunMode.RUN)
     assert ("config", tmp_path / "config.yaml") in checked
+
+
+def test_a_trainer_leaves_signals_and_the_checkpoints_of_a_cluster_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Net(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+            self.handlers: list[Any] = []
+
+        def training_step(self, batch: Any) -> Any:
+            self.handlers.append(signal.getsignal(signal.SIGTERM))
+            return self.layer(batch).sum()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    def trained(*, left_alone: bool) -> tuple[Net, int]:
+        trainer = Trainer(
+            accelerator="cpu", devices=1, max_epochs=2, logger=False, default_root_dir=tmp_path,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            plugins=[LightningEnvironment()],
+        )  # fmt: skip
+        if left_alone:
+            compat.leave_the_cluster_alone(trainer)
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+        net = Net()
+        trainer.fit(net, DataLoader(torch.ones(3, 1)))  # type: ignore[arg-type]
+        if not left_alone:
+            trainer.save_checkpoint(tmp_path / "hpc_ckpt_1.ckpt")
+        return net, len(net.handlers)
+
+    before = signal.getsignal(signal.SIGTERM)
+    first, steps = trained(left_alone=False)
+    assert steps == 6
+    assert before not in first.handlers
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    assert trained(left_alone=False)[1] == 0  # Lightning has taken it: that training had ended
+    again, steps = trained(left_alone=True)
+    assert steps == 6
+    assert set(again.handlers) == {before}

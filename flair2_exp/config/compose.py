@@ -58,12 +58,15 @@ def _started(pattern: str) -> str:
     """Return when this process was started, or what all processes of an srun call their run.
 
     Raises:
-        ConfigError: Several were started that have no name in common.
+        ConfigError: Several were started that have no name in common; in the first one.
+        SystemExit: In the others.
     """
     rank = ranks_from_outside()
     if rank is None:
         return datetime.now().strftime(pattern)
     name = step_name()
+    if name is None and not rank.first:
+        raise SystemExit(ConfigError.status)
     if name is None:
         raise ConfigError(
             f"{rank.starter} has started {rank.world} processes, which would each make a folder of "
@@ -143,7 +146,9 @@ def folder_of(config: DictConfig, setting: str) -> str:
             raise ConfigError(f"hydra.{name}={value[:80]}: expected a plain name; {reason}.")
     try:
         return str(OmegaConf.select(config.hydra, setting))
-    except OmegaConfBaseException:
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, ConfigError):  # our resolver's
+            raise error.__cause__ from None
         typed(config)
         raise
 

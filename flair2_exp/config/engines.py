@@ -135,6 +135,16 @@ class RayConfig(EngineConfig):
     """`hydra/launcher=ray`: jobs on a Ray cluster."""
 
     address: str | None = None
-    """Of the cluster, as `10.0.0.5:6379`, or `auto`; null: one of this machine alone."""
+    """Of the cluster, as `10.0.0.5:6379`, or `auto` for the one of this machine; null: a new one of
+    this machine alone, which ends with the command."""
     at_once: int | None = option(None, 1, 100_000)
-    """Jobs at a time; null: as the cluster's GPUs and cores allow."""
+    """Jobs at a time; null: as the cluster's GPUs allow, without any one for every two cores."""
+
+    def validate(self) -> None:
+        """Refuse the addresses of Ray's client, which is another way to connect."""
+        super().validate()
+        if self.address is not None and "://" in self.address:
+            raise ConfigError(
+                f"hydra.launcher.address={self.address}: expected HOST:PORT as `ray start --head` "
+                "shows it, without a scheme, or auto."
+            )

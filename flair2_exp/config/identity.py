@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ UNKNOWN_DATA: Final = ""
 """Stands for the fingerprint of data that are not known yet."""
 
 _OPTIONS: Final = dict(options(Config))
-_UNDECIDING: Final = [name for name, decides in _OPTIONS.items() if decides is False]
+_UNDECIDING: Final = frozenset(name for name, decides in _OPTIONS.items() if decides is False)
 
 
 def decides(option: str) -> bool:
@@ -35,9 +35,11 @@ def decides(option: str) -> bool:
     return not _is_within(option, _UNDECIDING)
 
 
-def _is_within(option: str, names: Iterable[str]) -> bool:
+def _is_within(option: str, names: Set[str]) -> bool:
     """Return whether an option is one of these, or within one of these nodes."""
-    return any(option == name or option.startswith(f"{name}.") for name in names)
+    while option and option not in names:
+        option = option.rpartition(".")[0]
+    return bool(option)
 
 
 def deciding(config: Config, fingerprint: str, version: str = __version__) -> dict[str, Any]:
@@ -53,11 +55,11 @@ def deciding(config: Config, fingerprint: str, version: str = __version__) -> di
         fingerprint: Of the data set's files and split (`data.fingerprint`).
         version: Of the package.
     """
-    idle = [
+    idle = {
         name
         for name, decides in _OPTIONS.items()
         if not (decides(config) if callable(decides) else decides)
-    ]
+    }
     every = flatten(plain(config)) | contents(config)
     values = {name: value for name, value in every.items() if not _is_within(name, idle)}
     nodes = values.pop("trainer.num_nodes", None)

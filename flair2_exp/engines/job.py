@@ -14,6 +14,7 @@ from typing import Any
 
 from flair2_exp.files import write_text
 from flair2_exp.run.folder import RunFolder
+from flair2_exp.tracking.scrub import scrub
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Submission:
         id: The job's there: SLURM's job id, or that of its array and its place in it; a process
             number.
         title: `SWEEP/ROW/seed=1`.
-        command: The words behind `python -m flair2_exp`.
+        command: The words behind `python -m flair2_exp`; credentials are not written.
         host: The machine that it was started from.
         details: What the engine needs to find it again, and what it was given.
         time: When, in milliseconds since 1970.
@@ -96,7 +97,8 @@ class Submission:
     def write(self, folder: RunFolder) -> None:
         """Write it, in one step; the folder is made where it is missing."""
         self.code = self.code or code_digest()
-        write_text(folder.job, json.dumps(asdict(self), indent=2) + "\n")
+        values = asdict(self) | {"command": [scrub(word) for word in self.command]}
+        write_text(folder.job, json.dumps(values, indent=2) + "\n")
 
 
 @cache

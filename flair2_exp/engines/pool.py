@@ -68,6 +68,11 @@ class Pool:
         """Seconds between two calls of `poll`."""
         return self.engine.interval
 
+    @property
+    def outlives(self) -> bool:
+        """Whether jobs go on where the process that started them ends."""
+        return self.engine.outlives
+
     def capacity(self, command: JobCommand) -> int | None:
         """Return how many jobs like this one run at the same time; None: no limit is known here.
 

@@ -215,8 +215,7 @@ class Slurm(Engine):
         self, command: JobCommand, attempt: int, script: Path, place: int
     ) -> Submission:
         details = {"script": str(script), "task": place, "folder": str(command.folder)}
-        words = [scrub(word) for word in command.words]
-        host = socket.gethostname()
+        words, host = list(command.words), socket.gethostname()
         return Submission(self.name, "", command.title, words, host, details, attempt=attempt)
 
     def _sbatch(

@@ -39,8 +39,9 @@ class Pool(Protocol):
     def interval(self) -> float:
         """Seconds between two calls of `poll`."""
 
-    def __len__(self) -> int:
-        """Return how many jobs wait or run."""
+    @property
+    def outlives(self) -> bool:
+        """Whether jobs go on where the process that started them ends."""
 
     def capacity(self, command: Any) -> int | None:
         """Return how many jobs like this one run at the same time; None: no limit is known."""

@@ -338,7 +338,7 @@ class Search:
             with pool.until_ended():
                 self._keep_busy(pool)
         except BaseException as error:
-            if not len(pool):  # else the jobs go on, and the next command takes their trials over
+            if not pool.outlives:  # else the next command takes them over, jobs and trials
                 for number in self._running:
                     self._ledger.give_up(number, one_line(error), interrupted=True)
             raise

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from flair2_exp.nomenclature import Nomenclature
 from flair2_exp.report import words
 from flair2_exp.report.results import FEW_ROWS, Contrast, Report, Row, Score
-from flair2_exp.report.runs import Curve
+from flair2_exp.report.runs import CURVES, Curve
 from flair2_exp.report.statistics import Floats, Integers
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def _explain(axes: Axes, compared: bool) -> None:
 
 def learning_curves(report: Report) -> Figure | None:
     """Draw validation mIoU (or loss) over the epochs: mean and range over seeds, by row."""
-    for name, label in (("val/miou", "validation mIoU"), ("val/loss", "validation loss")):
+    for name, label in zip(CURVES, ("validation mIoU", "validation loss"), strict=True):
         curves = {row.name: row.curves(name) for row in report.rows if row.curves(name)}
         if curves:
             return _curves(report, curves, label)

@@ -10,13 +10,11 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from flair2_exp.errors import ConfigError, DataError, FlairError
 from flair2_exp.report.counts import read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
 from flair2_exp.run.folder import RunFolder, run_folders
-from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.run.record import FINISHED, RunRecord, read_settings
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import flatten, render
 
@@ -53,7 +51,7 @@ def read_folder(folder: RunFolder) -> ScoredRun | AbsentRun:
         return ScoredRun(
             record=record,
             counts=read_counts(folder.confusion),
-            settings=_read_settings(folder.config),
+            settings=_read_settings(folder),
             curves=_read_history(folder.history),
             source=str(folder),
         )
@@ -66,7 +64,7 @@ def read_folder(folder: RunFolder) -> ScoredRun | AbsentRun:
 def _row_and_seed(folder: RunFolder) -> tuple[str, int]:
     """Return the row and the seed of a run without a record, by its config as far as it goes."""
     try:
-        settings = _read_settings(folder.config)
+        settings = _read_settings(folder)
     except DataError:
         settings = {}
     row = settings.get(f"tracking.tags.{Tag.ROW}") or settings.get("name") or folder.path.name
@@ -74,15 +72,9 @@ def _row_and_seed(folder: RunFolder) -> tuple[str, int]:
     return row, int(seed) if seed.isdecimal() else -1
 
 
-def _read_settings(path: Path) -> dict[str, str]:
+def _read_settings(folder: RunFolder) -> dict[str, str]:
     """Return a config, flat, values as text."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read ({error}).") from None
-    if not isinstance(config, dict):
-        raise DataError(f"{path} does not hold a config.")
-    return {name: render(value) for name, value in flatten(config).items()}
+    return {name: render(value) for name, value in flatten(read_settings(folder)).items()}
 
 
 def _read_history(path: Path) -> dict[str, Curve]:

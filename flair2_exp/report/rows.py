@@ -256,8 +256,8 @@ _INCIDENTAL: Final[Mapping[str, Callable[[ScoredRun], str]]] = {
     **{
         name: lambda run, name=name: run.settings.get(name, "")  # type: ignore[misc]
         for name in (
-            "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
-            "trainer.threads", "model.compile", "model.channels_last", "utae.checkpointing",
+            "trainer.accelerator", "trainer.strategy", "trainer.threads",
+            "model.compile", "model.channels_last", "utae.checkpointing",
         )
     },
 }  # fmt: skip
@@ -265,7 +265,11 @@ _INCIDENTAL: Final[Mapping[str, Callable[[ScoredRun], str]]] = {
 
 
 def incidental(runs: Sequence[ScoredRun]) -> Iterator[str]:
-    """Say in what the runs differ that need not matter: packages, commit, machine, devices."""
+    """Say in what the runs differ that need not matter: packages, commit, machine.
+
+    The number of devices does where training is divided among them; it is said by itself.
+    """
+    yield from _devices(runs)
     values = {name: [value(run) for run in runs] for name, value in _INCIDENTAL.items()}
     packages = [dict(_packages(run)) for run in runs]
     for name in dict.fromkeys(name for each in packages for name in each):
@@ -283,6 +287,24 @@ def incidental(runs: Sequence[ScoredRun]) -> Iterator[str]:
         yield (
             f"The code changed after {changed} of {len(runs)} runs were submitted and before they "
             "began: they ran as the code was then."
+        )
+
+
+def _devices(runs: Sequence[ScoredRun]) -> Iterator[str]:
+    """Say that runs were divided among different numbers of devices."""
+    names = ("trainer.devices", "trainer.num_nodes")
+    each = [[run.settings.get(name, "") for name in names] for run in runs]
+    counts = Counter(
+        "all" if devices == "-1" else str(int(devices) * int(nodes or 1))
+        for devices, nodes in each
+        if devices
+    )
+    if len(counts) > 1:
+        words = [f"{number}: {n} run{'s' * (n > 1)}" for number, n in sorted(counts.items())]
+        yield (
+            f"Runs differ in their number of devices ({'; '.join(words)}). Batch sizes are per "
+            "device, and without trainer.sync_batchnorm each device normalises its own batch: "
+            "such trainings differ by more than their seeds."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flair2_exp.run.record import RunRecord
 from flair2_exp.score import Convention, convention_of
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Curve = Sequence[tuple[float, float]]
 """Epochs, counted from 1, and values of a metric."""
 
-CURVES = ("val/miou", "val/loss", "train/loss")
-"""Metrics whose course over the epochs is read."""
+CURVES: Final = ("val/miou", "val/loss")
+"""Metrics whose course over the epochs a report draws: the first that any of its runs measured."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ScoredRun:
     settings: Mapping[str, str] = field(default_factory=dict)
     """The whole config, flat, values as text."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
-    """The course of each of `CURVES` that was measured."""
+    """The course of those of `CURVES` that were measured and read."""
     source: str = ""
     """Folder or MLflow run, for messages."""
     apart: str = ""

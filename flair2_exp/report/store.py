@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import json
 import math
@@ -11,6 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
+    from mlflow.tracking import MlflowClient
 
 SECONDS = 8.0
 """For an answer of the store."""
@@ -35,6 +38,7 @@ def read_mlflow(
     sweep: str | None = None,
     tags: Mapping[str, str] | None = None,
     run_ids: Sequence[str] = (),
+    curves: bool = True,
 ) -> RunSet:
     """Read runs from an MLflow store or server, over all its experiments.
 
@@ -43,6 +47,8 @@ def read_mlflow(
         sweep: Runs with the tag `flair2.sweep` of this value.
         tags: Runs that have all these tags.
         run_ids: These runs, by id.
+        curves: Whether to read the metric that a report's figures draw over the epochs. It is one
+            query per run; all else of all runs comes in one.
 
     Returns:
         Runs, oldest first. Of several finished runs of one row, seed and identity the latest
@@ -56,10 +62,13 @@ def read_mlflow(
     if not wanted and not run_ids:
         raise ConfigError("name the runs of the report: a sweep, a tag or run ids.")
     with _opened(tracking_uri) as store:
-        return _read(store, wanted, run_ids)
+        latest = _latest(_found(store, wanted, run_ids))
+        runs = store.call_each("reading runs", partial(_read, store), latest)
+        return RunSet.of(_with_curves(store, runs) if curves else runs)
 
 
-def _read(store: Store, wanted: Mapping[str, str], run_ids: Sequence[str]) -> RunSet:
+def _found(store: Store, wanted: Mapping[str, str], run_ids: Sequence[str]) -> list[MlflowRun]:
+    """Return the runs that have these tags or ids, oldest first of those with the tags."""
     runs = store.call("reading runs", lambda client: [client.get_run(each) for each in run_ids])
     if wanted:
         runs += store.call("looking for runs", lambda client: search_runs(client, wanted))
@@ -67,11 +76,18 @@ def _read(store: Store, wanted: Mapping[str, str], run_ids: Sequence[str]) -> Ru
     if not runs:
         described = [f"{key}={value}" for key, value in wanted.items()] + list(run_ids)
         raise ConfigError(f"there is no run with {', '.join(described)} in {store}.")
+    return runs
+
+
+def _latest(runs: Sequence[MlflowRun]) -> list[MlflowRun]:
+    """Return the latest finished one of the runs of each experiment and seed, else the latest."""
     attempts: dict[tuple[str, int, str], list[MlflowRun]] = {}
     for run in runs:
         record = _record(run)
         attempts.setdefault((record.row, record.seed, record.identity), []).append(run)
-    return RunSet.of(_read_latest(each, store) for each in attempts.values())
+    finished = ([run for run in each if run.info.status == FINISHED] for each in attempts.values())
+    pairs = zip(finished, attempts.values(), strict=True)
+    return [(of_each or each)[-1] for of_each, each in pairs]
 
 
 @contextlib.contextmanager
@@ -122,49 +138,61 @@ def _record(run: MlflowRun) -> RunRecord:
     )
 
 
-def _read_latest(attempts: Sequence[MlflowRun], store: Store) -> ScoredRun | AbsentRun:
-    """Read the latest finished one of several runs of one experiment and seed."""
-    finished = [run for run in attempts if run.info.status == FINISHED]
-    run = (finished or attempts)[-1]
+def _read(store: Store, client: MlflowClient, run: MlflowRun) -> ScoredRun | AbsentRun:
+    """Read what a run counted and what decided its result, or why it has no score."""
     record, source = _record(run), f"MLflow run {run.info.run_id}"
-    if not finished:
+    if record.status != FINISHED:
         return AbsentRun.of(record, source)
     try:
-        counts = _download_counts(record.run_id, store)
+        counts = _read_counts(store, client, run)
     except DataError as error:
         return AbsentRun(record.row, record.seed, "damaged", f"{source}: {error}")
-    record.deciding = _read_deciding(record.run_id, store)
-    curves = {name: _curve(record.run_id, name, store) for name in CURVES if name in record.scores}
-    return ScoredRun(
-        record, counts, run.data.params, {name: each for name, each in curves.items() if each},
-        source,
-    )  # fmt: skip
+    record.deciding = _read_deciding(store, client, run)
+    return ScoredRun(record, counts, run.data.params, source=source)
 
 
-def _download_counts(run_id: str, store: Store) -> Counts:
+def _read_counts(store: Store, client: MlflowClient, run: MlflowRun) -> Counts:
     artifact = f"results/{RunFolder(Path()).confusion.name}"
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = store.download(run_id, artifact, folder)
-        except TrackingError as error:
-            raise DataError(f"it has no artifact {artifact} ({error})") from None
-        try:
-            return read_counts(path)
-        except DataError as error:
-            raise DataError(str(error).replace(str(path), artifact)) from None
+    try:
+        with store.artifact(client, run, artifact) as path:
+            try:
+                return read_counts(path)
+            except DataError as error:
+                raise DataError(str(error).replace(str(path), artifact)) from None
+    except TrackingError as error:
+        raise DataError(f"it has no artifact {artifact} ({error})") from None
 
 
-def _read_deciding(run_id: str, store: Store) -> dict[str, Any]:
+def _read_deciding(store: Store, client: MlflowClient, run: MlflowRun) -> dict[str, Any]:
     """Return what decides a run's result; empty where the run does not say."""
     values = None
     unread = contextlib.suppress(TrackingError, OSError, ValueError)
-    with tempfile.TemporaryDirectory() as folder, unread:
-        values = json.loads(store.download(run_id, DECIDING, folder).read_text("utf-8"))
+    with unread, store.artifact(client, run, DECIDING) as path:
+        values = json.loads(path.read_text("utf-8"))
     return values if isinstance(values, dict) else {}
 
 
-def _curve(run_id: str, name: str, store: Store) -> Curve:
+def _with_curves(
+    store: Store, runs: Sequence[ScoredRun | AbsentRun]
+) -> list[ScoredRun | AbsentRun]:
+    """Return the runs with the first of `CURVES` that any of them measured: the one drawn."""
+    scored = [run for run in runs if isinstance(run, ScoredRun)]
+    for name in CURVES:
+        ids = [run.record.run_id for run in scored if name in run.record.scores]
+        histories = store.call_each(f"reading {name}", partial(_history, name), ids)
+        curves = {run: curve for run, curve in zip(ids, histories, strict=True) if curve}
+        if curves:
+            return [
+                dataclasses.replace(run, curves={name: curves[run.record.run_id]})
+                if isinstance(run, ScoredRun) and run.record.run_id in curves
+                else run
+                for run in runs
+            ]
+    return list(runs)
+
+
+def _history(name: str, client: MlflowClient, run_id: str) -> Curve:
     """Return a metric's history, one value per epoch, counted from 1 in the order of the steps."""
-    history = store.call(f"reading {name}", lambda client: client.get_metric_history(run_id, name))
+    history = client.get_metric_history(run_id, name)
     by_step = {point.step: point.value for point in history if math.isfinite(point.value)}
     return [(float(at), by_step[step]) for at, step in enumerate(sorted(by_step), 1)]

@@ -92,11 +92,16 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
     return wanted
 
 
+def draws(formats: Iterable[str]) -> bool:
+    """Return whether any of these formats has figures."""
+    return not {"png", "svg", "html"}.isdisjoint(formats)
+
+
 def _contents(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
     """Return the files of a report by name."""
     from flair2_exp.report.figures import figures
 
-    drawn = figures(report) if {"png", "svg", "html"} & {*formats} else {}
+    drawn = figures(report) if draws(formats) else {}
     contents = {
         f"{name}.{kind}": image(figure, kind)
         for kind in ("png", "svg")

@@ -7,19 +7,16 @@ or another one be wanted: then the MLflow run is made again from the folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import yaml
-
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import build
-from flair2_exp.errors import ConfigError, TrackingError
+from flair2_exp.errors import TrackingError
 from flair2_exp.run.experiment import log_config, run_name
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import ENDED, KILLED, RunRecord
+from flair2_exp.run.record import ENDED, KILLED, RunRecord, read_settings
 from flair2_exp.run.results import hand_over, is_by_epoch
 from flair2_exp.tracking.outbox import Outbox
 from flair2_exp.tracking.pending import Pending
@@ -139,15 +136,10 @@ def read_config(folder: RunFolder) -> Config:
     """Return a run's config as its folder holds it.
 
     Raises:
-        ConfigError: There is none, or not one of this version.
+        DataError: There is none, or it is damaged.
+        ConfigError: It is not one of this version.
     """
-    try:
-        values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{folder.config} cannot be read ({error}).") from None
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{folder.config} does not hold a config.")
-    return build(Config, values)
+    return build(Config, read_settings(folder))
 
 
 def lacks(store: Store, run_id: str) -> bool:

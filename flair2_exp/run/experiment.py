@@ -209,6 +209,7 @@ class _Life:
                     _deliver(folder, earlier, prepared.store)
                     self._tell_pruned(earlier)
                     return objective(config, earlier.scores)
+            self._require_same_devices(prepared, earlier)
             record = earlier or RunRecord.of(
                 config, prepared.data.fingerprint, folder, prepared.data.fingerprint_of("test")
             )
@@ -251,6 +252,16 @@ class _Life:
         record.finish(status_of(error), scrub(f"{type(error).__name__}: {error}"))
         with suppress(OSError):  # the disk may be what the run failed of
             self._write(record)
+
+    def _require_same_devices(self, prepared: Prepared, earlier: RunRecord | None) -> None:
+        """Refuse a start within an epoch that other devices had divided."""
+        from flair2_exp.training.checkpoint import read_checkpoint, require_same_devices
+
+        start = prepared.start
+        if start is None and self.config.train and self.config.checkpoint:
+            start = Path(self.config.checkpoint)
+        if start is not None and not (earlier is not None and earlier.training):
+            require_same_devices(start, read_checkpoint(start), self.peers.rank.world)
 
     def _count_devices(self) -> None:
         """Settle how many processes `trainer.devices=-1` are, now that torch is there to ask."""

@@ -183,8 +183,9 @@ class Peers:
             self._children.append(child)
             self._take(rank.number, ours)
             job = Job(config, self._folder, tuple(overrides), rank, importable())
-            with suppress(BrokenPipeError), child.stdin as stdin:  # type: ignore[union-attr]
-                pickle.dump(job, stdin)  # type: ignore[arg-type]
+            assert child.stdin is not None
+            with suppress(BrokenPipeError), child.stdin:
+                pickle.dump(job, child.stdin)
 
     def meet(self) -> None:
         """Wait until all others that srun has started are there, before waiting within torch.

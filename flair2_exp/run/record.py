@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
 from flair2_exp.config.identity import deciding
@@ -38,6 +40,10 @@ DECIDING: Final = "config/deciding.json"
 
 FORMAT: Final = 3
 """Raised when `run.json` changes its form, or `deciding` its rules; other forms are refused."""
+
+_YAML: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same values either way; libyaml's parser, where PyYAML was built with it, takes a tenth of
+the time."""
 
 
 @dataclass
@@ -239,6 +245,21 @@ def place_of(config: Config) -> dict[str, Any]:
 def row_of(config: Config) -> str:
     """Return the leaderboard row that an experiment belongs to."""
     return config.tracking.tags.get(Tag.ROW, config.name)
+
+
+def read_settings(folder: RunFolder) -> dict[str, Any]:
+    """Return the whole config that a run was given, by group.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+    """
+    try:
+        values = yaml.load(folder.config.read_text(encoding="utf-8"), _YAML)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{folder.config} cannot be read ({error}).") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{folder.config} does not hold a config.")
+    return values
 
 
 def read_metrics(folder: RunFolder) -> dict[str, float]:

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
 
     from flair2_exp.report.results import ReportOptions
+    from flair2_exp.report.runs import AbsentRun, ScoredRun
     from flair2_exp.tracking.run import Run
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ class Sweep:
         self._failures: dict[int, Failure] = {}
         self._engine: OnEngine | None = None
         self._table = ""
+        self._results: dict[int, tuple[int, ScoredRun]] = {}
 
     def plan(
         self, overrides: list[tuple[str, ...]], loader: ConfigLoader, arguments: Sequence[str]
@@ -181,25 +183,39 @@ class Sweep:
         self.baseline, on_baseline = choose_baseline(jobs, self.options.baseline, typed=typed)
         typed = is_typed("sweep.factors", arguments)
         self.factors, on_factors = choose_factors(jobs, self.options.factors, typed=typed)
-        notes = [*plan.notes, on_baseline, on_factors, self._on_seeds(jobs)]
+        notes = [*plan.notes, on_baseline, on_factors, self._on_seeds(jobs), self._on_gpus(jobs)]
         notes += [UNCHECKED] if self.options.dry_run else []
         look_for_live(jobs)
         self._table = "\n".join((job_table(jobs), *filter(None, notes)))
         print(self._table, flush=True)
         return jobs
 
+    def _on_gpus(self, jobs: Sequence[Job]) -> str:
+        """Return that there are GPUs which would idle; empty where there are none."""
+        if not is_basic_launcher(self._launcher) or len(jobs) < 2:
+            return ""
+        if any(job.config.trainer.accelerator in ("cpu", "mps") for job in jobs):
+            return ""
+        devices = max(abs(job.config.trainer.devices) for job in jobs)
+        at_once = len(visible_gpus()) // devices
+        if at_once < 2:
+            return ""
+        return (
+            f"Jobs run one after the other, and this machine's GPUs would hold {at_once}: "
+            "hydra/launcher=slots runs as many at a time."
+        )
+
     def _on_seeds(self, jobs: Sequence[Job]) -> str:
         """Return what more seeds would show, as the finished jobs tell it; empty where none do."""
         wanted = self.options.difference
         tested = [job for job in jobs if job.state == DONE and job.config.test]
         if tested:  # else nothing heavy is imported
-            from flair2_exp.report.folders import read_folder
             from flair2_exp.report.leaderboard import outlook
             from flair2_exp.report.runs import RunSet
             from flair2_exp.report.sentences import outlook_sentence
 
             try:
-                runs = RunSet.of(read_folder(job.folder) for job in tested)
+                runs = RunSet.of(map(self._result, tested))
                 found, unit = outlook(runs, replace(self._report_options(), baseline=None))
             except FlairError as error:  # the report will say so again
                 return f"How many seeds? {error}"
@@ -211,6 +227,18 @@ class Sweep:
             f"sweep.difference={wanted:g}: how many seeds it needs is said as soon as two seeds of "
             "a row, and another row, are done."
         )
+
+    def _result(self, job: Job) -> ScoredRun | AbsentRun:
+        """Read what a job's run counted: once, unless the run has written its record since."""
+        from flair2_exp.report.folders import read_folder
+        from flair2_exp.report.runs import AbsentRun
+
+        if job.number in self._results and self._results[job.number][0] == job.stamp:
+            return self._results[job.number][1]
+        result = read_folder(job.folder)
+        if not isinstance(result, AbsentRun):  # which may be put right meanwhile
+            self._results[job.number] = job.stamp, result
+        return result
 
     def run(self, jobs: Sequence[Job]) -> list[list[JobReturn]]:
         """Launch what is not done, and report.
@@ -386,12 +414,11 @@ class Sweep:
         """Turn the finished runs into an answer: files in the sweep's folder and on the parent."""
         if not (self.options.report and any(j.state == DONE and j.config.test for j in jobs)):
             return
-        from flair2_exp.report.folders import read_folder
         from flair2_exp.report.page import headline, summary
         from flair2_exp.report.runs import RunSet
         from flair2_exp.report.write import report_runs
 
-        begun = [read_folder(job.folder) for job in jobs if job.folder.config.is_file()]
+        begun = [self._result(job) for job in jobs if job.folder.config.is_file()]
         report = report_runs(
             RunSet.of([*begun, *absent_runs(failed)]),  # the sweep has the last word on failures
             self.folder / REPORT,

@@ -111,16 +111,17 @@ class Job:
     @cached_property
     def experiment(self) -> str:
         """A hash of all that decides its result, known before the run: its data by their place."""
-        return digest({**deciding(self.config, self.fingerprint), **self._place})
+        return digest(self._deciding)
 
     @cached_property
     def whatever_seed(self) -> str:
         """As `experiment`, equal for jobs that differ in the seed alone: they make one row."""
-        return digest({**deciding(self.config, self.fingerprint), **self._place, "seed": None})
+        return digest({**self._deciding, "seed": None})
 
-    @property
-    def _place(self) -> dict[str, Any]:
-        return {} if self.fingerprint else place_of(self.config)
+    @cached_property
+    def _deciding(self) -> dict[str, Any]:
+        place = {} if self.fingerprint else place_of(self.config)
+        return deciding(self.config, self.fingerprint) | place
 
     @property
     def identity(self) -> str:

@@ -15,8 +15,10 @@ import math
 import os
 import re
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Recorded = Callable[[str, Mapping[str, str]], str]
 """Returns how a run ended, by its id and tags: FINISHED, FAILED or KILLED; "" where unknown."""
 
@@ -46,6 +49,8 @@ _COLUMNS: Final = frozenset({"experiment_id", "artifact_location", "lifecycle_st
 """What the table of MLflow's experiments has, in all versions since 1.0."""
 _BUSY_SECONDS: Final = 20.0
 """As long as MLflow's own connections wait for a lock of the database."""
+_REQUESTS: Final = 8
+"""Answers of a server that are waited for at a time; its default is four processes."""
 
 
 def local_uri(folder: str | Path) -> str:
@@ -323,6 +328,7 @@ class Store:
         self.delivery_seconds = 0.0
         self.recorded: Recorded | None = None
         self._client: MlflowClient | None = None
+        self._roots: dict[str, Path | None] = {}
 
     def __str__(self) -> str:
         return scrub(self.uri if self.folder is None else str(self.folder))
@@ -361,10 +367,37 @@ class Store:
                     self._client = MlflowClient(tracking_uri=self.uri)
                 return action(self._client)
         except Exception as error:  # databases and artifact stores have errors of their own kinds
-            raise TrackingError(
-                f"MLflow ({self}) failed at {what}: {_reason(error)}.\nCheck that the store can be "
-                "written (free space, credentials), or run with tracking=off."
-            ) from error
+            raise self._failure(what, error) from error
+
+    def _failure(self, what: str, error: Exception) -> TrackingError:
+        if isinstance(error, TrackingError):
+            return error
+        return TrackingError(
+            f"MLflow ({self}) failed at {what}: {_reason(error)}.\nCheck that the store can be "
+            "written (free space, credentials), or run with tracking=off."
+        )
+
+    def call_each(
+        self, what: str, action: Callable[[MlflowClient, Item], T], items: Sequence[Item]
+    ) -> list[T]:
+        """Do something with MLflow's client for each of many: a server answers several at a time.
+
+        Args:
+            what: What is being done, for the error.
+            action: Called with the client and an item; with a server, in threads.
+            items: What it is done for.
+
+        Raises:
+            TrackingError: Whatever went wrong at the first item that failed.
+        """
+
+        def every(client: MlflowClient) -> list[T]:
+            if self.is_local:
+                return [action(client, item) for item in items]
+            with ThreadPoolExecutor(_REQUESTS, "mlflow") as pool:
+                return list(pool.map(lambda item: action(client, item), items))
+
+        return self.call(what, every)
 
     def ensure_experiment(self, name: str) -> str:
         """Return the id of the experiment of that name; make it if it is new.
@@ -411,25 +444,46 @@ class Store:
                 return None
             raise
 
-    def download(self, run_id: str, path: str, folder: str | Path) -> Path:
-        """Return an artifact as a file: in a local store itself, else a copy of it in a folder.
+    @contextmanager
+    def artifact(self, client: MlflowClient, run: MlflowRun, path: str) -> Iterator[Path]:
+        """Yield an artifact of a run as a file: in a local store itself, else a copy for a while.
+
+        Args:
+            client: As `call` and `call_each` pass it.
+            run: As the client returns it.
+            path: Of the artifact.
 
         Raises:
             TrackingError: There is none, or the store does not answer.
         """
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                file = self._local_artifact(client, run, path) or self._download(run, path, folder)
+            except Exception as error:
+                raise self._failure(f"reading the artifact {path}", error) from error
+            yield file
 
-        def download(client: MlflowClient) -> Path:
-            if self.folder is not None:
-                info = client.get_run(run_id).info
-                experiment = client.get_experiment(info.experiment_id)
-                noted = experiment.tags.get(Tag.FOLDER, "")
-                root = root_of(experiment.artifact_location, noted, self.folder)
-                here = artifact_here(info.artifact_uri, root, self.folder)
-                if here is not None and (here / path).is_file():
-                    return here / path
-            return Path(client.download_artifacts(run_id, path, str(folder)))
+    def _download(self, run: MlflowRun, path: str, folder: str) -> Path:
+        """Return a copy of an artifact.
 
-        return self.call(f"reading the artifact {path}", download)
+        The client asks a server six times for an artifact of a run, and twice for one by its place.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        place = f"{run.info.artifact_uri}/{path}"
+        return Path(download_artifacts(artifact_uri=place, dst_path=folder, tracking_uri=self.uri))
+
+    def _local_artifact(self, client: MlflowClient, run: MlflowRun, path: str) -> Path | None:
+        """Return an artifact's file in a local store, where it lies now; None where it does not."""
+        if self.folder is None:
+            return None
+        number = run.info.experiment_id
+        if number not in self._roots:
+            experiment = client.get_experiment(number)
+            noted = experiment.tags.get(Tag.FOLDER, "")
+            self._roots[number] = root_of(experiment.artifact_location, noted, self.folder)
+        here = artifact_here(run.info.artifact_uri, self._roots[number], self.folder)
+        return here / path if here is not None and (here / path).is_file() else None
 
     def find_run(
         self, experiment_id: str, tags: Mapping[str, str], *, status: str | None = None
@@ -515,7 +569,7 @@ def search_runs(
         page = client.search_runs(
             list(among),
             " and ".join(conditions),
-            max_results=500,
+            max_results=500,  # which a server answers well within the time that it has
             order_by=["attributes.start_time ASC"],
             page_token=page.token if page else None,
         )

@@ -121,7 +121,7 @@ class Agreement:
     def __init__(self, interruption: Interruption) -> None:
         self.end: BaseException | None = None
         self._interruption = interruption
-        self._processes: torch.distributed.ProcessGroup | None = None
+        self._processes: Any = None
 
     def begin(self, world: int) -> None:
         """Make what the processes ask each other by; all must call this."""

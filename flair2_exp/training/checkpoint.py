@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from flair2_exp.compat import epochs_trained, stopped_early
+from flair2_exp.compat import epochs_trained, stopped_early, within_epoch
 from flair2_exp.config.fields import build, plain
 from flair2_exp.config.training import OptimizerConfig, SchedulerConfig
 from flair2_exp.errors import CheckpointError, FlairError
@@ -121,6 +121,35 @@ def require_training_state(
             f"{path} has trained {trained} epochs, trainer.max_epochs={epochs}: ask for more in "
             f"all, or test it with train=false.\n{_ANEW}"
         )
+
+
+def require_same_devices(path: Path, content: Mapping[str, Any], devices: int) -> None:
+    """Refuse to resume within an epoch on another number of devices: its batches are divided.
+
+    From an epoch's start it is exact: all that comes is as on so many devices.
+
+    Args:
+        path: Named in the messages.
+        content: What `read_checkpoint` returned.
+        devices: Processes that are to train.
+
+    Raises:
+        CheckpointError: The checkpoint was written between two batches on other devices.
+    """
+    before = len(content.get("epoch_sums", ())) or devices
+    if before == devices:
+        return
+    plural = "s" if before > 1 else ""
+    if within_epoch(content):
+        raise CheckpointError(
+            f"{path} was written within an epoch, whose batches {before} device{plural} had "
+            f"divided; {devices} cannot take it up.\nResume with trainer.devices={before}; from an "
+            "epoch's end, any number can."
+        )
+    log.warning(
+        "%s was trained on %d device%s, and resumes on %d, exactly from its epoch's end",
+        path, before, plural, devices,
+    )  # fmt: skip
 
 
 def warn_of_schedule(

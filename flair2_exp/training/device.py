@@ -97,15 +97,17 @@ def devices_of(options: TrainerConfig, rank: Rank) -> dict[str, Any]:
     Lightning is told which process this is. It neither looks for a launcher's ranks, which may be
     another program's, nor starts processes, nor takes on a cluster's signals and requeueing.
     """
+    from flair2_exp.training.batch_norm import SharedBatchNorms
     from flair2_exp.training.environment import RankEnvironment
 
+    shared = options.sync_batchnorm and not rank.alone
     return {
         "accelerator": options.accelerator,
         "devices": rank.per_node,
         "num_nodes": options.num_nodes,
         "strategy": "auto" if rank.alone else options.strategy,
-        "sync_batchnorm": options.sync_batchnorm and not rank.alone,
-        "plugins": [RankEnvironment(rank)],
+        "sync_batchnorm": shared,
+        "plugins": [RankEnvironment(rank), *([SharedBatchNorms()] if shared else [])],
     }
 
 

@@ -292,7 +292,7 @@ class SegmentationTask(LightningModule):
 
     def _gather_results(self) -> None:
         """Gather by patch id: a distributed sampler repeats patches to fill up the last batch."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not _in_a_group():
             return
         gathered: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(gathered, self.results)
@@ -364,19 +364,24 @@ class SegmentationTask(LightningModule):
     def _sums_of_all(self) -> list[dict[str, float]]:
         """Return this epoch's sums of each process of the training, in their order."""
         own = self._epoch.state()
-        if self._trainer is None or self.trainer.world_size == 1:
+        if not _in_a_group():
             return [own]
-        sums: list[Any] = [None] * self.trainer.world_size
+        sums: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(sums, own)
         return sums
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this epoch's sums, and keep the plateau schedule's state for its making."""
         sums = checkpoint.get("epoch_sums", [])
-        rank = self.trainer.global_rank if self._trainer is not None else 0
+        rank = torch.distributed.get_rank() if _in_a_group() else 0
         # Of another number of devices only at an epoch's end: see `require_same_devices`.
         self._epoch = EpochSums(sums[rank] if rank < len(sums) else {})
         self._plateau_state = checkpoint.get("plateau", {})
+
+
+def _in_a_group() -> bool:
+    """Return whether several processes train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _scores(prefix: str, counts: npt.NDArray[np.int64], scored: int) -> dict[str, float]:

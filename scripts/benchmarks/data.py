@@ -3,8 +3,10 @@
 Reading is measured from files in the page cache, so it is the work of the code and not of the disk.
 "Reading alone" opens and decodes image and mask with rasterio, with the same GDAL options as the
 package, and copies the crop of the series and of its probabilities, all acquisitions, from
-memory-mapped arrays. Without `--root` a sample data set of 512 px patches is made first, below
-TMPDIR.
+memory-mapped arrays. "Copying" is `numpy.copy` of the arrays of the same patch's sample as it is
+delivered: bands and labels in uint8, monthly means in float32, days in int64. It tells what these
+bytes cost on this processor at this moment, so bounds in copies hold on any processor and disk.
+Without `--root` a sample data set of 512 px patches is made first, below TMPDIR.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import rasterio
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.harness import Figure, ratios, take_turns
 from flair2_exp.config.data import (
@@ -39,12 +42,19 @@ from flair2_exp.data.layout import Index, index, locate
 from flair2_exp.data.preparation import prepare
 from flair2_exp.data.readers import reading
 from flair2_exp.data.sample.tree import ensure_sample
+from flair2_exp.data.source import Sample
 
 ROUNDS: Final = (20, 20)
 OPTIONS: Final = {"--root": {"type": Path, "help": "a data set with 512 px patches"}}
 SERIES: Final = S2PreprocConfig(cloud_filter=True, monthly=True)
 SAMPLE: Final = SampleConfig(patch_size=512, domains=6, areas_per_domain=1, patches_per_area=4)
 """Patches and super-areas as FLAIR #2 has them."""
+PREPARED, AUGMENTED = 3.0, 5.0
+"""Copies that a sample from a store may take: of its bytes once for each of reading, classes and
+what is around them; flips and turns move all of them once more, partly crosswise."""
+FROM_FILES: Final = 12.0
+"""Copies that a sample from files may take beyond reading them alone: the clouds of all
+acquisitions, means by month, classes, flips."""
 BOTH: Final = frozenset({"aerial", "satellite"})
 PATCHES, AREAS, TRAIN_AREAS = 77_762, 916, 729
 """FLAIR #2's patches and areas; the share of the train tree is that of its patches."""
@@ -68,12 +78,13 @@ def _module(
     reads: frozenset[str] = BOTH,
     store: str | None = None,
     workers: int = 0,
+    geometry: Literal["none", "flips"] = "flips",
 ) -> FlairDataModule:
     groups = DataGroups(
         data=DataConfig(workers=workers),
         dataset=DatasetConfig(root=str(root), store=store),
         s2_preproc=series,
-        aug=AugConfig(geometry="flips"),
+        aug=AugConfig(geometry=geometry),
     )
     data = FlairDataModule(groups, reads=reads)
     data.setup()
@@ -81,14 +92,22 @@ def _module(
 
 
 def _reading(root: Path, store: Path, rounds: int) -> tuple[list[Figure], dict[str, Any]]:
-    """Measure a training sample from files and from a store, over reading the files alone."""
+    """Measure samples from files and from a store, over reading the files and copying bytes."""
     direct = _module(root)
     listed, count = index(locate(direct.groups.dataset)), direct.counts["train"]
     start = time.perf_counter()
     size = prepare(direct.source, store, series=SERIES).size / len(listed)
     seconds = (time.perf_counter() - start) / len(listed)
-    files, stored = direct.dataset("train"), _module(root, store=str(store)).dataset("train")
+    files, stored, plain = (
+        each.dataset("train")
+        for each in (
+            direct,
+            _module(root, store=str(store)),
+            _module(root, store=str(store), geometry="none"),
+        )
+    )
     patches = files.patches.tolist()
+    delivered = [_arrays(plain.sample(at, 0)) for at in range(count)]
 
     def each(read: Callable[[int, int], object]) -> Callable[[], object]:
         """Read one patch per call, epoch after epoch."""
@@ -98,22 +117,34 @@ def _reading(root: Path, store: Path, rounds: int) -> tuple[list[Figure], dict[s
     calls = {
         "reading the files alone": each(lambda i, _: read_alone(listed, patches[i], SERIES.size)),
         "training sample, files": each(files.sample),
+        "copying the bytes of a sample": each(lambda i, _: [*map(np.copy, delivered[i])]),
+        "sample, store": each(plain.sample),
         "training sample, store": each(stored.sample),
     }
     times = take_turns(calls, rounds=rounds * count, warmup=2 * count)
-    alone, direct_times, stored_times = times.values()
+    alone, from_files, copies, prepared, augmented = times.values()
+    beyond = [whole - part for whole, part in zip(from_files, alone, strict=True)]
     facts = {
         "patches": f"{count} of {direct.patch_size} px, one at a time in turns, {rounds} epochs",
+        "a sample": f"{sum(array.nbytes for array in delivered[0]) / 1e6:.2f} MB",
         "FLAIR #2 prepared (extrapolated)": f"{seconds * PATCHES / 3600:.2f} h in one process, "
         f"{size * PATCHES / 1e9:.0f} GB",
     }
     return [
         *(Figure(name, [1e3 * s for s in samples], unit="ms") for name, samples in times.items()),
-        Figure("sample from files / reading alone", ratios(direct_times, alone), 1.15),
-        Figure("sample from store / reading alone", ratios(stored_times, alone), 0.20),
+        Figure("sample from store / copying", ratios(prepared, copies), PREPARED),
+        Figure("training sample from store / copying", ratios(augmented, copies), AUGMENTED),
+        Figure("training sample from files beyond reading / copying", ratios(beyond, copies),
+               FROM_FILES),
         Figure("preparing a patch", [1e3 * seconds], unit="ms"),
         Figure("a prepared patch", [size / 1e6], unit="MB"),
-    ], facts
+    ], facts  # fmt: skip
+
+
+def _arrays(sample: Sample) -> list[NDArray[Any]]:
+    """Return what of a sample is delivered."""
+    arrays = (sample.image, sample.label, sample.frames, sample.days)
+    return [each for each in arrays if each is not None]
 
 
 def read_alone(listed: Index, patch: int, size: int) -> tuple[Any, ...]:

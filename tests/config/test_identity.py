@@ -109,6 +109,16 @@ def test_training_on_two_devices_with_batches_of_five_is_not_training_on_one_wit
     assert identity(compose_config(*one), "x") != identity(compose_config(*two), "x")
 
 
+def test_batch_norms_over_all_devices_count_where_several_share_a_training() -> None:
+    shared = "trainer.sync_batchnorm=true"
+    for several in ("trainer.devices=2", "trainer.devices=-1", "trainer.num_nodes=2"):
+        with_it, without = compose_config(several, shared), compose_config(several)
+        assert identity(with_it, "x") != identity(without, "x")
+    assert identity(compose_config(shared), "x") == identity(compose_config(), "x")
+    tested = ("train=false", "checkpoint=a", "trainer.devices=2")
+    assert identity(compose_config(*tested, shared), "x") == identity(compose_config(*tested), "x")
+
+
 def test_data_and_version_decide_too(default: Config) -> None:
     assert identity(default, "x") != identity(default, "y")
     assert identity(default, "x", "1.0") != identity(default, "x", "2.0")

@@ -94,6 +94,7 @@ UNSEEN = {
     "trainer.devices": "needs processes",
     "trainer.num_nodes": "needs machines",
     "trainer.strategy": "needs processes",
+    "trainer.sync_batchnorm": "needs processes",
     "trainer.accelerator": "needs other devices",
     "trainer.deterministic": "differs on GPUs alone",
     "model.compile": "needs a compiler",

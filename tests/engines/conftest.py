@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +46,13 @@ def _answers() -> bool:
         return subprocess.run(["sinfo"], capture_output=True, timeout=15).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+@pytest.fixture
+def slurm(cluster: None) -> Callable[..., str]:
+    """Call one of a real SLURM's clients; what it printed."""
+
+    def call(*words: str) -> str:
+        return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+
+    return call

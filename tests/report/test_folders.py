@@ -23,7 +23,7 @@ def test_a_run_folder_is_read(tmp_path: Path) -> None:
     assert run.settings["metadata.enabled"] == "false"
     assert run.record.scores["train/seconds"] == 63.0
     assert run.curves["val/miou"][0][0] == 1
-    assert len(run.curves["train/loss"]) == 11
+    assert len(run.curves["val/miou"]) == 11
     assert "val/loss" not in run.curves  # blank cells
 
 

@@ -175,12 +175,17 @@ def test_differences_that_may_matter_are_listed_with_their_runs(run: ScoredRun) 
     runs = [changed(run, tags=each | {Tag.SEED: str(at)}) for at, each in enumerate(tags)]
     runs[0] = changed(runs[0], settings={"trainer.devices": "2"})
     runs[1] = changed(runs[1], settings={"trainer.devices": "1"})
-    (note,) = incidental(runs)
+    devices, note = incidental(runs)
+    assert devices.startswith("Runs differ in their number of devices (1: 1 run; 2: 1 run). Batch")
     assert note == (
         "Runs differ in commit (aaaaaaaaaa: 2 runs; bbbbbbbbbb: 1 run), "
-        "trainer.devices (2: 1 run; 1: 1 run), "
         "torch version (2.4.1: 2 runs; 2.5.0: 1 run): that need not matter, but may."
     )
+
+
+def test_devices_are_counted_over_all_machines(run: ScoredRun) -> None:
+    both = ({"trainer.devices": "4"}, {"trainer.devices": "2", "trainer.num_nodes": "2"})
+    assert list(incidental([changed(run, settings=each) for each in both])) == []
 
 
 def test_naming_rows_imports_nothing_heavy() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ import pytest
 from mlflow import MlflowClient
 
 from flair2_exp.errors import ConfigError, TrackingError
+from flair2_exp.report.counts import read_counts
+from flair2_exp.report.runs import ScoredRun
 from flair2_exp.report.store import read_mlflow
+from flair2_exp.run.record import DECIDING, RunRecord
 from flair2_exp.tracking.tags import Tag
 from tests.report.made_runs import make_arrays
 
@@ -21,13 +27,14 @@ COUNTS = "confusion_per_patch.npz"
 
 
 class Store:
-    """A sqlite store with runs as a sweep leaves them."""
+    """A sqlite store, or one on a server, with runs as a sweep leaves them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+    def __init__(self, folder: Path, server: str = "") -> None:
+        self.uri = server or f"sqlite:///{folder / 'mlflow.db'}"
         self.folder = folder
         self.client = MlflowClient(self.uri)
-        self.experiment = self.client.create_experiment("flair2", (folder / "artifacts").as_uri())
+        place = None if server else (folder / "artifacts").as_uri()
+        self.experiment = self.client.create_experiment("flair2", place)
 
     def run(
         self, sweep: str, row: str | None, seed: int, status: str = "FINISHED", **tags: str
@@ -41,15 +48,44 @@ class Store:
         self.client.log_param(run_id, "aug.geometry", "flips")
         self.client.log_param(run_id, "metric.other_pixels", "drop")
         for step, value in ((20, 0.3), (10, 0.2), (30, 0.4)):
-            self.client.log_metric(run_id, "val/miou", value, step=step)
+            for name in tags.get("measured", "val/miou").split(","):
+                self.client.log_metric(run_id, name, value, step=step)
         self.client.log_metric(run_id, "train/seconds", 5.0)
         if status == "FINISHED" and "counts" not in tags:
             path = self.folder / COUNTS
             np.savez(path, **make_arrays(row=len(row or ""), seed=seed, areas=3))  # type: ignore[arg-type]
             self.client.log_artifact(run_id, str(path), "results")
+            self.client.log_dict(run_id, {"seed": seed}, DECIDING)
         if status != "RUNNING":
             self.client.set_terminated(run_id, status)
         return run_id
+
+
+def one_by_one(store: Store, runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """The runs, asked for each by itself and file by file, in MLflow's plainest words."""
+    read = []
+    for run in runs:
+        run_id = run.record.run_id
+        kept = store.client.get_run(run_id)
+        counts = read_counts(Path(store.client.download_artifacts(run_id, f"results/{COUNTS}")))
+        decided = Path(store.client.download_artifacts(run_id, DECIDING)).read_text()
+        record = RunRecord(
+            kept.data.tags, json.loads(decided), status=kept.info.status, run_id=run_id,
+            scores=kept.data.metrics,
+        )  # fmt: skip
+        history = store.client.get_metric_history(run_id, "val/miou")
+        values = [each.value for each in sorted(history, key=lambda each: each.step)]
+        curves = {"val/miou": list(zip((1.0, 2.0, 3.0), values, strict=True))}
+        source = f"MLflow run {run_id}"
+        read.append(ScoredRun(record, counts, kept.data.params, curves, source))
+    return read
+
+
+def assert_same_runs(runs: Sequence[ScoredRun], others: Sequence[ScoredRun]) -> None:
+    for run, other in zip(runs, others, strict=True):
+        assert np.array_equal(run.counts.confusion, other.counts.confusion)
+        alike = dataclasses.replace(other.counts, confusion=run.counts.confusion)
+        assert run == dataclasses.replace(other, counts=alike)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +110,57 @@ def test_sweep_is_read_from_mlflow_without_its_parent(store: Store) -> None:
     assert run.tag(Tag.READS) == "aerial,satellite"
     assert run.record.scores["train/seconds"] == 5.0
     assert run.counts.patches == 12
+
+
+def test_many_runs_are_read_as_each_by_itself(store: Store) -> None:
+    for row in ("unet", "utt"):
+        for seed in (1, 2):
+            store.run("many", row, seed)
+    runs = read_mlflow(store.uri, sweep="many").runs
+    assert len(runs) == 4
+    assert [run.record.deciding for run in runs] == [{"seed": 1}, {"seed": 2}] * 2
+    assert_same_runs(runs, one_by_one(store, runs))
+
+
+@pytest.mark.parametrize(
+    ("measured", "drawn"),
+    [
+        (("val/loss,val/miou", "val/loss,val/miou"), ({"val/miou"}, {"val/miou"})),
+        (("val/loss", "val/loss,val/miou"), (set(), {"val/miou"})),
+        (("val/loss", "val/loss,train/loss"), ({"val/loss"}, {"val/loss"})),
+        (("train/loss", "test/miou"), (set(), set())),
+    ],
+)
+def test_the_metric_that_is_drawn_is_the_one_whose_course_is_read(
+    measured: tuple[str, str], drawn: tuple[set[str], set[str]], store: Store
+) -> None:
+    sweep = " ".join(measured)
+    for seed, names in enumerate(measured):
+        store.run(sweep, "unet", seed, measured=names)
+    runs = read_mlflow(store.uri, sweep=sweep).runs
+    assert tuple(set(run.curves) for run in runs) == drawn
+    assert all(len(curve) == 3 for run in runs for curve in run.curves.values())
+
+
+def test_what_all_runs_have_is_asked_for_once_and_courses_where_they_are_drawn(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(5):
+        store.run("counted", "unet", seed)
+    asked: list[str] = []
+    for name in ("search_runs", "get_run", "get_experiment", "get_metric_history"):
+        own = getattr(MlflowClient, name)
+
+        def noted(*arguments: Any, own: Any = own, name: str = name, **options: Any) -> Any:
+            asked.append(name)
+            return own(*arguments, **options)
+
+        monkeypatch.setattr(MlflowClient, name, noted)
+    assert not any(run.curves for run in read_mlflow(store.uri, sweep="counted", curves=False).runs)
+    assert asked == ["search_runs", "get_experiment"]
+    asked.clear()
+    assert all(run.curves for run in read_mlflow(store.uri, sweep="counted").runs)
+    assert asked == ["search_runs", "get_experiment", *["get_metric_history"] * 5]
 
 
 def test_a_store_that_cannot_be_written_is_read(

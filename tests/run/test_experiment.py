@@ -6,8 +6,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from flair2_exp.errors import DataError
 from flair2_exp.report.store import read_mlflow
 from flair2_exp.run import experiment
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED, RunRecord, read_metrics
+from flair2_exp.run.record import FAILED, RunRecord
 from flair2_exp.tracking.tags import Tag
 from tests.configs import SMALL_SAMPLE, compose_config, run
 from tests.run.helpers import FULL, record_of
@@ -153,18 +151,3 @@ def test_ranks_left_over_in_the_environment_do_not_silence_a_run_on_one_device(
     assert metrics["test/patches"] > 0
     assert folder.history.is_file()
     assert record_of(tmp_path).is_done(test=True)
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_network_and_the_first_writes(tmp_path: Path) -> None:
-    command = (
-        sys.executable, "-m", "flair2_exp", "preset=debug", "trainer=cpu", "trainer.threads=1",
-        "trainer.devices=2", "trainer.strategy=ddp", "data.workers=0", "model=unet", *SMALL_SAMPLE,
-        "hydra.run.dir=run",
-    )  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    folder = RunFolder(tmp_path / "run")
-    assert record_of(folder.path).is_done(test=True)
-    assert read_metrics(folder)["test/patches"] > 0
-    assert len(folder.history.read_text().splitlines()) == 2

@@ -380,17 +380,19 @@ def test_a_group_may_be_searched_by_a_glob_and_seeds_may_not() -> None:
 @pytest.mark.usefixtures("data")
 def test_trials_on_several_devices_are_refused(overrides: list[str]) -> None:
     """Lightning would start the command again, and the study had a worker more."""
-    with pytest.raises(ConfigError, match=r"join the study.*\n.*once per device") as caught:
+    with pytest.raises(ConfigError, match=r"join the study.*\n.*hydra/launcher=slots") as caught:
         start(*overrides)
     assert len(str(caught.value).splitlines()) == 2
 
 
 @pytest.mark.usefixtures("data")
-def test_trials_on_one_device_or_started_by_slurm_are_not_refused(
+def test_trials_on_one_device_or_as_commands_of_their_own_are_not_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     start("trainer=gpu", "seed=2")
+    for engine in ("slots", "slurm", "ray"):
+        start("trainer=ddp", "trainer.devices=2", f"hydra/launcher={engine}")
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm`")
     start("trainer=ddp", "trainer.devices=2", "hydra/launcher=submitit_slurm")
 
@@ -400,7 +402,7 @@ def test_trials_on_one_device_or_started_by_slurm_are_not_refused(
     [
         (["objective=test/miou"], "has seen the test data"),
         (["objective=val/moiu"], "objective=val/moiu is never logged; did you mean val/miou"),
-        (["trainer.devices=2"], "once per device"),
+        (["trainer.devices=2"], "hydra/launcher=slots"),
         (["sweep=factors"], "sweep=... and tune=... are two commands"),
         (["seed=1,2,3"], "over seeds finds the luckiest"),
         (["hydra/sweeper/sampler=grid"], "a grid has no end over .*interval"),

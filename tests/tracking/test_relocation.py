@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -16,6 +16,9 @@ from flair2_exp.tracking.relocation import moved, place_now
 from flair2_exp.tracking.run import Run, open_run
 from flair2_exp.tracking.store import Store, local_uri, open_store
 from flair2_exp.tracking.tags import Tag
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @pytest.mark.parametrize(
@@ -150,4 +153,9 @@ def test_a_store_that_is_only_read_finds_its_artifacts_where_it_lies(tmp_path: P
     shutil.rmtree(tmp_path / "one" / "mlruns" / "artifacts")
     folder = tmp_path / "two" / "mlruns"
     store = Store(local_uri(folder), folder=folder, timeout=1.0)
-    assert store.download(run.run_id, "texts/name.txt", tmp_path).read_text() == "run"
+
+    def text(client: MlflowClient) -> str:
+        with store.artifact(client, client.get_run(run.run_id), "texts/name.txt") as path:
+            return path.read_text()
+
+    assert store.call("reading", text) == "run"

@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.report.store import read_mlflow
 from flair2_exp.tracking.run import open_run
 from flair2_exp.tracking.store import local_uri, open_store
+from tests.report.test_store import Store as Kept
+from tests.report.test_store import assert_same_runs, one_by_one
 from tests.tracking.conftest import http_answer
 
 
@@ -132,3 +135,22 @@ def test_a_run_on_a_server_survives_its_silence_and_its_errors(
     assert sorted((metric.step, metric.value) for metric in curve) == [(0, 1.0), (1, 0.0)]
     assert not pending.exists()
     assert "hunter2" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+def test_runs_on_a_server_are_read_as_each_by_itself(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(tmp_path, f"http://127.0.0.1:{wire.port}")
+    ids = [kept.run("served", "unet", seed) for seed in range(3)]
+    bare = kept.run("served", "unet", 3, counts="none")
+    found = read_mlflow(kept.uri, sweep="served")
+    assert [run.record.run_id for run in found.runs] == ids
+    assert_same_runs(found.runs, one_by_one(kept, found.runs))
+    assert [(each.seed, each.state) for each in found.absent] == [(3, "damaged")]
+    assert bare in found.absent[0].reason
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store = open_store(kept.uri, timeout=2)
+    wire.cut("error")
+    with pytest.raises(TrackingError, match="failed at reading runs"):
+        store.call_each("reading runs", lambda client, run: client.get_run(run), ids)

@@ -11,7 +11,11 @@ import pytest
 from flair2_exp.config.model import FusionConfig, UTAEConfig
 from flair2_exp.errors import CheckpointError
 from flair2_exp.models.registry import NetworkSpec
-from flair2_exp.training.checkpoint import require_same_model, require_training_state
+from flair2_exp.training.checkpoint import (
+    require_same_devices,
+    require_same_model,
+    require_training_state,
+)
 from tests.models.helpers import spec_of
 
 MEAN, QUIRK = UTAEConfig(aggregation="mean"), UTAEConfig(normalise_padding=True)
@@ -141,3 +145,26 @@ def test_a_training_that_had_stopped_early_is_not_resumed() -> None:
     patience["stopped_epoch"] = 2
     with pytest.raises(CheckpointError, match=r"had stopped early.*\n.*model.weights="):
         require_training_state(Path("best.ckpt"), content, _training(), epochs=9)
+
+
+def _divided(devices: int, *, within: bool) -> dict[str, Any]:
+    progress = {"current": {"ready": 3}, "is_last_batch": not within}
+    return {
+        "epoch_sums": [{"patches": 3.0}] * devices,
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": progress}},
+    }
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (4, 2)])
+def test_another_number_of_devices_resumes_from_an_epochs_end_alone_and_says_so(
+    before: int, now: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path("last.ckpt")
+    for within in (True, False):
+        require_same_devices(path, _divided(before, within=within), before)
+    assert not caplog.records
+    require_same_devices(path, _divided(before, within=False), now)
+    assert f"resumes on {now}, exactly from its epoch's end" in caplog.text
+    with pytest.raises(CheckpointError, match=rf"(?s)within an epoch.*devices={before}") as refusal:
+        require_same_devices(path, _divided(before, within=True), now)
+    assert len(str(refusal.value).splitlines()) == 2

@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from flair2_exp.config.training import TrainerConfig
 from flair2_exp.errors import DeviceError
+from flair2_exp.ranks import Rank, rank_of
 from flair2_exp.training import device
-from flair2_exp.training.device import devices_of, is_first_process, require_device
+from flair2_exp.training.device import devices_of, require_device
 
 
 @pytest.fixture(autouse=True)
@@ -74,27 +75,6 @@ def test_more_processes_than_the_processor_can_run_are_refused() -> None:
     require_device(TrainerConfig(threads=64), workers=64)
 
 
-def test_other_machines_are_not_waited_for_unless_something_has_started_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in ("SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "NODE_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    trainer = TrainerConfig(accelerator="cpu", num_nodes=2)
-    with pytest.raises(DeviceError, match=r"(?s)num_nodes=2.*srun.*torchrun --nnodes=2.*nodes=1"):
-        require_device(trainer)
-    started: list[dict[str, str]] = [
-        {"MASTER_ADDR": "host", "NODE_RANK": "1"},
-        {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "mine"},
-        {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0"}
-        | {"LOCAL_WORLD_SIZE": "1"},
-    ]
-    for variables in started:
-        with monkeypatch.context() as environment:
-            for name, value in variables.items():
-                environment.setenv(name, value)
-            require_device(trainer)
-
-
 @pytest.mark.usefixtures("two_old_gpus")
 def test_too_many_devices_and_missing_bfloat16_are_refused() -> None:
     for accelerator in ("auto", "gpu", "cuda"):
@@ -139,37 +119,23 @@ def test_a_run_on_one_device_is_its_first_process_whatever_is_left_in_the_enviro
         monkeypatch.setenv(name, value)
     rank_zero_only.rank = 1  # as Lightning's import reads it
     options = TrainerConfig(accelerator="cpu", strategy=strategy)
-    assert is_first_process(options)
-    trainer = Trainer(**devices_of(options), logger=False, enable_checkpointing=False)
+    rank = rank_of(1, 1)
+    trainer = Trainer(**devices_of(options, rank), logger=False, enable_checkpointing=False)
     assert (trainer.global_rank, trainer.world_size, rank_zero_only.rank) == (0, 1, 0)
 
 
 @pytest.mark.usefixtures("_own_rank")
-@pytest.mark.parametrize(
-    ("left", "expected"),
-    [
-        ({}, True),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, True),  # which only torchrun's processes heed
-        ({"SLURM_PROCID": "1"}, True),
-        ({"LOCAL_RANK": "0", "MASTER_PORT": "1"}, True),
-        ({"LOCAL_RANK": "1", "MASTER_PORT": "1"}, False),
-        ({"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, False),
-        ({"NODE_RANK": "1"}, "NODE_RANK=1 in the environment: no process of trainer.devices=2"),
-        ({"LOCAL_RANK": "1"}, "If another program left that, unset LOCAL_RANK"),
-        ({"NODE_RANK": "x"}, "trainer.devices=2: Lightning says"),
-        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}, "Lightning says: .*--ntasks=4"),
-    ],
-    ids=str,
-)
-def test_on_several_devices_lightning_says_which_process_this_is(
-    left: dict[str, str], expected: bool | str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("left", [{}, *LEFT_OVER], ids=str)
+def test_lightning_takes_the_rank_that_it_is_given_and_starts_no_process(
+    left: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in left.items():
         monkeypatch.setenv(name, value)
-    options = TrainerConfig(accelerator="cpu", devices=2, strategy="ddp")
-    if isinstance(expected, bool):
-        assert is_first_process(options) == expected
-        return
-    with pytest.raises(DeviceError, match=expected) as refusal:
-        is_first_process(options)
-    assert len(str(refusal.value).splitlines()) <= 2
+    options = TrainerConfig(accelerator="cpu", devices=2, num_nodes=2, sync_batchnorm=True)
+    rank = Rank(number=3, world=4, local=1, per_node=2, node=1, address="host", port=5000)
+    trainer = Trainer(**devices_of(options, rank), logger=False, enable_checkpointing=False)
+    assert (trainer.global_rank, trainer.local_rank, trainer.world_size) == (3, 1, 4)
+    assert rank_zero_only.rank == 3
+    environment = trainer.strategy.cluster_environment
+    assert environment.creates_processes_externally
+    assert (environment.main_address, environment.main_port) == ("host", 5000)

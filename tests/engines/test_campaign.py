@@ -1,0 +1,135 @@
+"""A sweep of six jobs to which everything happens that can, on each engine."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.engines import campaign
+from tests.engines.campaign import Sweep, holder_of, kill_job, one_in_training, until
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]
+
+SEED = 14
+FAKE_GPUS = "\n".join(f"GPU {n}: Pretended (UUID: GPU-pretended-{n})" for n in range(4))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep that nothing happens to, one job after the other."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    Sweep(root, ("hydra/launcher=slots", "hydra.launcher.slots=2")).run()
+    return root
+
+
+@pytest.fixture
+def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that lists four GPUs, which nobody uses."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    (place / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{FAKE_GPUS}\nEND\n")
+    (place / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_slots(undisturbed: Path, four_gpus: None, tmp_path: Path) -> None:
+    draw = random.Random(SEED)
+    sweep = Sweep(
+        tmp_path / "root",
+        ("hydra/launcher=slots", "trainer.accelerator=auto", "hydra.launcher.stagger=0.2"),
+    )
+    jobs = list(campaign.folders(sweep.root).values())
+    sweep.start()
+    kill_job(one_in_training(jobs, draw))  # as the system does that has no memory left
+    one_in_training(jobs, draw)
+    sweep.kill()  # its jobs go on
+    sweep.start()
+    until(lambda: "taken over" in sweep.log.read_text(), "jobs are taken over")
+    one_in_training(jobs, draw)
+    sweep.terminate()
+    assert not any(holder_of(job.path) for job in jobs)  # all have ended with a checkpoint
+    sweep.run()
+
+    assert campaign.results(sweep.root) == campaign.results(undisturbed)
+    campaign.require_whole(sweep.root)
+    used = {line.split("GPU ")[1] for job in jobs for line in _starts(job)}
+    assert used <= {f"GPU-pretended-{n}" for n in range(4)}
+    assert len(used) == 4
+
+
+def _starts(job: campaign.RunFolder) -> list[str]:
+    return [line for line in job.output.read_text().splitlines() if line.startswith("=== start")]
+
+
+def test_slurm(undisturbed: Path, slurm: Callable[..., str], tmp_path: Path) -> None:
+    draw = random.Random(SEED)
+    sweep = Sweep(
+        tmp_path / "root",
+        (
+            "hydra/launcher=slurm", "hydra.launcher.partition=low", "hydra.launcher.at_once=3",
+            "hydra.launcher.interval=1", "hydra.launcher.cores_per_job=2",
+            "hydra.launcher.gpus_per_job=0", "hydra.launcher.time=10", "hydra.launcher.grace=30",
+        ),
+    )  # fmt: skip
+    jobs = list(campaign.folders(sweep.root).values())
+    sweep.run("sweep.wait=false")  # a submitter that leaves
+    assert sum(campaign.states(sweep.root).values()) == 6
+
+    sweep.start()
+    kill_job(one_in_training(jobs, draw))  # a step that the machine kills
+    slurm("scontrol", "requeue", campaign.job_id(one_in_training(jobs, draw)))
+    sweep.kill()  # and the submitter
+    limited = one_in_training(jobs, draw)
+    slurm("scontrol", "update", f"jobid={campaign.job_id(limited)}", "timelimit=1")
+    sweep.start()
+    until(lambda: "PREEMPTED" in _records(jobs), "a job has no time left")
+    one_in_training(jobs, draw)
+    # Whoever trains now makes room.
+    slurm("sbatch", "--partition=high", "--exclusive", "--wrap=sleep 1", "--output=/dev/null")
+    process = sweep.process
+    until(lambda: _hurry(slurm, jobs) or process.poll() is not None, "all is done")
+    sweep.end()
+
+    assert campaign.results(sweep.root) == campaign.results(undisturbed)
+    campaign.require_whole(sweep.root)
+    assert sum(campaign.starts_of(job) - 1 for job in jobs) >= 4
+
+
+def _records(jobs: list[campaign.RunFolder]) -> str:
+    return "".join(job.record.read_text() for job in jobs if job.record.exists())
+
+
+def _hurry(slurm: Callable[..., str], jobs: list[campaign.RunFolder]) -> bool:
+    """Let requeued jobs begin at once, which SLURM holds back for two minutes."""
+    for job in jobs:
+        if not campaign.finished(job):
+            slurm("scontrol", "update", f"jobid={campaign.job_id(job)}", "starttime=now")
+    return False
+
+
+def test_a_search_of_twelve_trials_four_at_a_time(four_gpus: None, tmp_path: Path) -> None:
+    import optuna
+
+    words = [
+        "tune=unet", "tune.n_trials=12", "preset=debug", "trainer.threads=1",
+        "hydra/launcher=slots", f"paths.root={tmp_path}", "hydra.launcher.stagger=0.1",
+    ]  # fmt: skip
+    command = [campaign.sys.executable, "-m", "flair2_exp", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=campaign.TIMEOUT)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    folder = tmp_path / "multirun/tune_unet"
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal"))
+    )
+    trials = optuna.load_study(study_name="unet", storage=storage).trials
+    finished = [t for t in trials if t.state.is_finished() and t.values is not None]
+    assert len(finished) == 12
+    spans = [(t.datetime_start, t.datetime_complete) for t in finished]
+    at_once = max(sum(a <= start < b for a, b in spans) for start, _ in spans)
+    assert at_once == 4

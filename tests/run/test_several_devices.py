@@ -1,0 +1,92 @@
+"""Two processes that train one network: they begin, stop, resume, fail and end together."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from flair2_exp.compat import within_epoch
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import FAILED, KILLED, read_metrics
+from flair2_exp.training.checkpoint import read_checkpoint
+from tests.devices import start
+from tests.run.helpers import record_of, scores
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are given; they share a sample."""
+    return tmp_path_factory.mktemp("devices")
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> dict[str, float]:
+    """The scores of two processes that nothing interrupts."""
+    done = start(place, "hydra.run.dir=whole")
+    assert done.status == 0, done.err
+    folder = RunFolder(place / "whole")
+    assert record_of(folder.path).is_done(test=True)
+    assert len(folder.history.read_text().splitlines()) == 3
+    return scores(read_metrics(folder))
+
+
+def test_a_signal_to_either_process_stops_both_within_the_epoch_and_they_resume_exactly(
+    place: Path, whole: dict[str, float]
+) -> None:
+    folder = RunFolder(place / "stopped")
+    for strike, status in (("0 0 1 SIGINT", 130), ("1 1 0 SIGTERM", 143)):
+        ended = start(place, "hydra.run.dir=stopped", strike=strike)
+        assert ended.status == status, ended.err
+        assert record_of(folder.path).status == KILLED
+        assert within_epoch(read_checkpoint(folder.last))
+        assert "Traceback" not in ended.err
+    done = start(place, "hydra.run.dir=stopped")
+    assert done.status == 0, done.err
+    assert scores(read_metrics(folder)) == whole
+
+
+@pytest.mark.parametrize(
+    ("strike", "status", "says"),
+    [
+        ("1 0 1 SIGKILL", 1, "process 1 of 2 ended: it said nothing: killed"),
+        ("0 0 1 SIGKILL", -9, "process 0 of 2 ended: it said nothing: killed"),
+        ("1 0 1 error", 1, "process 1 of 2 ended: the patch is damaged"),
+        ("0 0 1 bug", 1, "ValueError: no patch is that large"),
+    ],
+)
+def test_where_one_process_fails_both_end_and_say_why(
+    strike: str, status: int, says: str, place: Path, whole: dict[str, float]
+) -> None:
+    name = strike.replace(" ", "_")
+    ended = start(place, f"hydra.run.dir={name}", strike=strike)
+    assert ended.status == status, ended.err
+    assert says in ended.err
+    assert ended.seconds < 60
+    if status > 0:
+        assert record_of(place / name).status == FAILED
+    assert ("Traceback" in ended.err) == ("bug" in strike), ended.err
+
+
+def test_the_script_trains_on_several_devices_without_being_given_a_folder(
+    place: Path, whole: dict[str, float]
+) -> None:
+    script = Path(sys.executable).with_name("flair2-exp")
+    code = "import sys; from flair2_exp.cli.main import main; sys.exit(main())"
+    by = (str(script),) if script.exists() else (sys.executable, "-c", code)
+    done = start(place, "paths.output=single", by=by)
+    assert done.status == 0, done.err
+    (folder,) = (place / "single" / "unet").iterdir()
+    assert scores(read_metrics(RunFolder(folder))) == whole
+
+
+@pytest.mark.thorough
+def test_the_jobs_of_a_sweep_train_on_several_devices_one_after_the_other(place: Path) -> None:
+    both = start(place, "--multirun", "seed=1,2", "sweep.name=both", "trainer.max_epochs=1")
+    assert both.status == 0, both.err
+    folders = sorted((place / "multirun" / "both").glob("*_seed=*"))
+    assert len(folders) == 2
+    assert all(record_of(each).is_done(test=True) for each in folders)
