@@ -63,6 +63,10 @@ class SubmissionError(FlairError):
     """sbatch did not take the jobs."""
 
 
+class UnknownSubmissionError(FlairError):
+    """Whether sbatch has taken the jobs is not known: the folders keep what finds them again."""
+
+
 @dataclass
 class _Array:
     """What is in the queue of one submission.
@@ -190,7 +194,7 @@ class Slurm(Engine):
             for command, submission in zip(commands, submissions, strict=True):
                 submission.write(command.folder)
             number = self._number([*words, str(script)], script, environment)
-        except BaseException:
+        except (SubmissionError, OSError):  # else, as after Ctrl-C, sbatch may have taken them
             for run_folder, before in undo:
                 _take_back(run_folder, before)
             shutil.rmtree(folder, ignore_errors=True)
@@ -209,7 +213,8 @@ class Slurm(Engine):
         if len(names) <= _MOST_NAMED:
             with suppress(RefusedError, SilentError):  # one has started, or ended: it has its name
                 call(["scontrol"], lines=names)
-        log.info("%d jobs are queued as %s (%s)", len(jobs), number, folder)
+        what = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
+        log.info("%s queued as %s (%s)", what, number, folder)
 
     def _submission(
         self, command: JobCommand, attempt: int, script: Path, place: int
@@ -288,10 +293,12 @@ class Slurm(Engine):
             }
             if found:
                 return found.pop()
-            break
-        raise SubmissionError(
-            "sbatch did not answer, and no such jobs are in the queue. Give the command again when "
-            "SLURM answers (try squeue)."
+            raise SubmissionError(
+                "sbatch did not answer, and no such jobs are in the queue: give the command again."
+            )
+        raise UnknownSubmissionError(
+            "SLURM does not answer, so whether the jobs are queued is not known. Give the command "
+            "again when squeue answers: it finds them."
         )
 
     def capacity(self, command: JobCommand) -> int | None:

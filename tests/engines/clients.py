@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 _SBATCH = """\
 if [ -e refuse ]; then cat refuse >&2; exit 1; fi
@@ -80,7 +81,7 @@ printf '%s\\t' {name} "$@" >>said; echo >>said
         return f"{self.folder}:{os.environ['PATH']}"
 
 
-def submission_of(folder: Path) -> dict[str, object]:
+def submission_of(folder: Path) -> dict[str, Any]:
     """What a run's folder says of its job."""
-    values: dict[str, object] = json.loads((folder / "job.json").read_text())
+    values: dict[str, Any] = json.loads((folder / "job.json").read_text())
     return values

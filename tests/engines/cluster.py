@@ -105,7 +105,7 @@ def stop(root: Path) -> None:
 
 
 def _configuration(root: Path, host: str) -> str:
-    ports = {"SlurmctldPort": 26817, "SlurmdPort": 26818}
+    ports = dict(zip(("SlurmctldPort", "SlurmdPort"), _free_ports(2), strict=True))
     values: dict[str, object] = {
         "ClusterName": "test",
         "SlurmctldHost": f"{host}(127.0.0.1)",
@@ -150,6 +150,16 @@ def _configuration(root: Path, host: str) -> str:
             "",
         ]
     )
+
+
+def _free_ports(number: int) -> list[int]:
+    """Return ports of this machine that are free now: another cluster of the tests' may run."""
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    try:
+        return [int(server.getsockname()[1]) for server in servers]
+    finally:
+        for server in servers:
+            server.close()
 
 
 def _ask(*words: str) -> str:

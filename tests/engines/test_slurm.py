@@ -180,6 +180,23 @@ def test_a_command_within_a_job_hands_on_nothing_of_that_job(
     assert not names & {"SLURM_NTASKS", "SLURM_MEM_PER_CPU", "SRUN_CPUS_PER_TASK", JOB}
 
 
+def test_where_slurm_falls_silent_the_next_command_finds_what_was_submitted(
+    tmp_path: Path, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    silent = "echo 'Unable to contact slurm controller' >&2; exit 1\n"
+    clients.program("sbatch", silent)
+    clients.program("squeue", silent)
+    job = command(tmp_path, 0)
+    with pytest.raises(FlairError, match="whether the jobs are queued is not known"):
+        submit(engine(), [job])
+    script = str(submission_of(job.folder.path)["details"]["script"])
+    assert Path(script).exists()
+    clients.program("squeue", "cat queue\n")
+    clients.write("queue", queue("PENDING", number=88, script=script))
+    assert engine().states(submissions([job])) == {"0": QUEUED}
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_an_sbatch_that_does_not_answer_is_looked_for_in_the_queue(
     known: bool, tmp_path: Path, clients: Clients, monkeypatch: pytest.MonkeyPatch

@@ -72,9 +72,12 @@ def details(folder: RunFolder) -> dict[str, str]:
 
 
 def start_now(folder: RunFolder) -> None:
-    """Let a job that is queued again start now: SLURM would wait for two minutes."""
+    """Let a job that is queued again start soon: SLURM would wait for two minutes.
+
+    Not at once: a node refuses a start in the second of the end ("credential revoked").
+    """
     until(lambda: details(folder)["JobState"] == "PENDING", SECONDS)
-    call(["scontrol", "update", f"jobid={job_id(folder)}", "starttime=now"])
+    call(["scontrol", "update", f"jobid={job_id(folder)}", "starttime=now+3seconds"])
 
 
 def starts(folder: RunFolder) -> int:
