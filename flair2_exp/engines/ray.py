@@ -255,7 +255,7 @@ def run_job(
         except KeyboardInterrupt:  # of `ray.cancel`
             if job is None:
                 raise
-            job.terminate()
+            job.terminate()  # the leash, with which the job's own signal comes
 
 
 def _start(
