@@ -3,7 +3,8 @@
 A job of a Ray worker must not outlive it, and must not die as it does: Ray ends workers, and the
 children that it finds, with SIGKILL. Linux sends a process a signal when its parent dies
 (PR_SET_PDEATHSIG of prctl(2)): here SIGTERM, at which a job writes its checkpoint and ends. This
-process stands between the two, so that whichever dies, the job gets it; nothing of the package is
+process stands between the two and dies of the worker's death, or of a signal; by its own death the
+job gets one SIGTERM, and never a second one, which would end it at once. Nothing of the package is
 imported. It writes the job's process number to the file descriptor FD.
 """
 
@@ -26,10 +27,10 @@ def leash(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command, hand SIGTERM on, and return its exit status as a shell gives it."""
+    """Run the command, and return its exit status as a shell gives it."""
     number, *command = arguments
     held = {signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, held)  # until there is a job to hand it to
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)  # until there is a job that gets it
     leash(int(os.environ.pop("FLAIR2_LEASH")))
     me = os.getpid()
 
@@ -39,7 +40,6 @@ def main(arguments: list[str]) -> int:
 
     # Safe here: this process has no threads.
     job = subprocess.Popen(command, preexec_fn=before)
-    signal.signal(signal.SIGTERM, lambda *_: job.terminate())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
     os.write(int(number), str(job.pid).encode())
     os.close(int(number))

@@ -255,7 +255,7 @@ def run_job(
         except KeyboardInterrupt:  # of `ray.cancel`
             if job is None:
                 raise
-            job.terminate()
+            job.terminate()  # the leash, with which the job's own signal comes
 
 
 def _start(
@@ -300,11 +300,12 @@ def _connected(address: str | None) -> Any:
         ConfigError: Ray is not installed, or no cluster answers.
     """
     environment = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if address is None or address.startswith(("127.0.0.1:", "localhost:")):
+        # Nothing listens, or is looked for, beyond 127.0.0.1: Ray's name for "one machine alone",
+        # read when it is imported; elsewhere than on Linux it is the default.
+        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if address is None:
         environment |= {
-            # Nothing listens beyond 127.0.0.1: Ray's name for "one machine alone", read when it
-            # is imported; elsewhere than on Linux it is the default.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             # A secret of this cluster's own, in place of a file in the user's home.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
