@@ -78,8 +78,9 @@ def settle(folder: RunFolder, record: RunRecord, store: Store, parent: str = "")
     if parent and tags.get(Tag.PARENT) != parent:
         store.call("setting the parent", lambda c: c.set_tag(run.info.run_id, Tag.PARENT, parent))
         done.append("put under its sweep")
-    # What was sent may have held the status.
-    status = store.call("reading the run", lambda c: c.get_run(run.info.run_id)).info.status
+    status = run.info.status
+    if sent is not None:  # what was sent may have held the status
+        status = store.call("reading the run", lambda c: c.get_run(run.info.run_id)).info.status
     if record.status in ENDED and status != record.status:
         from flair2_exp.tracking.store import end_run
 

@@ -49,7 +49,7 @@ OPTIONS: Final = {"--root": {"type": Path, "help": "a data set with 512 px patch
 SERIES: Final = S2PreprocConfig(cloud_filter=True, monthly=True)
 SAMPLE: Final = SampleConfig(patch_size=512, domains=6, areas_per_domain=1, patches_per_area=4)
 """Patches and super-areas as FLAIR #2 has them."""
-PREPARED, AUGMENTED = 3.0, 5.0
+PREPARED, AUGMENTED = 3.0, 4.0
 """Copies that a sample from a store may take: of its bytes once for each of reading, classes and
 what is around them; flips and turns move all of them once more, partly crosswise."""
 FROM_FILES: Final = 12.0

@@ -11,6 +11,7 @@ import pytest
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.locking import locked
 from flair2_exp.report import folders
+from flair2_exp.report.runs import ScoredRun
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED, RUNNING
 from flair2_exp.sweeps import ablation
@@ -54,6 +55,30 @@ def test_a_plan_says_how_many_seeds_a_difference_needs(
     monkeypatch.setattr(folders, "read_folder", lambda folder: next(runs))
     made.run(works, *asked)
     assert "0.4 needs 2 seeds per row." in capsys.readouterr().out
+
+
+def test_what_a_plan_has_read_is_not_read_again_for_the_report(
+    made: MadeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = make_runs(tmp_path / "runs", {"unet": 1.0}, seeds=4)
+    read: list[int] = []
+
+    def reads(folder: RunFolder) -> ScoredRun:
+        seed = int(folder.path.name.removeprefix("seed="))
+        read.append(seed)
+        return runs[seed - 1]
+
+    def finishes(seed: int, folder: Path) -> None:
+        ends(seed, folder)
+        RunFolder(folder).config.touch()
+
+    monkeypatch.setattr(folders, "read_folder", reads)
+    made.run(finishes)
+    assert read == [1, 2, 3, 4]  # the plan found none
+    ends(2, made.folder / "seed=2", FAILED)
+    read.clear()
+    made.run(finishes)
+    assert read == [1, 3, 4, 2]  # the plan read those that were done, the report the other
 
 
 def test_the_neighbour_of_a_killed_worker_is_tried_again(made: MadeSweep) -> None:
