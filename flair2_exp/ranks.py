@@ -29,6 +29,9 @@ _SRUN: Final = (
 """What each sets for its processes, whole. A part of it is left over from another program: the
 script of `sbatch` has a rank too, but no step, and starts one process however many tasks it has."""
 
+OF_A_TASK: Final = (*_SRUN[1:], *_TORCHRUN)
+"""What is a process's own among these; what is left, such as SLURM_JOB_ID, is its job's."""
+
 _OWN_STEPS: Final = 4_294_967_290
 """From here on SLURM's own steps are numbered: an interactive shell's, the script's, the node's."""
 

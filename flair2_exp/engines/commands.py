@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.groups import config_folder
 from flair2_exp.engines.job import JobCommand
 from flair2_exp.run.folder import RunFolder
 
-_OF_MANY: Final = ("hydra.mode", "hydra.launcher", "hydra.sweeper", "hydra.run")
+_OF_MANY: Final = (
+    "hydra.mode", "hydra.launcher", "hydra.sweeper", "hydra.run", "hydra.sweep.subdir"
+)  # fmt: skip
 """Nodes whose options are of the whole multirun, or are given anew."""
 
 
@@ -86,7 +88,9 @@ def _sources(master: DictConfig) -> Iterator[str]:
 
 def _of_hydra(master: DictConfig) -> Iterator[str]:
     """Yield the overrides of Hydra's own node that hold for a job as well."""
-    for override in master.hydra.overrides.hydra:
+    # As they were written: an interpolation is for the job to resolve.
+    written: Any = OmegaConf.to_container(master.hydra.overrides.hydra, resolve=False)
+    for override in written:
         key = str(override).partition("=")[0].lstrip("+~")
         if key != "hydra/sweeper" and key.replace("/", ".").startswith(_OF_MANY):
             continue

@@ -26,6 +26,8 @@ from flair2_exp.engines.gpus import visible_gpus
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError
 from flair2_exp.optuna_sweeper.process import Process, start_time
+from flair2_exp.ranks import OF_A_TASK
+from flair2_exp.slurm import JOB as OF_A_JOB
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +189,12 @@ class Slots(Engine):
     def _start(self, command: JobCommand, attempt: int, share: Share) -> None:
         folder = command.folder
         folder.path.mkdir(parents=True, exist_ok=True)
-        environment = dict(os.environ)
+        # The sweep may be a task of srun; its jobs are not, and start their own processes.
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in OF_A_TASK and name != OF_A_JOB
+        }
         if share.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
         where = f"GPU {', '.join(share.gpus)}" if share.gpus else f"cores {_ranges(share.cores)}"

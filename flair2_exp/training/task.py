@@ -373,6 +373,8 @@ class SegmentationTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this epoch's sums, and keep the plateau schedule's state for its making."""
         sums = checkpoint.get("epoch_sums", [])
+        if isinstance(sums, Mapping):  # as versions wrote them that knew one process alone
+            sums = [sums]
         rank = torch.distributed.get_rank() if _in_a_group() else 0
         # Of another number of devices only at an epoch's end: see `require_same_devices`.
         self._epoch = EpochSums(sums[rank] if rank < len(sums) else {})

@@ -17,6 +17,7 @@ from flair2_exp.training.checkpoint import (
     require_training_state,
 )
 from tests.models.helpers import spec_of
+from tests.training.helpers import build_task
 
 MEAN, QUIRK = UTAEConfig(aggregation="mean"), UTAEConfig(normalise_padding=True)
 FIRST = FusionConfig(collapsed="first_sample")
@@ -168,3 +169,14 @@ def test_another_number_of_devices_resumes_from_an_epochs_end_alone_and_says_so(
     with pytest.raises(CheckpointError, match=rf"(?s)within an epoch.*devices={before}") as refusal:
         require_same_devices(path, _divided(before, within=True), now)
     assert len(str(refusal.value).splitlines()) == 2
+
+
+def test_sums_of_an_epoch_as_earlier_versions_kept_them_are_taken() -> None:
+    """They knew one process alone, and no list."""
+    sums = {"loss": 3.0, "patches": 2.0}
+    for kept in (sums, [sums]):
+        task = build_task()
+        task.on_load_checkpoint({"epoch_sums": kept})
+        checkpoint: dict[str, Any] = {}
+        task.on_save_checkpoint(checkpoint)
+        assert checkpoint["epoch_sums"] == [sums]
