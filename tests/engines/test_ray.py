@@ -28,7 +28,7 @@ from flair2_exp.run.record import read_metrics
 from tests.configs import SMALL_SAMPLE
 from tests.sweeps.commands import command as run_command
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 if find_spec("ray") is None:  # it reads its environment when it is imported, which is too early
     pytest.skip("the extra `ray` is not installed", allow_module_level=True)
@@ -70,7 +70,7 @@ end("FINISHED")
 """
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, condition
