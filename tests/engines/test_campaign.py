@@ -74,7 +74,7 @@ def test_slurm(undisturbed: Path, slurm: Callable[..., str], tmp_path: Path) -> 
         (
             "hydra/launcher=slurm", "hydra.launcher.partition=low", "hydra.launcher.at_once=3",
             "hydra.launcher.interval=1", "hydra.launcher.cores_per_job=2",
-            "hydra.launcher.gpus_per_job=0", "hydra.launcher.time=10", "hydra.launcher.grace=30",
+            "hydra.launcher.gpus_per_job=0", "hydra.launcher.time='0:10:00'", "hydra.launcher.grace=30",
         ),
     )  # fmt: skip
     jobs = list(campaign.folders(sweep.root).values())
