@@ -31,6 +31,8 @@ def explain(error: BaseException) -> str | None:
     """
     if isinstance(error, FlairError):
         return str(error)
+    if isinstance(error, HydraException) and isinstance(error.__cause__, FlairError):
+        return str(error.__cause__)  # of an engine's options, which Hydra hands to its launcher
     lack = shortage(error)
     if lack is not None:
         return f"{lack}\nThen give the same command again."
