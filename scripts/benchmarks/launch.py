@@ -45,7 +45,7 @@ class FirstBatch(Callback):
         """Write the time, once."""
         path = Path(trainer.default_root_dir) / _STAMP
         if not path.exists():
-            path.write_text(str(time.time()))
+            path.write_text(str(time.time()), "utf-8")
 
 
 def measure(arguments: Namespace) -> tuple[list[Figure], dict[str, Any]]:
@@ -123,4 +123,4 @@ def _gaps(folder: Path) -> list[float]:
 def _span(folder: RunFolder) -> tuple[float, float]:
     record = RunRecord.read(folder)
     assert record is not None, folder
-    return float((folder.path / _STAMP).read_text()), record.end / 1000
+    return float((folder.path / _STAMP).read_text("utf-8")), record.end / 1000

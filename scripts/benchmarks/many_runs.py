@@ -75,7 +75,7 @@ def make_runs(root: Path, runs: int, metrics: int) -> ManyRuns:
     first, *others = folders
     record = _write_record(first, config, tags)
     _write_results(first, metrics)
-    record.scores = json.loads(first.metrics.read_text())
+    record.scores = json.loads(first.metrics.read_text("utf-8"))
     rebuild(first, record, open_store(many.uri))
     with closing(sqlite3.connect(database_path(many.uri))) as connection, connection:
         connection.execute("PRAGMA synchronous=OFF")

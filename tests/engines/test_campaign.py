@@ -74,7 +74,8 @@ def test_slurm(undisturbed: Path, slurm: Callable[..., str], tmp_path: Path) -> 
         (
             "hydra/launcher=slurm", "hydra.launcher.partition=low", "hydra.launcher.at_once=3",
             "hydra.launcher.interval=1", "hydra.launcher.cores_per_job=2",
-            "hydra.launcher.gpus_per_job=0", "hydra.launcher.time='0:10:00'", "hydra.launcher.grace=30",
+            "hydra.launcher.gpus_per_job=0", "hydra.launcher.grace=30",
+            "hydra.launcher.time='0:10:00'",
         ),
     )  # fmt: skip
     jobs = list(campaign.folders(sweep.root).values())
@@ -85,10 +86,10 @@ def test_slurm(undisturbed: Path, slurm: Callable[..., str], tmp_path: Path) -> 
     kill_job(one_in_training(jobs, draw))  # a step that the machine kills
     slurm("scontrol", "requeue", campaign.job_id(one_in_training(jobs, draw)))
     sweep.kill()  # and the submitter
-    limited = one_in_training(jobs, draw)
-    slurm("scontrol", "update", f"jobid={campaign.job_id(limited)}", "timelimit=1")
     sweep.start()
-    until(lambda: "PREEMPTED" in _records(jobs), "a job has no time left")
+    # As SLURM does before a time limit, whose unit is the minute.
+    slurm("scancel", "--signal=USR1", campaign.job_id(one_in_training(jobs, draw)))
+    until(lambda: "PREEMPTED" in _records(jobs), "a job makes room for its time limit")
     one_in_training(jobs, draw)
     # Whoever trains now makes room.
     slurm("sbatch", "--partition=high", "--exclusive", "--wrap=sleep 1", "--output=/dev/null")
