@@ -515,6 +515,8 @@ class Store:
         return self.call("closing the runs of killed processes", self._close_dead_runs)
 
     def _close_dead_runs(self, client: MlflowClient) -> list[str]:
+        from mlflow.exceptions import MlflowException
+
         host = WriterProcess.this().process.host
         closed: list[str] = []
         for open_run in search_runs(client, {Tag.HOST: host}, status="RUNNING"):
@@ -529,8 +531,13 @@ class Store:
             note = f"process {writer.process.pid} was killed and left the run open"
             if status:
                 note = f"{status} by its folder: process {writer.process.pid} could not send it"
-            client.set_tag(run_id, Tag.ENDED, note)
-            end_run(client, run_id, status or KILLED, _last_sign(client, run))
+            try:
+                client.set_tag(run_id, Tag.ENDED, note)
+                end_run(client, run_id, status or KILLED, _last_sign(client, run))
+            except MlflowException:
+                # Several processes that start at once all find it; of two that write the same tag
+                # in the same moment the database refuses one. The other closes the run.
+                continue
             closed.append(run_id)
         return closed
 

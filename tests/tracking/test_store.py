@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from flair2_exp.errors import TrackingError
 from flair2_exp.tracking.process import WriterProcess
@@ -306,6 +308,22 @@ def test_only_runs_of_ended_processes_of_this_machine_are_closed(
         info = store.call("x", lambda client, run=run: client.get_run(run.run_id)).info
         assert info.status == "RUNNING"
         run.finish()
+
+
+def test_of_two_processes_that_close_a_run_in_one_moment_neither_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(local_uri(tmp_path))
+    run = open_run(store, "flair2", "it", tmp_path / "pending", tags={})
+    monkeypatch.setattr(WriterProcess, "has_ended", lambda *_, **__: True)
+
+    def refused(*_: object) -> None:  # as SQLite does, where another writes the same row
+        raise MlflowException("UNIQUE constraint failed: tags.key, tags.run_uuid")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_tag", refused)
+        assert store.close_dead_runs() == []
+    assert store.close_dead_runs() == [run.run_id]
 
 
 def test_a_run_that_its_folder_knows_to_have_ended_is_closed_as_it_ended(
