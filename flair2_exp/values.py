@@ -49,7 +49,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     return {
         name: (before.get(name), now.get(name))
         for name in dict.fromkeys((*before, *now))
-        if canonical(before.get(name)) != canonical(now.get(name))
+        if _text(before.get(name)) != _text(now.get(name))  # to Python, 0 and False are equal
     }
 
 
@@ -73,8 +73,11 @@ def canonical(value: Any) -> Any:
 
 def digest(values: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of SHA-256 over plain values, whatever order and spelling."""
-    text = json.dumps(canonical(values), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_text(values).encode()).hexdigest()[:16]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(canonical(value), sort_keys=True)
 
 
 def render(value: object) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flair2_exp.values import differences, digest, flatten, render, shown
@@ -54,6 +54,8 @@ def respelt(value: Any) -> Any:
 
 
 @given(VALUES, st.text(max_size=5), PLAIN, PLAIN)
+@example({}, "a", 0, False)
+@example({}, "a", [{"": 1}], [{"": True}])
 def test_values_differ_exactly_where_digests_do(
     values: dict[str, Any], name: str, before: Any, now: Any
 ) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,22 +14,7 @@ from flair2_exp.training.checkpoint import read_checkpoint
 from tests.devices import MODULE, start
 from tests.run.helpers import record_of, scores
 
-
-def _slurm_answers() -> bool:
-    if "SLURM_CONF" not in os.environ or shutil.which("sinfo") is None:
-        return False
-    try:
-        return (
-            subprocess.run(["sinfo"], capture_output=True, timeout=10, check=False).returncode == 0
-        )
-    except subprocess.TimeoutExpired:
-        return False
-
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not _slurm_answers(), reason="no SLURM answers (SLURM_CONF, sinfo)"),
-]
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("cluster")]
 SRUN = ("srun", "--quiet", "--export=ALL", "-n", "2", *MODULE)
 
 
