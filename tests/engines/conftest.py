@@ -50,9 +50,15 @@ def _answers() -> bool:
 
 @pytest.fixture
 def slurm(cluster: None) -> Callable[..., str]:
-    """Call one of a real SLURM's clients; what it printed."""
+    """Call one of a real SLURM's clients; what it printed.
+
+    It may wait, as scancel does for a job that is about to be queued again: then "".
+    """
 
     def call(*words: str) -> str:
-        return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+        try:
+            return subprocess.run(words, capture_output=True, text=True, timeout=20).stdout
+        except subprocess.TimeoutExpired:
+            return ""
 
     return call
