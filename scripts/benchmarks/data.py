@@ -49,12 +49,9 @@ OPTIONS: Final = {"--root": {"type": Path, "help": "a data set with 512 px patch
 SERIES: Final = S2PreprocConfig(cloud_filter=True, monthly=True)
 SAMPLE: Final = SampleConfig(patch_size=512, domains=6, areas_per_domain=1, patches_per_area=4)
 """Patches and super-areas as FLAIR #2 has them."""
-PREPARED, AUGMENTED = 3.0, 4.0
-"""Copies that a sample from a store may take: of its bytes once for each of reading, classes and
-what is around them; flips and turns move all of them once more, partly crosswise."""
-FROM_FILES: Final = 12.0
-"""Copies that a sample from files may take beyond reading them alone: the clouds of all
-acquisitions, means by month, classes, flips."""
+COPIES: Final = 3.0
+"""Copies that a sample may take of its bytes: once for each of reading, classes and what is around
+them, flips among it. From files, beyond reading them."""
 BOTH: Final = frozenset({"aerial", "satellite"})
 PATCHES, AREAS, TRAIN_AREAS = 77_762, 916, 729
 """FLAIR #2's patches and areas; the share of the train tree is that of its patches."""
@@ -132,10 +129,10 @@ def _reading(root: Path, store: Path, rounds: int) -> tuple[list[Figure], dict[s
     }
     return [
         *(Figure(name, [1e3 * s for s in samples], unit="ms") for name, samples in times.items()),
-        Figure("sample from store / copying", ratios(prepared, copies), PREPARED),
-        Figure("training sample from store / copying", ratios(augmented, copies), AUGMENTED),
+        Figure("sample from store / copying", ratios(prepared, copies), COPIES),
+        Figure("training sample from store / copying", ratios(augmented, copies), COPIES),
         Figure("training sample from files beyond reading / copying", ratios(beyond, copies),
-               FROM_FILES),
+               COPIES),
         Figure("preparing a patch", [1e3 * seconds], unit="ms"),
         Figure("a prepared patch", [size / 1e6], unit="MB"),
     ], facts  # fmt: skip
