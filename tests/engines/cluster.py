@@ -63,8 +63,11 @@ def start(root: Path) -> Path:
         f"NodeName={host} Name=gpu Type=test File={root}/gpu[0-{GPUS - 1}]\n"
     )
     (root / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-    with suppress(socket.gaierror):
+    try:
         socket.gethostbyname(host)
+    except socket.gaierror:  # in a container without a network; SLURM's parts go by names
+        with Path("/etc/hosts").open("a", encoding="utf-8") as hosts:
+            hosts.write(f"127.0.0.1 {host}\n")
     _start_munge(root)
     os.environ["SLURM_CONF"] = str(config)
     subprocess.run([str(_program("slurmctld")), "-f", str(config)], check=True)
