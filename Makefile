@@ -55,10 +55,10 @@ $(NEXT_STAMP): pyproject.toml constraints.txt Makefile
 	touch $@
 
 test-hydra-next: $(NEXT_STAMP)  ## config, sweeps and tuning with Hydra 1.4's release candidate
-	$(NEXT)/bin/python -m pytest -n 2 -m 'not slow and not thorough and not engines' \
+	$(NEXT)/bin/python -m pytest -n 2 --dist loadfile -m 'not slow and not thorough and not engines' \
 		tests/config tests/cli tests/sweeps tests/optuna_sweeper tests/test_compat.py \
 		tests/test_registry.py tests/test_projects.py
-	$(NEXT)/bin/python -m pytest -n 2 tests/extension
+	$(NEXT)/bin/python -m pytest -n 2 --dist loadfile tests/extension
 
 campaign: $(STAMP)  ## what a suite has no time for: 100 kills of sweeps and searches, 270 bad inputs
 	$(BIN)/python -m tests.campaign.bad_inputs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,25 +113,3 @@ def _hurry(slurm: Callable[..., str], jobs: list[campaign.RunFolder]) -> bool:
         if not campaign.finished(job):
             slurm("scontrol", "update", f"jobid={campaign.job_id(job)}", "starttime=now")
     return False
-
-
-def test_a_search_of_twelve_trials_four_at_a_time(four_gpus: None, tmp_path: Path) -> None:
-    import optuna
-
-    words = [
-        "tune=unet", "tune.n_trials=12", "preset=debug", "trainer.threads=1",
-        "hydra/launcher=slots", f"paths.root={tmp_path}", "hydra.launcher.stagger=0.1",
-    ]  # fmt: skip
-    command = [campaign.sys.executable, "-m", "flair2_exp", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=campaign.TIMEOUT)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    folder = tmp_path / "multirun/tune_unet"
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal"))
-    )
-    trials = optuna.load_study(study_name="unet", storage=storage).trials
-    finished = [t for t in trials if t.state.is_finished() and t.values is not None]
-    assert len(finished) == 12
-    spans = [(t.datetime_start, t.datetime_complete) for t in finished]
-    at_once = max(sum(a <= start < b for a, b in spans) for start, _ in spans)
-    assert at_once == 4
