@@ -26,11 +26,13 @@ class Engine(ABC):
         name: As in `hydra/launcher=NAME`, and in `Submission.engine`.
         interval: Seconds between two questions after the states of jobs.
         outlives: Whether jobs go on where the process that started them ends.
+        silent: Whether the cluster did not answer when it was last asked for states.
     """
 
     name: ClassVar[str]
     interval: float = 0.2
     outlives: bool = False
+    silent: bool = False
 
     @abstractmethod
     def start(self, commands: Sequence[JobCommand], attempts: Sequence[int]) -> int:

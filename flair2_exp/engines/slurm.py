@@ -104,7 +104,7 @@ class Slurm(Engine):
         self._queue: dict[str, tuple[str, str]] | None = None
         self._asked = -float("inf")
         self._accounting = True
-        self._silent = ""
+        self._told = ""
         self._largest: int | None = None
 
     def require(self, commands: Sequence[JobCommand]) -> None:
@@ -351,9 +351,9 @@ class Slurm(Engine):
             answer = call_patiently([*words, "--format=%F|%K|%T|%o"], tries=2)
         except (RefusedError, SilentError) as error:
             self._tell(f"squeue: {error}; asking again, the jobs are taken to be as they were")
-            self._queue = None
+            self._queue, self.silent = None, True
             return None
-        self._silent = ""
+        self._told, self.silent = "", False
         self._queue, self._asked = {}, time.monotonic()
         for line in answer.splitlines():
             number, task, state, script = (line.split("|", 3) + [""] * 3)[:4]
@@ -454,9 +454,9 @@ class Slurm(Engine):
 
     def _tell(self, text: str) -> None:
         """Warn, once for as long as it is the same."""
-        if text != self._silent:
+        if text != self._told:
             log.warning("%s", text)
-        self._silent = text
+        self._told = text
 
 
 def _by_folder(job: Submission) -> str:

@@ -36,18 +36,25 @@ def build_engine(name: str, options: Any = None) -> Engine:
     return engine
 
 
-def states_of(jobs: Mapping[str, Submission]) -> dict[str, str]:
+UNKNOWN: Final = "unknown"
+
+
+def states_of(jobs: Mapping[str, Submission], *, guess: bool = True) -> dict[str, str]:
     """Return where jobs are (`engine.QUEUED`, …), with one question to each engine.
 
     Args:
         jobs: By any key. Those of an engine that this version does not have are left out.
+        guess: Where a cluster does not answer, its jobs are as they were last known, so that
+            nothing is started twice; else they are UNKNOWN.
 
     Raises:
         FlairError: An engine does not answer.
     """
     states: dict[str, str] = {}
     for name, own in _by_engine(jobs).items():
-        states |= build_engine(name).states(own)
+        engine = build_engine(name)
+        found = engine.states(own)
+        states |= found if guess or not engine.silent else dict.fromkeys(own, UNKNOWN)
     return states
 
 

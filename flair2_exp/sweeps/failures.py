@@ -121,7 +121,9 @@ def failed_jobs(
 
 def failure_table(failed: Sequence[tuple[Job, Failure | None]]) -> str:
     """Return what failed, why, and where its log is."""
-    lines = [f"{len(failed)} of the sweep's jobs are not done; the same command tries again what failed."]
+    lines = [
+        f"{len(failed)} of the sweep's jobs are not done; the same command tries again what failed."
+    ]
     for job, failure in failed:
         reason = failure.reason if failure else "not started"
         lines.append(f"  {job.row} seed={job.seed}: {reason}")

@@ -21,6 +21,7 @@ from typing import Any, Final
 from flair2_exp.engines import watching
 from flair2_exp.engines.engine import ACTIVE, CANCELLED, LIVE, last_words
 from flair2_exp.engines.job import Submission
+from flair2_exp.engines.watching import UNKNOWN
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.files import write_text
 from flair2_exp.locking import holder_of, wait_until_free
@@ -28,7 +29,7 @@ from flair2_exp.run.folder import JOBS_FILE, SWEEP_CONFIG, RunFolder, natural_ke
 from flair2_exp.run.record import FAILED as RUN_FAILED
 from flair2_exp.run.record import FINISHED, KILLED, RUNNING, TRAINED, RunRecord
 
-WAITING, DONE, FAILED, STOPPED, UNKNOWN = "waiting", "done", "failed", "stopped", "unknown"
+WAITING, DONE, FAILED, STOPPED = "waiting", "done", "failed", "stopped"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class JobState:
     """Where one job of a sweep is.
 
     Attributes:
-        row: Of the leaderboard; a search's jobs have their trial's number.
-        seed: -1 where not known.
+        row: Of the leaderboard, or a search's trial.
+        seed: -1 for a trial.
         folder: The run's.
         state: `waiting` (not started), `queued`, `running`, `done`, `failed`, `stopped` (resumes
             with the sweep's command), `cancelled`, `unknown` (the engine does not answer).
@@ -99,7 +100,7 @@ def overview(folder: Path) -> list[JobState]:
     names = {own.path: (row, seed) for row, seed, own in planned}
     submissions = {str(own): job for own in folders if (job := Submission.read(own)) is not None}
     try:
-        states = watching.states_of(submissions)
+        states = watching.states_of(submissions, guess=False)
     except FlairError:
         states = dict.fromkeys(submissions, UNKNOWN)
     return [
@@ -133,9 +134,7 @@ def _state_of(
     record = None
     with suppress(ConfigError):
         record = RunRecord.read(folder)
-    row, seed = name or (folder.path.name, -1)
-    if name is None and record is not None and record.row:
-        row, seed = record.row, record.seed
+    row, seed = name or (f"trial {folder.path.name}", -1)  # of a search, which plans none
     state, note = _state_and_note(folder, record, job, live)
     epoch, epochs, last = _progress(folder)
     scores: Mapping[str, Any] = record.scores if record is not None else {}

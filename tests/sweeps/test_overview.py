@@ -1,0 +1,136 @@
+"""Where the jobs of a sweep are, from its folder alone, and their end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flair2_exp.config.engines import SlotsConfig
+from flair2_exp.engines.job import Submission
+from flair2_exp.engines.slots import Slots
+from flair2_exp.errors import ConfigError
+from flair2_exp.locking import locked
+from flair2_exp.run.folder import SWEEP_CONFIG, RunFolder
+from flair2_exp.run.record import FAILED, FINISHED, KILLED, RUNNING, RunRecord
+from flair2_exp.sweeps.overview import cancel, overview, sweeps_below, write_jobs
+from tests.commands import answer
+from tests.engines.scripts import script, until, written
+
+JOB = """
+def end(number, frame):
+    advance(); record("KILLED"); sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+record("RUNNING"); leave("ready", "")
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """The folder of a sweep that has not begun."""
+    folder = tmp_path / "multirun" / "it"
+    folder.mkdir(parents=True)
+    (folder / SWEEP_CONFIG).write_text("name: flair2_exp\n")
+    return folder
+
+
+def _run(sweep: Path, name: str, status: str = "", error: str = "") -> RunFolder:
+    folder = RunFolder(sweep / name)
+    folder.path.mkdir(parents=True)
+    if status:
+        RunRecord({}, status=status, error=error).write(folder)
+    return folder
+
+
+def test_each_job_is_where_its_folder_says(sweep: Path) -> None:
+    done = _run(sweep, "done", FINISHED)
+    done.metrics.write_text(json.dumps({"test/miou": 0.25, "val/miou": 0.5}))
+    failed = _run(sweep, "failed", FAILED, "ValueError: no\nmore")
+    refused = _run(sweep, "refused")
+    Submission("slots", "1").write(refused)
+    refused.output.write_text("=== start 1\nflair2-exp: no such file\n")
+    stopped, died = _run(sweep, "stopped", KILLED), _run(sweep, "died", RUNNING)
+    cancelled = _run(sweep, "cancelled", KILLED)
+    Submission("slots", "1", cancelled=True).write(cancelled)
+    at_work = _run(sweep, "at_work", RUNNING)
+    at_work.config.write_text("trainer:\n  max_epochs: 7\n")
+    at_work.history.write_text("epoch,val/miou\n0,0.125\n1,\n")
+    folders = [done, failed, refused, stopped, died, cancelled, at_work]
+    waiting = RunFolder(sweep / "waiting")
+    write_jobs(sweep, [(each.path.name, 3, each) for each in [*folders, waiting]])
+    with locked(at_work.path):
+        states = {job.row: job for job in overview(sweep)}
+    assert {row: job.state for row, job in states.items()} == {
+        "done": "done", "failed": "failed", "refused": "failed", "stopped": "stopped",
+        "died": "stopped", "cancelled": "cancelled", "at_work": "running", "waiting": "waiting",
+    }  # fmt: skip
+    assert states["done"].score == 0.25
+    assert states["failed"].note == "ValueError: no"
+    assert states["refused"].note == "no such file"
+    assert (states["at_work"].epoch, states["at_work"].epochs) == (2, 7)
+    assert states["at_work"].score is None
+    assert {job.seed for job in states.values()} == {3}
+
+
+def test_the_trials_of_a_search_are_found_by_their_folders(sweep: Path) -> None:
+    for number in (10, 9, 0):
+        _run(sweep, str(number), FINISHED)
+    assert [job.row for job in overview(sweep)] == ["trial 0", "trial 9", "trial 10"]
+
+
+def test_jobs_that_run_end_with_a_checkpoint_and_are_marked(sweep: Path) -> None:
+    jobs = [script(sweep, number, JOB) for number in range(2)]
+    engine = Slots(SlotsConfig(slots=2, stagger=0.0))
+    assert engine.start(jobs, [1, 1]) == 2
+    until(lambda: all((job.folder.path / "ready").exists() for job in jobs))
+    assert [job.state for job in overview(sweep)] == ["running", "running"]
+    assert cancel(sweep).jobs == 2
+    until(lambda: {job.state for job in overview(sweep)} == {"cancelled"})
+    assert all(job.folder.last.exists() for job in jobs)
+    assert cancel(sweep).jobs == 0
+
+
+def test_one_job_can_be_cancelled(sweep: Path) -> None:
+    jobs = [script(sweep, number, JOB) for number in range(2)]
+    engine = Slots(SlotsConfig(slots=2, stagger=0.0))
+    engine.start(jobs, [1, 1])
+    until(lambda: all((job.folder.path / "ready").exists() for job in jobs))
+    assert cancel(jobs[0].folder.path).jobs == 1
+    until(lambda: overview(sweep)[0].state == "cancelled")
+    assert overview(sweep)[1].state == "running"
+    cancel(sweep)
+    until(lambda: overview(sweep)[1].state == "cancelled")
+
+
+def test_another_folder_is_not_a_sweep(tmp_path: Path) -> None:
+    for verb in (overview, cancel):
+        with pytest.raises(ConfigError, match="not the folder of a sweep"):
+            verb(tmp_path)
+
+
+def test_status_shows_all_sweeps_or_the_named_one(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAIR2_EXP_ROOT", str(tmp_path))
+    write_jobs(sweep, [("unet", 1, _run(sweep, "a", FINISHED)), ("utt", 1, RunFolder(sweep / "b"))])
+    assert list(sweeps_below(tmp_path / "multirun")) == [sweep]
+    for words in ((), ("it",), (str(sweep),)):
+        shown = answer("status", *words)
+        assert shown.status == 0
+        assert "2 jobs: 1 done, 1 waiting" in shown.out
+        assert str(sweep) in shown.out
+    missing = answer("status", "nowhere")
+    assert missing.status == 1
+    assert "no sweep of this name" in missing.err
+    assert answer("cancel").status == 2
+
+
+def test_the_written_jobs_lead_to_their_folders_wherever_the_sweep_is_moved(
+    sweep: Path, tmp_path: Path
+) -> None:
+    write_jobs(sweep, [("unet", 1, _run(sweep, "a/b", FINISHED))])
+    moved = sweep.rename(tmp_path / "elsewhere")
+    assert [(job.row, job.state) for job in overview(moved)] == [("unet", "done")]
+    assert written(RunFolder(moved), "jobs.json")
