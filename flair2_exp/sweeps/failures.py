@@ -115,8 +115,15 @@ def clear_error(job: Job) -> None:
 def failed_jobs(
     jobs: Sequence[Job], failures: Mapping[int, Failure]
 ) -> list[tuple[Job, Failure | None]]:
-    """Return the jobs that are not done; without a failure where they were not started."""
-    return [(job, failures.get(job.number)) for job in jobs if job.state != DONE]
+    """Return the jobs that are not done; without a failure where they were not started.
+
+    One whose folder has come to hold another run is not done either, however far that is.
+    """
+    return [
+        (job, failures.get(job.number))
+        for job in jobs
+        if job.state != DONE or job.number in failures
+    ]
 
 
 def failure_table(failed: Sequence[tuple[Job, Failure | None]]) -> str:

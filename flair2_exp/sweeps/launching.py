@@ -94,6 +94,7 @@ class Batches:
                     mark_failed(job, outcome(result), self._failures, began=began)
                 else:
                     clear_error(job)
+                    self._failures.pop(job.number, None)  # of an earlier try
         return launched
 
     def _note_broken(
