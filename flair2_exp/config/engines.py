@@ -59,7 +59,7 @@ class SlurmConfig(EngineConfig):
     """Time limit of a job, as `20:00:00` or `1-12:00:00`; a longer training resumes in further
     jobs. null: the site's."""
     grace: int = option(120, 10, 3600)
-    """Seconds before the time limit at which a job is told to write its checkpoint and to queue
+    """Seconds before the time limit at which a job is asked to write its checkpoint and to queue
     again: more than a batch and a checkpoint take; SLURM may tell it a minute earlier."""
     account: str | None = None
     partition: str | None = None

@@ -6,7 +6,7 @@ environment is the submitting command's, as sbatch hands it on (`--export=ALL`),
 itself had set there; a word with credentials travels in it too, and stands in no file of ours.
 
 A task ends with the run's exit status. It queues itself again (`scontrol requeue`) where SLURM
-takes its place away: at the time limit, of which it is told `grace` seconds before (SIGUSR1), and
+takes its place away: at the time limit, announced `grace` seconds before (SIGUSR1), and
 where a job of more weight preempts it (`flair2_exp.slurm.goes_on`).
 """
 
