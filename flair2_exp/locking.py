@@ -137,13 +137,7 @@ def is_held(folder: Path) -> bool:
 
     Not while one may be about to take it: for a moment, this does.
     """
-    try:
-        with file_lock(folder / FILE, shared=True, blocking=False):
-            return False
-    except BlockingIOError:
-        return True
-    except OSError:  # there is no such folder
-        return False
+    return bool(holder_of(folder))
 
 
 def wait_until_free(folder: Path) -> None:

@@ -7,9 +7,14 @@ import os
 
 def cores() -> int:
     """Return the processor cores that this process may use."""
+    return len(core_numbers())
+
+
+def core_numbers() -> list[int]:
+    """Return the numbers of these cores, in order."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def processes_at_most() -> int:

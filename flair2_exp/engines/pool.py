@@ -16,7 +16,6 @@ from flair2_exp.engines.engine import (
     ENDED,
     LIVE,
     MEMORY,
-    QUEUED,
     STOPPED,
     Ending,
     Engine,
@@ -38,7 +37,6 @@ class _Active:
     command: JobCommand
     progress: object
     attempt: int
-    state: str = QUEUED
 
 
 class Pool:
@@ -108,7 +106,7 @@ class Pool:
             if state in LIVE:
                 self.engine.adopt(command, submission)
             progress = progress_of(command.folder)
-            active = _Active(command, progress, submission.attempt, state)
+            active = _Active(command, progress, submission.attempt)
             self._active[str(command.folder)] = active
             return state in LIVE
         self._waiting.append(_Active(command, None, 1))
@@ -122,7 +120,7 @@ class Pool:
         attempts = [each.attempt for each in self._waiting]
         for _ in range(self.engine.start(commands, attempts)):
             active = self._waiting.popleft()
-            active.progress, active.state = progress_of(active.command.folder), QUEUED
+            active.progress = progress_of(active.command.folder)
             self._active[str(active.command.folder)] = active
 
     def poll(self) -> list[tuple[JobCommand, Ending]]:
@@ -138,11 +136,11 @@ class Pool:
         }
         states = self.engine.states(submissions) if submissions else {}
         for key, active in list(self._active.items()):
-            active.state = states.get(key, ENDED)
-            if active.state in LIVE:
+            state = states.get(key, ENDED)
+            if state in LIVE:
                 continue
             del self._active[key]
-            ending = ending_of(active.command.folder, active.state, test=active.command.test)
+            ending = ending_of(active.command.folder, state, test=active.command.test)
             if not self._tried_again(active, ending):
                 ended.append((active.command, ending))
         self.start()

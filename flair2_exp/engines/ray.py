@@ -31,7 +31,7 @@ from flair2_exp.engines.engine import ACTIVE, CANCELLED, ENDED, QUEUED, START, E
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError
 from flair2_exp.locking import is_held
-from flair2_exp.optuna_sweeper.process import Process, start_time
+from flair2_exp.optuna_sweeper.process import Process
 from flair2_exp.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -283,9 +283,7 @@ def _start(
         pid = int(number.read() or 0)
     submission = Submission.read(folder)
     if pid and submission is not None:
-        here = Process.this()
-        job = Process(here.host, here.boot, here.namespace, pid, start_time(pid))
-        submission.details["process"] = job.plain()
+        submission.details["process"] = Process.of(pid).plain()
         submission.write(folder)
     return process
 

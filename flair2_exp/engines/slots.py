@@ -25,7 +25,8 @@ from flair2_exp.engines.engine import ACTIVE, CANCELLED, ENDED, START, Engine
 from flair2_exp.engines.gpus import visible_gpus
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError
-from flair2_exp.optuna_sweeper.process import Process, start_time
+from flair2_exp.machine import core_numbers
+from flair2_exp.optuna_sweeper.process import Process
 from flair2_exp.ranks import OF_A_TASK
 from flair2_exp.slurm import JOB as OF_A_JOB
 
@@ -121,9 +122,6 @@ class Slots(Engine):
 
     Args:
         options: `hydra.launcher`.
-
-    Raises:
-        ConfigError: A job's share is more than the machine has.
     """
 
     name: ClassVar[str] = "slots"
@@ -137,10 +135,8 @@ class Slots(Engine):
     @cached_property
     def resources(self) -> Resources:
         """The GPUs and cores of this machine; looked for when the first job is to be started."""
-        own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        cores = own or list(range(os.cpu_count() or 1))
         options = self._options
-        return Resources(visible_gpus(), cores, options.slots, options.cores_per_job)
+        return Resources(visible_gpus(), core_numbers(), options.slots, options.cores_per_job)
 
     def _gpus(self, command: JobCommand) -> float:
         wanted = self._options.gpus_per_job
@@ -216,16 +212,13 @@ class Slots(Engine):
                 os.sched_setaffinity(process.pid, share.cores)
         key = str(process.pid)
         self._children[key], self._shares[key] = process, share
-        here = Process.this()
-        identity = Process(
-            here.host, here.boot, here.namespace, process.pid, start_time(process.pid)
-        )
+        identity = Process.of(process.pid)
         Submission(
             self.name,
             key,
             command.title,
             list(command.words),
-            here.host,
+            identity.host,
             {"process": identity.plain(), "share": asdict(share)},
             attempt=attempt,
         ).write(folder)

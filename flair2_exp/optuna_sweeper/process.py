@@ -37,12 +37,16 @@ class Process:
     @classmethod
     def this(cls) -> Process:
         """Return the calling process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """Return the process of that number on this machine, in this process's namespace."""
         boot = namespace = ""
         with contextlib.suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
         with contextlib.suppress(OSError):
             namespace = os.readlink("/proc/self/ns/pid")
-        pid = os.getpid()
         return cls(socket.gethostname(), boot, namespace, pid, start_time(pid))
 
     @classmethod

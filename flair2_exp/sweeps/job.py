@@ -38,7 +38,16 @@ def run_job_of_sweep(config: DictConfig) -> Any:
     hydra = HydraConfig.get()
     make_sources_importable(hydra.runtime.config_sources)
     experiment, trial = typed(config), current_trial()
+    folder = Path(hydra.runtime.output_dir)
     tags = {str(Tag.SWEEP): experiment.sweep.name}
+    submission = Submission.read(RunFolder(folder))
+    if submission is not None and submission.code not in ("", code_digest()):
+        log.warning(
+            "The code has changed since this job was submitted (%s, now %s): it runs as it is now.",
+            submission.code,
+            code_digest(),
+        )
+        tags[str(Tag.CODE_CHANGED)] = f"{submission.code} to {code_digest()}"
     if trial is None:
         membership = Membership(parent_of(Path(hydra.sweep.dir)), tags)
     else:
@@ -49,15 +58,5 @@ def run_job_of_sweep(config: DictConfig) -> Any:
             title = f"{trial.study_name} trial {trial.number}"
             tracking = dataclasses.replace(experiment.tracking, run_name=title)
             experiment = dataclasses.replace(experiment, tracking=tracking)
-    folder = Path(hydra.runtime.output_dir)
-    submission = Submission.read(RunFolder(folder))
-    if submission is not None and submission.code not in ("", code_digest()):
-        log.warning(
-            "The code has changed since this job was submitted (%s, now %s): it runs as it is now.",
-            submission.code,
-            code_digest(),
-        )
-        tags[str(Tag.CODE_CHANGED)] = f"{submission.code} to {code_digest()}"
-        membership = dataclasses.replace(membership, tags=tags)
     before = Footprint(folder, base=Path(hydra.sweep.dir).absolute())  # by now Hydra has written
     return run(experiment, folder, list(hydra.overrides.task), membership, before)

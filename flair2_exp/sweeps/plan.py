@@ -357,10 +357,10 @@ def distributes(launcher: DictConfig) -> bool:
 
     It then starts the processes of a distributed training itself, too.
     """
-    if engine_of(launcher) == "ray" and launcher.get("address") is None:
-        return False  # a cluster of this machine alone
-    words = ("submitit", "SlurmLauncher", "RayLauncher")
-    return any(word in str(launcher._target_) for word in words)
+    engine = engine_of(launcher)
+    if engine == "ray":
+        return launcher.get("address") is not None  # else a cluster of this machine alone
+    return engine == "slurm" or "submitit" in str(launcher._target_)
 
 
 def require_launcher(launcher: DictConfig) -> None:
