@@ -197,8 +197,10 @@ class Sweep:
             return ""
         if any(job.config.trainer.accelerator in ("cpu", "mps") for job in jobs):
             return ""
-        devices = max(abs(job.config.trainer.devices) for job in jobs)
-        at_once = len(visible_gpus()) // devices
+        devices = [job.config.trainer.devices for job in jobs]
+        if -1 in devices:  # each takes all
+            return ""
+        at_once = len(visible_gpus()) // max(devices)
         if at_once < 2:
             return ""
         return (

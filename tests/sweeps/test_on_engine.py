@@ -18,7 +18,9 @@ from flair2_exp.engines.pool import Pool
 from flair2_exp.errors import ConfigError
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FAILED
+from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.ablation import AblationSweeper, SweepFailedError
+from tests.commands import answer
 from tests.engines.made import Cluster, Made
 from tests.sweeps.made import FIXED, SUBDIR, ends
 from tests.sweeps.plans import OfTheSweep, of_sweep, sweep_config, sweep_folder
@@ -176,3 +178,24 @@ def test_a_job_that_trained_something_else_than_planned_is_not_taken_for_it(swep
     swept.cluster.job = another
     with pytest.raises(SweepFailedError, match="holds a run of another experiment"):
         swept.run()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "this machine's GPUs would hold 4: hydra/launcher=slots"),
+        (("trainer=ddp", "trainer.devices=2"), "this machine's GPUs would hold 2"),
+        (("trainer=ddp",), ""),  # each job takes all GPUs
+        (("trainer=cpu",), ""),
+        (("hydra/launcher=slots",), ""),
+    ],
+)
+def test_a_plan_says_where_gpus_would_idle(
+    options: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c", "GPU-d"])
+    words = ("--multirun", "seed=1,2", "sweep.dry_run=true", f"paths.root={tmp_path}")
+    plan = answer(*words, *options)
+    assert plan.status == 0, plan.err
+    assert says in plan.out
+    assert says or "GPUs would hold" not in plan.out
