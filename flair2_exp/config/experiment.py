@@ -20,6 +20,7 @@ from flair2_exp.config.training import (
     MetricConfig,
     OptimizerConfig,
     SchedulerConfig,
+    TestTimeConfig,
     TrainerConfig,
 )
 from flair2_exp.errors import ConfigError, nearest
@@ -35,6 +36,7 @@ class Config(DataGroups, Group):
     fusion: FusionConfig = field(default_factory=FusionConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     metric: MetricConfig = field(default_factory=MetricConfig)
+    test_time: TestTimeConfig = field(default_factory=TestTimeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

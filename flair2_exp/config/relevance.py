@@ -14,6 +14,7 @@ from flair2_exp.config.fields import Condition
 
 if TYPE_CHECKING:
     from flair2_exp.config.experiment import Config
+    from flair2_exp.models.registry import NetworkSpec
 
 
 def if_trained(config: Config) -> bool:
@@ -101,7 +102,7 @@ def if_no_checkpoint(config: Config) -> bool:
     return not config.checkpoint
 
 
-def if_context(config: Config) -> bool:
+def if_context(config: Config | NetworkSpec) -> bool:
     """Return whether the fusion has its collapsed term."""
     return config.fusion.terms != "cropped"
 
@@ -153,12 +154,17 @@ def if_validated_by_batches(config: Config) -> bool:
     In training it does: `val/loss`, by which epochs are compared, is a mean over batches.
     """
     cut = config.data.drop_last or config.trainer.limit_val_batches is not None
-    return config.train or cut or _scores_by_batches(config)
+    return config.train or cut or scores_by_batches(config)
 
 
 def if_tested_by_batches(config: Config) -> bool:
     """Return whether the division of the test patches into batches and among devices counts."""
-    return config.trainer.limit_test_batches is not None or _scores_by_batches(config)
+    return config.trainer.limit_test_batches is not None or scores_by_batches(config)
+
+
+def if_turned_in_tests(config: Config) -> bool:
+    """Return whether test patches are predicted in more symmetries than as they are."""
+    return config.test_time.symmetries != "none"
 
 
 def if_divided(config: Config) -> bool:
@@ -179,15 +185,19 @@ def if_batches_shared(config: Config) -> bool:
     return config.train and (trainer.devices != 1 or trainer.num_nodes > 1)
 
 
-def _scores_by_batches(config: Config) -> bool:
-    """Return whether a quirk lets a batch's other patches, or its number, into a patch's scores."""
+def scores_by_batches(config: Config | NetworkSpec) -> bool:
+    """Return whether a quirk lets a batch's other patches, or its number, into a patch's scores.
+
+    Args:
+        config: Of an experiment, or of a network: they have the same nodes.
+    """
     nodes, fusion = config.model.nodes, config.fusion
     first = "fusion" in nodes and if_context(config) and fusion.collapsed == "first_sample"
     padded = "utae" in nodes and config.utae.normalise_padding  # to the longest of the batch
     return first or padded or _drops_always(config)
 
 
-def _drops_always(config: Config) -> bool:
+def _drops_always(config: Config | NetworkSpec) -> bool:
     """Return whether modality dropout drops in validation and test as well."""
     named, fusion = "fusion" in config.model.nodes, config.fusion
     return named and fusion.dropout == "always_batch" and fusion.dropout_rate > 0

@@ -14,6 +14,7 @@ from flair2_exp.config.relevance import (
     if_divided,
     if_series,
     if_trained,
+    if_turned_in_tests,
     unless,
 )
 from flair2_exp.errors import ConfigError
@@ -113,6 +114,19 @@ class MetricConfig(Group):
     """Whether predictions on pixels whose truth is "other" count as false positives (`keep`)."""
     further: FurtherMetrics = field(default_factory=FurtherMetrics)
     """Logged as `val/NAME` and `test/NAME`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestTimeConfig(Group):
+    """Test-time augmentation: each test patch is predicted in several symmetries of the square."""
+
+    __test__: ClassVar[bool] = False  # not one of pytest's
+    node: ClassVar[str] = "test_time"
+
+    name: str = option("none", decides=False)
+    symmetries: Literal["none", "flips", "d4"] = option("none", decides=if_turned_in_tests)
+    """`flips`: the patch and its three flips; `d4`: all eight symmetries. Series are turned alike,
+    predictions turned back, and the probabilities averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from flair2_exp import compat
@@ -30,7 +29,7 @@ from flair2_exp.data.dataset import (
     Parcel,
     PatchDataset,
 )
-from flair2_exp.data.normalisation import Normalisation, imagenet
+from flair2_exp.data.normalisation import Normalisation, imagenet, scaled
 from flair2_exp.data.readers import StoreReader
 from flair2_exp.data.sharing import SharedBlocks
 from flair2_exp.data.source import (
@@ -431,17 +430,8 @@ class FlairDataModule(LightningDataModule):
             then normalised where the options say so, and `label` and `satellite_label` as int64.
         """
         del dataloader_idx
-        label: Tensor = batch["label"].long()
-        scaled = batch | {"label": label}
-        if "image" in batch:
-            scaled["image"] = batch["image"].float().div_(self.source.scale)
-        if "series" in batch:
-            # A float32 series of a second call would be divided again; the loop calls this once.
-            divisor = sentinel2.divisor(self.groups.s2_preproc)
-            scaled["series"] = batch["series"].to(torch.float32) / divisor
-            other = batch.get("satellite_label")
-            scaled["satellite_label"] = label if other is None else other.long()
-        return self.normalisation.applied(scaled)
+        divisor = sentinel2.divisor(self.groups.s2_preproc)
+        return self.normalisation.applied(scaled(batch, image=self.source.scale, series=divisor))
 
     @functools.cached_property
     def normalisation(self) -> Normalisation:

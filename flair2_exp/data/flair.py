@@ -21,8 +21,11 @@ from flair2_exp.nomenclature import AERIAL_BANDS, flair
 
 if TYPE_CHECKING:
     from flair2_exp.data.check.findings import Finding
+    from flair2_exp.data.grids import Grid
     from flair2_exp.data.readers import TreeReader
 
+PATCH_METRES: Final = 102.4
+"""Width of a patch, whatever its pixels: 512 of 0.2 m as released."""
 _HEADERS: Final = 9
 """Readable headers that settle the size of a patch."""
 
@@ -112,6 +115,13 @@ class FlairSource(DataSource):
         if damage is not None and not sides:
             raise DataError(all_damaged(part, len(patches), str(damage).splitlines()[0]))
         self.patch_size = sides.most_common(1)[0][0]
+        self.resolution = PATCH_METRES / self.patch_size
+
+    def grid(self, patch: int) -> Grid:
+        """Return where a patch's pixels lie: its image's grid, since masks may lack a CRS."""
+        from flair2_exp.data.grids import Grid
+
+        return Grid.of(self.index.image_path(patch))
 
     def metadata(self, patches: Positions) -> NDArray[np.float32]:
         """Return the encoded metadata, as `DataSource.metadata` says."""

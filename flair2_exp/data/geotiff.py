@@ -27,6 +27,7 @@ from flair2_exp.nomenclature import OTHER, LandCover, Nomenclature
 
 if TYPE_CHECKING:
     from flair2_exp.data.check.findings import Finding
+    from flair2_exp.data.grids import Grid
 
 _REQUIRED: Final = ("image", "mask", "area")
 _NO_CLASS: Final = 255
@@ -96,6 +97,7 @@ class GeoTiffSource(DataSource):
                 "patches must be square."
             )
         self.patch_size = header.height
+        self.resolution = _metres(self.grid(0))
         self.image_type = np.dtype(header.kind)
         self.bands = header.names if bands is None else bands
         if len(self.bands) != header.count or len(set(self.bands)) < header.count:
@@ -104,6 +106,12 @@ class GeoTiffSource(DataSource):
                 f"{self.root / self._images[0]} has {header.count} bands.\nName each band once, or "
                 "omit the option for the files' own descriptions."
             )
+
+    def grid(self, patch: int) -> Grid:
+        """Return where a patch's pixels lie, by its image."""
+        from flair2_exp.data.grids import Grid
+
+        return Grid.of(self.root / self._images[patch])
 
     def paths(self, patch: int) -> Sequence[Path]:
         """Return the patch's image and mask."""
@@ -170,6 +178,13 @@ class GeoTiffSource(DataSource):
                 "Correct the files or their lines in the table, or set dataset.on_damaged=skip."
             )
         return findings
+
+
+def _metres(grid: Grid) -> float | None:
+    """Return the metres of a pixel; None where the images lie nowhere, or in degrees."""
+    if grid.crs is None or not grid.crs.is_projected:
+        return None
+    return grid.resolution[0] * float(grid.crs.linear_units_factor[1])
 
 
 @dataclass(frozen=True)

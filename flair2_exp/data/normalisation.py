@@ -103,6 +103,28 @@ def _padded(batch: Mapping[str, Any]) -> Tensor:
     return padding[:, :, None, None, None]
 
 
+def scaled(batch: Mapping[str, Any], *, image: float, series: float) -> dict[str, Any]:
+    """Return a batch scaled where it is, on the device.
+
+    Args:
+        batch: In the files' own types.
+        image: What images are divided by.
+        series: What series are divided by; zero frames stay zero.
+
+    Returns:
+        The batch with `image` and `series` as float32, and `label` and `satellite_label` as int64.
+    """
+    changed: dict[str, Any] = {"label": batch["label"].long()}
+    if "image" in batch:
+        changed["image"] = batch["image"].float().div_(image)
+    if "series" in batch:
+        # A float32 series of a second call would be divided again; the loop calls this once.
+        changed["series"] = batch["series"].float() / series
+        other = batch.get("satellite_label")
+        changed["satellite_label"] = changed["label"] if other is None else other.long()
+    return {**batch, **changed}
+
+
 def imagenet(bands: Sequence[str]) -> Moments:
     """Return ImageNet's values for red, green and blue, and `UNKNOWN_BAND` for others."""
     mean, std = zip(*(IMAGENET.get(band, UNKNOWN_BAND) for band in bands), strict=True)

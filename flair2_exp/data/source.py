@@ -28,6 +28,7 @@ from flair2_exp.registry import construct, written
 
 if TYPE_CHECKING:
     from flair2_exp.data.check.findings import Finding
+    from flair2_exp.data.grids import Grid
 
 PARTS: Final = ("train", "validation", "test")
 
@@ -128,6 +129,8 @@ class DataSource(ABC):
         image_type: Of the images: uint8, uint16 or float32.
         divisor: What images are divided by on the device; None is 255 for uint8, 65535 for uint16
             and 1 for float32.
+        resolution: Of the images, metres per pixel; None where it is not known. Maps of larger
+            rasters are made at this resolution.
         has: What a patch has beside its label, of `aerial`, `satellite` and `metadata`.
     """
 
@@ -137,6 +140,7 @@ class DataSource(ABC):
     bands: tuple[str, ...] = ()
     image_type: np.dtype[Any] = np.dtype(np.uint8)
     divisor: float | None = None
+    resolution: float | None = None
     has: frozenset[str] = frozenset({"aerial"})
 
     @abstractmethod
@@ -160,6 +164,14 @@ class DataSource(ABC):
         for that, once per command.
         """
         return ()
+
+    def grid(self, patch: int) -> Grid | None:
+        """Return where a patch's pixels lie; None where that is not known.
+
+        Raises:
+            DamagedPatchError: Its file cannot be read.
+        """
+        return None
 
     def metadata(self, patches: Positions) -> NDArray[np.float32]:
         """Return (n, 45) float32 numbers about (n,) patches, for a source that has `metadata`."""

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from lightning import Callback, Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
+    from flair2_exp.data.inputs import Inputs
     from flair2_exp.data.normalisation import Normalisation
     from flair2_exp.data.source import DataSource
     from flair2_exp.models.registry import NetworkSpec
-    from flair2_exp.nomenclature import Nomenclature
     from flair2_exp.ranks import Rank
     from flair2_exp.signals import Interruption
     from flair2_exp.tracking.run import Run
@@ -170,6 +170,31 @@ def normalisation_of(config: Config, data: FlairDataModule | None) -> Normalisat
     if data is None:  # which decide nothing: see `needs_statistics`
         data = FlairDataModule(config.data_groups, reads=config.reads)
     return data.normalisation
+
+
+def inputs_of(config: Config, spec: NetworkSpec, source: DataSource | None = None) -> Inputs:
+    """Return what the network's inputs are before they are scaled.
+
+    Args:
+        config: The experiment's.
+        spec: Of the network.
+        source: The data; None is FLAIR #2, whose patches all cover the same ground.
+    """
+    from flair2_exp.data.flair import PATCH_METRES
+    from flair2_exp.data.inputs import Inputs
+
+    image: dict[str, Any] = {
+        "image_type": "uint8", "scale": 255.0, "resolution": PATCH_METRES / spec.patch_size
+    }  # fmt: skip
+    if source is not None:
+        image = {
+            "image_type": source.image_type.name,
+            "scale": source.scale,
+            "resolution": source.resolution,
+        }
+    return Inputs(
+        bands=spec.band_names, **image, s2_preproc=config.s2_preproc, metadata=config.metadata
+    )
 
 
 def describe_data(
@@ -379,7 +404,7 @@ def build_task(
     *,
     data: FlairDataModule | None = None,
     fresh: bool = True,
-    nomenclature: Nomenclature | None = None,
+    source: DataSource | None = None,
 ) -> SegmentationTask:
     """Return the LightningModule, with released or earlier weights where the config names some.
 
@@ -388,7 +413,7 @@ def build_task(
         spec: Of the network.
         data: Needed where the data's statistics decide (`needs_statistics`).
         fresh: False where a run resumes and its checkpoint replaces all weights.
-        nomenclature: Of the data; None is FLAIR #2's.
+        source: The data; None is FLAIR #2, whose classes and images are known.
 
     Raises:
         ModelError: The network cannot be built or the weights do not fit it.
@@ -402,8 +427,10 @@ def build_task(
         optimizer=plain(config.optimizer),
         scheduler=plain(config.scheduler),
         metric=plain(config.metric),
-        nomenclature=nomenclature.plain() if nomenclature else None,
+        nomenclature=source.nomenclature.plain() if source else None,
         normalisation=normalisation_of(config, data).plain(),
+        inputs=inputs_of(config, spec, source).plain(),
+        symmetries=config.test_time.symmetries,
         pretrained=fresh and not (config.checkpoint or config.model.weights),
     )
     if config.model.weights and fresh:

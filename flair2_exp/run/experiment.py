@@ -373,6 +373,8 @@ class _Life:
         if config.test:
             evaluate(trainer.test)
             metrics |= watchers.test(task, trainer)
+            if tested is None:  # weights from elsewhere: what is predicted later has its scaling
+                trainer.save_checkpoint(self.folder.best, weights_only=True)
             if trainer.is_global_zero:
                 heading = title(config, metrics["test/miou"])
                 save_results(task, watchers.panel, self.folder, heading)
@@ -575,7 +577,6 @@ def prepare(
         patch_size = sample.patch_size
     source = data.source if data else None
     spec = network_spec(config, patch_size, source)
-    nomenclature = source.nomenclature if source else None
     require_parts(config, spec, source)
     if checkpoint is not None:
         from flair2_exp.training.checkpoint import require_same_model
@@ -586,7 +587,7 @@ def prepare(
     resumes = start is not None or (earlier is not None and bool(earlier.training))
     if data is None and needs_statistics(config):
         data = build_data(config, normalisation=recorded)
-    task = build_task(config, spec, data=data, fresh=not resumes, nomenclature=nomenclature)
+    task = build_task(config, spec, data=data, fresh=not resumes, source=source)
     if checkpoint is not None and config.train and not resumes:
         from flair2_exp.training.checkpoint import require_training_state, warn_of_schedule
 

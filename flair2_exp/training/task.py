@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from flair2_exp.config.fields import build
+from flair2_exp.config.relevance import scores_by_batches
 from flair2_exp.config.training import LossConfig, MetricConfig, OptimizerConfig, SchedulerConfig
 from flair2_exp.models.registry import HEADS, NetworkSpec, build_network, by_head, main_head
 from flair2_exp.nomenclature import Nomenclature, flair
@@ -27,6 +28,7 @@ from flair2_exp.training.losses import build_loss
 from flair2_exp.training.metrics import build_metrics
 from flair2_exp.training.optimizers import build_optimizer, parameter_groups
 from flair2_exp.training.schedules import build_schedule, rates_of
+from flair2_exp.training.test_time import averaged, one_by_one
 
 Batch = Mapping[str, Any]
 _PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
@@ -91,6 +93,8 @@ class SegmentationTask(LightningModule):
         nomenclature: `Nomenclature.plain()` of the data; None is FLAIR #2's of as many classes.
         normalisation: Of a `data.normalisation.Normalisation`: by what the inputs of the training
             are normalised. The data module does it; it is kept here for whoever uses the network.
+        inputs: Of a `data.inputs.Inputs`: what the inputs are before they are scaled. Likewise.
+        symmetries: In which each test patch is predicted (`test_time.SYMMETRIES`).
         pretrained: False where a checkpoint will replace all weights: the encoder's are then
             neither read nor downloaded.
 
@@ -111,10 +115,13 @@ class SegmentationTask(LightningModule):
         metric: Mapping[str, Any],
         nomenclature: Mapping[str, Any] | None = None,
         normalisation: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        symmetries: str = "none",
         pretrained: bool = True,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["pretrained"], logger=False)
+        self.save_hyperparameters(ignore=["pretrained", "symmetries"], logger=False)
+        self.symmetries = symmetries
         spec = NetworkSpec.of_plain(network)
         self.spec = spec
         self.model = build_network(spec, pretrained)
@@ -161,6 +168,18 @@ class SegmentationTask(LightningModule):
         weights = {"aerial": self.loss_options.aerial, "satellite": self.loss_options.satellite}
         total = torch.stack([weights[head] * part for head, part in parts.items()]).sum()
         return {**parts, "total": total}
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what tests go by: logits of each head, (B, C, H, W), as `forward` does.
+
+        In the symmetries of test-time augmentation, and on a processor patch by patch: a batch is
+        no faster there, and rounding would depend on it. Where a quirk lets the batch itself into
+        the results it stays whole.
+        """
+        by_itself = self.device.type == "cpu" and not scores_by_batches(self.spec)
+        parts = list(one_by_one(batch)) if by_itself else [batch]
+        outputs = [averaged(self, part, self.symmetries) for part in parts]
+        return {head: torch.cat([each[head] for each in outputs]) for head in outputs[0]}
 
     def predict_classes(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return class indices (B, H, W) of the scored head."""
@@ -262,7 +281,7 @@ class SegmentationTask(LightningModule):
 
         `test/loss` is the mean of the patches' own, so that it does not depend on the batches.
         """
-        outputs = self(batch)
+        outputs = self.evaluate(batch)
         prediction = self.predict_classes(outputs)
         targets = {n: batch[n] for n in ("label", "satellite_label") if n in batch}
         size = len(batch["patch_id"])

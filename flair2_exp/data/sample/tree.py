@@ -26,13 +26,11 @@ import numpy as np
 
 from flair2_exp import values
 from flair2_exp.config.data import SampleConfig
+from flair2_exp.data.flair import PATCH_METRES
 from flair2_exp.data.sample.landscape import THEMES, Landscape
 from flair2_exp.data.sample.rendering import plan_flight, render_patch, render_series
 from flair2_exp.errors import DataError
 from flair2_exp.shortage import shortage
-
-PATCH_METRES: Final = 102.4
-"""Width of a patch, whatever its pixels: 512 pixels of 0.2 m in FLAIR #2."""
 
 MANIFEST: Final = "sample.json"
 """The file that tells which options made a tree. It is written last."""

@@ -1,0 +1,169 @@
+"""A trained network as a run has left it: found by folder, by checkpoint or by MLflow run id."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from flair2_exp import __version__
+from flair2_exp.config.experiment import Config
+from flair2_exp.config.fields import build
+from flair2_exp.errors import CheckpointError, ConfigError, FlairError
+from flair2_exp.run.folder import RunFolder
+from flair2_exp.run.record import FINISHED, TRAINED, RunRecord, read_settings
+from flair2_exp.tracking.tags import Tag
+
+if TYPE_CHECKING:
+    from flair2_exp.training.task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
+_LIMITS: Final = ("limit_train_batches", "limit_val_batches")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A trained network and what is known of its run.
+
+    Attributes:
+        name: As the user gave it, for messages.
+        checkpoint: The file of its weights.
+        folder: Its run's; None where the checkpoint lies by itself.
+        config: Its run's; None likewise.
+        record: Its run's; None likewise.
+    """
+
+    name: str
+    checkpoint: Path
+    folder: RunFolder | None = None
+    config: Config | None = None
+    record: RunRecord | None = None
+
+    @classmethod
+    def find(cls, run: str | Path, tracking_uri: str = "") -> StoredRun:
+        """Find a run's network; nothing is loaded.
+
+        Args:
+            run: The run's folder, a checkpoint, or the id of its MLflow run.
+            tracking_uri: Of the store that knows the id; empty is the local one, `mlruns`.
+
+        Raises:
+            FlairError: There is no such run, it has not trained, it was trained on a few batches
+                alone, or it was written by another version.
+        """
+        path = Path(run).expanduser()
+        if path.suffix in (".ckpt", ".pt") or path.is_file():
+            return cls._of_checkpoint(str(run), path)
+        if path.is_dir():
+            return cls._of_folder(str(run), RunFolder(path))
+        if _RUN_ID.fullmatch(str(run)):
+            return cls._of_folder(str(run), _folder_of(str(run), tracking_uri))
+        raise ConfigError(
+            f"{run}: there is no such run.\nExpected the folder of a run, a checkpoint "
+            f"({RunFolder(Path()).best}), or the 32 digits of an MLflow run."
+        )
+
+    @classmethod
+    def _of_checkpoint(cls, name: str, path: Path) -> StoredRun:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such checkpoint.")
+        folder = RunFolder(path.parent.parent)
+        if path.parent == folder.checkpoints and folder.config.is_file():
+            return cls._of_folder(name, folder, path)
+        return cls(name, path)
+
+    @classmethod
+    def _of_folder(cls, name: str, folder: RunFolder, path: Path | None = None) -> StoredRun:
+        record = RunRecord.read(folder)
+        if record is None:
+            raise ConfigError(
+                f"{folder} does not hold a run (no readable {folder.record.name}).\n"
+                "Name the folder of one run, as outputs/NAME/TIME or multirun/SWEEP/JOB."
+            )
+        config = build(Config, read_settings(folder))
+        limited = [name for name in _LIMITS if getattr(config.trainer, name) is not None]
+        if limited:
+            raise ConfigError(
+                f"{folder} is a run of a few batches (trainer.{limited[0]}="
+                f"{getattr(config.trainer, limited[0])}), as preset=debug makes them: its network "
+                "is not trained.\nTrain without that limit."
+            )
+        if path is None:
+            path = folder.best if folder.best.is_file() or config.train else None
+            path = path or (Path(config.checkpoint) if config.checkpoint else folder.best)
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder} has no {path.name} ({_state(record)}).\n"
+                "Finish its training first, or name another run."
+            )
+        if record.status not in (FINISHED, TRAINED):
+            log.warning("%s: its training has not finished (%s)", folder, record.status.lower())
+        return cls(name, path, folder, config, record)
+
+    def load(self) -> tuple[SegmentationTask, Mapping[str, Any]]:
+        """Return the network in its task, on the processor and in evaluation, and the checkpoint.
+
+        Raises:
+            FlairError: The checkpoint is damaged, or of another version.
+        """
+        from flair2_exp.models.registry import accelerate
+        from flair2_exp.models.tensors import mismatch
+        from flair2_exp.training.checkpoint import read_checkpoint
+        from flair2_exp.training.task import SegmentationTask
+
+        content = read_checkpoint(self.checkpoint)
+        options = dict(content["hyper_parameters"])
+        try:
+            task = SegmentationTask(**options, pretrained=False)
+        except (FlairError, TypeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.checkpoint} describes a network that this version ({__version__}) does not "
+                f"build: {str(error).splitlines()[0]}\nUse the version that trained it"
+                f"{self._version()}."
+            ) from error
+        problem = mismatch(content["state_dict"], task.state_dict())
+        if problem:
+            raise CheckpointError(f"{self.checkpoint} does not hold its own network: {problem}.")
+        task.load_state_dict(content["state_dict"])
+        accelerate(task.model, task.spec.model)
+        return task.eval(), content
+
+    def _version(self) -> str:
+        version = self.record.tags.get(Tag.VERSION, "") if self.record else ""
+        return f", {version}" if version else ""
+
+
+def _state(record: RunRecord) -> str:
+    return f"its run is {record.status.lower()}{f': {record.error}' if record.error else ''}"
+
+
+def _folder_of(run_id: str, tracking_uri: str) -> RunFolder:
+    """Return the folder of an MLflow run.
+
+    Raises:
+        FlairError: The store has no such run, or its folder is not here.
+    """
+    from flair2_exp.config.tracking import PathsConfig
+    from flair2_exp.run.assembly import store_at
+    from flair2_exp.tracking.store import database_path, local_uri
+
+    uri = tracking_uri or local_uri(PathsConfig().mlflow)
+    if uri.startswith("sqlite:") and not database_path(uri).is_file():
+        raise ConfigError(
+            f"{run_id}: there is no MLflow database {database_path(uri)} to look it up in.\n"
+            "Name the store with --tracking-uri, or the run by its folder."
+        )
+    store = store_at(uri)
+    tags = store.call("looking for the run", lambda client: client.get_run(run_id).data.tags)
+    folder = RunFolder(Path(tags.get(Tag.FOLDER, "")))
+    if not tags.get(Tag.FOLDER) or not folder.path.is_dir():
+        raise ConfigError(
+            f"MLflow run {run_id} was in {tags.get(Tag.FOLDER) or 'no folder'}, which is not on "
+            "this machine.\nName the run's folder, or its checkpoint."
+        )
+    return folder
