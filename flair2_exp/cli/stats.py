@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flair2_exp.cli.composed import composed
+from flair2_exp.cli.progress import progress
 from flair2_exp.cli.verbs import PROGRAM, Parser
 
 if TYPE_CHECKING:
     from flair2_exp.data.normalisation import Moments
-    from flair2_exp.data.statistics import Progress, Statistics
+    from flair2_exp.data.statistics import Statistics
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,24 +32,13 @@ def main(arguments: Sequence[str]) -> int:
     from flair2_exp.data import statistics
 
     data = build_data(config, parts=("train",))
-    with _progress() as progress:
-        computed = statistics.of(data, progress=progress)
+    with progress("training patches") as report:
+        computed = statistics.of(data, progress=report)
     if options.json:
         print(computed.text(), end="")
     else:
         _print(computed)
     return 0
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show how many patches are read, on standard error."""
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    with Bars(console=Console(file=sys.stderr), transient=True) as bars:
-        task = bars.add_task("training patches", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _print(computed: Statistics) -> None:

@@ -43,6 +43,11 @@ VERBS: Final = {
     "status": Verb("flair2_exp.cli.status:status", "how far sweeps and searches are"),
     "cancel": Verb("flair2_exp.cli.status:end", "end a sweep's jobs, each with a checkpoint"),
     "stats": Verb("flair2_exp.cli.stats:main", "bands and classes of the training patches"),
+    "predict": Verb("flair2_exp.cli.predict:main", "a map, a split as rasters, or its scores"),
+    "submit": Verb(
+        "flair2_exp.cli.submit:main", "a submission to the challenge, or a check of one"
+    ),
+    "export": Verb("flair2_exp.cli.export:main", "a network as ONNX, torch.export or safetensors"),
     "check-model": Verb("flair2_exp.cli.check_model:main", "does a network keep the contract?"),
 }
 
