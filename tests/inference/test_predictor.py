@@ -173,7 +173,7 @@ def test_a_run_of_a_few_batches_is_refused(root: Path, unet_run: Path, tmp_path:
     config.write_text(
         config.read_text().replace("limit_train_batches: null", "limit_train_batches: 1")
     )
-    with pytest.raises(ConfigError, match="trainer.limit_train_batches=1"):
+    with pytest.raises(ConfigError, match=r"trainer\.limit_train_batches=1"):
         StoredRun.find(copy)
 
 

@@ -176,3 +176,29 @@ def test_the_loss_of_a_test_does_not_depend_on_the_batches(loss: str) -> None:
         batches = DataLoader(Patches(5), batch_size=size)
         found.append(trainer().test(task, batches, verbose=False)[0]["test/loss"])
     assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("words", [UNET, ("model=utt", "metadata=on"), ("model=utae",)])
+def test_what_tests_go_by_is_the_same_bits_whatever_the_batch(words: tuple[str, ...]) -> None:
+    task = build_task(*words).eval()
+    (whole,) = DataLoader(Patches(3), batch_size=3)
+    with torch.inference_mode():
+        together = task.evaluate(whole)
+        for at in (2, 0, 1):
+            other = {name: each[[at, 0]] if isinstance(each, Tensor) else [each[at], each[0]]
+                     for name, each in whole.items()}  # fmt: skip
+            apart = task.evaluate(other)
+            for head, logits in together.items():
+                assert torch.equal(apart[head][0], logits[at])
+        plain = task(whole)
+    for head, logits in together.items():
+        assert torch.allclose(plain[head], logits, atol=1e-4)
+
+
+def test_where_a_quirk_looks_at_the_batch_a_test_keeps_it_whole() -> None:
+    task = build_task("model=utt", "compat=reference").eval()
+    (whole,) = DataLoader(Patches(3), batch_size=3)
+    with torch.inference_mode():
+        together, plain = task.evaluate(whole), task(whole)
+    for head, logits in together.items():
+        assert torch.equal(plain[head], logits)
