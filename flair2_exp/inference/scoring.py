@@ -323,7 +323,7 @@ class Scored:
 
     def folder(self, root: Path) -> Path:
         """Return the folder that is the run's where nobody names one."""
-        short = re.sub(r"[^\w.=+/-]+", "_", self.config.name).strip("_")
+        short = re.sub(r"[^\w.=/-]+", "_", self.config.name).strip("_")
         return root / "outputs" / short / self.tags[Tag.IDENTITY]
 
     def record(self, folder: RunFolder) -> RunRecord:
