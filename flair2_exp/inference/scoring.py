@@ -304,8 +304,7 @@ class Scored:
             **_tags(predictor, records),
         }
         node = {
-            "runs": [str(each.folder or each.checkpoint) for each in stored],
-            "checkpoints": [str(each.checkpoint) for each in stored],
+            "runs": [str(each.folder if _is_best(each) else each.checkpoint) for each in stored],
             "identities": [each.identity for each in records],
             "weights": list(predictor.weights),
         }
