@@ -193,8 +193,12 @@ def _require_distinct(runs: Sequence[StoredRun]) -> None:
             continue
         twin = trainings.setdefault(run.record.identity, run)
         # Several checkpoints of one training may be averaged.
-        if twin.folder != run.folder:
+        if _place(twin) != _place(run):
             raise ConfigError(
                 f"{twin.folder} and {run.folder} are the same experiment with the same seed.\n"
                 "Name one of the two."
             )
+
+
+def _place(run: StoredRun) -> Path | None:
+    return run.folder.path.resolve() if run.folder else None
