@@ -41,8 +41,8 @@ from tests.run.helpers import record_of
 pytestmark = pytest.mark.slow
 
 COMMON = (
-    "preset=debug", "trainer=cpu", *SMALL_SAMPLE, "dataset.sample.areas_per_domain=2",
-    "dataset.sample.patches_per_area=2", "model.decoder_channels=[16,8,8,8,8]",
+    "preset=debug", "trainer=cpu", *SMALL_SAMPLE, "dataset.sample.areas_per_domain=4",
+    "dataset.sample.patches_per_area=1", "model.decoder_channels=[16,8,8,8,8]",
     "s2_preproc.size=16", "aug=none", "callbacks.panel.patches=2",
     *(f"trainer.limit_{part}_batches=null" for part in ("train", "val", "test")),
 )  # fmt: skip
