@@ -459,10 +459,15 @@ class FlairDataModule(LightningDataModule):
         """What `fingerprint.fingerprint` says of these data, after `setup`."""
         return fingerprint.of_split(self.source, self._divided, self.groups, self.reads)
 
-    def fingerprint_of(self, *parts: str, metadata: bool = True) -> str:
-        """Return the fingerprint of some parts alone, after `setup`, with or without metadata."""
-        reads = self.reads if metadata else self.reads - {"metadata"}
-        return fingerprint.of_split(self.source, self._divided, self.groups, reads, parts)
+    def fingerprint_of(self, *parts: str, reads: frozenset[str] | None = None) -> str:
+        """Return the fingerprint of some parts alone, after `setup`.
+
+        Args:
+            parts: Of `train`, `validation`, `test`.
+            reads: The inputs that count, some of `self.reads`; None: all of these.
+        """
+        chosen = self.reads if reads is None else reads
+        return fingerprint.of_split(self.source, self._divided, self.groups, chosen, parts)
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -23,11 +23,11 @@ from flair2_exp.data.source import PARTS, DataSource, open_source
 from flair2_exp.data.splits import Split
 
 
-def fingerprint(groups: DataGroups, reads: frozenset[str]) -> str:
+def fingerprint(groups: DataGroups, reads: frozenset[str], names: Sequence[str] = PARTS) -> str:
     """Return the fingerprint of the data that some groups of the config name.
 
     With a prepared store it is that of the files the store was prepared from; masks are always
-    read.
+    read. `names` are the parts that count, as for `of_split`.
 
     Returns:
         64 hexadecimal digits; empty where the data are a sample that is not made yet. Runs may have
@@ -42,7 +42,7 @@ def fingerprint(groups: DataGroups, reads: frozenset[str]) -> str:
     if sample is not None and root is not None and not tree.is_made(root, sample):
         return ""
     source = open_source(groups, reads)
-    return of_split(source, splits.split(source.index, groups.split), groups, reads)
+    return of_split(source, splits.split(source.index, groups.split), groups, reads, names)
 
 
 def of_split(

@@ -144,7 +144,7 @@ def _place(data: FlairDataModule) -> Path:
     key = digest(
         {
             "format": FORMAT,
-            "fingerprint": data.fingerprint_of("train", metadata=False),
+            "fingerprint": data.fingerprint_of("train", reads=data.reads - {"metadata"}),
             "reads": sorted(data.reads - {"metadata"}),
             "bands": data.bands if "aerial" in data.reads else None,
             "divisor": data.source.scale,

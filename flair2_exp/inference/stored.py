@@ -14,7 +14,7 @@ from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import build
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FINISHED, TRAINED, RunRecord, read_settings
+from flair2_exp.run.record import FINISHED, MEMBERS, TRAINED, RunRecord, read_settings
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -84,6 +84,12 @@ class StoredRun:
             raise ConfigError(
                 f"{folder} does not hold a run (no readable {folder.record.name}).\n"
                 "Name the folder of one run, as outputs/NAME/TIME or multirun/SWEEP/JOB."
+            )
+        if Tag.MEMBERS in record.tags:
+            members = " ".join(read_settings(folder)[MEMBERS]["runs"])
+            raise ConfigError(
+                f"{folder} holds the score of an ensemble or of test-time augmentation, and not a "
+                f"network.\nName what it scored: {members} (and --tta as you want it)."
             )
         config = build(Config, read_settings(folder))
         limited = [name for name in _LIMITS if getattr(config.trainer, name) is not None]

@@ -26,6 +26,7 @@ from flair2_exp.report.rows import name_rows, require_comparable
 from flair2_exp.report.runs import AbsentRun, RunSet, ScoredRun
 from flair2_exp.report.statistics import Estimate, Floats, RowCounts
 from flair2_exp.report.units import Unit, Units
+from flair2_exp.tracking.tags import Tag
 
 DEFAULT: Final = ReportOptions()
 _NUMBERS: Final = ("value", "error", "low", "high")
@@ -136,8 +137,9 @@ def _all_absent(
     places = {(each.row, each.seed): each for each in absent if (each.row, each.seed) not in scored}
     wanted = list(expected)
     if not wanted:
-        rows = dict.fromkeys([run.row for run in runs] + [each.row for each in absent])
-        seeds = sorted({run.seed for run in runs})
+        trained = [run for run in runs if not run.tag(Tag.MEMBERS)]  # others are scored as asked
+        rows = dict.fromkeys([run.row for run in trained] + [each.row for each in absent])
+        seeds = sorted({run.seed for run in trained})
         wanted = [(row, seed) for row in rows for seed in seeds]
     for place in wanted:
         if place not in scored:

@@ -152,14 +152,21 @@ _TABLE: Final[tuple[tuple[dict[str, str], Published], ...]] = (
 )
 
 
+_SYMMETRIES: Final = "test_time.symmetries"
+"""Absent from the configs of runs of old, which had no test-time augmentation."""
+
+
 def published_row(run: ScoredRun) -> Published | None:
     """Return the published row of a run's settings; None where it may not stand beside one.
 
     It may where the whole real test set was scored by the row's own convention, and the network was
     trained as published: its inputs, weights, loss, optimizer, batches, epochs and augmentation.
     Its quirks beside those of loss and batches are not asked for. A network that was trained
-    elsewhere has no such row, since nobody knows how.
+    elsewhere has no such row, since nobody knows how. Neither has an ensemble, or a network scored
+    with test-time augmentation: the published figures are of one network that predicts once.
     """
+    if run.tag(Tag.MEMBERS) or run.settings.get(_SYMMETRIES, "none") != "none":
+        return None
     if (run.tag(Tag.DATASET), run.counts.patches) != (DATASET, TEST_PATCHES):
         return None
     if not _trained_as_published(run.settings):

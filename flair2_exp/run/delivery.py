@@ -16,7 +16,7 @@ from flair2_exp.config.fields import build
 from flair2_exp.errors import TrackingError
 from flair2_exp.run.experiment import log_config, run_name
 from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import ENDED, KILLED, RunRecord, read_settings
+from flair2_exp.run.record import ENDED, KILLED, MEMBERS, RunRecord, read_settings
 from flair2_exp.run.results import hand_over, is_by_epoch
 from flair2_exp.tracking.outbox import Outbox
 from flair2_exp.tracking.pending import Pending
@@ -140,7 +140,7 @@ def read_config(folder: RunFolder) -> Config:
         DataError: There is none, or it is damaged.
         ConfigError: It is not one of this version.
     """
-    return build(Config, read_settings(folder))
+    return build(Config, {n: each for n, each in read_settings(folder).items() if n != MEMBERS})
 
 
 def lacks(store: Store, run_id: str) -> bool:
@@ -204,7 +204,8 @@ def _fill(run: Run, folder: RunFolder, record: RunRecord, config: Config) -> Non
     """Give an MLflow run all that the folder holds, and end it as the run has ended."""
     from flair2_exp.tracking.history import History
 
-    log_config(config, record, run)
+    members = {n: each for n, each in read_settings(folder).items() if n == MEMBERS}
+    log_config(config, record, run, members)
     rows = History(folder.history).rows
     for epoch, row in rows.items():
         run.log_metrics(row, epoch)
@@ -214,7 +215,7 @@ def _fill(run: Run, folder: RunFolder, record: RunRecord, config: Config) -> Non
     tested = {name: value for name, value in by_epoch.items() if name.startswith("test/")}
     run.log_metrics(tested if rows else by_epoch, last)
     if scores:
-        hand_over(config, folder, run, scores)
+        hand_over(config, folder, run, scores, record.tags)
     if record.pruned:
         run.set_tags({Tag.PRUNED: True})
     if record.error:

@@ -234,7 +234,7 @@ class _Life:
                     if record.pruned:
                         shutil.rmtree(folder.checkpoints, ignore_errors=True)
                         tracked.set_tags({Tag.PRUNED: True})
-                    finish(config, folder, tracked, metrics)
+                    finish(config, folder, tracked, metrics, record.tags)
                 # All is sent or kept now. What ends this process while it waits for the store does
                 # not undo that the run is finished.
                 tracked.flush()
@@ -377,7 +377,8 @@ class _Life:
                 trainer.save_checkpoint(self.folder.best, weights_only=True)
             if trainer.is_global_zero:
                 heading = title(config, metrics["test/miou"])
-                save_results(task, watchers.panel, self.folder, heading)
+                rows = watchers.panel.rows
+                save_results(task.results, task.nomenclature, rows, self.folder, heading)
         elif any(name.startswith("inference/") for name in config.objectives):
             trainer.loggers = []  # its scores are known: those of the best epoch
             evaluate(trainer.validate)
@@ -648,11 +649,17 @@ def _settle_libraries(config: Config) -> None:
     seed_everything(config.seed, workers=True, verbose=False)
 
 
-def resolved_yaml(config: Config) -> str:
-    """Return the whole config as YAML, every interpolation resolved, credentials removed."""
+def resolved_yaml(config: Config, members: Mapping[str, object] | None = None) -> str:
+    """Return the whole config as YAML, every interpolation resolved, credentials removed.
+
+    Args:
+        config: The experiment's.
+        members: What further stands in it: the node `record.MEMBERS`, under its name.
+    """
     import yaml
 
-    return yaml.safe_dump(scrub_tree(plain(config)), sort_keys=False, allow_unicode=True)
+    values = {**plain(config), **(members or {})}
+    return yaml.safe_dump(scrub_tree(values), sort_keys=False, allow_unicode=True)
 
 
 def _scrub_hydras_files(folder: RunFolder) -> None:
@@ -669,10 +676,12 @@ def _scrub_hydras_files(folder: RunFolder) -> None:
             write_text(path, yaml.safe_dump(clean, sort_keys=False, allow_unicode=True))
 
 
-def log_config(config: Config, record: RunRecord, run: Run) -> None:
-    """Keep the config with the run, and what of it decides the result."""
-    run.log_params(plain(config))
-    run.log_text(resolved_yaml(config), "config/config.yaml")
+def log_config(
+    config: Config, record: RunRecord, run: Run, members: Mapping[str, object] | None = None
+) -> None:
+    """Keep the config with the run, and what of it decides the result; `resolved_yaml` has more."""
+    run.log_params({**plain(config), **(members or {})})
+    run.log_text(resolved_yaml(config, members), "config/config.yaml")
     run.log_json(scrub_tree(record.deciding), DECIDING)
 
 

@@ -38,6 +38,10 @@ ENDED: Final = (FINISHED, FAILED, KILLED)
 DECIDING: Final = "config/deciding.json"
 """The artifact of an MLflow run with its record's `deciding`."""
 
+MEMBERS: Final = "ensemble"
+"""The node of `config.yaml` that names the networks whose predictions a run scores (`Tag.MEMBERS`);
+not an option of the config."""
+
 FORMAT: Final = 3
 """Raised when `run.json` changes its form, or `deciding` its rules; other forms are refused."""
 

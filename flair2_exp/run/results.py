@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from flair2_exp.config.experiment import Config
@@ -13,9 +13,10 @@ from flair2_exp.run.folder import RunFolder
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
+    from flair2_exp.nomenclature import Nomenclature
     from flair2_exp.tracking.run import Run
-    from flair2_exp.training.panel import PanelCollector
-    from flair2_exp.training.task import SegmentationTask
+    from flair2_exp.training.panel import PanelRow
+    from flair2_exp.training.task import PatchResult
 
 log = logging.getLogger(__name__)
 
@@ -31,51 +32,75 @@ def title(config: Config, score: float) -> str:
 
 
 def save_results(
-    task: SegmentationTask, panel: PanelCollector, folder: RunFolder, heading: str
+    results: Mapping[str, PatchResult],
+    nomenclature: Nomenclature,
+    rows: Sequence[PanelRow],
+    folder: RunFolder,
+    heading: str,
 ) -> None:
-    """Write the counts per patch and the figures of a test."""
+    """Write the counts per patch and the figures of a test.
+
+    Args:
+        results: By patch id.
+        nomenclature: The classes.
+        rows: The patches that the panel shows.
+        folder: The run's.
+        heading: The line above a figure (`title`).
+    """
     import numpy as np
 
-    patches = sorted(task.results)
+    patches = sorted(results)
     with replacing(folder.confusion) as fresh, fresh.open("wb") as file:
         np.savez_compressed(
             file,
             patch_ids=np.array(patches),
-            areas=np.array([task.results[each].area for each in patches]),
-            confusion=np.stack([task.results[each].confusion for each in patches]),
-            classes=np.array(task.nomenclature.names),
-            colours=np.array([each.colour for each in task.nomenclature.classes]),
-            scored=np.array(task.nomenclature.scored),
+            areas=np.array([results[each].area for each in patches]),
+            confusion=np.stack([results[each].confusion for each in patches]),
+            classes=np.array(nomenclature.names),
+            colours=np.array([each.colour for each in nomenclature.classes]),
+            scored=np.array(nomenclature.scored),
         )
     try:
-        _draw(task, panel, folder, heading)
+        _draw(results, nomenclature, rows, folder, heading)
     except Exception as error:  # the counts are what a run is worth, drawn or not
         log.warning("no figures in %s: %s", folder, error)
 
 
-def _draw(task: SegmentationTask, panel: PanelCollector, folder: RunFolder, heading: str) -> None:
+def _draw(
+    results: Mapping[str, PatchResult],
+    nomenclature: Nomenclature,
+    rows: Sequence[PanelRow],
+    folder: RunFolder,
+    heading: str,
+) -> None:
     import numpy as np
 
     from flair2_exp.tracking import figures
 
-    shown = task.nomenclature
-    drawn = figures.confusion(task.test_confusion(), shown, title=heading)
+    counts = np.sum([each.confusion for each in results.values()], axis=0, dtype=np.int64)
+    drawn = figures.confusion(counts, nomenclature, title=heading)
     with replacing(folder.confusion_figure) as fresh:
         drawn.savefig(fresh, format="png")
-    if panel.rows:
+    if rows:
         drawn = figures.panel(
-            np.stack([row.image for row in panel.rows]),
-            np.stack([row.truth for row in panel.rows]),
-            np.stack([row.prediction for row in panel.rows]),
-            [row.patch for row in panel.rows],
-            shown,
+            np.stack([row.image for row in rows]),
+            np.stack([row.truth for row in rows]),
+            np.stack([row.prediction for row in rows]),
+            [row.patch for row in rows],
+            nomenclature,
             title=heading,
         )
         with replacing(folder.panel_figure) as fresh:
             drawn.savefig(fresh, format="png")
 
 
-def finish(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str, float]) -> None:
+def finish(
+    config: Config,
+    folder: RunFolder,
+    run: Run,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> None:
     """Write `metrics.json`, hand all results to the MLflow run, and tell the user.
 
     Args:
@@ -83,9 +108,10 @@ def finish(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str, fl
         folder: The run's.
         run: Its MLflow run, or what stands in for it.
         metrics: All that it measured.
+        tags: The run's.
     """
     write_text(folder.metrics, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    hand_over(config, folder, run, metrics)
+    hand_over(config, folder, run, metrics, tags)
     log.info("%s", result_table(config, folder, metrics, run.run_id))
 
 
@@ -95,7 +121,13 @@ def is_by_epoch(name: str) -> bool:
     return name.startswith(("train/l", "val/", "test/iou/")) or name in logged
 
 
-def hand_over(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str, float]) -> None:
+def hand_over(
+    config: Config,
+    folder: RunFolder,
+    run: Run,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> None:
     """Give an MLflow run what a folder holds of results, and its description.
 
     Args:
@@ -103,6 +135,7 @@ def hand_over(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str,
         folder: The run's.
         run: Its MLflow run, or what stands in for it.
         metrics: All that it measured.
+        tags: The run's.
     """
     from flair2_exp.score import convention_of
     from flair2_exp.tracking.summary import summary
@@ -119,7 +152,7 @@ def hand_over(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str,
         run.set_tags({Tag.BEST_CHECKPOINT: folder.best.absolute()})
     run.describe(
         summary(
-            facts=facts(config) | {"mIoU": convention_of(config.metric.other_pixels)},
+            facts=facts(config, tags) | {"mIoU": convention_of(config.metric.other_pixels)},
             scores={n: v for n, v in metrics.items() if n in _SUMMARY},
             folder=str(folder.path.absolute()),
             note=SYNTHETIC if config.is_synthetic else "",
@@ -127,9 +160,14 @@ def hand_over(config: Config, folder: RunFolder, run: Run, metrics: Mapping[str,
     )
 
 
-def facts(config: Config) -> dict[str, object]:
-    """Return what an experiment is, in a few words each."""
-    return {
+def facts(config: Config, tags: Mapping[str, str]) -> dict[str, object]:
+    """Return what an experiment is, in a few words each.
+
+    Args:
+        config: The experiment's; of an ensemble, its first member's.
+        tags: The run's.
+    """
+    own: dict[str, object] = {
         "model": config.model.name,
         "encoder": config.model.encoder if "aerial" in config.reads else "-",
         "dataset": f"{config.dataset.name}, split {config.split.name}",
@@ -138,7 +176,16 @@ def facts(config: Config) -> dict[str, object]:
         "metadata": config.metadata.name,
         "compat": config.compat,
         "seed": config.seed,
+        "test-time augmentation": config.test_time.symmetries,
     }
+    if Tag.MEMBERS not in tags:
+        return own
+    members = tags[Tag.MEMBERS].split("; ")
+    own |= {"members": f"{len(members)}: {'; '.join(members)}"}
+    if len(members) > 1:  # what they share is said of all
+        shared = ("dataset", "compat", "test-time augmentation", "members")
+        return {"model": tags[Tag.MODEL], "reads": tags[Tag.READS]} | {n: own[n] for n in shared}
+    return own
 
 
 def result_table(

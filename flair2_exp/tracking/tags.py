@@ -26,6 +26,9 @@ class Tag(StrEnum):
     READS = "flair2.reads"
     """The inputs of the network, as `aerial,satellite`."""
     COMPAT = "flair2.compat"
+    MEMBERS = "flair2.members"
+    """The runs whose networks it scores, where it trains none itself: an ensemble, or a run with
+    test-time augmentation; as `utt seed 1 (identity) x 0.5; ...`."""
     FOLDER = "flair2.folder"
     """Where the run's or the sweep's folder is."""
 

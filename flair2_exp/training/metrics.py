@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchmetrics import Metric
 
 from flair2_exp.config.training import BestConfig, MetricConfig, require_mode
@@ -52,6 +53,27 @@ def build_metrics(
         except (TypeError, ValueError) as error:
             raise ConfigError(_refusal(where, part["_target_"], own, error)) from error
     return metrics
+
+
+def update(
+    metrics: Mapping[str, Metric], prediction: Tensor, truth: Tensor, dropped: int | None
+) -> None:
+    """Update metrics with the pixels that count.
+
+    Args:
+        metrics: By name.
+        prediction: Class indices, any shape.
+        truth: Likewise, of the same shape.
+        dropped: The class whose true pixels do not count; None: all do.
+    """
+    if not metrics:
+        return
+    if dropped is not None:
+        counted = truth != dropped
+        prediction, truth = prediction[counted], truth[counted]
+    if truth.numel():
+        for metric in metrics.values():
+            metric.update(prediction.flatten(), truth.flatten())
 
 
 def _refusal(where: str, target: str, own: Mapping[str, Any], error: Exception) -> str:

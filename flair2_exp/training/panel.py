@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from flair2_exp.models.heads import footprint
 
@@ -70,17 +71,26 @@ class PanelCollector(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the wanted patches of a batch."""
+        self.keep(batch, outputs)
+
+    def keep(self, batch: Mapping[str, Any], prediction: Tensor) -> None:
+        """Keep the wanted patches of the next batch.
+
+        Args:
+            batch: Scaled.
+            prediction: (B, H, W) class indices.
+        """
         seen = range(self._seen, self._seen + len(batch["patch_id"]))
         if self.undone is not None and self._wanted & {*seen}:
             batch = self.undone(batch)
         for position, patch in enumerate(batch["patch_id"]):
             if self._seen + position in self._wanted:
                 image = self._picture(batch, position)
-                truth, prediction = (
+                truth, predicted = (
                     each[position].to(torch.uint8).cpu().numpy()
-                    for each in (batch["label"], outputs)
+                    for each in (batch["label"], prediction)
                 )
-                self.rows.append(PanelRow(patch, image, truth, prediction))
+                self.rows.append(PanelRow(patch, image, truth, predicted))
         self._seen += len(batch["patch_id"])
 
     def _picture(self, batch: Mapping[str, Any], position: int) -> npt.NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from flair2_exp.models.registry import HEADS, NetworkSpec, build_network, by_hea
 from flair2_exp.nomenclature import Nomenclature, flair
 from flair2_exp.score import iou, miou
 from flair2_exp.training.losses import build_loss
-from flair2_exp.training.metrics import build_metrics
+from flair2_exp.training.metrics import build_metrics, update
 from flair2_exp.training.optimizers import build_optimizer, parameter_groups
 from flair2_exp.training.schedules import build_schedule, rates_of
 from flair2_exp.training.test_time import averaged, one_by_one
@@ -238,14 +238,8 @@ class SegmentationTask(LightningModule):
 
     def _update_metrics(self, prefix: str, prediction: Tensor, truth: Tensor) -> None:
         """Update the further metrics with the pixels that count."""
-        if not self.metrics[prefix]:
-            return
-        if not self.keep_other:
-            counted = truth != len(self.class_names) - 1
-            prediction, truth = prediction[counted], truth[counted]
-        if truth.numel():
-            for metric in self.metrics[prefix].values():
-                metric.update(prediction.flatten(), truth.flatten())
+        dropped = None if self.keep_other else len(self.class_names) - 1
+        update(self.metrics[prefix], prediction, truth, dropped)
 
     def _log_metrics(self, prefix: str) -> None:
         """Log the further metrics; one that has no value (no pixel counted) is left out."""
@@ -300,13 +294,8 @@ class SegmentationTask(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Gather the patches of all processes and log `test/miou` and each class's IoU."""
         self._gather_results()
-        counts = self.test_confusion()
-        per_class = zip(self.class_names, iou(counts), strict=True)
-        scores = {f"test/iou/{name}": value for name, value in per_class}
-        # A class absent from truth and prediction alike has no IoU: not logged, rather than NaN.
-        present = {name: float(value) for name, value in scores.items() if not np.isnan(value)}
-        summed = _scores("test/", counts, self.nomenclature.scored)
-        self.log_dict({**summed, **present}, sync_dist=False)
+        scores = all_scores("test/", self.test_confusion(), self.nomenclature)
+        self.log_dict(scores, sync_dist=False)
         self._log_metrics("test/")
 
     def _gather_results(self) -> None:
@@ -403,6 +392,24 @@ class SegmentationTask(LightningModule):
 def _in_a_group() -> bool:
     """Return whether several processes train together."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def all_scores(
+    prefix: str, counts: npt.NDArray[np.int64], nomenclature: Nomenclature
+) -> dict[str, float]:
+    """Return mIoU, accuracy and each class's IoU of a summed confusion matrix, by metric.
+
+    A class absent from truth and prediction alike has no IoU: it is left out, rather than NaN.
+
+    Args:
+        prefix: Of the metrics' names, as `test/`.
+        counts: (C, C) pixels, rows truth.
+        nomenclature: The C classes.
+    """
+    per_class = zip(nomenclature.names, iou(counts), strict=True)
+    scores = {f"{prefix}iou/{name}": float(value) for name, value in per_class}
+    present = {name: value for name, value in scores.items() if not np.isnan(value)}
+    return {**_scores(prefix, counts, nomenclature.scored), **present}
 
 
 def _scores(prefix: str, counts: npt.NDArray[np.int64], scored: int) -> dict[str, float]:

@@ -242,7 +242,8 @@ class Lab:
 
         Beside the parts a run receives these groups, and the batches of the evaluation.
         """
-        groups = config.optimizer, config.scheduler, config.metric, config.trainer, config.callbacks
+        groups = (config.optimizer, config.scheduler, config.metric, config.trainer,
+                  config.callbacks, config.test_time)  # fmt: skip
         frozen = config.model.freeze_encoder
         return self.once(self._run, config, name, config.data, *groups, frozen)
 
@@ -377,7 +378,9 @@ BY_RUNS = [
     name
     for name in SHOWN
     if name in ("data.val_batch_size", "data.test_batch_size", "data.drop_last")
-    or name.startswith(("optimizer.", "scheduler.", "metric.", "trainer.", "callbacks"))
+    or name.startswith(
+        ("optimizer.", "scheduler.", "metric.", "trainer.", "callbacks", "test_time.")
+    )
     or name == "model.freeze_encoder"
 ]
 """Options that neither the patches nor the network and its losses can show."""

@@ -126,3 +126,15 @@ def test_counts_without_other_pixels_give_no_score_that_needs_them(made: ScoredR
     (own,) = (each for each in conventions.records if each["own"])
     assert own["convention"] == "other pixels dropped"
     assert own["miou"] == pytest.approx(report.rows[0].miou.value)
+
+
+def test_neither_ensembles_nor_test_time_augmentation_stand_beside_published_figures(
+    made: ScoredRun,
+) -> None:
+    experiment = "utt_cloudfree_monthly_aug"
+    run = real(made, experiment)
+    assert published_row(run) is not None
+    assert published_row(changed(run, tags={**run.record.tags, Tag.MEMBERS: "utt seed 1"})) is None
+    assert published_row(real(made, experiment, "test_time=flips")) is None
+    older = {n: text for n, text in run.settings.items() if not n.startswith("test_time.")}
+    assert published_row(dataclasses.replace(run, settings=older)) is not None
