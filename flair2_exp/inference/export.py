@@ -144,7 +144,7 @@ def export_onnx(predictor: Predictor, path: Path) -> Agreement:
         ModelError: The network cannot be exported, or the file's results are others.
         OSError: The file cannot be written.
     """
-    member = _single(predictor)
+    member = single(predictor)
     lacking = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if lacking:
         raise ConfigError(
@@ -169,7 +169,7 @@ def export_program(predictor: Predictor, path: Path) -> Agreement:
         ModelError: Likewise.
         OSError: Likewise.
     """
-    member = _single(predictor)
+    member = single(predictor)
     graph = Graph(member)
     program = _program(graph, member)
     texts = {"flair2.json": json.dumps(description(member), indent=2)}
@@ -236,8 +236,8 @@ def description(member: Member) -> dict[str, Any]:
     return values
 
 
-def _single(predictor: Predictor) -> Member:
-    """Return the network of a predictor, on the processor.
+def single(predictor: Predictor) -> Member:
+    """Return the network of a predictor that is to be exported, on the processor.
 
     Raises:
         UsageError: It has several, or augments its patches.

@@ -104,20 +104,21 @@ def aggregate_padded(maps: Tensor, attention: Tensor, real: Tensor, mode: str) -
     Returns:
         (B, C, H, W); zero for a sample without real dates.
     """
-    _, t, c, height, width = maps.shape
+    b, t, c, height, width = maps.shape
     mask = real[:, :, None, None, None].to(attention.dtype)
     if mode == "mean":
         counts = real.sum(1).clamp(min=1).view(-1, 1, 1, 1)
-        return (maps * mask.to(maps.dtype)).sum(1) / counts
+        mean: Tensor = (maps * mask.to(maps.dtype)).sum(1) / counts
+        return mean
     weights = attention * mask
     if mode == "att_mean":
         weights = weights.mean(2, keepdim=True)
     heads = weights.shape[2]
     resized = functional.interpolate(
         weights.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False
-    ).unflatten(0, (-1, t))
-    grouped = maps.unflatten(2, (heads, c // heads))
-    summed = (grouped * resized.unsqueeze(3)).sum(1).flatten(1, 2)
+    ).view(b, t, heads, 1, height, width)
+    grouped = maps.view(b, t, heads, c // heads, height, width)
+    summed: Tensor = (grouped * resized).sum(1).flatten(1, 2)
     return summed.to(maps.dtype)
 
 

@@ -158,7 +158,7 @@ class UTAE(nn.Module):
         """Do what `forward` does, with every frame; `real` is (B, T), False at padded dates."""
         b, t = series.shape[:2]
         frames = self.encoder(as_weights(series.flatten(0, 1), self))
-        levels = [level.unflatten(0, (b, t)) for level in frames]
+        levels = [level.view(b, t, *level.shape[1:]) for level in frames]
         encoded, attention = self.temporal(
             levels[-1] * real[:, :, None, None, None].to(levels[-1].dtype), days, real
         )
