@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -93,9 +94,12 @@ def _intervals(folder: RunFolder | None) -> Intervals | None:
     estimate, _ = units.estimate(np.eye(1))
     names = ("mIoU", *counts.classes[:scored])
     triples = zip(names, estimate.low[0].tolist(), estimate.high[0].tolist(), strict=True)
+    ends = {name: (low, high) for name, low, high in triples if np.isfinite(low)}
+    if not ends:  # of a single area
+        return None
     drawn = units.drawn[0].areas
     return Intervals(
-        {name: (low, high) for name, low, high in triples if np.isfinite(low)},
+        ends,
         f"{LEVEL:.0%}, over the {drawn} {units.unit}s of the test set; of one seed, whose luck "
         "they do not hold",
     )
@@ -118,6 +122,10 @@ def _require_place(out: Path, form: str, overwrite: bool) -> None:
             raise _unwritable(file, "this is a folder")
         if file.exists() and not overwrite:
             raise UsageError(f"{file} is there already: give another name, or --overwrite.")
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise _unwritable(out, error.strerror or str(error)) from error
 
 
 def _unwritable(out: Path, reason: str) -> ConfigError:

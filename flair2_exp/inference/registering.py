@@ -91,8 +91,7 @@ def _save(member: Member, place: Path, model: Path) -> None:
 
     weights = place / f"model{SUFFIX}"
     write_weights(member, weights)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a lacking example: the signature is there
+    with warnings.catch_warnings(record=True):  # of lacking examples: the signature is there
         mlflow.pyfunc.save_model(
             str(model),
             python_model=str(Path(__file__).with_name("served.py")),
