@@ -172,7 +172,7 @@ def export_program(predictor: Predictor, path: Path) -> Agreement:
     member = single(predictor)
     graph = Graph(member)
     program = _program(graph, member)
-    texts = {"flair2.json": json.dumps(description(member), indent=2)}
+    texts = {"flair2_exp.json": json.dumps(description(member), indent=2)}
     content = io.BytesIO()
     torch.export.save(program, content, extra_files=texts)
     with replacing(path) as fresh:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Member
 
 SUFFIX: Final = ".safetensors"
-_OPTIONS: Final = "flair2.hyper_parameters"
-_ORIGIN: Final = "flair2.origin"
+_OPTIONS: Final = "flair2_exp.hyper_parameters"
+_ORIGIN: Final = "flair2_exp.origin"
 
 
 @dataclass(frozen=True)

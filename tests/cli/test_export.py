@@ -25,7 +25,7 @@ from tests.configs import SMALL_SAMPLE, compose_config
 OVERRIDES = (
     "preset=tiny", "trainer=cpu", "trainer.max_epochs=1", "model=unet", "data=aerial_only",
     "data.workers=0", *SMALL_SAMPLE,
-    "dataset.sample.areas_per_domain=3", "dataset.sample.patches_per_area=2",
+    "dataset.sample.areas_per_domain=6", "dataset.sample.patches_per_area=1",
 )  # fmt: skip
 
 

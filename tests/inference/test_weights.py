@@ -43,7 +43,7 @@ def test_exported_weights_can_be_exported_again(utt: Predictor, tmp_path: Path) 
     one, two = load_file(first), load_file(second)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    options = "flair2.hyper_parameters"
+    options = "flair2_exp.hyper_parameters"
     with safe_open(first, "pt") as a, safe_open(second, "pt") as b:
         assert a.metadata()[options] == b.metadata()[options]
 
