@@ -33,7 +33,7 @@ class Branching(nn.Module):
         super().__init__()
         self.convolution = nn.Conv2d(bands, classes, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, metadata: Tensor | None = None) -> Tensor:
         y: Tensor = self.convolution(image)
         return y if float(image.mean()) > 0.5 else -y
 

@@ -133,6 +133,7 @@ def test_an_onnx_file_tells_deepness_and_others_how_it_is_fed(
     np.testing.assert_allclose(found, expected, atol=ROUNDING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("export", "suffix"), [(export_onnx, "onnx"), (export_program, "pt2")])
 def test_a_file_with_other_results_than_torchs_is_not_kept(
     export: Any, suffix: str, unet: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
