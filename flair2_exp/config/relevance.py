@@ -124,7 +124,7 @@ def if_series_may_drop(config: Config) -> bool:
 
 def if_seeded(config: Config) -> bool:
     """Return whether anything is drawn: in training, or by modality dropout always (a quirk)."""
-    return config.train or _drops_always(config)
+    return config.train or drops_always(config)
 
 
 def in_network(node: str) -> Condition:
@@ -194,10 +194,10 @@ def scores_by_batches(config: Config | NetworkSpec) -> bool:
     nodes, fusion = config.model.nodes, config.fusion
     first = "fusion" in nodes and if_context(config) and fusion.collapsed == "first_sample"
     padded = "utae" in nodes and config.utae.normalise_padding  # to the longest of the batch
-    return first or padded or _drops_always(config)
+    return first or padded or drops_always(config)
 
 
-def _drops_always(config: Config | NetworkSpec) -> bool:
+def drops_always(config: Config | NetworkSpec) -> bool:
     """Return whether modality dropout drops in validation and test as well."""
     named, fusion = "fusion" in config.model.nodes, config.fusion
     return named and fusion.dropout == "always_batch" and fusion.dropout_rate > 0

@@ -13,6 +13,7 @@ from flair2_exp import __version__
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import build
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError
+from flair2_exp.inference import weights
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import FINISHED, MEMBERS, TRAINED, RunRecord, read_settings
 from flair2_exp.tracking.tags import Tag
@@ -57,7 +58,7 @@ class StoredRun:
                 alone, or it was written by another version.
         """
         path = Path(run).expanduser()
-        if path.suffix in (".ckpt", ".pt") or path.is_file():
+        if path.suffix in (".ckpt", ".pt", weights.SUFFIX) or path.is_file():
             return cls._of_checkpoint(str(run), path)
         if path.is_dir():
             return cls._of_folder(str(run), RunFolder(path))
@@ -122,7 +123,8 @@ class StoredRun:
         from flair2_exp.training.checkpoint import read_checkpoint
         from flair2_exp.training.task import SegmentationTask
 
-        content = read_checkpoint(self.checkpoint)
+        path = self.checkpoint
+        content = (weights.read_weights if path.suffix == weights.SUFFIX else read_checkpoint)(path)
         options = dict(content["hyper_parameters"])
         try:
             task = SegmentationTask(**options, pretrained=False)
@@ -138,6 +140,14 @@ class StoredRun:
         task.load_state_dict(content["state_dict"])
         accelerate(task.model, task.spec.model)
         return task.eval(), content
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the scores of the run are this checkpoint's: a run has others beside it."""
+        if self.folder is None or self.record is None or "test/miou" not in self.record.scores:
+            return False
+        tested = self._of_folder(self.name, self.folder).checkpoint
+        return tested.resolve() == self.checkpoint.resolve()
 
     def _version(self) -> str:
         version = self.record.tags.get(Tag.VERSION, "") if self.record else ""

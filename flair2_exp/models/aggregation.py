@@ -92,6 +92,36 @@ def aggregate(
     return totals
 
 
+def aggregate_padded(maps: Tensor, attention: Tensor, real: Tensor, mode: str) -> Tensor:
+    """Average maps over dates as `aggregate` does, padded dates among them: for export.
+
+    Args:
+        maps: (B, T, C, H, W), anything at padded dates.
+        attention: (B, T, heads, h, w).
+        real: (B, T) bool, False at padded dates.
+        mode: As for `aggregate`.
+
+    Returns:
+        (B, C, H, W); zero for a sample without real dates.
+    """
+    b, t, c, height, width = maps.shape
+    mask = real[:, :, None, None, None].to(attention.dtype)
+    if mode == "mean":
+        counts = real.sum(1).clamp(min=1).view(-1, 1, 1, 1)
+        mean: Tensor = (maps * mask.to(maps.dtype)).sum(1) / counts
+        return mean
+    weights = attention * mask
+    if mode == "att_mean":
+        weights = weights.mean(2, keepdim=True)
+    heads = weights.shape[2]
+    resized = functional.interpolate(
+        weights.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False
+    ).view(b, t, heads, 1, height, width)
+    grouped = maps.view(b, t, heads, c // heads, height, width)
+    summed: Tensor = (grouped * resized).sum(1).flatten(1, 2)
+    return summed.to(maps.dtype)
+
+
 def _weighted_sum(maps: Tensor, weights: Tensor) -> Tensor:
     """Sum over frames of maps (n, C, H, W) by weights (n, heads, h, w): (C, H, W)."""
     n, c, height, width = maps.shape

@@ -88,7 +88,7 @@ class SatelliteFusion(nn.Module):
         context = satellite_map.mean((2, 3))
         if self.options.collapsed == "first_sample":
             context = context[:1].expand_as(context)
-        keep = self._keep(len(context), context)
+        keep = self._keep(context.shape[0], context)
 
         fused = list(features)
         for level in range(len(fused)) if levels is None else levels:

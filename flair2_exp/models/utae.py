@@ -3,7 +3,8 @@
     series ─ encoder, each real frame ─┬─ maps of 4 scales ─ aggregation ─ skips ─┐
                                        └─ deepest map ─ temporal encoder ─────────┴─ decoder ─ maps
 
-Frames are packed before the encoder (padded dates are left out) and go through it in passes.
+Frames are packed before the encoder (padded dates are left out) and go through it in passes. How
+many there are depends on the data, which no graph for export can follow: `UTAE.packs` is off there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from flair2_exp.config.model import UTAEConfig
-from flair2_exp.models.aggregation import aggregate, segments
+from flair2_exp.models.aggregation import aggregate, aggregate_padded, segments
 from flair2_exp.models.blocks import ConvBlock, PointBlock, Residual, UpBlock, as_weights
 from flair2_exp.models.heads import SatelliteHead
 from flair2_exp.models.ltae import TemporalEncoder
@@ -90,11 +91,17 @@ class UTAE(nn.Module):
     Args:
         options: Sizes and choices.
         classes: Classes of the output block; None leaves the block out.
+
+    Attributes:
+        packs: Whether padded dates are left out before the encoder. Off, they go through it and
+            count for nothing: more work, the same results up to rounding, and no step whose shape
+            depends on the data.
     """
 
     def __init__(self, options: UTAEConfig, classes: int | None = None) -> None:
         super().__init__()
         self.options = options
+        self.packs = True
         encoder, decoder = options.encoder_widths, options.decoder_widths
         self.encoder = FrameEncoder(encoder)
         self.temporal = TemporalEncoder(
@@ -127,6 +134,8 @@ class UTAE(nn.Module):
         b, t = series.shape[:2]
         if padding is None:
             padding = (series == 0).flatten(2).all(dim=2)
+        if not self.packs:
+            return self._forward_padded(series, days, ~padding)
         counts = (~padding).sum(1).tolist()
         real = None if sum(counts) == b * t else ~padding
         frames = as_weights(series.flatten(0, 1) if real is None else series[real], self)
@@ -142,6 +151,20 @@ class UTAE(nn.Module):
         for level, stage in zip(reversed(range(len(self.decoder))), self.decoder, strict=True):
             level_maps = [maps_of_pass[level] for maps_of_pass in passes]
             skip = aggregate(level_maps, packed, runs, b, self.options.aggregation)
+            maps.append(stage(maps[-1], skip))
+        return UTAEMaps(tuple(maps), attention)
+
+    def _forward_padded(self, series: Tensor, days: Tensor, real: Tensor) -> UTAEMaps:
+        """Do what `forward` does, with every frame; `real` is (B, T), False at padded dates."""
+        b, t = series.shape[:2]
+        frames = self.encoder(as_weights(series.flatten(0, 1), self))
+        levels = [level.view(b, t, *level.shape[1:]) for level in frames]
+        encoded, attention = self.temporal(
+            levels[-1] * real[:, :, None, None, None].to(levels[-1].dtype), days, real
+        )
+        maps = [encoded]
+        for level, stage in zip(reversed(levels[:-1]), self.decoder, strict=True):
+            skip = aggregate_padded(level, attention, real, self.options.aggregation)
             maps.append(stage(maps[-1], skip))
         return UTAEMaps(tuple(maps), attention)
 

@@ -93,6 +93,25 @@ def test_packing_and_passes_give_what_stock_parts_give(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalise_padding", [True, False])
+@pytest.mark.parametrize("aggregation", ["att_group", "att_mean", "mean"])
+@pytest.mark.parametrize("lengths", [[7, 3, 12], [5, 5], [4, 0]])
+def test_without_packing_the_results_are_the_same(
+    lengths: list[int], aggregation: str, normalise_padding: bool
+) -> None:
+    torch.manual_seed(0)
+    model = UTAE(replace(_options(aggregation), normalise_padding=normalise_padding)).eval()
+    inputs = batch(lengths)
+    series, days, padding = inputs["series"], inputs["days"], inputs["padding"]
+    with torch.no_grad():
+        packed = model(series, days, padding)
+        model.packs = False
+        whole = model(series + padding[:, :, None, None, None] * 0.5, days, padding)
+    for ours, theirs in zip(whole.maps, packed.maps, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole.attention, packed.attention, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_of_recomputed_parts_are_those_of_stock_parts(checkpointing: bool) -> None:
     torch.manual_seed(0)

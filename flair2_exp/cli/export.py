@@ -1,0 +1,171 @@
+"""`python -m flair2_exp export`: a trained network as a file for other programs, or registered."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from flair2_exp.cli.verbs import PROGRAM, Parser
+from flair2_exp.errors import ConfigError, UsageError
+from flair2_exp.shortage import shortage
+
+if TYPE_CHECKING:
+    from flair2_exp.inference.predictor import Predictor
+    from flair2_exp.inference.weights import Intervals
+    from flair2_exp.run.folder import RunFolder
+
+SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export a run's network, and print what was written and how it was checked.
+
+    Returns:
+        0.
+
+    Raises:
+        FlairError: There is no such run, the file cannot be written, or its results are not
+            torch's; nothing is kept.
+    """
+    options = _parser().parse_args(list(arguments))
+    if bool(options.out) != bool(options.format):
+        raise UsageError("--format and --out go together: the one says what the other holds.")
+    if not options.out and not options.register:
+        raise UsageError("nothing to do: give --format and --out FILE, or --register NAME.")
+    if options.out:
+        _require_place(options.out, options.format, options.overwrite)
+    predictor = _predictor_of(options)
+    from flair2_exp.inference import export
+
+    export.single(predictor)
+    if options.out:
+        try:
+            print(_write(predictor, options.format, options.out), flush=True)
+        except OSError as error:
+            if shortage(error):
+                raise
+            raise _unwritable(options.out, error.strerror or str(error)) from error
+    if options.register:
+        from flair2_exp.inference.registering import register
+
+        version = register(predictor, options.register, options.tracking_uri)
+        print(f"registered: models:/{options.register}/{version}")
+    return 0
+
+
+def _write(predictor: Predictor, form: str, out: Path) -> str:
+    """Write a file; return a line on it."""
+    from flair2_exp.inference import export, weights
+
+    if form == "safetensors":
+        member = predictor.members[0]
+        card = weights.model_card(member, out.name, _intervals(member.stored.folder))
+        weights.write_weights(member, out, card)
+        return f"{out}: {_megabytes(out)}; {weights.card_path(out)} is its card"
+    write = export.export_onnx if form == "onnx" else export.export_program
+    agreement = write(predictor, out)
+    return (
+        f"{out}: {_megabytes(out)}; differs from torch by at most {agreement.largest:.1g}, in the "
+        f"class of {agreement.differing} of {agreement.pixels:,} pixels"
+    )
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
+def _intervals(folder: RunFolder | None) -> Intervals | None:
+    """Return the intervals of a run's scores, from the counts that its test left."""
+    if folder is None or not folder.confusion.is_file():
+        return None
+    import numpy as np
+
+    from flair2_exp.inference.weights import Intervals
+    from flair2_exp.report.counts import read_counts
+    from flair2_exp.report.statistics import LEVEL, row_counts
+    from flair2_exp.report.units import Units
+
+    counts = read_counts(folder.confusion)
+    scored = counts.nomenclature.scored
+    units = Units.of([row_counts("run", [counts.confusion], scored)], counts.areas, "auto")
+    estimate, _ = units.estimate(np.eye(1))
+    names = ("mIoU", *counts.classes[:scored])
+    triples = zip(names, estimate.low[0].tolist(), estimate.high[0].tolist(), strict=True)
+    ends = {name: (low, high) for name, low, high in triples if np.isfinite(low)}
+    if not ends:  # of a single area
+        return None
+    drawn = units.drawn[0].areas
+    return Intervals(
+        ends,
+        f"{LEVEL:.0%}, over the {drawn} {units.unit}s of the test set; of one seed, whose luck "
+        "they do not hold",
+    )
+
+
+def _require_place(out: Path, form: str, overwrite: bool) -> None:
+    """Refuse a file that could not be written, or is there already.
+
+    Raises:
+        UsageError: Its name does not go with the format, or it is there.
+        ConfigError: Its folder is not there.
+    """
+    if out.suffix != SUFFIXES[form]:
+        raise UsageError(f"--out {out}: expected a name that ends in {SUFFIXES[form]}.")
+    if not out.parent.is_dir():
+        raise _unwritable(out, f"there is no folder {out.parent}")
+    files = [out, out.with_suffix(".md")] if form == "safetensors" else [out]
+    for file in files:
+        if file.is_dir():
+            raise _unwritable(file, "this is a folder")
+        if file.exists() and not overwrite:
+            raise UsageError(f"{file} is there already: give another name, or --overwrite.")
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise _unwritable(out, error.strerror or str(error)) from error
+
+
+def _unwritable(out: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{out} cannot be written: {reason}.\nName a file in another folder: --out.")
+
+
+def _parser() -> Parser:
+    made = Parser(
+        prog=f"{PROGRAM} export",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"""Write the network of a run as a file for other programs.
+
+    {PROGRAM} export outputs/demo/2026-11-27_10-00-00 --format onnx --out demo.onnx
+    {PROGRAM} export RUN --format safetensors --out demo.safetensors
+    {PROGRAM} export RUN --register landcover
+
+onnx          for ONNX Runtime, and for QGIS's Deepness plugin where the network reads the image
+              alone; kept if its results are torch's on random patches
+torch         a program of torch.export, which runs without this package; checked likewise
+safetensors   the weights, with a model card beside them; every command takes it as a RUN
+""",
+    )
+    _add_run_arguments(made)
+    made.add_argument("--format", choices=tuple(SUFFIXES), help="what is written")
+    made.add_argument("--out", type=Path, metavar="FILE", help="where to")
+    made.add_argument(
+        "--register", metavar="NAME", help="make it a new version of a model in MLflow's registry, "
+        "in the store of the run",
+    )  # fmt: skip
+    made.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    return made
+
+
+def _add_run_arguments(parser: Parser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's folder, checkpoint, or MLflow run id")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1 (default: cpu)")
+    parser.add_argument("--tracking-uri", default="", metavar="URI", help="of the MLflow store")
+
+
+def _predictor_of(options: argparse.Namespace) -> Predictor:
+    from flair2_exp.inference.predictor import Predictor
+
+    return Predictor.from_run(options.run, device=options.device, tracking_uri=options.tracking_uri)
