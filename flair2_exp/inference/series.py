@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 Bounds = tuple[float, float, float, float]
 """West, south, east, north."""
 Floats = NDArray[np.float64]
+_Places = NDArray[np.intp]
 
 PIXEL: Final = 10.0
 """Metres on a side of what is cut."""
@@ -91,6 +92,16 @@ class _Part(NamedTuple):
     """(T, 2, h, w); None where they were not wanted."""
     valid: NDArray[np.bool_]
     """(T, h, w): whether a pixel has data."""
+
+
+def _joined(parts: Sequence[_Part]) -> _Part:
+    """Return several parts of one window as one."""
+    masks = [part.probabilities for part in parts if part.probabilities is not None]
+    return _Part(
+        np.concatenate([part.frames for part in parts]),
+        np.concatenate(masks) if masks else None,
+        np.concatenate([part.valid for part in parts]),
+    )
 
 
 class _Source(Protocol):
@@ -132,7 +143,7 @@ class SeriesFolder:
         return np.concatenate([source.dates for source in self.sources])
 
     def at(self, x: float, y: float) -> Acquisitions:
-        """Return the acquisitions that cover a place whole, by date.
+        """Return the acquisitions that cover a place whole, in an order that is always the same.
 
         Args:
             x: Of the place, in the map's CRS.
@@ -145,33 +156,22 @@ class SeriesFolder:
 
         steps = (np.arange(self.size) - (self.size - 1) / 2) * self._step
         ys, xs = np.meshgrid(y - steps, x + steps, indexing="ij")
-        points: dict[CRS | None, tuple[Floats, Floats]] = {}
-        taps: dict[Grid, _Taps | None] = {}
         parts, dates = [], []
-        for source in self.sources:
-            grid = source.grid
-            if grid not in taps:
-                if grid.crs not in points:
-                    points[grid.crs] = _moved(self.crs, grid.crs, xs, ys)
-                taps[grid] = _Taps.of(grid, *points[grid.crs])
-            place = taps[grid]
-            if place is not None:
-                part = source.read(place.window, self.masks)
-                whole = place.all(part.valid)
-                parts.append(place.sampled(part, whole))
-                dates.append(source.dates[whole])
+        for grid, sources in self._by_grid.items():
+            taps = _Taps.of(grid, *_moved(self.crs, grid.crs, xs, ys))
+            if taps is not None:
+                part = _joined([source.read(taps.window, self.masks) for source in sources])
+                whole = taps.all(part.valid)
+                parts.append(taps.sampled(part, whole))
+                dates.append(np.concatenate([source.dates for source in sources])[whole])
         if not any(map(len, dates)):
             raise DataError(
                 f"no acquisition of {self.path} covers the {self._metres:.0f} m about x = {x:.0f}, "
                 f"y = {y:.0f} ({_crs_name(self.crs)}) whole.\nThe series is of another place, too "
                 "small, or has no data there: give one that covers the map and its surroundings."
             )
-        masks = [part.probabilities for part in parts if part.probabilities is not None]
-        return Acquisitions(
-            np.concatenate([part.frames for part in parts]),
-            np.concatenate(dates),
-            np.concatenate(masks) if self.masks else None,
-        )
+        found = _joined(parts)
+        return Acquisitions(found.frames, np.concatenate(dates), found.probabilities)
 
     def require_covers(self, bounds: Bounds) -> None:
         """Refuse a series that does not reach around every place of a map; pixels stay unread.
@@ -190,7 +190,7 @@ class SeriesFolder:
         corners = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)]) * (reach - self._step / 2)
         around = xs.ravel()[:, None] + corners[:, 0], ys.ravel()[:, None] + corners[:, 1]
         covered = np.zeros(xs.size, dtype=bool)
-        for grid in {source.grid for source in self.sources}:
+        for grid in self._by_grid:
             rows, columns = _positions(grid, *_moved(self.crs, grid.crs, *around))
             covered |= (_within(rows, grid.height) & _within(columns, grid.width)).all(axis=1)
         if not covered.all():
@@ -206,11 +206,18 @@ class SeriesFolder:
     def extent(self) -> Bounds:
         """Within what bounds its acquisitions lie, in the map's CRS."""
         each = []
-        for grid in {source.grid for source in self.sources}:
+        for grid in self._by_grid:
             edges = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
             each.append(transform_bounds(grid.crs, self.crs, *edges))
         low, high = np.min(each, axis=0), np.max(each, axis=0)
         return float(low[0]), float(low[1]), float(high[2]), float(high[3])
+
+    @functools.cached_property
+    def _by_grid(self) -> dict[Grid, list[_Source]]:
+        groups: dict[Grid, list[_Source]] = {}
+        for source in self.sources:
+            groups.setdefault(source.grid, []).append(source)
+        return groups
 
     @property
     def _step(self) -> float:
@@ -248,38 +255,35 @@ class _Taps:
         """Return, (T,), whether every pixel that counts is valid, of (T, h, w)."""
         whole = np.ones(len(valid), dtype=bool)
         if not valid.all():
-            for row, column, _ in self._corners():
+            for row, column, _ in self._corners:
                 whole &= valid[:, row, column].all(axis=(1, 2))
         return whole
 
     def sampled(self, part: _Part, chosen: NDArray[np.bool_]) -> _Part:
         """Return what the chosen acquisitions of a source show at the points."""
-        frames = part.frames[chosen]
+        frames = part.frames if chosen.all() else part.frames[chosen]
+        flat = frames.reshape(*frames.shape[:2], -1)  # taken from several times as fast
         total = np.zeros((*frames.shape[:2], *self.rows.shape), dtype=np.float32)
-        for row, column, weight in self._corners():
-            total += frames[..., row, column] * weight
+        for row, column, weight in self._corners:
+            total += flat.take(row * frames.shape[3] + column, axis=2) * weight
         masks = None
         if part.probabilities is not None:
-            row, column = (
-                np.floor(each + 0.5).astype(np.intp) for each in (self.rows, self.columns)
-            )
+            row, column = (np.floor(at + 0.5).astype(np.intp) for at in (self.rows, self.columns))
             masks = part.probabilities[chosen][..., row, column]
         return _Part(np.rint(total).astype(np.uint16), masks, part.valid[chosen])
 
-    def _corners(self) -> Sequence[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]]:
-        """Return rows, columns and weights of the pixels around each point, those of weight 0 too.
-
-        Beside a point on a pixel's centre that is the pixel itself.
-        """
+    @functools.cached_property
+    def _corners(self) -> list[tuple[_Places, _Places, NDArray[np.float32]]]:
+        """Rows, columns and weights of the pixels around each point; without those of weight 0."""
         ends = []
         for places in (self.rows, self.columns):
             low = np.floor(places)
-            share = places - low
-            ends.append(((low, 1 - share), (np.ceil(places), share)))
+            ends.append(((low, 1 - (places - low)), (np.ceil(places), places - low)))
         return [
             (row.astype(np.intp), column.astype(np.intp), (down * right).astype(np.float32))
             for row, down in ends[0]
             for column, right in ends[1]
+            if (down * right).any()
         ]
 
 
@@ -317,6 +321,8 @@ class _Image:
     """Of the ten, from 1."""
     clouds: tuple[Path, tuple[int, ...]] | None
     """Where snow and cloud are."""
+    masked: bool
+    """Whether it has a mask or an alpha band of what has data."""
 
     @property
     def dates(self) -> NDArray[np.datetime64]:
@@ -327,10 +333,17 @@ class _Image:
         return self.path if self.clouds is None else None
 
     def read(self, window: Window, masks: bool) -> _Part:
-        probabilities = None
-        if masks and self.clouds is not None:
-            probabilities = _per_cent(_pixels(*self.clouds, window), self.clouds[0])[None]
-        frames, valid = _pixels(self.path, self.bands, window), _valid(self.path, window)
+        path, numbers = self.clouds if masks and self.clouds else (self.path, ())
+        together = path == self.path
+        pixels = _pixels(self.path, (*self.bands, *numbers) if together else self.bands, window)
+        frames, shares = pixels[: len(self.bands)], pixels[len(self.bands) :]
+        if not together:
+            shares = _pixels(path, numbers, window)
+        probabilities = _per_cent(shares, path)[None] if numbers else None
+        valid = np.ones(frames.shape[1:], dtype=bool)
+        if self.masked:
+            with _reading(self.path):
+                valid = _opened(self.path).read_masks(1, window=window) > 0
         for nodata in {0, _opened(self.path).nodata or 0}:  # in all bands at once; Sentinel-2's: 0
             valid &= (frames != nodata).any(axis=0)
         return _Part(frames[None], probabilities, valid[None])
@@ -446,10 +459,12 @@ def _image(path: Path) -> _Image:
                 "10,000.\nConvert it, as with gdal_translate -ot UInt16 -scale 0 1 0 10000."
             )
         date = _date(path, file.tags().get("TIFFTAG_DATETIME", ""))
+        masked = MaskFlags.per_dataset in file.mask_flag_enums[0]
         file.read(file.count, window=Window(file.width - 1, file.height - 1, 1, 1))
-    if clouds is None and masks.is_file():
-        return _Image(path, grid, date, bands, (masks, _mask_bands(masks, grid)))
-    return _Image(path, grid, date, bands, None if clouds is None else (path, clouds))
+    place = None if clouds is None else (path, clouds)
+    if place is None and masks.is_file():
+        place = masks, _mask_bands(masks, grid)
+    return _Image(path, grid, date, bands, place, masked)
 
 
 def _mask_bands(path: Path, grid: Grid) -> tuple[int, ...]:
@@ -635,15 +650,6 @@ def _pixels(path: Path, bands: Sequence[int], window: Window) -> NDArray[Any]:
     with _reading(path):
         pixels: NDArray[Any] = _opened(path).read(list(bands), window=window)
     return pixels
-
-
-def _valid(path: Path, window: Window) -> NDArray[np.bool_]:
-    """Read which pixels of a window a file's own mask leaves, (h, w); without one, all."""
-    with _reading(path):
-        file = _opened(path)
-        if MaskFlags.per_dataset not in file.mask_flag_enums[0]:
-            return np.ones((window.height, window.width), dtype=bool)
-        return np.asarray(file.read_masks(1, window=window) > 0)
 
 
 def _per_cent(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
