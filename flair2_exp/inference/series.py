@@ -270,7 +270,8 @@ class _Taps:
         if part.probabilities is not None:
             row, column = (np.floor(at + 0.5).astype(np.intp) for at in (self.rows, self.columns))
             masks = part.probabilities[chosen][..., row, column]
-        return _Part(np.rint(total).astype(np.uint16), masks, part.valid[chosen])
+        everywhere = np.ones((len(frames), *self.rows.shape), dtype=bool)
+        return _Part(np.rint(total).astype(np.uint16), masks, everywhere)
 
     @functools.cached_property
     def _corners(self) -> list[tuple[_Places, _Places, NDArray[np.float32]]]:
@@ -301,7 +302,8 @@ def _positions(grid: Grid, xs: Floats, ys: Floats) -> tuple[Floats, Floats]:
     Rounded to a millionth of a pixel, which is what coordinates of millions of metres are good for:
     so a grid that coincides with the cut gives whole numbers.
     """
-    columns, rows = ~grid.transform * (xs, ys)
+    a, b, left, d, e, top = (~grid.transform)[:6]
+    columns, rows = a * xs + b * ys + left, d * xs + e * ys + top
     return np.round(rows - 0.5, 6), np.round(columns - 0.5, 6)
 
 

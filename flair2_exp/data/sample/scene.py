@@ -3,7 +3,7 @@
     image.tif         red, green, blue, near infrared, elevation, uint8, as the sample's patches
     truth.tif         values 1..19, as the sample's masks
     series/*.tif      an acquisition each: ten bands, snow and cloud, 10 m; reaching half a
-                      super-patch beyond the image
+                      super-patch and half a patch beyond the image, for tiles across its edge
     scene.json        what it was made from, and when it was flown
 
 It lies in the first of the sample's test domains, beside its areas: a network trained on the sample
@@ -65,8 +65,8 @@ def write_scene(
     Args:
         folder: To make; it may exist if it is empty.
         patches: On a side, 1 to 32.
-        options: Of the sample: seed, pixels of a patch, and the super-patch that fits around every
-            place of the image; `domains` chooses the test domain.
+        options: Of the sample: seed, pixels of a patch, and the super-patch that fits around tiles
+            at the image's edge; `domains` chooses the test domain.
         series: Whether to write the satellite series.
 
     Raises:
@@ -114,7 +114,7 @@ class _Ground:
         self.seed = options.seed
         self.pixels = patches * options.patch_size
         self.pixel = PATCH_METRES / options.patch_size
-        self.margin = _PIXEL * math.ceil(options.super_patch / 2)
+        self.margin = _PIXEL * math.ceil((options.super_patch + PATCH_METRES / _PIXEL) / 2)
         side = math.ceil(patches * PATCH_METRES / _PIXEL) + 2 * self.margin // _PIXEL
         self.shape = (side, side)
         east, north, self.altitude = self.domain.place
