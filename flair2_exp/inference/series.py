@@ -289,7 +289,7 @@ class _Taps:
 
 
 def _moved(source: CRS, target: CRS | None, xs: Floats, ys: Floats) -> tuple[Floats, Floats]:
-    """Return points in another CRS; those that it cannot show are infinite."""
+    """Return points in another CRS."""
     if target == source:
         return xs, ys
     east, north = transform(source, target, xs.ravel(), ys.ravel())

@@ -21,7 +21,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from flair2_exp.data import metadata
-from flair2_exp.errors import ConfigError, DataError, UsageError
+from flair2_exp.errors import ConfigError, UsageError
 from flair2_exp.inference.series import Bounds, SeriesFolder, open_series
 
 if TYPE_CHECKING:
@@ -122,13 +122,8 @@ def metadata_of(
         y: Likewise.
         crs: Of the place.
         month: As the run was trained (`metadata.month`).
-
-    Raises:
-        DataError: Lambert-93 does not reach the place.
     """
     east, north = (each[0] for each in transform(crs, LAMBERT_93, [x], [y]))
-    if not np.isfinite([east, north]).all():
-        raise DataError(f"x = {x:.0f}, y = {y:.0f} has no place in Lambert-93 (EPSG:2154).")
     records = np.array([flight.record(east, north)], dtype=metadata.RECORD)
     encoded: NDArray[np.float32] = metadata.encode(records, month)[0].astype(np.float32)
     return encoded

@@ -14,6 +14,7 @@ costs disk alone; the series is made as a whole, about 0.6 GB of memory for 32 x
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -21,22 +22,32 @@ import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flair2_exp.config.data import SampleConfig
 from flair2_exp.data.flair import PATCH_METRES
-from flair2_exp.data.sample.landscape import Landscape
+from flair2_exp.data.sample.landscape import Floats, Landscape
 from flair2_exp.data.sample.rendering import render_patch, render_series
 from flair2_exp.data.sample.tree import Domain, sample_domains, stream
 from flair2_exp.errors import DataError
 from flair2_exp.nomenclature import AERIAL_BANDS, SATELLITE_BANDS
 from flair2_exp.shortage import shortage
 
+Pixels: TypeAlias = NDArray[np.uint8]
+
 MOST_PATCHES: Final = 32
 """Patches on a side of the largest scene."""
 
-_BLOCK: Final = 256
+_BLOCK: Final = 384
 """Pixels on a side of what is rendered at once, and of the files' blocks."""
+_PERIOD: Final = 192
+"""Pixels after which the noise repeats: half a block, since elevations are rendered at half the
+resolution of fine images. No power of 2, so that tiles do not all see the same."""
+_REACH: Final = 4.0
+"""Metres over which noise is blurred beyond the renderer's own margin."""
 _PIXEL: Final = 10
 """Metres of a satellite pixel."""
 _WEST: Final = 8000
@@ -159,18 +170,40 @@ def _write_image(folder: Path, ground: _Ground) -> None:
                 truth.write(classes[:height, :width], 1, window=window)
 
 
-def _block(ground: _Ground, row: int, column: int) -> Any:
+class _Noise:
+    """White noise that goes on from block to block: the same in each, and periodic.
+
+    Args:
+        seed: Of the scene.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._draws = itertools.count()
+
+    def standard_normal(self, size: tuple[int, ...], /) -> Floats:
+        """Return noise about a block's centre."""
+        *bands, height, width = size
+        rng = stream(self._seed, 2, 1, next(self._draws))
+        noise = rng.standard_normal((*bands, _PERIOD, _PERIOD))
+        rows, columns = ((np.arange(side) - side // 2) % _PERIOD for side in (height, width))
+        return np.asarray(noise[..., rows[:, None], columns])
+
+
+def _block(ground: _Ground, row: int, column: int) -> tuple[Pixels, Pixels]:
     """Render image and mask from a pixel on."""
-    side = _BLOCK * ground.pixel
-    centre = tuple(ground.margin + at * ground.pixel + side / 2 for at in (row, column))
-    rng = stream(ground.seed, 2, 1, row, column)
-    flight = ground.domain.flight
-    return render_patch(rng, ground.landscape, flight, (centre[0], centre[1]), side, _BLOCK)
+    margin = 2 * math.ceil(_REACH / ground.pixel / 2)  # even: masks are in blocks of 2 x 2
+    size = _BLOCK + 2 * margin
+    y, x = (ground.margin + (at + _BLOCK / 2) * ground.pixel for at in (row, column))
+    noise, flight = _Noise(ground.seed), ground.domain.flight
+    side = size * ground.pixel
+    image, mask = render_patch(noise, ground.landscape, flight, (y, x), side, size)
+    inner = slice(margin, margin + _BLOCK)
+    return image[:, inner, inner], mask[inner, inner]
 
 
 def _write_series(folder: Path, ground: _Ground) -> None:
     """Write an acquisition after the other, named by its product."""
-    import numpy as np
     import rasterio
 
     domain = ground.domain
