@@ -29,6 +29,7 @@ import logging
 import os
 import re
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,14 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
 from flair2_exp.data import readers
 from flair2_exp.data.arrays import DATA_TYPES, MASK_TYPES
+from flair2_exp.data.cache import State, state_of
 from flair2_exp.data.grids import Grid
 from flair2_exp.data.layout import SeriesFiles
 from flair2_exp.errors import DamagedPatchError, DataError
@@ -170,8 +172,8 @@ class SeriesFolder:
                 f"y = {y:.0f} ({_crs_name(self.crs)}) whole.\nThe series is of another place, too "
                 "small, or has no data there: give one that covers the map and its surroundings."
             )
-        found = _joined(parts)
-        return Acquisitions(found.frames, np.concatenate(dates), found.probabilities)
+        cut = _joined(parts)
+        return Acquisitions(cut.frames, np.concatenate(dates), cut.probabilities)
 
     def require_covers(self, bounds: Bounds) -> None:
         """Refuse a series that does not reach around every place of a map; pixels stay unread.
@@ -325,6 +327,8 @@ class _Image:
     """Where snow and cloud are."""
     masked: bool
     """Whether it has a mask or an alpha band of what has data."""
+    nodata: float
+    """What stands in all ten bands where there is nothing, as 0 does; Sentinel-2's own is 0."""
 
     @property
     def dates(self) -> NDArray[np.datetime64]:
@@ -346,7 +350,7 @@ class _Image:
         if self.masked:
             with _reading(self.path):
                 valid = _opened(self.path).read_masks(1, window=window) > 0
-        for nodata in {0, _opened(self.path).nodata or 0}:  # in all bands at once; Sentinel-2's: 0
+        for nodata in {0, self.nodata}:
             valid &= (frames != nodata).any(axis=0)
         return _Part(frames[None], probabilities, valid[None])
 
@@ -444,14 +448,24 @@ def _warn_of_offsets(files: Sequence[Path]) -> None:
         )
 
 
+@contextlib.contextmanager
+def _header(path: Path) -> Iterator[DatasetReader]:
+    """Open a GeoTIFF whose last pixel can be read, so that it ends where it should."""
+    with _reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # refused in words of our own
+        with rasterio.open(path, driver="GTiff") as file:
+            file.read(file.count, window=Window(file.width - 1, file.height - 1, 1, 1))
+            yield file
+
+
 def _image(path: Path) -> _Image:
-    """Read a GeoTIFF's header, and its last pixel: it ends where it should.
+    """Describe a GeoTIFF by its header.
 
     Raises:
         DataError: It is not what it should be.
     """
     masks = path.with_name(f"{path.stem}_masks{path.suffix}")
-    with _reading(path), rasterio.open(path, driver="GTiff") as file:
+    with _header(path) as file:
         grid = _grid(path, file.width, file.height, file.transform, file.crs)
         bands, clouds = _bands(file)
         kinds = {file.dtypes[band - 1] for band in bands}
@@ -461,12 +475,11 @@ def _image(path: Path) -> _Image:
                 "10,000.\nConvert it, as with gdal_translate -ot UInt16 -scale 0 1 0 10000."
             )
         date = _date(path, file.tags().get("TIFFTAG_DATETIME", ""))
-        masked = MaskFlags.per_dataset in file.mask_flag_enums[0]
-        file.read(file.count, window=Window(file.width - 1, file.height - 1, 1, 1))
+        masked, nodata = MaskFlags.per_dataset in file.mask_flag_enums[0], file.nodata or 0.0
     place = None if clouds is None else (path, clouds)
     if place is None and masks.is_file():
         place = masks, _mask_bands(masks, grid)
-    return _Image(path, grid, date, bands, place, masked)
+    return _Image(path, grid, date, bands, place, masked, nodata)
 
 
 def _mask_bands(path: Path, grid: Grid) -> tuple[int, ...]:
@@ -475,7 +488,7 @@ def _mask_bands(path: Path, grid: Grid) -> tuple[int, ...]:
     Raises:
         DataError: It has others, or is not on its acquisition's grid.
     """
-    with _reading(path), rasterio.open(path, driver="GTiff") as file:
+    with _header(path) as file:
         clouds = _clouds([_band_name(each) for each in file.descriptions])
         if clouds is None and file.count != 2:
             raise DataError(f"{path} has {file.count} bands; expected two, snow and cloud.")
@@ -484,7 +497,6 @@ def _mask_bands(path: Path, grid: Grid) -> tuple[int, ...]:
                 f"{path} is not on the grid of its acquisition: expected {grid.width} x "
                 f"{grid.height} pixels at the same place."
             )
-        file.read(file.count, window=Window(file.width - 1, file.height - 1, 1, 1))
     return clouds or (1, 2)
 
 
@@ -627,14 +639,14 @@ def _require_projected(crs: CRS | None, what: str) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _kept(path: Path, process: int, thread: int) -> DatasetReader:
+def _kept(path: Path, state: State, process: int, thread: int) -> DatasetReader:
     """Return an open file: GDAL's are not to be shared by threads, nor with a forked process."""
-    del process, thread
+    del state, process, thread
     return rasterio.open(path, driver="GTiff")
 
 
 def _opened(path: Path) -> DatasetReader:
-    return _kept(path, os.getpid(), threading.get_ident())
+    return _kept(path, state_of(path), os.getpid(), threading.get_ident())
 
 
 @contextlib.contextmanager

@@ -264,7 +264,7 @@ def cut_at(job: tuple[SeriesFolder, tuple[float, float]]) -> list[NDArray[Any]]:
     return in_order(job[0].at(*job[1]))
 
 
-@pytest.mark.parametrize("kind", ["threads", "fork", "spawn"])
+@pytest.mark.parametrize("kind", ["threads", "fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["file", "stack"])
 def test_a_cut_depends_on_the_place_alone(folders: dict[str, Path], form: str, kind: str) -> None:
     series = opened(folders[form])
@@ -435,6 +435,14 @@ def test_a_file_that_ends_too_early_is_refused_before_anything_is_read(
     path = tmp_path / f"S2_{DATES[3]}.tif"
     os.truncate(path, int(path.stat().st_size * share))
     refused(tmp_path, str(path))
+
+
+def test_a_file_that_changes_is_read_anew(tmp_path: Path) -> None:
+    write_images(tmp_path, MADE)
+    series, place = opened(tmp_path), MADE.centre(20, 24)
+    first = in_order(series.at(*place))[0]
+    write_images(tmp_path, Area(MADE.data + np.uint16(1), MADE.masks), compress="deflate")
+    np.testing.assert_array_equal(in_order(series.at(*place))[0], first + 1)
 
 
 def test_a_file_that_is_cut_off_later_is_named_when_it_is_read(tmp_path: Path) -> None:

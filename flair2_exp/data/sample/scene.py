@@ -8,7 +8,7 @@
 
 It lies in the first of the sample's test domains, beside its areas: a network trained on the sample
 has seen the like of it, but not this ground. The image is rendered block by block, so its size
-costs disk alone; the series is made as a whole, about 0.6 GB of memory for 32 x 32 patches.
+costs disk alone; the series is made as a whole, about 0.7 GB of memory for 32 x 32 patches.
 """
 
 from __future__ import annotations
