@@ -47,7 +47,7 @@ def main() -> int:
             print(ensure_sample(root, SampleConfig(**options)))
         else:
             scene = write_scene(root, patches=patches, options=SampleConfig(**options))
-            print(f'{scene.image.parent}\n--flight "{scene.flight}"')
+            print(f"{scene.image.parent}\n--flight {scene.flight}")
     except FlairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 Month = Literal["cyclic", "reference"]
 
-FLIGHT_FORM: Final = '"DATE TIME CAMERA ALTITUDE", as "2021-07-09 10h33 UCE-M3 120"'
+FLIGHT_FORM: Final = "DATE TIME CAMERA ALTITUDE, as 2021-07-09 10h33 UCE-M3 120"
 """How a flight is written on a command line."""
 
 LAMBERT_93: Final = CRS.from_epsg(2154)

@@ -169,7 +169,7 @@ def test_the_command_writes_a_scene_and_says_its_flight(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     first, second = result.stdout.splitlines()
     assert first == str(tmp_path / "scene")
-    assert second.startswith('--flight "2020-')
+    assert second.startswith("--flight 2020-")
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "is there already" in result.stderr
