@@ -1,6 +1,7 @@
-"""Write the synthetic sample data set, a complete FLAIR #2 tree.
+"""Write the synthetic sample data set, a complete FLAIR #2 tree; or one large raster like it.
 
 python scripts/sample.py ROOT --patch-size 512 --seed 3
+python scripts/sample.py FOLDER --scene 8                  # image.tif, truth.tif, series/
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import sys
 
 from flair2_exp.config.data import SampleConfig
+from flair2_exp.data.sample.scene import write_scene
 from flair2_exp.data.sample.tree import ensure_sample
 from flair2_exp.errors import FlairError
 from flair2_exp.streams import run
@@ -34,9 +36,18 @@ def main() -> int:
     for option in dataclasses.fields(SampleConfig):
         flag = f"--{option.name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=option.default, help=_HELP[option.name])
+    parser.add_argument(
+        "--scene", type=int, metavar="PATCHES", default=argparse.SUPPRESS,
+        help="write one raster of so many patches on a side, with its truth and its series",
+    )  # fmt: skip
     options = vars(parser.parse_args())
+    root, patches = options.pop("root"), options.pop("scene", None)
     try:
-        print(ensure_sample(options.pop("root"), SampleConfig(**options)))
+        if patches is None:
+            print(ensure_sample(root, SampleConfig(**options)))
+        else:
+            scene = write_scene(root, patches=patches, options=SampleConfig(**options))
+            print(f"{scene.image.parent}\n--flight {scene.flight}")
     except FlairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

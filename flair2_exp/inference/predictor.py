@@ -80,24 +80,24 @@ class Acquisitions:
         """Return the series as a run with these options is trained on it.
 
         Raises:
-            DataError: It has other pixels on a side, lacks the probabilities that the filter
-                needs, or nothing of it is clear enough and the options refuse that.
+            DataError: It has fewer pixels on a side, or an odd number more; lacks the probabilities
+                that the filter needs; or nothing of it is clear enough and the options refuse that.
         """
-        size = options.size
-        if self.frames.shape[2:] != (size, size):
+        size, (height, width) = options.size, self.frames.shape[2:]
+        if height != width or height < size or (height - size) % 2:
             raise DataError(
-                f"series of {self.frames.shape[2]} x {self.frames.shape[3]} pixels: the run reads "
-                f"{size} x {size} of 10 m about each patch."
+                f"series of {height} x {width} pixels: the run reads {size} x {size} of 10 m about "
+                "each patch, the middle of what is given."
             )
         if options.cloud_filter and self.probabilities is None:
             raise DataError(
                 "the run leaves out covered acquisitions (s2_preproc.cloud_filter), and the series "
                 "has no snow and cloud probabilities: give them."
             )
-        window = (slice(0, size), slice(0, size))
+        middle = sentinel2.crop_window((height // 2, width // 2), size, (height, width))
         dates = self.dates.astype("datetime64[D]")
         try:
-            return sentinel2.preprocess(self.frames, self.probabilities, dates, window, options)
+            return sentinel2.preprocess(self.frames, self.probabilities, dates, middle, options)
         except ValueError as error:
             raise DataError(f"{error}.") from None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,14 @@ _DRY: Final = np.array([146.0, 137.0, 108.0, 104.0])
 _VINE: Final = np.array([84.0, 102.0, 76.0, 114.0])
 
 
+class Normals(Protocol):
+    """A source of white noise, as NumPy's generators are."""
+
+    def standard_normal(self, size: tuple[int, ...], /) -> Floats:
+        """Return independent values of mean 0 and deviation 1."""
+        ...
+
+
 @dataclass(frozen=True)
 class Flight:
     """One photographic flight over a domain: when, and how its images look."""
@@ -95,7 +103,7 @@ def plan_flight(rng: np.random.Generator, year: int) -> Flight:
 
 
 def render_patch(
-    rng: np.random.Generator,
+    rng: Normals,
     landscape: Landscape,
     flight: Flight,
     centre: tuple[float, float],
@@ -169,7 +177,7 @@ def _light(height: Floats, sun: tuple[float, float], pixel: float) -> Floats:
     return np.asarray(light * (1 - 0.45 * shadow))
 
 
-def _measure(rng: np.random.Generator, surface: Surface, pixel: float, margin: int) -> Floats:
+def _measure(rng: Normals, surface: Surface, pixel: float, margin: int) -> Floats:
     """Return the elevation band: heights as photogrammetry has them, without the margin."""
     from scipy.ndimage import gaussian_filter
 
@@ -182,7 +190,7 @@ def _measure(rng: np.random.Generator, surface: Surface, pixel: float, margin: i
 
 
 def _expose(
-    rng: np.random.Generator, image: Floats, grain: Floats, flight: Flight, pixel: float
+    rng: Normals, image: Floats, grain: Floats, flight: Flight, pixel: float
 ) -> NDArray[np.uint8]:
     """Add texture, optics, the flight's light and noise; return eight bits."""
     from scipy.ndimage import gaussian_filter

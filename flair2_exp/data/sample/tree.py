@@ -192,8 +192,33 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _rng(seed: int, *key: int) -> np.random.Generator:
+def stream(seed: int, *key: int) -> np.random.Generator:
+    """Return the source of randomness of a key: 0 of domains, 1 of areas, 2 of scenes."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+class Domain:
+    """What the areas of a domain share: its place, its light, its themes.
+
+    Args:
+        number: One of `sample_domains`.
+        seed: Of the sample.
+
+    Attributes:
+        place: Easting and northing, m, Lambert-93, and metres above the sea.
+        themes: In the order in which areas take them.
+        tile: Name of the Sentinel-2 tile.
+    """
+
+    def __init__(self, number: int, seed: int) -> None:
+        self.year, east, north, altitude = _PLACES[number]
+        self.place = (1000 * east, 1000 * north, altitude)
+        rng = stream(seed, 0, number)
+        self.flight = plan_flight(rng, self.year)
+        self.themes = [str(theme) for theme in rng.permutation(THEMES)]
+        letters = "".join("ABCDEFGHJKLMNPQRSTUVWXYZ"[i] for i in rng.integers(0, 24, 2))
+        self.tile = f"T{31 + (east > 900)}{'TU'[north > 6700]}{letters}"
+        self.name = f"D{number:03d}_{self.year}"
 
 
 class _Area:
@@ -211,23 +236,20 @@ class _Area:
     """
 
     def __init__(self, number: int, index: int, options: SampleConfig) -> None:
-        self.year, east, north, altitude = _PLACES[number]
-        rng = _rng(options.seed, 0, number)  # what a domain's areas share
-        self.flight = plan_flight(rng, self.year)
-        themes = rng.permutation(THEMES)
-        theme = str(themes[index % len(themes)])
-        letters = "".join("ABCDEFGHJKLMNPQRSTUVWXYZ"[i] for i in rng.integers(0, 24, 2))
-        self.tile = f"T{31 + (east > 900)}{'TU'[north > 6700]}{letters}"
-        self.domain, self.zone = f"D{number:03d}_{self.year}", f"Z{index + 1}_{theme}"
+        domain = Domain(number, options.seed)
+        east, north, altitude = domain.place
+        self.year, self.flight, self.tile = domain.year, domain.flight, domain.tile
+        theme = domain.themes[index % len(domain.themes)]
+        self.domain, self.zone = domain.name, f"Z{index + 1}_{theme}"
         rng, ground_rng, self.aerial_rng, self.satellite_rng = (
-            _rng(options.seed, 1, number, index, stream) for stream in range(4)
+            stream(options.seed, 1, number, index, part) for part in range(4)
         )
         self.shape, self.centres = _arrange(rng, options)
         self.altitude = altitude * float(rng.uniform(0.85, 1.15))
         # Areas of a domain lie some kilometres apart, on the grid of the satellite's pixels.
         self.origin = (
-            1000 * east + 4000 * (index % 5) + 10 * int(rng.integers(0, 100)),
-            1000 * north + 4000 * (index // 5) + 10 * int(rng.integers(0, 100)),
+            east + 4000 * (index % 5) + 10 * int(rng.integers(0, 100)),
+            north + 4000 * (index // 5) + 10 * int(rng.integers(0, 100)),
         )
         extent = (10.0 * self.shape[0], 10.0 * self.shape[1])
         self.landscape = Landscape(ground_rng, extent, theme, self.altitude)
