@@ -15,10 +15,10 @@ from flair2_exp.errors import UsageError
 
 if TYPE_CHECKING:
     from flair2_exp.inference.split import Progress
-    from flair2_exp.inference.submission import Finding, SubmissionSummary
+    from flair2_exp.inference.submission import SubmissionSummary
 
 _SHOWN: Final = 20
-"""Findings that are printed."""
+"""Kinds of problems that are printed."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -81,9 +81,9 @@ def _text(summary: SubmissionSummary) -> str:
 
 
 def _time(seconds: float) -> str:
-    """Return seconds as minutes and seconds, rounded up as a limit asks."""
-    whole = -int(-seconds // 1)
-    return f"{whole // 60}:{whole % 60:02}"
+    """Return seconds as minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -102,16 +102,21 @@ def _check(options: argparse.Namespace) -> int:
             print(f"Name the {PATCHES:,} test patches with --ids to see that none is missing.")
         return 0
     print(f"{options.check}: {len(findings):,} problems.")
-    for each in findings[:_SHOWN]:
-        print(_line(each))
-    if len(findings) > _SHOWN:
-        print(f"  and {len(findings) - _SHOWN:,} more.")
+    names: dict[str, list[str]] = {}
+    for each in findings:
+        names.setdefault(each.problem, []).append(each.name)
+    for problem, files in list(names.items())[:_SHOWN]:
+        print(_line(problem, files))
+    if len(names) > _SHOWN:
+        print(f"  and {len(names) - _SHOWN:,} other kinds of problems.")
     return 1
 
 
-def _line(finding: Finding) -> str:
-    name = finding.name.encode("unicode_escape").decode()  # a stranger's zip may hold anything
-    return f"  {name}: {finding.problem}." if name else f"  {finding.problem}."
+def _line(problem: str, files: Sequence[str]) -> str:
+    """Return a line about the files with one problem, the names of a stranger's zip escaped."""
+    name = files[0].encode("unicode_escape").decode()
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    return f"  {name}{more}: {problem}." if name else f"  {problem}."
 
 
 def _expected(options: argparse.Namespace) -> tuple[list[str], int]:
@@ -146,8 +151,8 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=f"{PROGRAM} submit RUN [--out ZIP] [options]\n"
         f"       {PROGRAM} submit --check ZIP [--ids FILE|RUN]",
-        description="Predict a run's test part as a submission to the FLAIR #2 challenge: a zip of "
-        "\nPRED_061946.tif and so on. Interrupted, the same command resumes.\n\n"
+        description="Predict a run's test part as a submission to the FLAIR #2 challenge: a zip\n"
+        "of PRED_061946.tif and so on. Interrupted, the same command resumes.\n\n"
         f"  {PROGRAM} submit outputs/demo/2026-11-27_10-00-00 --tta d4\n"
         f"  {PROGRAM} submit --ensemble RUN1 RUN2 --out submission.zip\n"
         f"  {PROGRAM} submit --check submission.zip --ids test_ids.txt",

@@ -20,7 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
 
 from flair2_exp.errors import ConfigError, DataError, UsageError
-from flair2_exp.inference.rasters import NODATA, require_free
+from flair2_exp.inference.rasters import NODATA, quiet, require_free
 from flair2_exp.nomenclature import Nomenclature
 
 _AT_ONCE: Final = 10_000
@@ -63,7 +63,9 @@ def write_polygons(
 
     Raises:
         ConfigError: pyogrio is not installed, or `out` is there.
-        DataError: The raster cannot be read, or its CRS does not measure in metres or feet.
+        DataError: The raster cannot be read or holds other values, or its CRS does not measure in
+            metres or feet.
+        UsageError: `smallest` is negative.
         OSError: `out` cannot be written.
     """
     if smallest < 0:
@@ -76,6 +78,7 @@ def write_polygons(
         _opened(classes) as file,
     ):
         square_metres = _pixel_area(classes, file)
+        _require_classes(file, nomenclature)
         pixels = _sieved(file, int(np.ceil(smallest / square_metres)), Path(folder))
         polygons = _polygons(file, pixels, nomenclature, square_metres)
         fresh = Path(folder) / out.name
@@ -129,6 +132,26 @@ def _pixel_area(path: Path, file: Any) -> float:
     return float(abs(file.transform.determinant)) * metres**2
 
 
+def _require_classes(file: Any, nomenclature: Nomenclature) -> None:
+    """Read the raster once: what GDAL makes polygons of, it does not say when that is damaged.
+
+    Raises:
+        DataError: It cannot be read, or holds a value that is no class's.
+    """
+    known = [NODATA, *(each.value for each in nomenclature.classes)]
+    for _, window in file.block_windows(1):
+        try:
+            values = np.unique(file.read(1, window=window))
+        except RasterioError as error:
+            raise DataError(f"{file.name}: {' '.join(str(error).split())}.") from None
+        other = np.setdiff1d(values, known)
+        if len(other):
+            raise DataError(
+                f"{file.name}: pixels of {other[0]}, which is no value of the run's classes.\n"
+                "Name the run that made the raster."
+            )
+
+
 def _sieved(file: Any, smallest: int, folder: Path) -> Any:
     """Return what polygons are made of: the band, or a map in memory of its sieved pixels.
 
@@ -142,7 +165,7 @@ def _sieved(file: Any, smallest: int, folder: Path) -> Any:
     with path.open("wb") as raw:  # a map of a file with holes would crash on a full disk
         os.posix_fallocate(raw.fileno(), 0, file.width * file.height)
     pixels: Any = np.memmap(path, np.uint8, "r+", shape=(file.height, file.width))
-    with rasterio.open(_mask(file)) as mask:
+    with quiet(), rasterio.open(_mask(file)) as mask:
         source, size = band, 2
         while True:
             sieve(source, min(size, smallest), out=pixels, mask=rasterio.band(mask, 1))
@@ -168,21 +191,13 @@ def _polygons(
     """Yield each polygon that is not nodata."""
     classes = {each.value: each for each in nomenclature.classes}
     per_unit = square_metres / abs(file.transform.determinant)
-    try:
-        for shape, value in shapes(pixels, transform=file.transform):
-            if int(value) == NODATA:
-                continue
-            if int(value) not in classes:
-                raise DataError(
-                    f"{file.name}: pixels of {int(value)}, which is no value of the run's classes."
-                    "\nName the run that made the raster."
-                )
-            each = classes[int(value)]
-            rings = [np.array(ring, dtype=np.float64) for ring in shape["coordinates"]]
-            area = (_area(rings[0]) - sum(map(_area, rings[1:]))) * per_unit
-            yield _wkb(rings), each.value, each.name, each.colour, area
-    except RasterioError as error:
-        raise DataError(f"{file.name}: {' '.join(str(error).split())}.") from None
+    for shape, value in shapes(pixels, transform=file.transform):
+        if int(value) == NODATA:
+            continue
+        each = classes[int(value)]
+        rings = [np.array(ring, dtype=np.float64) for ring in shape["coordinates"]]
+        area = (_area(rings[0]) - sum(map(_area, rings[1:]))) * per_unit
+        yield _wkb(rings), each.value, each.name, each.colour, area
 
 
 def _area(ring: NDArray[np.float64]) -> float:

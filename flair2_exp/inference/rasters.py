@@ -123,8 +123,8 @@ class Layer:
 
 def quantised(probabilities: NDArray[np.float32]) -> Pixels:
     """Return probabilities of 0..1 as files hold them, in steps of 1/250."""
-    steps = np.rint(probabilities * np.float32(PROBABILITY_STEPS))
-    return np.clip(steps, 0, PROBABILITY_STEPS).astype(np.uint8)
+    steps: Pixels = np.rint(probabilities * np.float32(PROBABILITY_STEPS)).astype(np.uint8)
+    return steps
 
 
 def _require_bytes(nomenclature: Nomenclature) -> None:
@@ -165,11 +165,11 @@ def require_free(paths: Iterable[Path], overwrite: bool) -> None:
         ConfigError: One is there and `overwrite` is False; or its folder cannot be written.
     """
     for path in paths:
+        require_writable(path)
         if path.is_dir():
             raise ConfigError(f"{path} is a folder.\nName a file.")
         if path.exists() and not overwrite:
             raise ConfigError(f"{path} is there already.\nName another file, or add --overwrite.")
-        require_writable(path)
 
 
 def require_writable(path: Path) -> None:
@@ -259,14 +259,15 @@ def write_layer(
     Raises:
         OSError: It cannot be written, as on a full disk; nothing is left.
     """
-    with replacing(path) as fresh, system_errors(fresh):
+    with replacing(path) as fresh:
         if not cog:
             _write(fresh, grid, layer, blocks, tags)
             return
         plain = fresh.with_name(f"{fresh.name}.plain")
         try:
             _write(plain, grid, layer, blocks, tags)
-            _copy_optimised(plain, fresh, layer)
+            with system_errors(fresh, room=2 * plain.stat().st_size):
+                _copy_optimised(plain, fresh, layer)
         finally:
             plain.unlink(missing_ok=True)
 
@@ -287,29 +288,32 @@ def is_written(path: Path, layer: Layer, tags: Mapping[str, str]) -> bool:
 def _write(path: Path, grid: Grid, layer: Layer, blocks: Blocks, tags: Mapping[str, str]) -> None:
     side = min(BLOCK, -(-max(grid.width, grid.height) // 16) * 16)  # a multiple of 16
     values = layer.values
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        width=grid.width,
-        height=grid.height,
-        count=layer.bands,
-        dtype="uint8",
-        crs=grid.crs,
-        transform=grid.transform,
-        nodata=NODATA,
-        tiled=True,
-        blockxsize=side,
-        blockysize=side,
-        compress="DEFLATE",
-        # Differences of neighbouring pixels help where values are quantities.
-        predictor=1 if layer.kind == "classes" else 2,
-        # All bands of a block are written at once, so that the order in the file does not depend on
-        # when GDAL's cache is full.
-        interleave="pixel",
-        bigtiff="IF_SAFER",
-        sparse_ok=True,
-    ) as file:
+    with (
+        system_errors(path),
+        rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            width=grid.width,
+            height=grid.height,
+            count=layer.bands,
+            dtype="uint8",
+            crs=grid.crs,
+            transform=grid.transform,
+            nodata=NODATA,
+            tiled=True,
+            blockxsize=side,
+            blockysize=side,
+            compress="DEFLATE",
+            # Differences of neighbouring pixels help where values are quantities.
+            predictor=1 if layer.kind == "classes" else 2,
+            # All bands of a block are written at once: else the order in the file would depend on
+            # when GDAL's cache is full.
+            interleave="pixel",
+            bigtiff="IF_SAFER",
+            sparse_ok=True,
+        ) as file,
+    ):
         _describe(file, layer, tags)
         for row, column, pixels in blocks:
             window = Window(column, row, pixels.shape[2], pixels.shape[1])
@@ -333,17 +337,18 @@ def _describe(file: Any, layer: Layer, tags: Mapping[str, str]) -> None:
 
 
 def _copy_optimised(plain: Path, fresh: Path, layer: Layer) -> None:
-    rasterio.shutil.copy(
-        plain,
-        fresh,
-        driver="COG",
-        blocksize=BLOCK,
-        compress="DEFLATE",
-        predictor="NO" if layer.kind == "classes" else "YES",
-        overview_resampling="NEAREST" if layer.kind == "classes" else "AVERAGE",
-        bigtiff="IF_SAFER",
-        sparse_ok="YES",
-    )
+    options = {
+        "blocksize": BLOCK,
+        "compress": "DEFLATE",
+        "predictor": "NO" if layer.kind == "classes" else "YES",
+        "overview_resampling": "NEAREST" if layer.kind == "classes" else "AVERAGE",
+        "bigtiff": "IF_SAFER",
+        "sparse_ok": "YES",
+    }
+    try:
+        rasterio.shutil.copy(plain, fresh, driver="COG", **options)
+    except Exception as error:  # a class that rasterio keeps to itself
+        raise RasterioError(str(error)) from error
 
 
 @contextmanager
@@ -355,11 +360,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def system_errors(path: Path) -> Iterator[None]:
+def system_errors(path: Path, room: int = 2**20) -> Iterator[None]:
     """Raise the system's error where GDAL could not write a file: its own has no number.
 
     Args:
         path: The file, within `files.replacing`.
+        room: Bytes that it lacked at most, where GDAL removes what it has written of it.
 
     Raises:
         OSError: The file could not be made, or could not grow.
@@ -368,15 +374,15 @@ def system_errors(path: Path) -> Iterator[None]:
         with quiet():
             yield
     except RasterioError as error:
-        raise _system_error(path) or error from error
+        raise _system_error(path, room) or error from error
 
 
-def _system_error(path: Path) -> OSError | None:
+def _system_error(path: Path, room: int) -> OSError | None:
     """Return why a file cannot grow; None where it can."""
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent) as probe:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
             length = path.stat().st_size if path.exists() else 0
-            os.posix_fallocate(probe.fileno(), length, 2**20)
+            os.posix_fallocate(probe.fileno(), length, room)
     except OSError as error:
         return OSError(error.errno, error.strerror, str(path))
     return None

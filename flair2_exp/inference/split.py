@@ -121,7 +121,7 @@ def predict_split(
             predictor, part, missing, write, total=len(positions), workers=workers,
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
-        write_style(folder / "landcover.qml", predictor.nomenclature)
+        write_legend(folder / "landcover.tif", predictor.nomenclature)
         of_areas = _write_mosaics(folder, source, paths, layers, tags) if mosaics else (0, {})
     return SplitSummary(folder, len(positions), len(missing), seconds, *of_areas)
 
@@ -297,7 +297,7 @@ def _write_mosaics(
             if not is_written(out, layer, own):
                 mosaic.write(out, [layer_path(file, layer.kind) for file in files], layer, own)
             if layer.kind == "classes":
-                write_legend(out, layer.nomenclature)
+                write_style(out.with_suffix(".qml"), layer.nomenclature)
     if without:
         first, reason = next(iter(without.items()))
         log.warning("%d areas have no mosaic, as %s: %s", len(without), first, reason)
