@@ -143,7 +143,8 @@ def _require_classes(file: Any, nomenclature: Nomenclature) -> None:
         try:
             values = np.unique(file.read(1, window=window))
         except RasterioError as error:
-            raise DataError(f"{file.name}: {' '.join(str(error).split())}.") from None
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise DataError(f"{file.name}: {reason}.\nPredict it once more.") from None
         other = np.setdiff1d(values, known)
         if len(other):
             raise DataError(

@@ -5,12 +5,14 @@ PRED_061946.tif    512 x 512, one band of uint8, 0 (building) to 12 (other), no 
 
 from __future__ import annotations
 
+import glob
 import io
 import shutil
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -119,7 +121,8 @@ def write_submission(
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
         _zip(out, sorted(files.values()))
-        for each in out.parent.glob(f".{out.name}.*.parts"):  # of other networks, too
+    for each in out.parent.glob(f".{glob.escape(out.name)}.*.parts"):  # of other networks, too
+        with suppress(ConfigError), locking.locked(each):  # unless another process is at work
             shutil.rmtree(each, ignore_errors=True)
     return SubmissionSummary(out, len(files), size, len(missing), seconds)
 
@@ -241,6 +244,9 @@ def _of_entry(entry: zipfile.ZipInfo, size: int) -> str:
 
 
 def _of_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> str:
+    """Return what is wrong with a file by its content, of which a limited length is unpacked."""
+    from PIL import UnidentifiedImageError
+
     try:
         with archive.open(entry) as file:
             content = file.read(size * size * 2 + _HEADER)  # whatever the zip's list says
@@ -250,6 +256,8 @@ def _of_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> 
         warnings.simplefilter("ignore")  # of Pillow, about what is refused below
         try:
             return _of_image(content, size)
+        except UnidentifiedImageError:
+            return "cannot be read as a TIFF"
         except Exception as error:  # Pillow raises whatever a damaged file makes its parser do
             return f"cannot be read as a TIFF ({' '.join(str(error).split())[:100]})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,18 @@ NETWORK = (
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run, whose network has its first weights."""
-    root = tmp_path_factory.mktemp("outputs")
+    return _trained(tmp_path_factory)
+
+
+@functools.cache  # a fixture that modules import is one for each of them
+def _trained(factory: pytest.TempPathFactory) -> Path:
+    root = factory.mktemp("outputs")
     return run_folder(root, root / "run")
 
 
-def run_folder(root: Path, path: Path, *overrides: str) -> Path:
-    """Leave what a run leaves; its sample is below a root."""
-    options = ("tracking=off", *SMALL_SAMPLE, *NETWORK, *overrides)
+def run_folder(root: Path, path: Path, *overrides: str, sample: bool = True) -> Path:
+    """Leave what a run leaves; its sample, if it is on one, is below a root."""
+    options = ("tracking=off", *(SMALL_SAMPLE if sample else ()), *NETWORK, *overrides)
     config = config_below(root, *options)
     folder = finished_folder(path, config)
     data = assembly.build_data(config, parts=("test",))
