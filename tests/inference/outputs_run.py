@@ -24,12 +24,11 @@ NETWORK = (
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run, whose network has its first weights."""
-    return _trained(tmp_path_factory)
+    return _trained(tmp_path_factory.getbasetemp() / "outputs")
 
 
 @functools.cache  # a fixture that modules import is one for each of them
-def _trained(factory: pytest.TempPathFactory) -> Path:
-    root = factory.mktemp("outputs")
+def _trained(root: Path) -> Path:
     return run_folder(root, root / "run")
 
 
