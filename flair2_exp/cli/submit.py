@@ -37,6 +37,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("--ids says what --check expects; a submission holds its run's test part.")
     if not (options.run or options.ensemble):
         raise UsageError(f"submit needs a run, as `{PROGRAM} submit outputs/NAME/TIME`.")
+    if options.batch_size < 1 or options.workers < 0:
+        raise UsageError(
+            f"--batch-size {options.batch_size} --workers {options.workers}: expected 1 or more, "
+            "and 0 or more."
+        )
     from flair2_exp.inference.rasters import require_free
 
     require_free([options.out], options.overwrite)  # before a network is loaded

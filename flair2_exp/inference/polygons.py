@@ -157,8 +157,8 @@ def _sieved(file: Any, smallest: int, folder: Path) -> Any:
     """Return what polygons are made of: the band, or a map in memory of its sieved pixels.
 
     GDAL's sieve leaves a polygon as it is where it finds small neighbours alone. So the size grows
-    from pass to pass, by which the smallest merge first: by a factor of 4, which leaves nothing of
-    a map with 60 % of its pixels drawn at random (8 leaves some, a single pass a fifth of it).
+    from pass to pass, by which the smallest merge first. Doubled, nothing was left of maps whose
+    pixels, or squares of them, were drawn at random; times 4, a sixth of the squares' polygons.
     """
     band = rasterio.band(file, 1)
     if smallest <= 1:
@@ -168,12 +168,12 @@ def _sieved(file: Any, smallest: int, folder: Path) -> Any:
         os.posix_fallocate(raw.fileno(), 0, file.width * file.height)
     pixels: Any = np.memmap(path, np.uint8, "r+", shape=(file.height, file.width))
     with quiet(), rasterio.open(_mask(file)) as mask:
-        source, size = band, 4
+        source, size = band, 2
         while True:
             sieve(source, min(size, smallest), out=pixels, mask=rasterio.band(mask, 1))
             if size >= smallest:
                 return pixels
-            source, size = pixels, size * 4
+            source, size = pixels, size * 2
 
 
 def _mask(file: Any) -> str:

@@ -51,6 +51,7 @@ def test_problems_are_printed_by_kind_and_give_status_1(
     ([], "submit needs a run"),
     (["run", "--ids", "x"], "--ids says what --check expects"),
     (["run", "--check", "x.zip"], "--check takes a zip alone"),
+    (["run", "--batch-size", "0"], "--batch-size 0 --workers 0: expected 1 or more"),
     (["run", "--tta", "flip"], "invalid choice: 'flip'"),
 ])  # fmt: skip
 def test_words_that_do_not_go_together_are_refused(words: list[str], message: str) -> None:

@@ -128,6 +128,14 @@ def test_no_polygon_is_smaller_than_asked_for_and_no_area_is_lost_beside_a_large
     assert lost >= -1e-6
 
 
+@pytest.mark.parametrize("grain", [1, 5, 16])
+def test_no_area_is_lost_where_all_polygons_are_small(grain: int, tmp_path: Path) -> None:
+    raster = written(tmp_path / "landcover.tif", drawn(512, 512, grain, 0, empty=0))
+    summary = write_polygons(raster, tmp_path / "x.gpkg", FLAIR_13, smallest=1500 * PIXEL)
+    assert summary.left_out == 0
+    assert sum(read(summary.path)[1]["area_m2"]) == pytest.approx(512 * 512 * PIXEL)
+
+
 def test_what_is_too_small_becomes_part_of_its_largest_neighbour(tmp_path: Path) -> None:
     classes = np.full((60, 60), NODATA, np.uint8)
     classes[:, :30] = 1
