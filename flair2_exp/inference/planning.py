@@ -183,7 +183,7 @@ class Plan:
         across = mirrored(np.arange(first, stop), self.columns.size)
         left, top = int(across.min()), int(down.min())
         pixels, valid = self.image.read((left, top, int(across.max()) + 1, int(down.max()) + 1))
-        if len(across) > pixels.shape[2] or patch > pixels.shape[1]:  # beyond the end
+        if across[-1] != stop - 1 or down[-1] != row * stride + patch - 1:  # mirrored at the end
             pixels = pixels[:, down - top][:, :, across - left]
             valid = valid[down - top][:, across - left]
         for column in run:
