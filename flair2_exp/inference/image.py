@@ -60,7 +60,7 @@ def raster_settings() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """A file, and where its pixels lie in the image."""
 
     path: Path
@@ -142,14 +142,14 @@ class Image:
     """
 
     grid: Grid
-    sources: tuple[_Source, ...]
+    sources: tuple[Source, ...]
     """Later ones lie on top."""
     indexes: tuple[int, ...]
     """Of the bands in the files, from 1."""
     kind: np.dtype[Any]
     nodata: float | None = None
     """Instead of the files' own."""
-    opened: Callable[[_Source, float | None], DatasetReader] = field(
+    opened: Callable[[Source, float | None], DatasetReader] = field(
         default_factory=lambda: functools.lru_cache(maxsize=_OPEN_FILES)(_opened), compare=False
     )
 
@@ -176,7 +176,7 @@ class Image:
             valid[rows, columns] |= holds
         return pixels, valid
 
-    def _read(self, source: _Source, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _read(self, source: Source, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         left, top = source.box[:2]
         window = Window(box[0] - left, box[1] - top, box[2] - box[0], box[3] - box[1])
         try:
@@ -245,7 +245,7 @@ def _has_block(file: DatasetReader, index: int, box: Box, part: Box) -> bool:
     )
 
 
-def _opened(source: _Source, nodata: float | None) -> DatasetReader:
+def _opened(source: Source, nodata: float | None) -> DatasetReader:
     """Return a file, resampled as needed; closed when others push it out."""
     file = rasterio.open(source.path)
     if source.warped is None:
@@ -392,7 +392,7 @@ def _require_resolution(headers: Sequence[Header], wanted: float | None, resampl
         )
 
 
-def _arranged(headers: Sequence[Header], wanted: float | None) -> tuple[Grid, tuple[_Source, ...]]:
+def _arranged(headers: Sequence[Header], wanted: float | None) -> tuple[Grid, tuple[Source, ...]]:
     """Return the grid of all files, and where each lies in it.
 
     Args:
@@ -418,7 +418,7 @@ def _arranged(headers: Sequence[Header], wanted: float | None) -> tuple[Grid, tu
     left, top = (min(box[at] for box, _ in placed) for at in (0, 1))
     right, bottom = (max(box[at] for box, _ in placed) for at in (2, 3))
     sources = [
-        _Source(header.path, (box[0] - left, box[1] - top, box[2] - left, box[3] - top))
+        Source(header.path, (box[0] - left, box[1] - top, box[2] - left, box[3] - top))
         for header, (box, _) in zip(headers, placed, strict=True)
     ]
     return first.part(Window(left, top, right - left, bottom - top)), tuple(sources)
@@ -433,7 +433,7 @@ def _placed(header: Header, first: Grid) -> tuple[Box, float]:
     return (left, top, left + grid.width, top + grid.height), shift
 
 
-def _resampled(headers: Sequence[Header], wanted: float) -> tuple[Grid, tuple[_Source, ...]]:
+def _resampled(headers: Sequence[Header], wanted: float) -> tuple[Grid, tuple[Source, ...]]:
     """Return the grid of a resolution over all files, and each file resampled to it."""
     sides = [rasterio.transform.array_bounds(h.grid.height, h.grid.width, h.grid.transform)
              for h in headers]  # fmt: skip
@@ -450,6 +450,6 @@ def _resampled(headers: Sequence[Header], wanted: float) -> tuple[Grid, tuple[_S
             min(width, math.ceil((side[2] - west) / wanted - 1e-6)),
             min(height, math.ceil((north - side[1]) / wanted - 1e-6)),
         )
-        own = _Source(header.path, box, grid.transform @ Affine.translation(*box[:2]))
+        own = Source(header.path, box, grid.transform @ Affine.translation(*box[:2]))
         sources.append(replace(own, shrinks=header.grid.resolution[0] < wanted))
     return grid, tuple(sources)

@@ -1,4 +1,4 @@
-"""Predictions as GeoTIFFs: classes with the data set's values and colours, probabilities, confidence.
+"""Predictions as GeoTIFFs: classes in the data set's values and colours, probabilities, confidence.
 
 A raster is written block by block and appears whole. The same blocks and tags give the same bytes.
 """
@@ -91,7 +91,7 @@ class Layer:
     @property
     def values(self) -> Pixels:
         """(256,) what a block's numbers become in the file."""
-        table = np.arange(NODATA + 1, dtype=np.uint8)
+        table: Pixels = np.arange(NODATA + 1, dtype=np.uint8)
         if self.kind == "classes":
             table[:] = NODATA
             for index, each in enumerate(self.nomenclature.classes):
@@ -101,7 +101,7 @@ class Layer:
     @property
     def indices(self) -> Pixels:
         """(256,) what a file's numbers are in a block: the reverse of `values`."""
-        table = np.full(NODATA + 1, NODATA, dtype=np.uint8)
+        table: Pixels = np.full(NODATA + 1, NODATA, dtype=np.uint8)
         values = self.values
         known = values != NODATA
         table[values[known]] = np.flatnonzero(known)
@@ -115,7 +115,7 @@ class Layer:
             probabilities: (C, H, W) in 0..1.
         """
         if self.kind == "classes":
-            return classes[None]
+            return classes[np.newaxis]
         if self.kind == "confidence":
             return quantised(probabilities.max(axis=0, keepdims=True))
         return quantised(probabilities[self.positions])
@@ -123,8 +123,8 @@ class Layer:
 
 def quantised(probabilities: NDArray[np.float32]) -> Pixels:
     """Return probabilities of 0..1 as files hold them, in steps of 1/250."""
-    steps = np.rint(probabilities * np.float32(PROBABILITY_STEPS))
-    return np.clip(steps, 0, PROBABILITY_STEPS).astype(np.uint8)
+    steps: Pixels = np.rint(probabilities * np.float32(PROBABILITY_STEPS)).astype(np.uint8)
+    return steps
 
 
 def _require_bytes(nomenclature: Nomenclature) -> None:
@@ -165,20 +165,29 @@ def require_free(paths: Iterable[Path], overwrite: bool) -> None:
         ConfigError: One is there and `overwrite` is False; or its folder cannot be written.
     """
     for path in paths:
-        reason = unusable(str(path.absolute()))
-        if not reason and path.is_dir():
-            reason = "this is a folder"
-        if reason:
-            raise ConfigError(f"{str(path)[:100]}: {reason}.\nName another file.")
+        require_writable(path)
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder.\nName a file.")
         if path.exists() and not overwrite:
             raise ConfigError(f"{path} is there already.\nName another file, or add --overwrite.")
-        folder = nearest_existing(path.absolute().parent)
-        sealed = os.statvfs(folder).f_flag & os.ST_RDONLY
-        if not folder.is_dir() or sealed or not os.access(folder, os.W_OK | os.X_OK):
-            raise ConfigError(
-                f"cannot write {path}: {folder} is not a folder that can be written.\n"
-                "Name a file in another folder."
-            )
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file or folder that could not be made; make nothing.
+
+    Raises:
+        ConfigError: It could not; the message names what is in the way.
+    """
+    reason = unusable(str(path.absolute()))
+    if reason:
+        raise ConfigError(f"{str(path)[:100]}: {reason}.\nName another place.")
+    folder = nearest_existing(path.absolute() if path.is_dir() else path.absolute().parent)
+    if not folder.is_dir():
+        reason = "not a folder"
+    elif os.statvfs(folder).f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
+        reason = "read-only"
+    if reason:
+        raise ConfigError(f"cannot write {path}: {folder} is {reason}.\nName another place.")
 
 
 def provenance(predictor: Predictor, command: str) -> dict[str, str]:
@@ -250,14 +259,15 @@ def write_layer(
     Raises:
         OSError: It cannot be written, as on a full disk; nothing is left.
     """
-    with replacing(path) as fresh, _system_errors(fresh):
+    with replacing(path) as fresh:
         if not cog:
             _write(fresh, grid, layer, blocks, tags)
             return
         plain = fresh.with_name(f"{fresh.name}.plain")
         try:
             _write(plain, grid, layer, blocks, tags)
-            _copy_optimised(plain, fresh, layer)
+            with system_errors(fresh, room=2 * plain.stat().st_size):
+                _copy_optimised(plain, fresh, layer)
         finally:
             plain.unlink(missing_ok=True)
 
@@ -267,7 +277,7 @@ def is_written(path: Path, layer: Layer, tags: Mapping[str, str]) -> bool:
     if not path.is_file():
         return False
     try:
-        with _quiet(), rasterio.open(path, driver="GTiff") as file:
+        with quiet(), rasterio.open(path, driver="GTiff") as file:
             file.read()
             same = file.tags().get(MADE_FROM) == tags[MADE_FROM]
             return bool(same and file.descriptions == layer.descriptions)
@@ -278,29 +288,32 @@ def is_written(path: Path, layer: Layer, tags: Mapping[str, str]) -> bool:
 def _write(path: Path, grid: Grid, layer: Layer, blocks: Blocks, tags: Mapping[str, str]) -> None:
     side = min(BLOCK, -(-max(grid.width, grid.height) // 16) * 16)  # a multiple of 16
     values = layer.values
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        width=grid.width,
-        height=grid.height,
-        count=layer.bands,
-        dtype="uint8",
-        crs=grid.crs,
-        transform=grid.transform,
-        nodata=NODATA,
-        tiled=True,
-        blockxsize=side,
-        blockysize=side,
-        compress="DEFLATE",
-        # Differences of neighbouring pixels help where values are quantities.
-        predictor=1 if layer.kind == "classes" else 2,
-        # All bands of a block are written at once, so that the order in the file does not depend on
-        # when GDAL's cache is full.
-        interleave="pixel",
-        bigtiff="IF_SAFER",
-        sparse_ok=True,
-    ) as file:
+    with (
+        system_errors(path),
+        rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            width=grid.width,
+            height=grid.height,
+            count=layer.bands,
+            dtype="uint8",
+            crs=grid.crs,
+            transform=grid.transform,
+            nodata=NODATA,
+            tiled=True,
+            blockxsize=side,
+            blockysize=side,
+            compress="DEFLATE",
+            # Differences of neighbouring pixels help where values are quantities.
+            predictor=1 if layer.kind == "classes" else 2,
+            # All bands of a block are written at once: else the order in the file would depend on
+            # when GDAL's cache is full.
+            interleave="pixel",
+            bigtiff="IF_SAFER",
+            sparse_ok=True,
+        ) as file,
+    ):
         _describe(file, layer, tags)
         for row, column, pixels in blocks:
             window = Window(column, row, pixels.shape[2], pixels.shape[1])
@@ -324,42 +337,52 @@ def _describe(file: Any, layer: Layer, tags: Mapping[str, str]) -> None:
 
 
 def _copy_optimised(plain: Path, fresh: Path, layer: Layer) -> None:
-    rasterio.shutil.copy(
-        plain,
-        fresh,
-        driver="COG",
-        blocksize=BLOCK,
-        compress="DEFLATE",
-        predictor="NO" if layer.kind == "classes" else "YES",
-        overview_resampling="NEAREST" if layer.kind == "classes" else "AVERAGE",
-        bigtiff="IF_SAFER",
-        sparse_ok="YES",
-    )
+    options = {
+        "blocksize": BLOCK,
+        "compress": "DEFLATE",
+        "predictor": "NO" if layer.kind == "classes" else "YES",
+        "overview_resampling": "NEAREST" if layer.kind == "classes" else "AVERAGE",
+        "bigtiff": "IF_SAFER",
+        "sparse_ok": "YES",
+    }
+    try:
+        rasterio.shutil.copy(plain, fresh, driver="COG", **options)
+    except Exception as error:  # a class that rasterio keeps to itself
+        raise RasterioError(str(error)) from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Silence the warning that a raster lies nowhere: patches may."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # patches may lie nowhere
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
 
 @contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
-    """Raise the system's error where GDAL could not write, which says neither number nor file."""
+def system_errors(path: Path, room: int = 2**20) -> Iterator[None]:
+    """Raise the system's error where GDAL could not write a file: its own has no number.
+
+    Args:
+        path: The file, within `files.replacing`.
+        room: Bytes that it lacked at most, where GDAL removes what it has written of it.
+
+    Raises:
+        OSError: The file could not be made, or could not grow.
+    """
     try:
-        with _quiet():
+        with quiet():
             yield
     except RasterioError as error:
-        raise _system_error(path) or error from error
+        raise _system_error(path, room) or error from error
 
 
-def _system_error(path: Path) -> OSError | None:
+def _system_error(path: Path, room: int) -> OSError | None:
     """Return why a file cannot grow; None where it can."""
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent) as probe:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
             length = path.stat().st_size if path.exists() else 0
-            os.posix_fallocate(probe.fileno(), length, 2**20)
+            os.posix_fallocate(probe.fileno(), length, room)
     except OSError as error:
         return OSError(error.errno, error.strerror, str(path))
     return None
