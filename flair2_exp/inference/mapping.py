@@ -34,7 +34,7 @@ from flair2_exp.inference.rasters import (
     write_layer,
 )
 from flair2_exp.inference.tiling import Join
-from flair2_exp.inference.working import Work
+from flair2_exp.inference.working import Work, devices_beside
 from flair2_exp.shortage import shortage
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def map_raster(
         plan = Plan(predictor, images, out, options, surroundings)
         paths = {str(layer.kind): layer_path(out, layer.kind) for layer in plan.layers}
         _require_outputs(list(paths.values()), images, plan.parts, options.overwrite)
+        devices_beside(predictor.device, options.devices)
         with plan.parts.held(), _shortage_in_words(out, command):
             division = plan.parts.settle(plan.made_from(), plan.division, afresh=options.overwrite)
             plan.division = (division[0], division[1])

@@ -74,7 +74,7 @@ class Parts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder for this process; it is made where it is missing.
+        """Hold the folder for this process; it is made where it is missing, removed while empty.
 
         Raises:
             ConfigError: Another process predicts the same file, or the folder cannot be written.
@@ -87,7 +87,11 @@ class Parts:
                 "Name a file in another folder."
             ) from None
         with locked(self.folder, "name another file"):
-            yield
+            try:
+                yield
+            finally:
+                if not any(self.folder.glob("*.npz")):
+                    self.remove()
 
     def settle(self, made_from: Mapping[str, Any], division: Sequence[int], *, afresh: bool) -> Any:
         """Keep the parts that are there, or start a new map; return the division into units.

@@ -121,7 +121,7 @@ class Work:
     def _others(self) -> Iterator[None]:
         """Have further processes at work within this context."""
         plan, context = self._plan, multiprocessing.get_context("spawn")
-        devices = _devices(plan.predictor.device, plan.options.devices)
+        devices = devices_beside(plan.predictor.device, plan.options.devices)
         processes = [
             context.Process(
                 target=_work_beside,
@@ -157,7 +157,7 @@ def _threads(devices: int) -> int:
     return max(1, cores() // devices)
 
 
-def _devices(own: Any, count: int) -> list[str]:
+def devices_beside(own: Any, count: int) -> list[str]:
     """Return the devices of the processes beside this one.
 
     Raises:
@@ -198,7 +198,7 @@ def _work_beside(
         plan = recipe.plan(device)
         try:
             predict_units(plan, missing, tally, number, require_parent)
-        except FlairError as error:  # the one that started this takes the unit over, and raises it
+        except (FlairError, OSError) as error:  # who started this takes the unit over, and raises
             log.warning("a process beside this one has ended: %s", error)
 
 
@@ -218,7 +218,7 @@ def predict_units(
         missing: The units.
         tally: Tiles predicted and skipped, of each process.
         number: Of this one.
-        step: Called after each batch.
+        step: Called after each tile.
     """
     for waits in (False, True):
         for unit in missing:

@@ -215,9 +215,10 @@ def test_what_is_nodata_is_said_by_option_alpha_or_mask(
     path, options = tmp_path / "image.tif", MapOptions()
     if kind == "alpha":
         with_alpha = np.concatenate([values, np.where(hole, 0, 255).astype(np.uint8)[None]])
-        raster(path, with_alpha, photometric="RGB", alpha="yes")
+        raster(path, with_alpha)
         with rasterio.open(path, "r+") as file:
-            file.colorinterp = [*file.colorinterp[:5], rasterio.enums.ColorInterp.alpha]
+            colours = rasterio.enums.ColorInterp
+            file.colorinterp = [*[colours.undefined] * 5, colours.alpha]
     elif kind == "mask":
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             raster(path, values)
@@ -378,13 +379,13 @@ def test_two_predictions_of_one_file_at_once_are_refused(network: Path, image: P
 
 
 def test_a_raster_that_ends_in_the_middle_is_named(network: Path, tmp_path: Path) -> None:
-    image = raster(tmp_path / "image.tif", pixels(400, 400))
+    image = raster(tmp_path / "image.tif", pixels(400, 400), names=())
     with image.open("r+b") as file:
         file.truncate(300_000)
     out = tmp_path / "map.tif"
     with pytest.raises(DamagedPatchError, match=r"image.tif cannot be read at.*\n.*incomplete"):
         map_raster(echo(network), [image], out)
-    assert not out.exists()
+    assert [*tmp_path.iterdir()] == [image]
 
 
 def test_a_folder_that_cannot_be_made_is_named(network: Path, image: Path) -> None:
