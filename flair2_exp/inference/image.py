@@ -197,12 +197,16 @@ class Image:
     ) -> NDArray[np.bool_]:
         """Return where bands are nodata, (C, H, W)."""
         missing = np.zeros(pixels.shape, np.bool_)
+        # GDAL's own masks go by alpha in files of two and four bands alone.
+        alpha = [at for at, each in enumerate(file.colorinterp, 1) if each == ColorInterp.alpha]
+        if alpha:
+            missing |= file.read(alpha[0], window=window) == 0
         for at, index in enumerate(self.indexes):
             nodata = self._nodata(file, index)
             if nodata is not None:
-                missing[at] = np.isnan(pixels[at]) if math.isnan(nodata) else pixels[at] == nodata
+                missing[at] |= np.isnan(pixels[at]) if math.isnan(nodata) else pixels[at] == nodata
             elif MaskFlags.all_valid not in file.mask_flag_enums[index - 1]:
-                missing[at] = file.read_masks(index, window=window) == 0
+                missing[at] |= file.read_masks(index, window=window) == 0
         return missing
 
     def _nodata(self, file: DatasetReader, index: int) -> float | None:

@@ -133,6 +133,18 @@ def test_another_resolution_is_resampled_on_request(predictor: Predictor, tmp_pa
     assert valid.all()
 
 
+def test_what_a_mask_hides_stays_hidden_when_it_is_resampled(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    path = raster(tmp_path / "image.tif", pixels(40, 60, low=1), metres=METRES / 2)
+    hole = np.zeros((40, 60), bool)
+    hole[:, 30:] = True
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(~hole)
+    _, valid = whole(open_image([path], predictor, resample=True))
+    assert np.array_equal(valid, ~hole[::2, ::2])
+
+
 def test_resampled_windows_are_those_of_the_whole(predictor: Predictor, tmp_path: Path) -> None:
     path = raster(tmp_path / "image.tif", pixels(90, 110), metres=1.1)
     image = open_image([path], predictor, resample=True)
