@@ -1,4 +1,6 @@
-"""Measure what the code costs: `scripts/benchmark.py {data,launch,model,report,sweeper} [options]`.
+"""Measure what the code costs: `scripts/benchmark.py NAME [options]`.
+
+Names: data, inference, launch, model, report, sweeper.
 
 Prints each figure, its spread and what it must reach, and last a JSON line; the exit status is 1
 where a figure is missed. Run it on a quiet machine.

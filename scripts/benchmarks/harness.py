@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 from flair2_exp.errors import FlairError
 from flair2_exp.tracking.provenance import machine
 
-BENCHMARKS: Final = ("data", "launch", "model", "report", "sweeper")
+BENCHMARKS: Final = ("data", "inference", "launch", "model", "report", "sweeper")
 """Modules with `ROUNDS` (the least samples of a figure, and the default), `OPTIONS` (argparse's
 arguments by flag) and `measure`, which takes the parsed options and returns figures and facts."""
 
