@@ -81,7 +81,8 @@ class Graph(nn.Module):
             if isinstance(module, UTAE):
                 module.packs = False
         self.head = member.task.main_head
-        self.image = _Scaling(_BYTE, inputs.scale, member.normalisation.image)
+        whole = inputs.kind.kind == "u"
+        self.image = _Scaling(_BYTE, inputs.scale, member.normalisation.image, whole=whole)
         divisor = sentinel2.divisor(inputs.s2_preproc)
         self.series = _Scaling(1.0, divisor, member.normalisation.series)
         self.pads = "padding" in spec.arguments and not scores_by_batches(spec)
@@ -111,14 +112,20 @@ class Graph(nn.Module):
 
 
 class _Scaling(nn.Module):
-    """(x · factor / divisor - mean) / deviation, by band of the third axis from the end."""
+    """(x · factor / divisor - mean) / deviation, by band of the third axis from the end.
+
+    What was a whole number before it was divided by the factor becomes that number again: a band
+    that is the same everywhere has a deviation near 0, which would make much of a rounding error.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, factor: float, divisor: float, moments: Moments | None) -> None:
+    def __init__(
+        self, factor: float, divisor: float, moments: Moments | None, *, whole: bool = False
+    ) -> None:
         super().__init__()
-        self.factor, self.divisor = factor, divisor
+        self.factor, self.divisor, self.whole = factor, divisor, whole
         self.normalises = moments is not None
         mean, std = (moments.mean, moments.std) if moments else ((), ())
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
@@ -127,7 +134,8 @@ class _Scaling(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         if self.factor != self.divisor:
-            values = values * self.factor / self.divisor
+            values = values * self.factor
+            values = (values.round() if self.whole else values) / self.divisor
         return (values - self.mean) / self.std if self.normalises else values
 
 

@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 
 NORMALISATION = {
     "image": {"bands": AERIAL_BANDS, "mean": (0.4, 0.5, 0.3, 0.6, 0.1),
-              "std": (0.2, 0.1, 0.3, 0.15, 0.0)},
+              "std": (0.2, 0.1, 0.3, 0.15, 0.05)},
     "series": {"bands": tuple("abcdefghij"), "mean": (0.1,) * 10, "std": (0.2,) * 10},
 }  # fmt: skip
 

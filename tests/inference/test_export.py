@@ -158,6 +158,16 @@ def test_a_network_that_no_graph_can_hold_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "net.pt2").exists()
 
 
+@pytest.mark.slow
+def test_images_of_16_bits_are_scaled_within_the_graph(tmp_path: Path) -> None:
+    path = made.checkpoint(tmp_path / "net.ckpt", "model=unet", normalisation=made.NORMALISATION)
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"]["inputs"] |= {"image_type": "uint16", "scale": 10_000.0}
+    torch.save(content, path)
+    predictor = Predictor.from_run(path, device="cpu")
+    assert export_program(predictor, tmp_path / "net.pt2").largest < ROUNDING
+
+
 def test_ensembles_and_augmented_predictions_are_refused(unet: Predictor, tmp_path: Path) -> None:
     stored = unet.members[0].stored
     with pytest.raises(UsageError, match="an ensemble of 2 runs is not exported: name one run"):
