@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from flair2_exp.cli.predicting import add_run_arguments, predictor_of
 from flair2_exp.cli.verbs import PROGRAM, Parser
 from flair2_exp.errors import ConfigError, UsageError
 from flair2_exp.shortage import shortage
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("nothing to do: give --format and --out FILE, or --register NAME.")
     if options.out:
         _require_place(options.out, options.format, options.overwrite)
-    predictor = _predictor_of(options)
+    predictor = predictor_of(options)
     from flair2_exp.inference import export
 
     export.single(predictor)
@@ -148,7 +149,7 @@ torch         a program of torch.export, which runs without this package; checke
 safetensors   the weights, with a model card beside them; every command takes it as a RUN
 """,
     )
-    _add_run_arguments(made)
+    add_run_arguments(made, several=False)
     made.add_argument("--format", choices=tuple(SUFFIXES), help="what is written")
     made.add_argument("--out", type=Path, metavar="FILE", help="where to")
     made.add_argument(
@@ -157,15 +158,3 @@ safetensors   the weights, with a model card beside them; every command takes it
     )  # fmt: skip
     made.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     return made
-
-
-def _add_run_arguments(parser: Parser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's folder, checkpoint, or MLflow run id")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1 (default: cpu)")
-    parser.add_argument("--tracking-uri", default="", metavar="URI", help="of the MLflow store")
-
-
-def _predictor_of(options: argparse.Namespace) -> Predictor:
-    from flair2_exp.inference.predictor import Predictor
-
-    return Predictor.from_run(options.run, device=options.device, tracking_uri=options.tracking_uri)

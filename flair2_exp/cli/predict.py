@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from flair2_exp.cli.predicting import add_run_arguments, command_line, predictor_of
+from flair2_exp.cli.predicting import (
+    add_run_arguments,
+    command_line,
+    predictor_of,
+    results_root,
+)
 from flair2_exp.cli.progress import progress
 from flair2_exp.cli.verbs import PROGRAM, Parser
 from flair2_exp.errors import UsageError
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.out is not None:
         _rasters(predictor, options, command)
     if options.out is None or options.score:
-        _score(predictor, options, command)
+        _score(predictor, options, arguments)
     return 0
 
 
@@ -66,7 +71,9 @@ def _require_sense(options: argparse.Namespace, parser: argparse.ArgumentParser)
 
 
 def _map(predictor: Predictor, options: argparse.Namespace, command: str) -> None:
+    from flair2_exp.inference.legend import write_legend
     from flair2_exp.inference.mapping import MapOptions, map_raster
+    from flair2_exp.inference.surroundings import Flight
 
     chosen = MapOptions(
         overlap=options.overlap,
@@ -76,6 +83,8 @@ def _map(predictor: Predictor, options: argparse.Namespace, command: str) -> Non
         area=options.area,
         bounds=tuple(options.bounds) if options.bounds else None,
         nodata=options.nodata,
+        series=options.series,
+        flight=Flight.parse(" ".join(options.flight)) if options.flight else None,
         probabilities=_classes(predictor, options),
         confidence=options.confidence,
         cog=options.cog,
@@ -83,11 +92,18 @@ def _map(predictor: Predictor, options: argparse.Namespace, command: str) -> Non
         devices=options.devices,
         overwrite=options.overwrite,
     )
-    with progress("megapixels") as report:
+    with progress("tiles") as report:
         summary = map_raster(
             predictor, options.image, options.out, chosen, command=command, progress=report
         )
+    write_legend(options.out, predictor.nomenclature)
     print(summary)
+    if options.polygons is not None:
+        from flair2_exp.inference.polygons import write_polygons
+
+        vectors = options.out.with_suffix(".gpkg")
+        print(write_polygons(options.out, vectors, predictor.nomenclature,
+                             smallest=options.polygons))  # fmt: skip
 
 
 def _rasters(predictor: Predictor, options: argparse.Namespace, command: str) -> None:
@@ -104,8 +120,27 @@ def _rasters(predictor: Predictor, options: argparse.Namespace, command: str) ->
     print(summary)
 
 
-def _score(predictor: Predictor, options: argparse.Namespace, command: str) -> None:
-    raise NotImplementedError
+def _score(predictor: Predictor, options: argparse.Namespace, words: Sequence[str]) -> None:
+    """Score the predictor: on the test part it leaves a run, on others it prints the scores."""
+    from flair2_exp.inference.evaluation import evaluate, require_scorable
+    from flair2_exp.inference.scoring import score
+
+    with progress(f"{options.split} patches") as report:
+        if options.split == "test":
+            folder = score(
+                predictor, results_root(), name=options.name or "",
+                tracking_uri=options.tracking_uri, batch_size=options.batch_size,
+                workers=options.workers, words=words, progress=report,
+            )  # fmt: skip
+            print(f"scored: {folder}")
+            return
+        require_scorable(predictor, options.split)
+        done = evaluate(
+            predictor, options.split, batch_size=options.batch_size, workers=options.workers,
+            progress=report,
+        )  # fmt: skip
+    for name, value in done.metrics.items():
+        print(f"{name:<40}{value:.4f}")
 
 
 def _classes(predictor: Predictor, options: argparse.Namespace) -> tuple[str, ...]:

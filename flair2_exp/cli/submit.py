@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flair2_exp.cli.predicting import add_run_arguments, predictor_of
+from flair2_exp.cli.progress import progress
 from flair2_exp.cli.verbs import PROGRAM, Parser
 from flair2_exp.errors import UsageError
 
 if TYPE_CHECKING:
-    from flair2_exp.inference.split import Progress
     from flair2_exp.inference.submission import SubmissionSummary
 
 _SHOWN: Final = 20
@@ -35,8 +33,6 @@ def main(arguments: Sequence[str]) -> int:
         return _check(options)
     if options.ids is not None:
         raise UsageError("--ids says what --check expects; a submission holds its run's test part.")
-    if not (options.run or options.ensemble):
-        raise UsageError(f"submit needs a run, as `{PROGRAM} submit outputs/NAME/TIME`.")
     if options.batch_size < 1 or options.workers < 0:
         raise UsageError(
             f"--batch-size {options.batch_size} --workers {options.workers}: expected 1 or more, "
@@ -48,14 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     from flair2_exp.inference.submission import write_submission
 
     predictor = predictor_of(options)
-    with _progress("patches") as progress:
+    with progress("patches") as report:
         summary = write_submission(
             predictor,
             options.out,
             batch_size=options.batch_size,
             workers=options.workers,
             overwrite=options.overwrite,
-            progress=progress,
+            progress=report,
         )
     print(_text(summary))
     return 0
@@ -98,8 +94,8 @@ def _check(options: argparse.Namespace) -> int:
     from flair2_exp.inference.submission import PATCHES, SIZE, check_submission
 
     ids, size = _expected(options) if options.ids else (None, SIZE)
-    with _progress("files") as progress:
-        findings = check_submission(options.check, ids, size=size, progress=progress)
+    with progress("files") as report:
+        findings = check_submission(options.check, ids, size=size, progress=report)
     if not findings:
         which = f"all {len(ids):,} patches" if ids is not None else "as far as the files tell"
         print(f"{options.check}: sound, {which}.")
@@ -137,17 +133,6 @@ def _expected(options: argparse.Namespace) -> tuple[list[str], int]:
     predictor = Predictor.from_run(options.ids, device="cpu", tracking_uri=options.tracking_uri)
     ids = predictor.data[0].index.ids[positions_of(predictor, "test")]
     return ids.tolist(), predictor.patch_size
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Progress]:
-    """Show on standard error how many are done."""
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    with Bars(console=Console(file=sys.stderr), transient=True) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _parser() -> Parser:

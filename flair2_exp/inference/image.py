@@ -19,6 +19,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
@@ -152,6 +153,12 @@ class Image:
     opened: Callable[[Source, float | None], DatasetReader] = field(
         default_factory=lambda: functools.lru_cache(maxsize=_OPEN_FILES)(_opened), compare=False
     )
+
+    @property
+    def crs(self) -> CRS:
+        """Its coordinate reference system, projected."""
+        assert self.grid.crs is not None, "its files are required to have one"
+        return self.grid.crs
 
     def read(self, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the pixels within a box, (C, H, W), and which of them hold data, (H, W).

@@ -39,7 +39,7 @@ from flair2_exp.shortage import shortage
 
 if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Predictor
-    from flair2_exp.inference.surroundings import Surroundings
+    from flair2_exp.inference.surroundings import Flight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,10 @@ class MapOptions:
     """West, south, east, north in the image's CRS."""
     nodata: float | None = None
     """Of the input; None: the files' own values and masks."""
+    series: Path | None = None
+    """Folder of Sentinel-2 acquisitions (see `series`), for networks that read them."""
+    flight: Flight | None = None
+    """That took the image, for networks that read metadata."""
     probabilities: tuple[str, ...] = ()
     """Names of classes whose probabilities are written, too."""
     confidence: bool = False
@@ -106,7 +110,6 @@ def map_raster(
     out: Path,
     options: MapOptions = MapOptions(),
     *,
-    surroundings: Surroundings | None = None,
     command: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> MapSummary:
@@ -121,7 +124,6 @@ def map_raster(
         images: One raster, or several of a mosaic, later ones on top.
         out: The GeoTIFF of classes.
         options: How.
-        surroundings: What tiles have beside their image, for networks that read it.
         command: What makes the map, for its tags and for messages.
         progress: Is given how many tiles are done, and of how many.
 
@@ -130,7 +132,7 @@ def map_raster(
             ran out of something; the message says what to do.
     """
     with raster_settings():
-        plan = Plan(predictor, images, out, options, surroundings)
+        plan = Plan(predictor, images, out, options)
         paths = {str(layer.kind): layer_path(out, layer.kind) for layer in plan.layers}
         _require_outputs(list(paths.values()), images, plan.parts, options.overwrite)
         devices_beside(predictor.device, options.devices)

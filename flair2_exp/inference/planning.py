@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from flair2_exp.errors import FlairError
 from flair2_exp.inference.area import Area, area_of
 from flair2_exp.inference.image import Box, Image, open_image
 from flair2_exp.inference.parts import Parts
 from flair2_exp.inference.rasters import Layer, layers_of, made_from
+from flair2_exp.inference.surroundings import surroundings_of
 from flair2_exp.inference.tiling import Axis, Unit, default_overlap, mirrored, units
 
 if TYPE_CHECKING:
     from flair2_exp.inference.mapping import MapOptions
     from flair2_exp.inference.predictor import Predictor, Tile
-    from flair2_exp.inference.surroundings import Surroundings
 
 UNIT_TILES: Final = (64, 9)
 """Rows and columns of tiles in a unit. So narrow, at most 4,096 pixels of a patch size of 512, that
@@ -58,10 +55,9 @@ class Plan:
         images: Sequence[Path],
         out: Path,
         options: MapOptions,
-        surroundings: Surroundings | None,
     ) -> None:
         self.predictor, self.images, self.out = predictor, tuple(images), out
-        self.options, self.surroundings = options, surroundings
+        self.options = options
         self.image: Image = open_image(
             images, predictor, bands=options.bands, resample=options.resample, nodata=options.nodata
         )
@@ -75,6 +71,22 @@ class Plan:
         )
         self.parts = Parts.of(out)
         self.division = self._divided(options.devices)
+        self.surroundings = surroundings_of(
+            predictor, self.image.crs, self._centres(), series=options.series, flight=options.flight
+        )
+
+    def _centres(self) -> tuple[float, float, float, float]:
+        """Return the bounds of the centres of all tiles: west, south, east, north."""
+        first, last = (
+            self.image.grid.centre(self._window(row, column))
+            for row, column in ((0, 0), (self.rows.count - 1, self.columns.count - 1))
+        )
+        return first[0], last[1], last[0], first[1]
+
+    def _window(self, row: int, column: int) -> Window:
+        """Return a tile's pixels, which may reach beyond the image."""
+        patch, stride = self.rows.patch, self.rows.stride
+        return Window(column * stride, row * stride, patch, patch)
 
     def _divided(self, devices: int) -> tuple[int, int]:
         """Return the rows and columns of tiles in a unit.
@@ -140,23 +152,8 @@ class Plan:
             "join": options.join,
             "area": self.area.digest(),
             "layers": [[each.kind, *each.chosen] for each in self.layers],
-            "surroundings": self._surroundings_digest(),
+            "surroundings": self.surroundings.state() if self.surroundings else [],
         }
-
-    def _surroundings_digest(self) -> str:
-        """Return what tells other surroundings: those of the map's centre."""
-        if self.surroundings is None:
-            return ""
-        left, top, right, bottom = self.area.box
-        window = Window(left, top, right - left, bottom - top)
-        digest = hashlib.sha256()
-        with suppress(FlairError):  # none there; a tile that needs them says so
-            series, metadata = self.surroundings.of(*self.image.grid.centre(window))
-            if series is not None:
-                for each in (series.frames, series.dates, series.probabilities):
-                    digest.update(b"" if each is None else each.tobytes())
-            digest.update(b"" if metadata is None else metadata.tobytes())
-        return digest.hexdigest()[:16]
 
     # Reading.
 
@@ -200,12 +197,11 @@ class Plan:
         mapped = mapped & self.area.inside(self.say(row, column))
         if not mapped.any():
             return Reading(row, column)
-        reads, patch = self.predictor.reads, self.rows.patch
         series = metadata = None
-        if self.surroundings is not None and reads & {"satellite", "metadata"}:
-            window = Window(column * self.columns.stride, row * self.rows.stride, patch, patch)
-            series, metadata = self.surroundings.of(*self.image.grid.centre(window))
-        image = _filled(pixels, valid) if "aerial" in reads else None
+        if self.surroundings is not None:
+            centre = self.image.grid.centre(self._window(row, column))
+            series, metadata = self.surroundings.of(*centre)
+        image = _filled(pixels, valid) if "aerial" in self.predictor.reads else None
         return Reading(row, column, Tile(image, series, metadata), mapped)
 
 

@@ -125,6 +125,12 @@ class SeriesFolder:
         cut = _joined(parts)
         return Acquisitions(cut.frames, np.concatenate(dates), cut.probabilities)
 
+    def state(self) -> list[str]:
+        """Return what tells whether the files are the same: path, bytes, time of change."""
+        files = [each for each in sorted(self.path.rglob("*")) if each.is_file()]
+        states = [(each, each.stat()) for each in files]
+        return [f"{each.absolute()} {s.st_size} {s.st_mtime_ns}" for each, s in states]
+
     def require_covers(self, bounds: Bounds) -> None:
         """Refuse a series that does not reach around every place of a map; pixels stay unread.
 

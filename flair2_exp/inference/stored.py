@@ -50,7 +50,7 @@ class StoredRun:
         """Find a run's network; nothing is loaded.
 
         Args:
-            run: The run's folder, a checkpoint, or the id of its MLflow run.
+            run: The run's folder, a checkpoint, exported weights, or the id of its MLflow run.
             tracking_uri: Of the store that knows the id; empty is the local one, `mlruns`.
 
         Raises:
@@ -66,7 +66,8 @@ class StoredRun:
             return cls._of_folder(str(run), _folder_of(str(run), tracking_uri))
         raise ConfigError(
             f"{run}: there is no such run.\nExpected the folder of a run, a checkpoint "
-            f"({RunFolder(Path()).best}), or the 32 digits of an MLflow run."
+            f"({RunFolder(Path()).best}), an exported {weights.SUFFIX} file, or the 32 digits of an "
+            "MLflow run."
         )
 
     @classmethod

@@ -1,8 +1,7 @@
 """What the tiles of a map have beside their image: a satellite series, and the flight's metadata.
 
     flight = Flight.parse("2021-07-09 10h33 UCE-M3 120")
-    beside = surroundings_of(predictor, crs, bounds, series=Path("sentinel2"), flight=flight)
-    map_raster(predictor, images, out, surroundings=beside)
+    map_raster(predictor, images, out, MapOptions(series=Path("sentinel2"), flight=flight))
 
 A pure function of the place: neither the order of tiles nor the number of workers matters.
 """
@@ -13,7 +12,7 @@ import datetime
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,22 +35,6 @@ FLIGHT_FORM: Final = "DATE TIME CAMERA ALTITUDE, as 2021-07-09 10h33 UCE-M3 120"
 
 LAMBERT_93: Final = CRS.from_epsg(2154)
 """What metadata give places in."""
-
-
-class Surroundings(Protocol):
-    """What a tile has beside its image; the same whichever tiles came before it."""
-
-    def of(self, x: float, y: float) -> tuple[Acquisitions | None, NDArray[np.float32] | None]:
-        """Return a tile's acquisitions and its encoded metadata, (45,); None of what is not read.
-
-        Args:
-            x: Of the tile's centre, in the image's CRS.
-            y: Likewise.
-
-        Raises:
-            DataError: There are none of this place, or they cannot be read.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -144,10 +127,23 @@ class MapSurroundings:
     """How the month of the flight is encoded."""
 
     def of(self, x: float, y: float) -> tuple[Acquisitions | None, NDArray[np.float32] | None]:
-        """Return a tile's acquisitions and metadata, as `Surroundings.of` says."""
+        """Return a tile's acquisitions and its encoded metadata, (45,); None of what is not read.
+
+        Args:
+            x: Of the tile's centre, in the map's CRS.
+            y: Likewise.
+
+        Raises:
+            DataError: There are none of this place, or they cannot be read.
+        """
         acquisitions = self.series.at(x, y) if self.series else None
         values = metadata_of(self.flight, x, y, self.crs, self.month) if self.flight else None
         return acquisitions, values
+
+    def state(self) -> list[str]:
+        """Return what tells whether the surroundings are the same: files, the flight."""
+        flight = [str(self.flight)] if self.flight else []
+        return [*(self.series.state() if self.series else []), *flight]
 
 
 def surroundings_of(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from flair2_exp.inference.mapping import MapOptions
     from flair2_exp.inference.predictor import Predictor
     from flair2_exp.inference.stored import StoredRun
-    from flair2_exp.inference.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,6 @@ class Recipe:
     images: tuple[Path, ...]
     out: Path
     options: MapOptions
-    surroundings: Surroundings | None
     division: tuple[int, int]
 
     @classmethod
@@ -60,7 +58,6 @@ class Recipe:
             plan.images,
             plan.out,
             plan.options,
-            plan.surroundings,
             plan.division,
         )
 
@@ -71,7 +68,7 @@ class Recipe:
         predictor = Predictor(
             self.runs, weights=self.weights, symmetries=self.symmetries, device=device
         )
-        plan = Plan(predictor, self.images, self.out, self.options, self.surroundings)
+        plan = Plan(predictor, self.images, self.out, self.options)
         plan.division = self.division
         return plan
 
