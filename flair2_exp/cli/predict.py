@@ -18,7 +18,9 @@ from flair2_exp.cli.verbs import PROGRAM, Parser
 from flair2_exp.errors import UsageError
 
 if TYPE_CHECKING:
+    from flair2_exp.inference.mapping import MapSummary
     from flair2_exp.inference.predictor import Predictor
+    from flair2_exp.inference.split import SplitSummary
 
 _OF_IMAGES: Final = (
     "series", "flight", "bands", "resample", "area", "bounds", "nodata", "overlap", "join", "cog",
@@ -97,13 +99,34 @@ def _map(predictor: Predictor, options: argparse.Namespace, command: str) -> Non
             predictor, options.image, options.out, chosen, command=command, progress=report
         )
     write_legend(options.out, predictor.nomenclature)
-    print(summary)
+    print(_map_text(summary, predictor))
     if options.polygons is not None:
         from flair2_exp.inference.polygons import write_polygons
 
-        vectors = options.out.with_suffix(".gpkg")
-        print(write_polygons(options.out, vectors, predictor.nomenclature,
-                             smallest=options.polygons))  # fmt: skip
+        made = write_polygons(
+            options.out, options.out.with_suffix(".gpkg"), predictor.nomenclature,
+            smallest=options.polygons, overwrite=options.overwrite,
+        )  # fmt: skip
+        print(f"{made.path}: {made.polygons:,} polygons of {options.polygons:g} m² and more")
+
+
+def _map_text(summary: MapSummary, predictor: Predictor) -> str:
+    """Return what a map holds, in a few lines."""
+    mapped = sum(summary.pixels[name] for name in predictor.nomenclature.names)
+    whole = summary.width * summary.height
+    files = ", ".join(str(path) for path in summary.files.values())
+    resumed = f", {summary.resumed} parts of an earlier command" if summary.resumed else ""
+    lines = [
+        f"{files}: {summary.width:,} x {summary.height:,} pixels, {mapped / whole:.1%} of them "
+        f"mapped; {summary.predicted:,} tiles predicted, {summary.skipped:,} without data{resumed}"
+    ]
+    shares = sorted(summary.pixels.items(), key=lambda item: -item[1])
+    lines += [
+        f"  {name:<24}{count / max(1, mapped):7.1%}"
+        for name, count in shares
+        if name != "nodata" and count
+    ]
+    return "\n".join(lines)
 
 
 def _rasters(predictor: Predictor, options: argparse.Namespace, command: str) -> None:
@@ -117,7 +140,21 @@ def _rasters(predictor: Predictor, options: argparse.Namespace, command: str) ->
             batch_size=options.batch_size, overwrite=options.overwrite,
             command=command, progress=report,
         )  # fmt: skip
-    print(summary)
+    print(_split_text(summary))
+
+
+def _split_text(summary: SplitSummary) -> str:
+    """Return what was made of a split, in a few lines."""
+    kept = summary.patches - summary.predicted
+    earlier = f", {kept:,} of them by an earlier command" if kept else ""
+    lines = [
+        f"{summary.folder}: {summary.patches:,} patches{earlier}, {summary.mosaics:,} mosaics of "
+        f"areas; reading and network took {summary.seconds:.1f} s"
+    ]
+    if summary.without_mosaic:
+        area, reason = next(iter(summary.without_mosaic.items()))
+        lines.append(f"{len(summary.without_mosaic):,} areas have no mosaic, as {area}: {reason}")
+    return "\n".join(lines)
 
 
 def _score(predictor: Predictor, options: argparse.Namespace, words: Sequence[str]) -> None:
