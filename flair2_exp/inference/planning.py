@@ -15,13 +15,14 @@ from rasterio.windows import Window
 from flair2_exp.inference.area import Area, area_of
 from flair2_exp.inference.image import Box, Image, open_image
 from flair2_exp.inference.parts import Parts
+from flair2_exp.inference.patches import Tile
 from flair2_exp.inference.rasters import Layer, layers_of, made_from
 from flair2_exp.inference.surroundings import surroundings_of
 from flair2_exp.inference.tiling import Axis, Unit, default_overlap, mirrored, units
 
 if TYPE_CHECKING:
     from flair2_exp.inference.mapping import MapOptions
-    from flair2_exp.inference.predictor import Predictor, Tile
+    from flair2_exp.inference.predictor import Predictor
 
 UNIT_TILES: Final = (64, 9)
 """Rows and columns of tiles in a unit. So narrow, at most 4,096 pixels of a patch size of 512, that
@@ -191,8 +192,6 @@ class Plan:
     def _reading(
         self, row: int, column: int, pixels: NDArray[Any], valid: NDArray[np.bool_]
     ) -> Reading:
-        from flair2_exp.inference.predictor import Tile
-
         mapped = valid[self.rows.inside(row), self.columns.inside(column)]
         mapped = mapped & self.area.inside(self.say(row, column))
         if not mapped.any():

@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -27,6 +28,8 @@ from flair2_exp.data.dataset import pad_series
 from flair2_exp.data.inputs import Inputs
 from flair2_exp.data.normalisation import Normalisation, scaled
 from flair2_exp.errors import ConfigError, DataError, DeviceError, UsageError, nearest
+from flair2_exp.inference.patches import Acquisitions, Prediction, SplitPatch, Tile
+from flair2_exp.inference.reading import read_split
 from flair2_exp.inference.stored import StoredRun
 from flair2_exp.nomenclature import METADATA_VALUES, SATELLITE_BANDS, Nomenclature
 from flair2_exp.training.test_time import SYMMETRIES, one_by_one
@@ -34,114 +37,12 @@ from flair2_exp.training.test_time import SYMMETRIES, one_by_one
 if TYPE_CHECKING:
     from flair2_exp.config.data import S2PreprocConfig
     from flair2_exp.data.datamodule import FlairDataModule
+    from flair2_exp.inference.mapping import MapOptions, MapSummary
     from flair2_exp.training.task import SegmentationTask
 
 Batch = Mapping[str, Tensor]
 """A network's inputs by the names of its arguments, not scaled, and `label` for its shape."""
 Days = NDArray[np.int64] | NDArray[np.datetime64]
-
-
-@dataclass(frozen=True)
-class Acquisitions:
-    """A satellite series about a patch, before any preprocessing.
-
-    Raises:
-        DataError: The arrays do not go together, or are not what they should be.
-    """
-
-    frames: NDArray[np.uint16]
-    """(T, 10, S, S) reflectances × 10,000, T ≥ 1, the patch at the centre."""
-    dates: NDArray[np.datetime64]
-    """(T,) in any order."""
-    probabilities: NDArray[np.uint8] | None = None
-    """(T, 2, S, S) snow and cloud, per cent; None where nobody knows them."""
-
-    def __post_init__(self) -> None:
-        frames, shape = self.frames, self.frames.shape
-        if frames.ndim != 4 or not len(frames) or shape[1] != len(SATELLITE_BANDS):
-            raise DataError(
-                f"series of shape {shape}: expected (dates, {len(SATELLITE_BANDS)}, S, S), the "
-                f"bands {', '.join(SATELLITE_BANDS)}."
-            )
-        if frames.dtype != np.uint16:
-            raise DataError(f"series of {frames.dtype}: expected uint16, reflectance × 10,000.")
-        if len(self.dates) != len(frames):
-            raise DataError(f"{len(self.dates)} dates of {len(frames)} acquisitions.")
-        clouds = self.probabilities
-        if clouds is not None and (
-            clouds.shape != (len(frames), 2, *shape[2:]) or clouds.dtype != np.uint8
-        ):
-            raise DataError(
-                f"snow and cloud probabilities {clouds.shape} {clouds.dtype}: expected "
-                f"{(len(frames), 2, *shape[2:])} uint8, per cent."
-            )
-
-    def preprocessed(self, options: S2PreprocConfig) -> sentinel2.Series:
-        """Return the series as a run with these options is trained on it.
-
-        Raises:
-            DataError: It has fewer pixels on a side, or an odd number more; lacks the probabilities
-                that the filter needs; or nothing of it is clear enough and the options refuse that.
-        """
-        size, (height, width) = options.size, self.frames.shape[2:]
-        if height != width or height < size or (height - size) % 2:
-            raise DataError(
-                f"series of {height} x {width} pixels: the run reads {size} x {size} of 10 m about "
-                "each patch, the middle of what is given."
-            )
-        if options.cloud_filter and self.probabilities is None:
-            raise DataError(
-                "the run leaves out covered acquisitions (s2_preproc.cloud_filter), and the series "
-                "has no snow and cloud probabilities: give them."
-            )
-        middle = sentinel2.crop_window((height // 2, width // 2), size, (height, width))
-        dates = self.dates.astype("datetime64[D]")
-        try:
-            return sentinel2.preprocess(self.frames, self.probabilities, dates, middle, options)
-        except ValueError as error:
-            raise DataError(f"{error}.") from None
-
-
-@dataclass(frozen=True)
-class Tile:
-    """What is predicted at once: a square of the run's patch size."""
-
-    image: NDArray[Any] | None = None
-    """(C, H, W) of the predictor's `bands`, in the files' type; None for satellite alone."""
-    series: Acquisitions | sentinel2.Series | None = None
-    """Acquisitions as they were made, or preprocessed as the run was trained."""
-    metadata: NDArray[np.float32] | None = None
-    """(45,), encoded."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What is predicted of a patch."""
-
-    classes: NDArray[np.uint8]
-    """(H, W) class indices, positions in `nomenclature.classes`."""
-    probabilities: NDArray[np.float32]
-    """(C, H, W) in 0..1; over the classes they sum to 1."""
-    nomenclature: Nomenclature
-
-    @property
-    def confidence(self) -> NDArray[np.float32]:
-        """(H, W) probability of the predicted class, in 0..1."""
-        highest: NDArray[np.float32] = self.probabilities.max(axis=0)
-        return highest
-
-
-@dataclass(frozen=True)
-class SplitPatch:
-    """A predicted patch of the run's own data."""
-
-    patch: int
-    """Position in the data's index."""
-    patch_id: str
-    area: str
-    truth: NDArray[np.uint8]
-    """(H, W) class indices."""
-    prediction: Prediction
 
 
 class Member:
@@ -472,6 +373,28 @@ class Predictor:
             if len(series.days) != len(frames) or not len(frames):
                 raise DataError(f"{len(series.days)} days of {len(frames)} frames.")
 
+    def predict_raster(
+        self,
+        image: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        out: str | os.PathLike[str],
+        options: MapOptions | None = None,
+    ) -> MapSummary:
+        """Write the land cover of a raster of any size, as `mapping.map_raster` does.
+
+        Args:
+            image: A raster file, or several of one mosaic.
+            out: The GeoTIFF of classes.
+            options: How; None: `mapping.MapOptions()`.
+
+        Raises:
+            FlairError: The image is not what the networks read, or the map cannot be written.
+        """
+        from flair2_exp.inference.mapping import MapOptions, map_raster
+
+        files = [image] if isinstance(image, str | os.PathLike) else image
+        images = [Path(each) for each in files]
+        return map_raster(self, images, Path(out), options or MapOptions())
+
     # The run's own data.
 
     @functools.cached_property
@@ -521,8 +444,6 @@ class Predictor:
         Raises:
             FlairError: The data are not there, or members' patches differ.
         """
-        from flair2_exp.inference.reading import read_split
-
         return read_split(self, part, batch_size=batch_size, workers=workers, only=only)
 
 

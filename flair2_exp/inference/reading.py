@@ -14,9 +14,10 @@ from flair2_exp.data.datamodule import BatchSampler, FlairDataModule, PatchLoade
 from flair2_exp.data.dataset import PatchDataset
 from flair2_exp.data.source import PARTS
 from flair2_exp.errors import DataError, UsageError, nearest
+from flair2_exp.inference.patches import SplitPatch
 
 if TYPE_CHECKING:
-    from flair2_exp.inference.predictor import Predictor, SplitPatch
+    from flair2_exp.inference.predictor import Predictor
 
 
 def read_split(
@@ -28,8 +29,6 @@ def read_split(
     only: Sequence[int] | None = None,
 ) -> Iterator[SplitPatch]:
     """Predict patches of the run's own data, as `Predictor.split` says."""
-    from flair2_exp.inference.predictor import SplitPatch
-
     if part not in PARTS:
         raise UsageError(f"part {part!r}: {nearest(part, PARTS)}")
     patches = _patches(predictor.data, part) if only is None else np.array(only, dtype=np.int64)

@@ -45,9 +45,9 @@ from flair2_exp.inference.acquisitions import (
     sources_of,
 )
 
-if TYPE_CHECKING:
-    from flair2_exp.inference.predictor import Acquisitions
+from flair2_exp.inference.patches import Acquisitions
 
+if TYPE_CHECKING:
 Bounds = tuple[float, float, float, float]
 """West, south, east, north."""
 Floats = NDArray[np.float64]
@@ -104,8 +104,6 @@ class SeriesFolder:
         Raises:
             DataError: None covers it, or a file is damaged.
         """
-        from flair2_exp.inference.predictor import Acquisitions
-
         steps = (np.arange(self.size) - (self.size - 1) / 2) * self._step
         ys, xs = np.meshgrid(y - steps, x + steps, indexing="ij")
         parts, dates = [], []

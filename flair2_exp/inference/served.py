@@ -15,7 +15,8 @@ from mlflow.models import set_model
 from numpy.typing import NDArray
 
 from flair2_exp.data.sentinel2 import Series
-from flair2_exp.inference.predictor import Predictor, Tile
+from flair2_exp.inference.patches import Tile
+from flair2_exp.inference.predictor import Predictor
 
 
 def classes_of(predictor: Predictor, model_input: Any) -> NDArray[np.uint8]:

@@ -41,7 +41,8 @@ from flair2_exp.inference.rasters import (
 from flair2_exp.values import digest
 
 if TYPE_CHECKING:
-    from flair2_exp.inference.predictor import Predictor, SplitPatch
+    from flair2_exp.inference.patches import SplitPatch
+    from flair2_exp.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 

@@ -66,8 +66,8 @@ class StoredRun:
             return cls._of_folder(str(run), _folder_of(str(run), tracking_uri))
         raise ConfigError(
             f"{run}: there is no such run.\nExpected the folder of a run, a checkpoint "
-            f"({RunFolder(Path()).best}), an exported {weights.SUFFIX}, or the 32 digits of an MLflow "
-            "run."
+            f"({RunFolder(Path()).best}), exported weights ({weights.SUFFIX}), or the 32 digits of "
+            "an MLflow run."
         )
 
     @classmethod

@@ -25,7 +25,8 @@ from rasterio.errors import RasterioError
 from flair2_exp import locking
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import replacing
-from flair2_exp.inference.predictor import Predictor, SplitPatch
+from flair2_exp.inference.patches import SplitPatch
+from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.rasters import made_from, quiet, require_free, system_errors
 from flair2_exp.inference.split import (
     Progress,

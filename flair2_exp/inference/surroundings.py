@@ -24,7 +24,8 @@ from flair2_exp.errors import ConfigError, UsageError
 from flair2_exp.inference.series import Bounds, SeriesFolder, open_series
 
 if TYPE_CHECKING:
-    from flair2_exp.inference.predictor import Acquisitions, Predictor
+    from flair2_exp.inference.patches import Acquisitions
+    from flair2_exp.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 

@@ -39,6 +39,7 @@ T = TypeVar("T")
 class Recipe:
     """What another process needs to work on the same map."""
 
+    kind: type[Predictor]
     runs: tuple[StoredRun, ...]
     weights: tuple[float, ...]
     symmetries: str
@@ -52,6 +53,7 @@ class Recipe:
         """Return what makes a plan anew."""
         predictor = plan.predictor
         return cls(
+            type(predictor),
             tuple(member.stored for member in predictor.members),
             predictor.weights,
             predictor.symmetries,
@@ -63,9 +65,7 @@ class Recipe:
 
     def plan(self, device: str) -> Plan:
         """Make the plan again, for a device."""
-        from flair2_exp.inference.predictor import Predictor
-
-        predictor = Predictor(
+        predictor = self.kind(
             self.runs, weights=self.weights, symmetries=self.symmetries, device=device
         )
         plan = Plan(predictor, self.images, self.out, self.options)

@@ -31,7 +31,8 @@ from flair2_exp.cli.main import register
 from flair2_exp.config.compose import typed
 from flair2_exp.config.groups import config_folder
 from flair2_exp.inference.mapping import MapOptions, map_raster
-from flair2_exp.inference.predictor import Predictor, Tile
+from flair2_exp.inference.patches import Tile
+from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.tiling import Axis, default_overlap
 from flair2_exp.run.assembly import build_task, network_spec
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flair2_exp.data.sentinel2 import Series
-from flair2_exp.inference.predictor import Predictor, Tile
+from flair2_exp.inference.patches import Tile
+from flair2_exp.inference.predictor import Predictor
 from flair2_exp.nomenclature import AERIAL_BANDS
 from tests.training.helpers import PATCH, build_task
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flair2_exp.errors import CheckpointError, ConfigError, DataError, FlairError, UsageError
-from flair2_exp.inference.predictor import Acquisitions, Predictor
+from flair2_exp.inference.patches import Acquisitions
+from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.stored import StoredRun
 from flair2_exp.run.folder import RunFolder
 from flair2_exp.run.record import RUNNING, RunRecord

@@ -23,7 +23,7 @@ from flair2_exp.data import layout, sentinel2
 from flair2_exp.data.readers import read_series
 from flair2_exp.data.sample.tree import ensure_sample
 from flair2_exp.errors import DamagedPatchError, DataError
-from flair2_exp.inference.predictor import Acquisitions
+from flair2_exp.inference.patches import Acquisitions
 from flair2_exp.inference.series import Bounds, SeriesFolder, open_series
 from tests.data.trees import groups_of
 from tests.inference.series_made import (
