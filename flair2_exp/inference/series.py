@@ -26,7 +26,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +44,8 @@ from flair2_exp.inference.acquisitions import (
     require_projected,
     sources_of,
 )
-
 from flair2_exp.inference.patches import Acquisitions
 
-if TYPE_CHECKING:
 Bounds = tuple[float, float, float, float]
 """West, south, east, north."""
 Floats = NDArray[np.float64]
