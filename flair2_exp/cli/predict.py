@@ -68,6 +68,10 @@ def _require_sense(options: argparse.Namespace, parser: argparse.ArgumentParser)
     for name in idle:
         if getattr(options, name) != parser.get_default(name):
             raise UsageError(f"--{name.replace('_', '-')} goes with {of}, not with {other}.")
+    for name, least in {"batch_size": 1, "workers": 0, "devices": 1}.items():
+        if getattr(options, name) < least:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} {getattr(options, name)}: expected {least} or more.")
     if options.image and options.out is None:
         raise UsageError("--image needs --out FILE.tif, the map to write.")
 
@@ -190,6 +194,8 @@ def _classes(predictor: Predictor, options: argparse.Namespace) -> tuple[str, ..
 def _parser() -> Parser:
     made = Parser(
         prog=f"{PROGRAM} predict",
+        usage=f"{PROGRAM} predict RUN --image FILE... --out MAP.tif [options]\n"
+        f"       {PROGRAM} predict RUN --split PART [--out FOLDER] [options]",
         description="Predict an image, or a part of a run's own data, with trained networks.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""examples:
@@ -212,7 +218,12 @@ The last one, without --out, is scored: a run in MLflow, and a row in the leader
         "--series", type=Path, metavar="FOLDER", help="Sentinel-2 acquisitions, for a network that "
         "reads them",
     )  # fmt: skip
-    image.add_argument("--flight", nargs=4, metavar=("DATE", "TIME", "CAMERA", "ALTITUDE"))
+    image.add_argument(
+        "--flight",
+        nargs=4,
+        metavar=("DATE", "TIME", "CAMERA", "ALTITUDE"),
+        help="for a network that reads metadata, as 2021-07-09 10h33 UCE-M3 120 (metres)",
+    )
     image.add_argument("--bands", nargs="+", metavar="NAME", help="of the files, in their order")
     image.add_argument(
         "--resample", action="store_true", help="to the run's resolution, where it differs"

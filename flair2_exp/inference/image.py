@@ -362,7 +362,7 @@ def _indexes(
             raise DataError(
                 f"{header.path} has {count} bands without descriptions; the run reads "
                 f"{', '.join(wanted)}.\nName the file's bands in order: "
-                f"--bands {','.join(wanted)} (one name for each of the {count})."
+                f"--bands {' '.join(wanted)} (one name for each of the {count})."
             )
         log.info("%s: no band is described; taken in order as %s", header.path, ", ".join(wanted))
         names = wanted

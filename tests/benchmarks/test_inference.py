@@ -10,7 +10,7 @@ from benchmarks.harness import main
 from flair2_exp.inference.tiling import Axis
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_benchmark_of_maps_measures_what_has_a_bound(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

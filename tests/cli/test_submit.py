@@ -48,7 +48,7 @@ def test_problems_are_printed_by_kind_and_give_status_1(
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ([], "submit needs a run"),
+    ([], "name a RUN, or several"),
     (["run", "--ids", "x"], "--ids says what --check expects"),
     (["run", "--check", "x.zip"], "--check takes a zip alone"),
     (["run", "--batch-size", "0"], "--batch-size 0 --workers 0: expected 1 or more"),

@@ -49,7 +49,7 @@ def _run_onnx(path: Path, arrays: made.Arrays) -> Any:
     return session.run(["probabilities"], {name: made.fed(arrays)[name] for name in names})[0]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("network", NETWORKS)
 def test_an_onnx_file_says_of_a_padded_batch_what_the_predictor_says_of_each_patch(
     network: str, tmp_path: Path
@@ -86,7 +86,7 @@ def test_a_program_says_of_a_padded_batch_what_the_predictor_says_of_each_patch(
     assert not any(sizes[each] for each in sizes if "sample_inputs" in each), "they are pickled"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_network_whose_scores_depend_on_the_batch_is_exported_for_one_patch_without_padding(
     tmp_path: Path,
 ) -> None:

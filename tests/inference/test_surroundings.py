@@ -19,7 +19,6 @@ from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.surroundings import (
     Flight,
     MapSurroundings,
-    Surroundings,
     metadata_of,
     surroundings_of,
 )
@@ -118,9 +117,8 @@ def test_a_tile_gets_what_the_members_read_and_no_more(folder: Path) -> None:
     }
     for reads, expected in cases.items():
         made = surroundings(member(reads), series=folder, flight=FLIGHT)
-        beside: Surroundings | None = made
-        assert beside is not None
-        values = beside.of(X, Y)
+        assert made is not None
+        values = made.of(X, Y)
         assert tuple(each is not None for each in values) == expected
 
 
