@@ -4,21 +4,25 @@ A large raster against the bare network on as many tiles in memory, without over
 default one (whose further tiles are counted); writing; the eight symmetries of D4; and memory, in
 processes of their own with a network that does nothing, for a raster and one of 16 times its area.
 
-With `--seams RUN IMAGE` instead: how often a map disagrees with one of half-overlapping tiles,
-within 8 pixels of the borders of tiles and elsewhere, for each way of joining and several overlaps.
+With `--seams RUN SCENE` instead: how often a map of a synthetic scene differs from one of
+half-overlapping tiles and from the truth, within 8 pixels of the borders of tiles and elsewhere,
+for each way of joining and several overlaps.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
+import matplotlib.figure
 import numpy as np
 import rasterio
 import torch
@@ -33,7 +37,8 @@ from flair2_exp.config.groups import config_folder
 from flair2_exp.inference.mapping import MapOptions, map_raster
 from flair2_exp.inference.patches import Tile
 from flair2_exp.inference.predictor import Predictor
-from flair2_exp.inference.tiling import Axis, default_overlap
+from flair2_exp.inference.surroundings import Flight
+from flair2_exp.inference.tiling import Axis, Join, default_overlap
 from flair2_exp.run.assembly import build_task, network_spec
 
 ROUNDS: Final = (1, 5)
@@ -44,7 +49,12 @@ OPTIONS: Final = {
     "--batch-size": {"type": int, "default": 4},
     "--threads": {"type": int, "default": 2},
     "--encoder": {"default": "", "help": "another encoder of the U-Net"},
-    "--seams": {"nargs": 2, "metavar": ("RUN", "IMAGE"), "help": "the error at seams instead"},
+    "--seams": {
+        "nargs": 2,
+        "metavar": ("RUN", "SCENE"),
+        "help": "the error at seams instead, on a folder that scripts/sample.py --scene wrote",
+    },
+    "--figure": {"metavar": "PNG", "help": "draw the error at seams"},
 }
 SHARE: Final = 0.85
 """Of the bare network's pixels per second: reading, joining and writing are the rest."""
@@ -58,7 +68,8 @@ def measure(arguments: Namespace) -> tuple[list[Figure], dict[str, Any]]:
     """Measure time and memory of maps, or the error at seams instead."""
     torch.set_num_threads(arguments.threads)
     if arguments.seams:
-        return _seams(*arguments.seams), {}
+        run, scene = map(Path, arguments.seams)
+        return _seams(run, scene, arguments.figure), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = _checkpoint(folder / "unet.ckpt", arguments)
@@ -216,25 +227,84 @@ def _near_borders(axis: Axis) -> NDArray[np.bool_]:
     return near
 
 
-def _seams(run: str, image: str) -> list[Figure]:
-    predictor, figures = Predictor.from_run(run), []
+@dataclass(frozen=True)
+class Seams:
+    """A map of a scene, by one way of joining."""
+
+    join: Join
+    overlap: int
+    classes: NDArray[np.uint8]
+    """(H, W) values."""
+    against_half: tuple[float, float]
+    """How often it differs from a map of half-overlapping tiles: near borders, and elsewhere."""
+    against_truth: tuple[float, float]
+    """How often it differs from the truth, likewise."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a table."""
+        return f"{self.join} {self.overlap}" if self.overlap else "no overlap"
+
+
+def _seams(run: Path, scene: Path, picture: str | None) -> list[Figure]:
+    """Map a scene in each way; return how often the maps are wrong near borders and elsewhere."""
+    made = list(_mapped(Predictor.from_run(run), scene))
+    if picture:
+        _draw(made, Path(picture))
+    figures = []
+    for each in made:
+        for what, errors in (("half-overlapping tiles", each.against_half),
+                             ("the truth", each.against_truth)):  # fmt: skip
+            for where, error in zip(("near borders", "elsewhere"), errors, strict=True):
+                title = f"{each.name}: differs from {what}, {where}"
+                figures.append(Figure(title, [100 * error], unit="%"))
+    return figures
+
+
+def _mapped(predictor: Predictor, scene: Path) -> Iterator[Seams]:
     patch = predictor.patch_size
+    flight = Flight.parse(json.loads((scene / "scene.json").read_text())["flight"])
+    with rasterio.open(scene / "truth.tif") as file:
+        truth: NDArray[np.uint8] = file.read(1)
+    truth = np.minimum(truth, len(predictor.nomenclature.classes))
     with tempfile.TemporaryDirectory() as name:
 
-        def made(options: MapOptions) -> NDArray[np.uint8]:
-            map_raster(predictor, [Path(image)], Path(name) / "map.tif", options)
+        def made(overlap: int, join: Join) -> NDArray[np.uint8]:
+            options = MapOptions(
+                overlap=overlap, join=join, series=scene / "series", flight=flight, overwrite=True
+            )
+            map_raster(predictor, [scene / "image.tif"], Path(name) / "map.tif", options)
             with rasterio.open(Path(name) / "map.tif") as file:
                 values: NDArray[np.uint8] = file.read(1)
             return values
 
-        reference = made(MapOptions(overlap=patch // 2))
-        height, width = reference.shape
+        half = made(patch // 2, "blend")
         for overlap in (0, patch // 16, patch // 8, patch // 4):
             for join in ("crop", "blend") if overlap else ("crop",):
-                values = made(MapOptions(overlap=overlap, join=join, overwrite=True))
-                axes = (Axis(size, patch, overlap, join) for size in (height, width))
-                near, far = seam_error(values, reference, *axes)
-                title = f"{join}, overlap {overlap}: disagreement"
-                figures.append(Figure(f"{title} near borders", [100 * near], unit="%"))
-                figures.append(Figure(f"{title} elsewhere", [100 * far], unit="%"))
-    return figures
+                way: Join = "crop" if join == "crop" else "blend"
+                classes = made(overlap, way)
+                axes = [Axis(size, patch, overlap, way) for size in truth.shape]
+                errors = (seam_error(classes, other, *axes) for other in (half, truth))
+                yield Seams(way, overlap, classes, *errors)
+
+
+def _draw(made: Sequence[Seams], path: Path) -> None:
+    """Draw how often maps of a scene are wrong near borders of tiles, and elsewhere."""
+    figure = matplotlib.figure.Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    places = np.arange(len(made))
+    titles = ("against a map of half-overlapping tiles", "against the truth")
+    for panel, title, values in zip(
+        panels, titles, ([e.against_half for e in made], [e.against_truth for e in made]),
+        strict=True,
+    ):  # fmt: skip
+        for at, (where, colour) in enumerate((("within 8 px of a border", "#c44e52"),
+                                              ("elsewhere", "#8c8c8c"))):  # fmt: skip
+            bars = [100 * each[at] for each in values]
+            panel.bar(places + 0.4 * at - 0.2, bars, 0.4, label=where, color=colour)
+        panel.set_xticks(places, [each.name for each in made], rotation=30, ha="right")
+        panel.set_title(f"Pixels of another class, {title}", fontsize=9)
+        panel.set_ylabel("%")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
