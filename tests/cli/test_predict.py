@@ -8,9 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.crs import CRS
+from rasterio.windows import Window
 
 from flair2_exp.config.data import SampleConfig
+from flair2_exp.data.grids import Grid
 from flair2_exp.data.sample.scene import Scene, write_scene
+from flair2_exp.inference.mapping import MapOptions
+from flair2_exp.inference.predictor import Predictor
+from flair2_exp.inference.surroundings import Flight, surroundings_of
 from flair2_exp.run.folder import RunFolder, run_folders
 from flair2_exp.run.record import FINISHED, RunRecord
 from flair2_exp.tracking.tags import Tag
@@ -151,3 +157,34 @@ def test_scores_of_another_part_are_printed_alone(
     assert made.status == 0, made.err
     assert "val/miou" in made.out
     assert not any(tmp_path.iterdir())
+
+
+def test_each_tile_of_a_map_reads_the_series_about_its_own_centre(
+    utt: Path, scene: Scene, tmp_path: Path
+) -> None:
+    assert scene.series is not None
+    flight = Flight.parse(scene.flight)
+    predictor = Predictor.from_run(utt)
+    options = MapOptions(overlap=0, series=scene.series, flight=flight)
+    predictor.predict_raster(scene.image, tmp_path / "map.tif", options)
+    with rasterio.open(scene.image) as file:
+        image, grid = file.read(), Grid.of(scene.image)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        made = file.read(1)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        window = Window(64 * column, 64 * row, 64, 64)
+        x, y = grid.centre(window)
+        crs = CRS.from_epsg(2154)
+        beside = surroundings_of(predictor, crs, (x, y, x, y), series=scene.series, flight=flight)
+        assert beside is not None
+        acquisitions, metadata = beside.of(x, y)
+        assert acquisitions is not None
+        rows, columns = window.toslices()
+        own = predictor.predict(
+            image[:, rows, columns],
+            acquisitions.frames,
+            acquisitions.dates,
+            metadata,
+            probabilities=acquisitions.probabilities,
+        )
+        assert np.array_equal(made[rows, columns], own.classes + 1)

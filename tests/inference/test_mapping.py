@@ -18,6 +18,7 @@ import pytest
 import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rio_cogeo import cog_validate
 
 from flair2_exp.errors import (
     ConfigError,
@@ -30,6 +31,7 @@ from flair2_exp.errors import (
 from flair2_exp.inference import parts, planning
 from flair2_exp.inference.mapping import MapOptions, map_raster
 from flair2_exp.inference.predictor import Predictor
+from flair2_exp.nomenclature import AERIAL_BANDS
 from tests.inference.mapping_made import CLASSES, METRES, checkpoint, echo, pixels, raster, read
 
 HIDDEN = "parts"
@@ -484,3 +486,39 @@ def test_a_sparse_raster_of_many_pixels_is_mapped_in_little_time(
     with rasterio.open(tmp_path / "map.tif") as file:
         classes = file.read(1, window=Window(9_000, 15_000, 400, 300))
     assert np.array_equal(classes - 1, values[0] % CLASSES)
+
+
+def test_a_vrt_is_mapped_as_the_files_that_it_names(network: Path, tmp_path: Path) -> None:
+    predictor = echo(network)
+    left, right = pixels(40, 30, 1), pixels(40, 30, 2)
+    raster(tmp_path / "left.tif", left)
+    raster(tmp_path / "right.tif", right, west=600_000 + 30 * METRES)
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><Description>{name}</Description>'
+        + "".join(
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{side}.tif</SourceFilename>'
+            f"<SourceBand>{band}</SourceBand>"
+            f'<SrcRect xOff="0" yOff="0" xSize="30" ySize="40"/>'
+            f'<DstRect xOff="{column}" yOff="0" xSize="30" ySize="40"/></SimpleSource>'
+            for side, column in (("left", 0), ("right", 30))
+        )
+        + "</VRTRasterBand>"
+        for band, name in enumerate(AERIAL_BANDS, start=1)
+    )
+    (tmp_path / "both.vrt").write_text(
+        '<VRTDataset rasterXSize="60" rasterYSize="40"><SRS>EPSG:2154</SRS><GeoTransform>'
+        f"600000, {METRES}, 0, 6500000, 0, -{METRES}</GeoTransform>{bands}</VRTDataset>"
+    )
+    map_raster(predictor, [tmp_path / "both.vrt"], tmp_path / "map.tif")
+    expected = np.concatenate([left[0], right[0]], axis=1) % CLASSES
+    assert np.array_equal(read(tmp_path / "map.tif"), expected)
+
+
+def test_a_cloud_optimised_map_is_one_and_holds_the_same_classes(
+    network: Path, image: Path
+) -> None:
+    predictor, plain, cog = echo(network), image.with_name("plain.tif"), image.with_name("cog.tif")
+    map_raster(predictor, [image], plain)
+    map_raster(predictor, [image], cog, MapOptions(cog=True))
+    assert cog_validate(cog)[0]
+    assert np.array_equal(read(cog), read(plain))
