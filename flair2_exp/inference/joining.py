@@ -79,12 +79,50 @@ class Joiner:
         own = probabilities[:, rows.inside(row), columns.inside(column)]
         if not rows.shared:
             return self._bands(own)
-        sums = own.double().mul_(STEPS).round_()
-        sums *= self._weights(rows.weights(row), sums)[:, None]
-        sums *= self._weights(columns.weights(column), sums)
+        top = min(rows.shared, height) if row else 0
+        left = min(columns.shared, width) if column else 0
+        sums = self._sums(
+            own, rows.weights(row), columns.weights(column), (top, height), (left, width)
+        )
         self._take(sums, columns.begin(column) - self._first)
         self._keep(sums, columns.begin(column) - self._first, height, width)
-        return self._bands(sums[:, :height, :width] / (STEPS * ONE * ONE))
+        # What no other tile has a say in is taken as it is: that saves most of the work.
+        made = np.empty((sum(each.bands for each in self._layers), height, width), np.uint8)
+        whole = STEPS * ONE * ONE
+        made[:, :top] = self._bands(sums[:, :top, :width] / whole)
+        made[:, top:, :left] = self._bands(sums[:, top:height, :left] / whole)
+        made[:, top:, left:] = self._bands(own[:, top:height, left:width])
+        return made
+
+    def _sums(
+        self,
+        own: Tensor,
+        down: NDArray[np.int64],
+        across: NDArray[np.int64],
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+    ) -> Tensor:
+        """Return a tile's weighted probabilities where others have a say; elsewhere zeros.
+
+        Args:
+            own: Of the tile, (C, h, w).
+            down: The weights of its rows.
+            across: The weights of its columns.
+            rows: The ends of those shared with the tiles above, and the first of those below.
+            columns: Likewise, left and right.
+        """
+        sums = torch.zeros(own.shape, dtype=torch.float64, device=own.device)
+        every = slice(None)
+        for part in (
+            (every, slice(0, rows[0]), every),
+            (every, slice(rows[1], None), every),
+            (every, slice(rows[0], rows[1]), slice(0, columns[0])),
+            (every, slice(rows[0], rows[1]), slice(columns[1], None)),
+        ):
+            values = own[part].double().mul_(STEPS).round_()
+            values *= self._weights(down[part[1]], sums)[:, None]
+            sums[part] = values * self._weights(across[part[2]], sums)
+        return sums
 
     def _take(self, sums: Tensor, left: int) -> None:
         """Add what the tiles before have left; above the shared columns it is in the left sums."""

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from flair2_exp.inference.mapping import MapOptions
     from flair2_exp.inference.predictor import Predictor
 
-UNIT_TILES: Final = (64, 9)
-"""Rows and columns of tiles in a unit. So narrow, at most 4,096 pixels of a patch size of 512, that
-memory is the same for all larger rasters. With `blend` each unit predicts a row and a column of its
-neighbours' once more, an eighth of its tiles; a map that is stopped loses what it began of one."""
+UNIT_TILES: Final = (64, 18)
+"""Rows and columns of tiles in a unit. So narrow, some 8,000 pixels of a patch size of 512, that
+memory is nearly the same for all rasters. With `blend` each unit predicts a row and a column of its
+neighbours' once more, a fourteenth of its tiles; a map that is stopped loses what it began of one.
+"""
 
 _LEAST_TILES: Final = 4
 """In a unit, along each side, where several devices share a small map."""
