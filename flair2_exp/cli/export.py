@@ -95,7 +95,8 @@ def _intervals(folder: RunFolder | None) -> Intervals | None:
     estimate, _ = units.estimate(np.eye(1))
     names = ("mIoU", *counts.classes[:scored])
     triples = zip(names, estimate.low[0].tolist(), estimate.high[0].tolist(), strict=True)
-    ends = {name: (low, high) for name, low, high in triples if np.isfinite(low)}
+    # An IoU is in 0..1; a symmetric interval over few domains need not be.
+    ends = {n: (max(0.0, low), min(1.0, high)) for n, low, high in triples if np.isfinite(low)}
     if not ends:  # of a single area
         return None
     drawn = units.drawn[0].areas

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -163,15 +164,17 @@ def _as_geojson(shapes: Sequence[bytes]) -> list[Any]:
     from pyogrio import raw
 
     content = io.BytesIO()
-    raw.write(
-        content,
-        geometry=np.array(shapes, dtype=object),
-        field_data=[],
-        fields=[],
-        geometry_type="Unknown",
-        driver="GeoJSON",
-        crs=None,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided")  # it is known apart
+        raw.write(
+            content,
+            geometry=np.array(shapes, dtype=object),
+            field_data=[],
+            fields=[],
+            geometry_type="Unknown",
+            driver="GeoJSON",
+            crs=None,
+        )
     return [each["geometry"] for each in json.loads(content.getvalue())["features"]]
 
 

@@ -98,7 +98,8 @@ class Header:
                 bands = [(kind, name or "") for c, kind, name in pairs if c != ColorInterp.alpha]
                 grid = Grid(file.width, file.height, file.transform, file.crs)
         except (RasterioError, OSError) as error:
-            raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DataError(f"{path} cannot be read: {reason}.") from None
         if not bands:
             raise DataError(f"{path} has no bands of its own (an alpha band, or other files).")
         return cls(path, grid, tuple(kind for kind, _ in bands), tuple(name for _, name in bands))
@@ -358,6 +359,11 @@ def _indexes(
             "bands.\nName each of them once, in the file's order."
         )
     if given is None and not any(names):
+        if count < len(wanted):
+            raise DataError(
+                f"{header.path} has {count} band{'s' * (count > 1)}; the run reads "
+                f"{', '.join(wanted)}.\nName an image that has them all."
+            )
         if count != len(wanted):
             raise DataError(
                 f"{header.path} has {count} bands without descriptions; the run reads "
