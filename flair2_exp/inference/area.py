@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
