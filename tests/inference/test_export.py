@@ -68,7 +68,7 @@ def test_an_onnx_file_says_of_a_padded_batch_what_the_predictor_says_of_each_pat
     assert agreement.pixels == 4 * PATCH**2, "a batch of one patch and one of three"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_program_says_of_a_padded_batch_what_the_predictor_says_of_each_patch(
     tmp_path: Path,
 ) -> None:
@@ -133,7 +133,7 @@ def test_an_onnx_file_tells_deepness_and_others_how_it_is_fed(
     np.testing.assert_allclose(found, expected, atol=ROUNDING)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("export", "suffix"), [(export_onnx, "onnx"), (export_program, "pt2")])
 def test_a_file_with_other_results_than_torchs_is_not_kept(
     export: Any, suffix: str, unet: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

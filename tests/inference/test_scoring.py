@@ -85,6 +85,7 @@ def arrays(folder: RunFolder) -> dict[str, Any]:
         return dict(stored)
 
 
+@pytest.mark.thorough
 def test_one_run_with_d4_is_scored_as_its_own_test_with_it(world: World, tmp_path: Path) -> None:
     first = world.unet()
     scored = score(world.predictor(first, tta="d4"), tmp_path, tracked=False)
