@@ -167,7 +167,7 @@ def write_part(
 def _store(archive: zipfile.ZipFile, name: str, values: NDArray[np.uint8]) -> None:
     if not (values != NODATA).any():
         return
-    with archive.open(f"{name}.npy", "w") as member:
+    with archive.open(f"{name}.npy", mode="w") as member:
         np.lib.format.write_array(member, np.ascontiguousarray(values), allow_pickle=False)
 
 

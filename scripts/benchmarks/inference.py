@@ -263,7 +263,7 @@ def _seams(run: Path, scene: Path, picture: str | None) -> list[Figure]:
 
 def _mapped(predictor: Predictor, scene: Path) -> Iterator[Seams]:
     patch = predictor.patch_size
-    flight = Flight.parse(json.loads((scene / "scene.json").read_text())["flight"])
+    flight = Flight.parse(json.loads((scene / "scene.json").read_text("utf-8"))["flight"])
     with rasterio.open(scene / "truth.tif") as file:
         truth: NDArray[np.uint8] = file.read(1)
     truth = np.minimum(truth, len(predictor.nomenclature.classes))
