@@ -9,11 +9,12 @@ import errno
 import re
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from flair2_exp.errors import FlairError, ShortageError
 from flair2_exp.files import nearest_existing, write_bytes
 
 SHARED_MEMORY: Final = Path("/dev/shm")
@@ -74,6 +75,26 @@ def lack_of_shared_memory(needed: int, what: str) -> str | None:
                 f"{_room(SHARED_MEMORY)}.\n{_MORE_SHARED[0].upper()}{_MORE_SHARED[1:]}."
             )
     return None
+
+
+@contextmanager
+def in_words(place: Path, rest: Callable[[], str]) -> Iterator[None]:
+    """Say what the machine ran out of within the context, and what is to be done.
+
+    Args:
+        place: A folder that the work writes to.
+        rest: Returns what is safe and what resumes; asked where something was lacking alone.
+
+    Raises:
+        ShortageError: The disk, shared memory or open files were exhausted.
+    """
+    try:
+        yield
+    except Exception as error:
+        lack = None if isinstance(error, FlairError) else shortage(error, place)
+        if lack is None:
+            raise
+        raise ShortageError(f"{lack}\n{rest()}") from error
 
 
 @contextmanager

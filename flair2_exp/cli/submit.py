@@ -128,7 +128,7 @@ def _expected(options: argparse.Namespace) -> tuple[list[str], int]:
     if path.is_file() and path.suffix not in (".ckpt", ".pt"):
         return read_ids(path), SIZE
     from flair2_exp.inference.predictor import Predictor
-    from flair2_exp.inference.split import positions_of
+    from flair2_exp.inference.reading import positions_of
 
     predictor = Predictor.from_run(options.ids, device="cpu", tracking_uri=options.tracking_uri)
     ids = predictor.data[0].index.ids[positions_of(predictor, "test")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from flair2_exp.errors import ConfigError, FlairError, nearest
-from flair2_exp.inference.stored import StoredRun
+from flair2_exp.inference.stored import StoredRun, is_run_id
 from flair2_exp.run.folder import RunFolder, run_folders
 from flair2_exp.run.record import FINISHED, RunRecord
 from flair2_exp.tracking.tags import Tag
@@ -40,16 +40,12 @@ def runs_of(words: Sequence[str], root: Path, tracking_uri: str = "") -> list[St
         path = Path(word).expanduser()
         if path.is_dir() and not RunFolder(path).config.is_file():
             runs += _finished_below(path)
-        elif path.exists() or path.suffix in (".ckpt", ".pt") or _is_id(word):
+        elif path.exists() or path.suffix in (".ckpt", ".pt") or is_run_id(word):
             runs.append(StoredRun.find(word, tracking_uri))
         else:
             runs += _of_row(word, root, tracking_uri)
     _require_distinct(runs)
     return runs
-
-
-def _is_id(word: str) -> bool:
-    return len(word) == 32 and set(word) <= set("0123456789abcdef")
 
 
 def _finished_below(start: Path) -> list[StoredRun]:

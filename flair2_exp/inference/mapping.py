@@ -12,7 +12,6 @@ inputs give the same bytes, whichever way the work was divided.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from flair2_exp.errors import FlairError, ShortageError, UsageError
+from flair2_exp.errors import UsageError
 from flair2_exp.inference.image import raster_settings
 from flair2_exp.inference.parts import Parts, blocks_of
 from flair2_exp.inference.planning import Plan
@@ -35,7 +34,7 @@ from flair2_exp.inference.rasters import (
 )
 from flair2_exp.inference.tiling import Join
 from flair2_exp.inference.working import Work, devices_beside
-from flair2_exp.shortage import shortage
+from flair2_exp.shortage import in_words
 
 if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Predictor
@@ -136,7 +135,11 @@ def map_raster(
         paths = {str(layer.kind): layer_path(out, layer.kind) for layer in plan.layers}
         _require_outputs(list(paths.values()), images, plan.parts, options.overwrite)
         devices_beside(predictor.device, options.devices)
-        with plan.parts.held(), _shortage_in_words(out, command):
+        again = (
+            f"What is predicted is safe in {plan.parts.folder}; this resumes: "
+            f"{command or 'the same call'}"
+        )
+        with plan.parts.held(), in_words(out.parent, lambda: again):
             division = plan.parts.settle(plan.made_from(), plan.division, afresh=options.overwrite)
             plan.division = (division[0], division[1])
             work = Work(plan, progress)
@@ -164,25 +167,6 @@ def _require_outputs(
                     f"{path} is an image to be mapped.\nName another file for the map."
                 )
     require_free(paths, overwrite or parts.exist)
-
-
-@contextmanager
-def _shortage_in_words(out: Path, command: str) -> Iterator[None]:
-    """Say what the machine ran out of, what is safe and how to resume.
-
-    Raises:
-        ShortageError: Within the context the disk, memory that is shared or files were exhausted.
-    """
-    try:
-        yield
-    except Exception as error:
-        lack = None if isinstance(error, FlairError) else shortage(error, out.parent)
-        if lack is None:
-            raise
-        again = command or "the same call"
-        raise ShortageError(
-            f"{lack}\nWhat is predicted is safe in {Parts.of(out).folder}; this resumes: {again}"
-        ) from error
 
 
 def _write_layers(plan: Plan, paths: dict[str, Path], tags: dict[str, str]) -> dict[str, int]:

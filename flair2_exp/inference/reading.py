@@ -29,9 +29,8 @@ def read_split(
     only: Sequence[int] | None = None,
 ) -> Iterator[SplitPatch]:
     """Predict patches of the run's own data, as `Predictor.split` says."""
-    if part not in PARTS:
-        raise UsageError(f"part {part!r}: {nearest(part, PARTS)}")
-    patches = _patches(predictor.data, part) if only is None else np.array(only, dtype=np.int64)
+    own = positions_of(predictor, part)
+    patches = np.array(own if only is None else only, dtype=np.int64)
     first = predictor.data[0].index
     loaders = [
         _loader(data, _same(data, first.ids[patches]), batch_size, workers)
@@ -65,12 +64,19 @@ def _common(ids: Sequence[list[str]]) -> list[str]:
     return ids[0]
 
 
-def _patches(data: Sequence[FlairDataModule], part: str) -> NDArray[np.int64]:
-    """Return a part's patches by the first member's index."""
-    patches = data[0].split.parts()[part]
-    if not len(patches):
-        raise DataError(f"the data have no {part} patches.")
-    return patches
+def positions_of(predictor: Predictor, part: str) -> list[int]:
+    """Return the positions of a part's patches in the index of the run's data.
+
+    Raises:
+        UsageError: There is no such part.
+        DataError: It holds no patch.
+    """
+    if part not in PARTS:
+        raise UsageError(f"part {part!r}: {nearest(part, PARTS)}")
+    positions: list[int] = predictor.data[0].split.parts()[part].tolist()
+    if not positions:
+        raise DataError(f"the data have no {part} patches.\nName another part.")
+    return positions
 
 
 def _same(data: FlairDataModule, ids: NDArray[np.str_]) -> NDArray[np.int64]:

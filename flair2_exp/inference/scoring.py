@@ -25,7 +25,6 @@ from flair2_exp.errors import (
     ConfigError,
     DataError,
     FlairError,
-    ShortageError,
     TrackingError,
     UsageError,
 )
@@ -43,7 +42,7 @@ from flair2_exp.inference.stored import StoredRun
 from flair2_exp.locking import locked
 from flair2_exp.run.folder import Footprint, RunFolder, require_own, require_place
 from flair2_exp.run.record import FINISHED, MEMBERS, RUNNING, RunRecord
-from flair2_exp.shortage import reserved, shortage
+from flair2_exp.shortage import in_words, reserved
 from flair2_exp.signals import signals_as_exceptions, status_of
 from flair2_exp.tracking.scrub import scrub
 from flair2_exp.tracking.tags import Tag
@@ -106,7 +105,11 @@ def score(
     require_store(config)
     before = Footprint.of(own.path)
     refused = "choose another folder with --out FOLDER"
-    with signals_as_exceptions(), _worded(own), locked(own.path, refused) as exclusive:
+    with (
+        signals_as_exceptions(),
+        in_words(own.path, lambda: "The same command scores it again."),
+        locked(own.path, refused) as exclusive,
+    ):
         with _removed_if_refused(before, own):
             store = open_store(config)
             if _is_done(own, record, store):
@@ -228,22 +231,6 @@ def _open(
     record.start = record.start or int(time.time() * 1000)
     run.log_files(origin.files())
     return run
-
-
-@contextmanager
-def _worded(folder: RunFolder) -> Iterator[None]:
-    """Say what the machine ran out of.
-
-    Raises:
-        ShortageError: The disk, shared memory or open files were exhausted.
-    """
-    try:
-        yield
-    except Exception as error:
-        lack = None if isinstance(error, FlairError) else shortage(error, folder.path)
-        if lack is None:
-            raise
-        raise ShortageError(f"{lack}\nThe same command scores it again.") from error
 
 
 @dataclass(frozen=True)

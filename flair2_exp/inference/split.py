@@ -21,8 +21,8 @@ from rasterio import Affine
 
 from flair2_exp import locking
 from flair2_exp.data.grids import Grid
-from flair2_exp.data.source import PARTS, DataSource
-from flair2_exp.errors import ConfigError, DataError, UsageError, nearest
+from flair2_exp.data.source import DataSource
+from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.inference.legend import write_legend, write_style
 from flair2_exp.inference.mosaics import Mosaic, OffGridError
 from flair2_exp.inference.rasters import (
@@ -38,6 +38,7 @@ from flair2_exp.inference.rasters import (
     require_writable,
     write_layer,
 )
+from flair2_exp.inference.reading import positions_of
 from flair2_exp.values import digest
 
 if TYPE_CHECKING:
@@ -125,21 +126,6 @@ def predict_split(
         write_legend(folder / "landcover.tif", predictor.nomenclature)
         of_areas = _write_mosaics(folder, source, paths, layers, tags) if mosaics else (0, {})
     return SplitSummary(folder, len(positions), len(missing), seconds, *of_areas)
-
-
-def positions_of(predictor: Predictor, part: str) -> list[int]:
-    """Return the positions of a part's patches in the index of the run's data.
-
-    Raises:
-        UsageError: There is no such part.
-        DataError: It holds no patch.
-    """
-    if part not in PARTS:
-        raise UsageError(f"part {part!r}: {nearest(part, PARTS)}")
-    positions: list[int] = predictor.data[0].split.parts()[part].tolist()
-    if not positions:
-        raise DataError(f"the data have no {part} patches.\nName another part.")
-    return positions
 
 
 def prediction_name(patch_id: str) -> str:

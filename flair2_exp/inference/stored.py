@@ -62,7 +62,7 @@ class StoredRun:
             return cls._of_checkpoint(str(run), path)
         if path.is_dir():
             return cls._of_folder(str(run), RunFolder(path))
-        if _RUN_ID.fullmatch(str(run)):
+        if is_run_id(str(run)):
             return cls._of_folder(str(run), _folder_of(str(run), tracking_uri))
         raise ConfigError(
             f"{run}: there is no such run.\nExpected the folder of a run, a checkpoint "
@@ -153,6 +153,11 @@ class StoredRun:
     def _version(self) -> str:
         version = self.record.tags.get(Tag.VERSION, "") if self.record else ""
         return f", {version}" if version else ""
+
+
+def is_run_id(text: str) -> bool:
+    """Return whether a text has the form of an MLflow run's id."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def _state(record: RunRecord) -> str:

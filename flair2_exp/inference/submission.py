@@ -28,9 +28,9 @@ from flair2_exp.files import replacing
 from flair2_exp.inference.patches import SplitPatch
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.rasters import made_from, quiet, require_free, system_errors
+from flair2_exp.inference.reading import positions_of
 from flair2_exp.inference.split import (
     Progress,
-    positions_of,
     predict_missing,
     prediction_name,
     remove_leftovers,

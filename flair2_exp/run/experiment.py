@@ -24,7 +24,6 @@ from flair2_exp.errors import (
     CheckpointError,
     ConfigError,
     FlairError,
-    ShortageError,
     TrackingError,
     nearest,
 )
@@ -34,7 +33,7 @@ from flair2_exp.ranks import Rank, rank_of
 from flair2_exp.run.folder import Footprint, RunFolder
 from flair2_exp.run.peers import Peers
 from flair2_exp.run.record import DECIDING, FINISHED, RUNNING, TRAINED, RunRecord
-from flair2_exp.shortage import reserved, shortage
+from flair2_exp.shortage import in_words, reserved
 from flair2_exp.signals import (
     Interruption,
     interrupt_of,
@@ -196,7 +195,8 @@ class _Life:
             _scrub_hydras_files(folder)
         earlier = read_record(folder)
         keep = earlier is not None or not self.first
-        worded = partial(_shortage_in_words, folder, self._command(overrides))
+        safe = partial(_safe_and_resumed, folder, self._command(overrides))
+        worded = partial(in_words, folder.path, safe)
         with _removed_if_refused(self.before, keep=keep), worded():
             prepared = prepare(config, folder, earlier, first=self.first)
             self._count_devices()
@@ -464,22 +464,11 @@ def read_record(folder: RunFolder) -> RunRecord | None:
     return record
 
 
-@contextmanager
-def _shortage_in_words(folder: RunFolder, command: str) -> Iterator[None]:
-    """Say what the machine ran out of, what is safe and how to resume.
-
-    Raises:
-        ShortageError: Within the context the disk, shared memory or open files were exhausted.
-    """
-    try:
-        yield
-    except Exception as error:
-        lack = None if isinstance(error, FlairError) else shortage(error, folder.path)
-        if lack is None:
-            raise
-        kept = next((path for path in (folder.last, folder.previous) if path.exists()), None)
-        safe = f"{kept}{_epochs_of(kept)} is whole" if kept else "No checkpoint was written yet"
-        raise ShortageError(f"{lack}\n{safe}; this resumes: {command}") from error
+def _safe_and_resumed(folder: RunFolder, command: str) -> str:
+    """Return which checkpoint is whole, and what resumes from there."""
+    kept = next((path for path in (folder.last, folder.previous) if path.exists()), None)
+    safe = f"{kept}{_epochs_of(kept)} is whole" if kept else "No checkpoint was written yet"
+    return f"{safe}; this resumes: {command}"
 
 
 def _epochs_of(checkpoint: Path) -> str:
