@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _WHOLE: Final = 1e-6  # what is left of a GPU that three thirds have taken
 
+_HELD: Final = ("/bin/sh", "-c", 'read -r _ && exec "$0" "$@" </dev/null')
+"""Becomes a command at a line on standard input, in the same process; ends without one."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -194,35 +197,46 @@ class Slots(Engine):
         if share.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
         where = f"GPU {', '.join(share.gpus)}" if share.gpus else f"cores {_ranges(share.cores)}"
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        # The process waits until it is noted down, and ends with this one until then: a sweep that
+        # is killed here does not leave a job behind of which the next one knows nothing.
         with folder.output.open("ab") as output:
-            output.write(f"{START}{attempt}, {stamp}, {socket.gethostname()}, {where}\n".encode())
-            output.flush()
             process = subprocess.Popen(
-                command.argv,
-                stdin=subprocess.DEVNULL,
+                [*_HELD, *command.argv],
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=command.cwd,
                 env=environment,
                 start_new_session=True,
             )
-        if share.cores and hasattr(os, "sched_setaffinity"):
-            with suppress(OSError):  # it has ended already
-                os.sched_setaffinity(process.pid, share.cores)
+            assert process.stdin is not None
+            with suppress(BrokenPipeError), process.stdin as line:  # killed, as `states` will tell
+                if share.cores and hasattr(os, "sched_setaffinity"):
+                    with suppress(OSError):  # cores that were taken away meanwhile
+                        os.sched_setaffinity(process.pid, share.cores)
+                self._note(process, command, attempt, share)
+                stamp = f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {socket.gethostname()}, {where}"
+                output.write(f"{START}{attempt}, {stamp}\n".encode())
+                output.flush()
+                line.write(b"\n")
         key = str(process.pid)
         self._children[key], self._shares[key] = process, share
+        log.info("%s: started on %s", command.title, where)
+
+    def _note(
+        self, process: subprocess.Popen[bytes], command: JobCommand, attempt: int, share: Share
+    ) -> None:
+        """Write down in a job's folder which process is its own."""
         identity = Process.of(process.pid)
         Submission(
             self.name,
-            key,
+            str(process.pid),
             command.title,
             list(command.words),
             identity.host,
             {"process": identity.plain(), "share": asdict(share)},
             attempt=attempt,
-        ).write(folder)
-        log.info("%s: started on %s", command.title, where)
+        ).write(command.folder)
 
     def adopt(self, command: JobCommand, job: Submission) -> None:
         """Count a job of an earlier sweep's among those at a time."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flair2_exp.config.engines import SlotsConfig
-from flair2_exp.engines.engine import ACTIVE, DONE, ENDED, FAILURE, Ending
+from flair2_exp.engines.engine import ACTIVE, DONE, ENDED, FAILURE, START, Ending
 from flair2_exp.engines.job import Submission
 from flair2_exp.engines.pool import Pool
 from flair2_exp.engines.slots import Resources, Share, Slots
@@ -366,3 +369,44 @@ def test_jobs_are_not_in_the_sweeps_group_which_ctrl_c_in_a_terminal_signals(
     assert int(written(job.folder, "group")) != os.getpgid(0)
     (tmp_path / "go").touch()
     until(lambda: status_of(job.folder) == "FINISHED")
+
+
+KILLED_WHILE_IT_STARTS = """
+import os, signal, sys
+from pathlib import Path
+from flair2_exp.engines import job
+from tests.engines.scripts import script
+from tests.engines.test_slots import slots
+
+class Killed(job.Submission):
+    def write(self, folder):
+        {before}
+        os.kill(os.getpid(), signal.SIGKILL)
+
+import flair2_exp.engines.slots as engine
+engine.Submission = Killed
+slots().start([script(Path(sys.argv[1]), 0, 'leave("began", "yes"); finish()')], [1])
+"""
+
+
+@pytest.mark.parametrize("before", ["pass", "super().write(folder)"], ids=["unknown", "noted"])
+def test_a_job_whose_sweep_is_killed_while_it_starts_it_never_begins(
+    tmp_path: Path, before: str
+) -> None:
+    """Else the next sweep would start it a second time beside the first."""
+    code = KILLED_WHILE_IT_STARTS.format(before=before)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2], check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    job = script(tmp_path, 0, 'leave("began", "yes"); finish()')
+    submission = Submission.read(job.folder)
+    assert (submission is not None) == (before != "pass")
+    if submission is not None:
+        until(lambda: slots().states({"a": submission}) == {"a": ENDED})
+    assert written(job.folder, "began") == ""
+    assert START not in job.folder.output.read_text()
+    pool = Pool(slots(), 1)
+    pool.add(job, lost=True)
+    assert drain(pool)[0].cause == DONE
+    assert written(job.folder, "began") == "yes"
