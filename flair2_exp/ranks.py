@@ -2,7 +2,7 @@
 
 A training on several devices is a process per device, its *ranks*. They are started by srun (a
 task each), by torchrun, or by the run itself: the process that was started by hand is then the
-first of its machine, and starts the others (`run/peers.py`).
+first of its machine, and starts the others (`lifecycle/peers.py`).
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _prepare(store: str, config: Config, workers: int) -> None:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from flair2_exp.data.preparation import prepare, require_store_folder
-    from flair2_exp.run.assembly import build_data
+    from flair2_exp.lifecycle.assembly import build_data
 
     require_store_folder(store)
     data = build_data(config)

@@ -13,9 +13,9 @@ from flair2_exp.compat import opened_hydra
 from flair2_exp.config.compose import JobLoader, typed
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.groups import config_folder
-from flair2_exp.run.experiment import run as run_experiment
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import read_metrics
+from flair2_exp.lifecycle.experiment import run as run_experiment
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import read_metrics
 
 SMALL_SAMPLE = (
     "dataset.sample.patch_size=64",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flair2_exp"
@@ -28,10 +28,12 @@ LAYERS = (
     {"config"},
     {"data", "models"},
     {"training", "tracking"},
-    {"run"},
+    {"lifecycle"},
     {"engines"},
+    {"results"},
     {"report", "inference", "skeleton"},
     {"sweeps"},
+    {"api"},
     {"cli"},
     {"__main__"},
 )
@@ -49,7 +51,7 @@ PUBLIC = {"_target_", "_exit"}
 
 NOT_OF_A_RUN = {
     ("config/groups.py", "config.yaml"),  # Hydra's primary config
-    ("run/experiment.py", "config/config.yaml"),  # an artifact's name in MLflow
+    ("lifecycle/experiment.py", "config/config.yaml"),  # an artifact's name in MLflow
 }
 """Texts in modules that equal the name of a file in a run's folder, and are another file's."""
 
@@ -180,7 +182,7 @@ def test_names_of_a_runs_files_are_spelled_in_one_class() -> None:
     files = {getattr(RunFolder(Path("run")), name).name for name in names}
     assert {"run.json", "metrics.json", "best.ckpt", "error.txt"} <= files
     for path in MODULES:
-        if path != PACKAGE / "run" / "folder.py":
+        if path != PACKAGE / "lifecycle" / "folder.py":
             spelled = {(name_of(path), each) for each in texts(path)}
             named = {each for each in spelled if each[1].rpartition("/")[2] in files}
             assert named <= NOT_OF_A_RUN

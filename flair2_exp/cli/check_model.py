@@ -28,8 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_intermixed_args(list(arguments))
     config = composed(options.overrides, options.config_dir)
+    from flair2_exp.lifecycle.assembly import foreseen_network
     from flair2_exp.models.check import check_network
-    from flair2_exp.run.assembly import foreseen_network
 
     spec, _ = foreseen_network(config)
     findings = check_network(

@@ -1,33 +1,41 @@
-"""`python -m flair2_exp deliver`: MLflow gets what it lacks of the runs below a folder."""
+"""`flair2-exp deliver`: MLflow gets what it lacks of the runs below a folder."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from flair2_exp.cli.verbs import PROGRAM, Parser
+import click
+
+from flair2_exp.cli.verbs import verb
 from flair2_exp.config.tracking import PathsConfig
-from flair2_exp.errors import ConfigError
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Deliver, and print a line for each folder that lacked something.
+@verb(
+    "deliver",
+    examples="""
+    flair2-exp deliver                       # all below outputs/ and multirun/
+    flair2-exp deliver multirun/leaderboard  # one sweep
+    flair2-exp deliver outputs/demo --tracking-uri sqlite:////other/mlflow.db
+    """,
+)
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=_FOLDER)
+@click.option(
+    "--tracking-uri", metavar="URI", default="",
+    help="Where to deliver (default: the store that each folder names).",
+)  # fmt: skip
+def command(folders: tuple[Path, ...], tracking_uri: str) -> int:
+    """Send to MLflow what runs could not send, and make runs and sweeps that it lacks again.
 
-    Returns:
-        0, or 1 where something is still not delivered.
-
-    Raises:
-        FlairError: There is no such folder.
+    FOLDER is one of a run, of a sweep, or of many; the folders are the truth, MLflow is a view of
+    them. The exit status is 1 where something is still not delivered.
     """
-    options = _parser().parse_args(list(arguments))
-    folders = options.folders or _folders_of_results()
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder}: there is no such folder; name one of runs or of a sweep.")
     from flair2_exp.sweeps.delivery import Deliverer
 
-    deliverer = Deliverer(options.tracking_uri)
+    folders = folders or _folders_of_results()
+    deliverer = Deliverer(tracking_uri)
     count = left = 0
     for folder in folders:
         for delivery in deliverer.below(folder):
@@ -42,25 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     return int(left > 0)
 
 
-def _folders_of_results() -> list[Path]:
+def _folders_of_results() -> tuple[Path, ...]:
     """Return where results are without being told, as far as there are any."""
     root = Path(os.environ.get("FLAIR2_EXP_ROOT") or ".")
     folders = (root / PathsConfig().output, root / "multirun")
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def _parser() -> Parser:
-    made = Parser(
-        prog=f"{PROGRAM} deliver",
-        description="Send what runs could not send to MLflow, and make runs and sweeps again that "
-        "the store does not have: the folders are the truth, MLflow is a view of them.",
-    )
-    made.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", help="of a run, of a sweep, or of many "
-        "(default: outputs and multirun)",
-    )  # fmt: skip
-    made.add_argument(
-        "--tracking-uri", default="", metavar="URI",
-        help="where to deliver (default: the store that each folder names)",
-    )  # fmt: skip
-    return made
+    return tuple(folder for folder in folders if folder.is_dir())

@@ -16,7 +16,7 @@ from flair2_exp.shortage import shortage
 if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Predictor
     from flair2_exp.inference.weights import Intervals
-    from flair2_exp.run.folder import RunFolder
+    from flair2_exp.lifecycle.folder import RunFolder
 
 SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 

@@ -133,9 +133,9 @@ def _run_one(flags: argparse.Namespace) -> bool:
     from flair2_exp.cli.words import is_job
     from flair2_exp.compat import hydra_context, opened_hydra, outcome
     from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
+    from flair2_exp.lifecycle.experiment import run
+    from flair2_exp.lifecycle.folder import Footprint, RunFolder, require_own, require_place
     from flair2_exp.ranks import rank_of
-    from flair2_exp.run.experiment import run
-    from flair2_exp.run.folder import Footprint, RunFolder, require_own, require_place
 
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:

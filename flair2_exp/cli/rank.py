@@ -1,4 +1,4 @@
-"""A further process of a training on several devices, as `run/peers.py` starts it.
+"""A further process of a training on several devices, as `lifecycle/peers.py` starts it.
 
 It reads what the first process has composed and checked from its standard input; a command given
 again would compose anew, and a sweep's would run the sweep again.
@@ -36,9 +36,9 @@ def _run(line: socket.socket) -> None:
     import pickle
 
     from flair2_exp.config.compose import register
+    from flair2_exp.lifecycle.experiment import Membership, run
+    from flair2_exp.lifecycle.peers import PeerError
     from flair2_exp.projects import make_importable
-    from flair2_exp.run.experiment import Membership, run
-    from flair2_exp.run.peers import PeerError
 
     register()
     job = pickle.load(sys.stdin.buffer)

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_intermixed_args(list(arguments))
     config = composed(options.overrides, options.config_dir)
-    from flair2_exp.run.assembly import build_data, require_files
+    from flair2_exp.lifecycle.assembly import build_data, require_files
 
     require_files(config)  # before torch is imported
     from flair2_exp.data import statistics

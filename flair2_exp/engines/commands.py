@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.groups import config_folder
 from flair2_exp.engines.job import JobCommand
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 
 _OF_MANY: Final = (
     "hydra.mode", "hydra.launcher", "hydra.sweeper", "hydra.run", "hydra.sweep.subdir"

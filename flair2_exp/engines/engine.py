@@ -11,8 +11,8 @@ from typing import ClassVar, Final
 
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED, KILLED, PREEMPTED, RunRecord
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED, KILLED, PREEMPTED, RunRecord
 
 QUEUED, ACTIVE, ENDED, CANCELLED = "queued", "running", "ended", "cancelled"
 LIVE: Final = (QUEUED, ACTIVE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flair2_exp.files import write_text
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.tracking.scrub import scrub
 
 

@@ -21,11 +21,11 @@ from flair2_exp.engines.job import JobCommand
 from flair2_exp.engines.pool import Pool
 from flair2_exp.engines.watching import build_engine
 from flair2_exp.errors import FlairError
+from flair2_exp.lifecycle.experiment import objective
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord, read_metrics
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_plugin
-from flair2_exp.run.experiment import objective
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord, read_metrics
 from flair2_exp.signals import Terminated
 
 if TYPE_CHECKING:

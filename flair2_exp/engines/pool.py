@@ -22,7 +22,7 @@ from flair2_exp.engines.engine import (
     ending_of,
 )
 from flair2_exp.engines.job import JobCommand, Submission
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ from flair2_exp.engines import leash
 from flair2_exp.engines.engine import ACTIVE, CANCELLED, ENDED, QUEUED, START, Engine
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.locking import is_held
 from flair2_exp.optuna_sweeper.process import Process
-from flair2_exp.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

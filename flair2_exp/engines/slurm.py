@@ -31,8 +31,8 @@ from flair2_exp.engines.engine import ACTIVE, CANCELLED, ENDED, QUEUED, START, E
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.files import write_text
+from flair2_exp.lifecycle.folder import SLURM_FOLDER, RunFolder
 from flair2_exp.locking import holder_of
-from flair2_exp.run.folder import SLURM_FOLDER, RunFolder
 from flair2_exp.signals import PREEMPTED
 from flair2_exp.slurm import JOB, RefusedError, SilentError, call, call_patiently, fields_of
 from flair2_exp.tracking.scrub import scrub

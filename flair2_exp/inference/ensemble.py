@@ -10,8 +10,8 @@ from typing import Final
 
 from flair2_exp.errors import ConfigError, FlairError, nearest
 from flair2_exp.inference.stored import StoredRun, is_run_id
-from flair2_exp.run.folder import RunFolder, run_folders
-from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.lifecycle.folder import RunFolder, run_folders
+from flair2_exp.lifecycle.record import FINISHED, RunRecord
 from flair2_exp.tracking.tags import Tag
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _names(record: RunRecord) -> set[str]:
 
 def _in_store(word: str, root: Path, tracking_uri: str) -> list[RunFolder]:
     """Return the folders of a row's finished runs that an MLflow store knows; each once."""
-    from flair2_exp.run.assembly import store_at
+    from flair2_exp.lifecycle.assembly import store_at
     from flair2_exp.tracking.store import database_path, local_uri, search_runs
 
     uri = tracking_uri or local_uri(root / "mlruns")

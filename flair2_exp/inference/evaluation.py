@@ -19,7 +19,7 @@ from flair2_exp.data.normalisation import scaled
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.stored import StoredRun
-from flair2_exp.run.record import RunRecord
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.score import confusion_matrix, most_frequent_class_miou
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.training.metrics import build_metrics, update

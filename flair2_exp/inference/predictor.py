@@ -498,7 +498,7 @@ def device_of(name: str) -> torch.device:
 
 
 def _data(member: Member) -> FlairDataModule:
-    from flair2_exp.run.assembly import build_data
+    from flair2_exp.lifecycle.assembly import build_data
 
     config = member.stored.config
     if config is None:

@@ -19,8 +19,8 @@ from flair2_exp import __version__
 from flair2_exp.errors import ConfigError
 from flair2_exp.inference.export import single
 from flair2_exp.inference.weights import SUFFIX, write_weights
+from flair2_exp.lifecycle.assembly import store_at
 from flair2_exp.nomenclature import METADATA_VALUES, SATELLITE_BANDS
-from flair2_exp.run.assembly import store_at
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature

@@ -39,9 +39,9 @@ from flair2_exp.inference.evaluation import (
 )
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.stored import StoredRun
+from flair2_exp.lifecycle.folder import Footprint, RunFolder, require_own, require_place
+from flair2_exp.lifecycle.record import FINISHED, MEMBERS, RUNNING, RunRecord
 from flair2_exp.locking import locked
-from flair2_exp.run.folder import Footprint, RunFolder, require_own, require_place
-from flair2_exp.run.record import FINISHED, MEMBERS, RUNNING, RunRecord
 from flair2_exp.shortage import in_words, reserved
 from flair2_exp.signals import signals_as_exceptions, status_of
 from flair2_exp.tracking.scrub import scrub
@@ -95,7 +95,7 @@ def score(
         FlairError: The networks cannot be scored together, the folder holds something else, or the
             store does not answer. Nothing is left then.
     """
-    from flair2_exp.run.assembly import open_store, require_store
+    from flair2_exp.lifecycle.assembly import open_store, require_store
 
     scored = Scored.of(predictor, name)
     own = RunFolder((folder or scored.folder(root)).absolute())
@@ -126,8 +126,8 @@ def _is_done(folder: RunFolder, record: RunRecord, store: Store | None) -> bool:
     Raises:
         ConfigError: It holds another run.
     """
-    from flair2_exp.run.delivery import settle
-    from flair2_exp.run.experiment import read_record
+    from flair2_exp.lifecycle.delivery import settle
+    from flair2_exp.lifecycle.experiment import read_record
 
     earlier = read_record(folder)
     if earlier is None:
@@ -172,9 +172,9 @@ def _score(
     options: Mapping[str, Any],
 ) -> None:
     """Predict, and leave a finished run; what goes wrong is noted in its record."""
+    from flair2_exp.lifecycle.experiment import log_config, resolved_yaml
+    from flair2_exp.lifecycle.results import finish, is_by_epoch, save_results, title
     from flair2_exp.models.registry import count_parameters
-    from flair2_exp.run.experiment import log_config, resolved_yaml
-    from flair2_exp.run.results import finish, is_by_epoch, save_results, title
 
     try:
         with run, reserved(folder.reserve):
@@ -210,7 +210,7 @@ def _open(
     take_over: bool,
 ) -> Run:
     """Start or resume the MLflow run, or what stands in for it, and note it in the record."""
-    from flair2_exp.run.experiment import run_name
+    from flair2_exp.lifecycle.experiment import run_name
     from flair2_exp.tracking.provenance import collect
     from flair2_exp.tracking.run import open_run, valid_tags
 

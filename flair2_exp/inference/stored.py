@@ -14,8 +14,8 @@ from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import build
 from flair2_exp.errors import CheckpointError, ConfigError, FlairError
 from flair2_exp.inference import weights
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FINISHED, MEMBERS, TRAINED, RunRecord, read_settings
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FINISHED, MEMBERS, TRAINED, RunRecord, read_settings
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _folder_of(run_id: str, tracking_uri: str) -> RunFolder:
         FlairError: The store has no such run, or its folder is not here.
     """
     from flair2_exp.config.tracking import PathsConfig
-    from flair2_exp.run.assembly import store_at
+    from flair2_exp.lifecycle.assembly import store_at
     from flair2_exp.tracking.store import database_path, local_uri
 
     uri = tracking_uri or local_uri(PathsConfig().mlflow)

@@ -18,8 +18,8 @@ from flair2_exp import __version__
 from flair2_exp.config.experiment import Config
 from flair2_exp.errors import CheckpointError
 from flair2_exp.files import replacing
-from flair2_exp.run.record import RunRecord
-from flair2_exp.run.results import SYNTHETIC
+from flair2_exp.lifecycle.record import RunRecord
+from flair2_exp.lifecycle.results import SYNTHETIC
 from flair2_exp.score import convention_of
 from flair2_exp.tracking.scrub import scrub
 from flair2_exp.tracking.tags import Tag

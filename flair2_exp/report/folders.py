@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flair2_exp.errors import ConfigError, DataError, FlairError
+from flair2_exp.lifecycle.folder import RunFolder, run_folders
+from flair2_exp.lifecycle.record import FINISHED, RunRecord, read_settings
 from flair2_exp.report.counts import read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
-from flair2_exp.run.folder import RunFolder, run_folders
-from flair2_exp.run.record import FINISHED, RunRecord, read_settings
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import flatten, render
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from flair2_exp.run.record import RunRecord
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.score import Convention, convention_of
 from flair2_exp.tracking.tags import Tag
 

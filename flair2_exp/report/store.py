@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flair2_exp.errors import ConfigError, DataError, TrackingError
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import DECIDING, FINISHED, RunRecord
 from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import DECIDING, FINISHED, RunRecord
 from flair2_exp.tracking.store import Store, database_path, local_store, open_store, search_runs
 from flair2_exp.tracking.tags import Tag
 

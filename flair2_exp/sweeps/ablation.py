@@ -29,11 +29,11 @@ from flair2_exp.engines.engine import LIVE
 from flair2_exp.engines.gpus import visible_gpus
 from flair2_exp.engines.launcher import EngineLauncher
 from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.lifecycle.assembly import require_store
+from flair2_exp.lifecycle.folder import SWEEP_CONFIG, Footprint, require_own_sweep, require_place
 from flair2_exp.locking import locked
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_plugin
-from flair2_exp.run.assembly import require_store
-from flair2_exp.run.folder import SWEEP_CONFIG, Footprint, require_own_sweep, require_place
 from flair2_exp.sweeps.delivery import deliver_runs
 from flair2_exp.sweeps.failures import (
     Failure,

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flair2_exp.errors import FlairError, TrackingError
-from flair2_exp.locking import locked
-from flair2_exp.run.assembly import store_at
-from flair2_exp.run.delivery import (
+from flair2_exp.lifecycle.assembly import store_at
+from flair2_exp.lifecycle.delivery import (
     Delivery,
     address_now,
     address_of,
@@ -21,8 +20,9 @@ from flair2_exp.run.delivery import (
     settle,
     waiting,
 )
-from flair2_exp.run.folder import SWEEP_FILE, RunFolder, run_folders
-from flair2_exp.run.record import FINISHED, KILLED, RunRecord
+from flair2_exp.lifecycle.folder import SWEEP_FILE, RunFolder, run_folders
+from flair2_exp.lifecycle.record import FINISHED, KILLED, RunRecord
+from flair2_exp.locking import locked
 from flair2_exp.sweeps.parent import REPORT, Notes, parent_of, rebuild_parent
 from flair2_exp.tracking.pending import Pending
 from flair2_exp.tracking.store import Store

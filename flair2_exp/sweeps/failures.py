@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flair2_exp.config.explain import explain
 from flair2_exp.files import write_text
+from flair2_exp.lifecycle.record import FAILED
 from flair2_exp.projects import format_exception
-from flair2_exp.run.record import FAILED
 from flair2_exp.sweeps.plan import DONE, Job
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ def run_job_of_sweep(config: DictConfig) -> Any:
     from flair2_exp import streams
     from flair2_exp.config.compose import make_sources_importable, typed
     from flair2_exp.engines.job import Submission, code_digest
+    from flair2_exp.lifecycle.experiment import Membership, run
+    from flair2_exp.lifecycle.folder import Footprint, RunFolder
     from flair2_exp.optuna_sweeper.trial import current_trial
-    from flair2_exp.run.experiment import Membership, run
-    from flair2_exp.run.folder import Footprint, RunFolder
     from flair2_exp.sweeps.parent import parent_of
     from flair2_exp.sweeps.tuning import PARENT, require_study_data
     from flair2_exp.tracking.tags import Tag

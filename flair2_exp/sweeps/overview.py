@@ -24,10 +24,10 @@ from flair2_exp.engines.job import Submission
 from flair2_exp.engines.watching import UNKNOWN
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.files import write_text
+from flair2_exp.lifecycle.folder import JOBS_FILE, SWEEP_CONFIG, RunFolder, natural_key
+from flair2_exp.lifecycle.record import FAILED as RUN_FAILED
+from flair2_exp.lifecycle.record import FINISHED, KILLED, RUNNING, TRAINED, RunRecord
 from flair2_exp.locking import holder_of, wait_until_free
-from flair2_exp.run.folder import JOBS_FILE, SWEEP_CONFIG, RunFolder, natural_key
-from flair2_exp.run.record import FAILED as RUN_FAILED
-from flair2_exp.run.record import FINISHED, KILLED, RUNNING, TRAINED, RunRecord
 
 WAITING, DONE, FAILED, STOPPED = "waiting", "done", "failed", "stopped"
 

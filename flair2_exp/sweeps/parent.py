@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.files import write_text
-from flair2_exp.run.assembly import open_store
-from flair2_exp.run.delivery import BEGUN, COMPLETE
-from flair2_exp.run.folder import SWEEP_FILE, RunFolder
+from flair2_exp.lifecycle.assembly import open_store
+from flair2_exp.lifecycle.delivery import BEGUN, COMPLETE
+from flair2_exp.lifecycle.folder import SWEEP_FILE, RunFolder
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:

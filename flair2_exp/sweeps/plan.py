@@ -29,12 +29,12 @@ from flair2_exp.config.fields import plain, require_usable
 from flair2_exp.config.identity import UNKNOWN_DATA, deciding
 from flair2_exp.engines.launcher import engine_of
 from flair2_exp.errors import ConfigError, DataError, FlairError
+from flair2_exp.lifecycle import assembly
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED as RUN_FAILED
+from flair2_exp.lifecycle.record import RunRecord, place_of, row_of
 from flair2_exp.machine import processes_at_most
 from flair2_exp.report.rows import one_experiment, tell_apart
-from flair2_exp.run import assembly
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED as RUN_FAILED
-from flair2_exp.run.record import RunRecord, place_of, row_of
 from flair2_exp.values import digest, flatten, render
 
 NEW, DONE, RESUME, FAILED = "new", "done", "resume", "failed"

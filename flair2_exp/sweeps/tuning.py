@@ -25,9 +25,9 @@ from flair2_exp.config.identity import contents, decides
 from flair2_exp.engines.gpus import visible_gpus
 from flair2_exp.engines.launcher import engine_of
 from flair2_exp.errors import ConfigError, DataError, TrackingError
-from flair2_exp.run import assembly
-from flair2_exp.run.folder import RunFolder, require_own_sweep, require_place, run_folders
-from flair2_exp.run.record import place_of
+from flair2_exp.lifecycle import assembly
+from flair2_exp.lifecycle.folder import RunFolder, require_own_sweep, require_place, run_folders
+from flair2_exp.lifecycle.record import place_of
 from flair2_exp.sweeps.delivery import deliver_runs
 from flair2_exp.sweeps.plan import distributes, require_launcher
 from flair2_exp.tracking.tags import Tag

@@ -39,7 +39,7 @@ from flair2_exp.inference.patches import Tile
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.surroundings import Flight
 from flair2_exp.inference.tiling import Axis, Join, default_overlap
-from flair2_exp.run.assembly import build_task, network_spec
+from flair2_exp.lifecycle.assembly import build_task, network_spec
 
 ROUNDS: Final = (1, 5)
 OPTIONS: Final = {

@@ -12,8 +12,8 @@ from torch.nn import functional
 from flair2_exp.cli.main import register
 from flair2_exp.config.compose import typed
 from flair2_exp.config.groups import config_folder
+from flair2_exp.lifecycle.assembly import network_spec
 from flair2_exp.models.registry import accelerate, build_network
-from flair2_exp.run.assembly import network_spec
 
 BATCH: Final = 2
 """On a processor."""

@@ -24,8 +24,8 @@ from typing import Any, Final
 from lightning import Callback, LightningModule, Trainer
 
 from benchmarks.harness import Figure, ratios
-from flair2_exp.run.folder import RunFolder, run_folders
-from flair2_exp.run.record import RunRecord
+from flair2_exp.lifecycle.folder import RunFolder, run_folders
+from flair2_exp.lifecycle.record import RunRecord
 
 ROUNDS: Final = (3, 5)
 OPTIONS: Final[dict[str, dict[str, Any]]] = {}

@@ -23,11 +23,11 @@ from flair2_exp.cli.main import register
 from flair2_exp.config.compose import typed
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.groups import config_folder
+from flair2_exp.lifecycle.delivery import rebuild
+from flair2_exp.lifecycle.experiment import resolved_yaml
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import DECIDING, FINISHED, RunRecord
 from flair2_exp.nomenclature import FLAIR_13
-from flair2_exp.run.delivery import rebuild
-from flair2_exp.run.experiment import resolved_yaml
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import DECIDING, FINISHED, RunRecord
 from flair2_exp.tracking.history import History
 from flair2_exp.tracking.provenance import collect
 from flair2_exp.tracking.store import database_path, local_uri, open_store

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.harness import Figure, take_turns
 from benchmarks.many_runs import SWEEP, make_runs
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.nomenclature import FLAIR_13
 from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.folders import read_folders
@@ -30,7 +31,6 @@ from flair2_exp.report.results import ReportOptions
 from flair2_exp.report.runs import RunSet, ScoredRun
 from flair2_exp.report.statistics import RESAMPLES, Integers, sum_by_area
 from flair2_exp.report.store import read_mlflow
-from flair2_exp.run.record import RunRecord
 from flair2_exp.tracking.tags import Tag
 
 ROUNDS: Final = (1, 5)

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Final
 
 from flair2_exp import locking
-from flair2_exp.run.folder import run_folders
-from flair2_exp.run.record import RUNNING, RunRecord, read_metrics
+from flair2_exp.lifecycle.folder import run_folders
+from flair2_exp.lifecycle.record import RUNNING, RunRecord, read_metrics
 from flair2_exp.tracking.tags import Tag
 from tests.configs import SMALL_SAMPLE
-from tests.run.helpers import scores
+from tests.lifecycle.helpers import scores
 from tests.sweeps.commands import client
 from tests.sweeps.killing import wait
 
@@ -211,10 +211,12 @@ def _import_what_is_heavy() -> None:
     import segmentation_models_pytorch
     import torch
 
-    import flair2_exp.run.experiment
+    import flair2_exp.lifecycle.experiment
     import flair2_exp.training.task
 
-    assert all((lightning, mlflow, optuna, segmentation_models_pytorch, flair2_exp.run.experiment))
+    assert all(
+        (lightning, mlflow, optuna, segmentation_models_pytorch, flair2_exp.lifecycle.experiment)
+    )
     torch.set_num_threads(1)
 
 

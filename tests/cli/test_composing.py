@@ -12,9 +12,9 @@ import pytest
 from flair2_exp.compat import opened_hydra
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.groups import config_folder
-from flair2_exp.run import experiment
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.lifecycle import experiment
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FINISHED, RunRecord
 from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.plan import Plan, Planner
 from tests.commands import answer

@@ -16,10 +16,10 @@ import pytest
 from flair2_exp.cli.export import main
 from flair2_exp.errors import ConfigError, FlairError, TrackingError, UsageError
 from flair2_exp.inference.predictor import Predictor
+from flair2_exp.lifecycle.experiment import run
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.report.counts import read_counts
 from flair2_exp.report.statistics import row_counts, scores
-from flair2_exp.run.experiment import run
-from flair2_exp.run.folder import RunFolder
 from tests.configs import SMALL_SAMPLE, compose_config
 
 OVERRIDES = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flair2_exp.run.folder import (
+from flair2_exp.lifecycle.folder import (
     Footprint,
     RunFolder,
     require_own,

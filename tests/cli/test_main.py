@@ -363,7 +363,7 @@ def test_who_follows_a_message_meets_it_no_more(
     refused: str, advice: str, followed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached: list[object] = []
-    for place in ("run.experiment.run", "optuna_sweeper.plugin.OptunaStudySweeper.sweep"):
+    for place in ("lifecycle.experiment.run", "optuna_sweeper.plugin.OptunaStudySweeper.sweep"):
         monkeypatch.setattr(f"flair2_exp.{place}", lambda *_, **__: reached.append(0))
     monkeypatch.setattr(
         ablation.AblationSweeper, "sweep", lambda *_, **__: reached.append(0), raising=True

@@ -19,10 +19,10 @@ import yaml
 
 from flair2_exp.data.download import unpack
 from flair2_exp.errors import DataError
+from flair2_exp.lifecycle.record import FORMAT
 from flair2_exp.optuna_sweeper import SweepError
 from flair2_exp.optuna_sweeper.storage import open_storage
 from flair2_exp.report.folders import read_folders
-from flair2_exp.run.record import FORMAT
 from tests.commands import answer
 from tests.configs import SMALL_SAMPLE
 

@@ -17,8 +17,8 @@ from flair2_exp.data.sample.scene import Scene, write_scene
 from flair2_exp.inference.mapping import MapOptions
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.surroundings import Flight, surroundings_of
-from flair2_exp.run.folder import RunFolder, run_folders
-from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.lifecycle.folder import RunFolder, run_folders
+from flair2_exp.lifecycle.record import FINISHED, RunRecord
 from flair2_exp.tracking.tags import Tag
 from tests.commands import Answer, answer
 from tests.inference.conftest import trained

@@ -10,7 +10,7 @@ import pytest
 
 from flair2_exp.cli.verbs import VERBS, verb_of
 from flair2_exp.errors import UsageError
-from flair2_exp.run.delivery import Delivery
+from flair2_exp.lifecycle.delivery import Delivery
 from flair2_exp.sweeps.delivery import Deliverer
 from tests.commands import answer
 

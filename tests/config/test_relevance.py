@@ -31,8 +31,8 @@ from flair2_exp.data.datamodule import FlairDataModule
 from flair2_exp.data.readers import Sample
 from flair2_exp.data.sample.tree import ensure_sample
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.run import assembly
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle import assembly
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.signals import Interruption
 from flair2_exp.tracking.run import open_run
 from flair2_exp.training.callbacks import Scores, metrics_under

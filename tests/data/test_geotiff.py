@@ -15,7 +15,7 @@ from flair2_exp.data.datamodule import FlairDataModule
 from flair2_exp.data.fingerprint import fingerprint
 from flair2_exp.data.source import DataSource, open_source
 from flair2_exp.errors import ConfigError, DataError, FlairError
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from tests.commands import answer
 from tests.data.pairs import BANDS, CLASSES, IGNORED, lines_of, rewrite, write_pairs, write_table
 from tests.data.trees import write_raster

@@ -17,12 +17,12 @@ from flair2_exp.data.fingerprint import fingerprint
 from flair2_exp.data.preparation import prepare
 from flair2_exp.data.source import open_source
 from flair2_exp.errors import DataError, FlairError
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import read_metrics
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import read_metrics
 from tests.commands import answer
 from tests.data.pairs import IGNORED, write_pairs
 from tests.data.test_geotiff import groups_of as pairs_of
-from tests.run.helpers import Killed, die_at_the_end_of, scores
+from tests.lifecycle.helpers import Killed, die_at_the_end_of, scores
 
 HERE = "tests.data.made_up"
 EVERYTHING = frozenset({"aerial", "satellite", "metadata"})

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from flair2_exp.engines.job import Submission
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.locking import holder_of
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord
 
 ROWS, SEEDS, EPOCHS = ("unet", "linknet"), (1, 2, 3), 40
 TIMEOUT = 540.0

@@ -18,9 +18,9 @@ from flair2_exp.engines.engine import ACTIVE, CANCELLED, ENDED, QUEUED, START, E
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.engines.launcher import EngineJob
 from flair2_exp.engines.pool import Pool
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED, FINISHED, KILLED, RUNNING, RunRecord
 from flair2_exp.optuna_sweeper.trial import VARIABLE, Ticket
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED, FINISHED, KILLED, RUNNING, RunRecord
 from tests.optuna_sweeper.toy import make_search, trials_of
 
 OBJECTIVE = "val/miou"

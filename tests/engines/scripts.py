@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flair2_exp.engines.job import JobCommand
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FORMAT
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FORMAT
 
 _HEAD = f"""
 import json, os, signal, sys, time

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.engines.job import Submission, code_digest
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

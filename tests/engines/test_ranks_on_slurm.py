@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.compat import within_epoch
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED, KILLED, read_metrics
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED, KILLED, read_metrics
 from flair2_exp.training.checkpoint import read_checkpoint
 from tests.devices import MODULE, start
-from tests.run.helpers import record_of, scores
+from tests.lifecycle.helpers import record_of, scores
 
 pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("cluster")]
 SRUN = ("srun", "--quiet", "--export=ALL", "-n", "2", *MODULE)

@@ -23,8 +23,8 @@ from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.engines.pool import Pool
 from flair2_exp.engines.ray import Ray
 from flair2_exp.errors import ConfigError
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import read_metrics
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import read_metrics
 from tests.configs import SMALL_SAMPLE
 from tests.sweeps.commands import command as run_command
 
@@ -340,7 +340,7 @@ from pathlib import Path
 from flair2_exp.config.engines import RayConfig
 from flair2_exp.engines.job import JobCommand
 from flair2_exp.engines.ray import Ray
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 
 root, address = Path(sys.argv[1]), sys.argv[2] or None
 folder = RunFolder(root / "run_0")

@@ -17,8 +17,8 @@ from flair2_exp.engines.engine import ACTIVE, CANCELLED, ENDED, QUEUED
 from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.engines.slurm import Slurm
 from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.locking import locked
-from flair2_exp.run.folder import RunFolder
 from flair2_exp.slurm import JOB, SilentError
 from tests.commands import answer
 from tests.engines.clients import Clients, submission_of

@@ -26,7 +26,7 @@ from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.engines.pool import Pool
 from flair2_exp.engines.slurm import Slurm
 from flair2_exp.errors import FlairError
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.slurm import RefusedError, call, fields_of
 from tests.configs import SMALL_SAMPLE
 from tests.engines.scripts import script, status_of, until, written

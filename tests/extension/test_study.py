@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord
 from tests.commands import answer
 
 CONF = Path(__file__).parent / "outside" / "conf"

@@ -10,9 +10,9 @@ import torch
 from lightning import Trainer
 
 from flair2_exp.inference.predictor import Predictor
-from flair2_exp.run import assembly
+from flair2_exp.lifecycle import assembly
 from tests.configs import SMALL_SAMPLE
-from tests.run.made import config_below, finished_folder
+from tests.lifecycle.made import config_below, finished_folder
 
 NETWORK = (
     "model=unet", "data=aerial_only", "model.encoder=resnet18",

@@ -10,11 +10,11 @@ import pytest
 
 from flair2_exp.errors import ConfigError
 from flair2_exp.inference.ensemble import runs_of
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.tracking.store import local_uri
 from flair2_exp.tracking.tags import Tag
-from tests.run.made import config_below, finished_folder
+from tests.lifecycle.made import config_below, finished_folder
 
 WHOLE = tuple(f"trainer.limit_{part}_batches=null" for part in ("train", "val", "test"))
 
@@ -117,7 +117,7 @@ def test_a_row_of_the_sample_is_not_mixed_with_one_of_other_data(results: Path) 
 
 @pytest.mark.slow
 def test_a_row_elsewhere_is_found_by_the_mlflow_store(results: Path, tmp_path: Path) -> None:
-    from flair2_exp.run.assembly import store_at
+    from flair2_exp.lifecycle.assembly import store_at
     from flair2_exp.tracking.run import open_run
 
     place = left(tmp_path / "elsewhere/outputs/run", "moved", 4)

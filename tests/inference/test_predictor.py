@@ -12,8 +12,8 @@ from flair2_exp.errors import CheckpointError, ConfigError, DataError, FlairErro
 from flair2_exp.inference.patches import Acquisitions
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.stored import StoredRun
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RUNNING, RunRecord
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RUNNING, RunRecord
 from flair2_exp.score import confusion_matrix
 from tests.inference.conftest import trained
 

@@ -24,19 +24,19 @@ from flair2_exp.inference.evaluation import evaluate, require_scorable
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.scoring import score
 from flair2_exp.inference.stored import StoredRun
+from flair2_exp.lifecycle.delivery import rebuild
+from flair2_exp.lifecycle.experiment import run as run_experiment
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import read_metrics
 from flair2_exp.locking import locked
 from flair2_exp.report.folders import read_folders
 from flair2_exp.report.leaderboard import build_report
 from flair2_exp.report.results import ReportOptions
 from flair2_exp.report.store import read_mlflow
-from flair2_exp.run.delivery import rebuild
-from flair2_exp.run.experiment import run as run_experiment
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import read_metrics
 from flair2_exp.tracking.store import local_uri
 from flair2_exp.tracking.tags import Tag
 from tests.configs import SMALL_SAMPLE, compose_config
-from tests.run.helpers import record_of
+from tests.lifecycle.helpers import record_of
 
 pytestmark = pytest.mark.slow
 
@@ -210,7 +210,7 @@ def test_what_is_killed_is_never_finished_and_is_done_again(world: World, tmp_pa
 def test_a_full_disk_and_an_interruption_leave_no_finished_run(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flair2_exp.run import results
+    from flair2_exp.lifecycle import results
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
@@ -241,7 +241,7 @@ def test_a_score_is_not_a_network_and_names_those_that_it_is_of(
 
 
 def test_its_mlflow_run_can_be_made_again_from_its_folder(world: World, tmp_path: Path) -> None:
-    from flair2_exp.run.assembly import store_at
+    from flair2_exp.lifecycle.assembly import store_at
 
     folder = score(world.predictor(world.unet(1), world.unet(2)), tmp_path, tracked=False)
     store = store_at(local_uri(tmp_path / "mlruns"))

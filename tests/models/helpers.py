@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from flair2_exp.config.data import MetadataConfig
 from flair2_exp.config.model import FusionConfig, ModelConfig, UTAEConfig
+from flair2_exp.lifecycle import assembly
 from flair2_exp.models.reference import utae_name
 from flair2_exp.models.registry import NetworkSpec, SegmentationModel, build_network
 from flair2_exp.models.utae import UTAE
-from flair2_exp.run import assembly
 from flair2_exp.training.task import SegmentationTask
 from tests.configs import compose_config
 from tests.golden_vectors import golden, golden_dir

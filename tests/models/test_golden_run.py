@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flair2_exp.data.datamodule import FlairDataModule
-from flair2_exp.run.experiment import run as run_experiment
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import read_metrics
+from flair2_exp.lifecycle.experiment import run as run_experiment
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import read_metrics
 from flair2_exp.training.task import SegmentationTask
 from tests.configs import compose_config
 from tests.data.trees import Tree, write_raster

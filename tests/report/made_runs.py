@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.nomenclature import CLASSES_13
 from flair2_exp.report.folders import read_folder
 from flair2_exp.report.runs import ScoredRun
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord
 from flair2_exp.tracking.tags import Tag
 
 NAMES = np.array([one.name for one in CLASSES_13])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import ConfigError
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.report.folders import read_folder, read_folders
 from flair2_exp.report.runs import AbsentRun
-from flair2_exp.run.folder import RunFolder
 from flair2_exp.tracking.tags import Tag
 from tests.report.made_runs import make_arrays, make_folder, read_run
 

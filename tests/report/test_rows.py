@@ -10,6 +10,8 @@ import pytest
 
 from flair2_exp.config.fields import plain
 from flair2_exp.errors import ConfigError
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.report.leaderboard import build_report
 from flair2_exp.report.results import ReportOptions
 from flair2_exp.report.rows import (
@@ -23,8 +25,6 @@ from flair2_exp.report.rows import (
 )
 from flair2_exp.report.runs import RunSet, ScoredRun
 from flair2_exp.report.sentences import notes
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import flatten, render
 from tests.configs import compose_config

@@ -16,10 +16,10 @@ import pytest
 from mlflow import MlflowClient
 
 from flair2_exp.errors import ConfigError, TrackingError
+from flair2_exp.lifecycle.record import DECIDING, RunRecord
 from flair2_exp.report.counts import read_counts
 from flair2_exp.report.runs import ScoredRun
 from flair2_exp.report.store import read_mlflow
-from flair2_exp.run.record import DECIDING, RunRecord
 from flair2_exp.tracking.tags import Tag
 from tests.report.made_runs import make_arrays
 

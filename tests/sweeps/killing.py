@@ -55,10 +55,10 @@ def kill_until_done() -> None:
     import segmentation_models_pytorch
     import torch
 
-    import flair2_exp.run.experiment
+    import flair2_exp.lifecycle.experiment
     import flair2_exp.training.task
 
-    assert all((lightning, mlflow, segmentation_models_pytorch, flair2_exp.run.experiment))
+    assert all((lightning, mlflow, segmentation_models_pytorch, flair2_exp.lifecycle.experiment))
     torch.set_num_threads(1)
     moments, kills = random.Random(seed), 0
     while True:

@@ -13,8 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FINISHED, RunRecord, read_metrics
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FINISHED, RunRecord, read_metrics
 from flair2_exp.sweeps.ablation import AblationSweeper
 from flair2_exp.sweeps.failures import Traced
 from tests.sweeps.plans import OfTheSweep, of_sweep, planned, sweep_config, sweep_folder

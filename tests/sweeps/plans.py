@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from flair2_exp.compat import opened_hydra
 from flair2_exp.config.compose import JobLoader
 from flair2_exp.config.groups import config_folder
-from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.lifecycle.record import FINISHED, RunRecord
 from flair2_exp.sweeps.plan import Job, Plan, Planner, split
 
 SUBDIR = "${name}/seed=${seed}"

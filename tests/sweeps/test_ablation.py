@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from flair2_exp import locking
-from flair2_exp.run.folder import RunFolder, run_folders
-from flair2_exp.run.record import RUNNING, RunRecord, read_metrics
+from flair2_exp.lifecycle.folder import RunFolder, run_folders
+from flair2_exp.lifecycle.record import RUNNING, RunRecord, read_metrics
 from flair2_exp.tracking.tags import Tag
 from tests.commands import answer
 from tests.configs import SMALL_SAMPLE
-from tests.run.helpers import scores
+from tests.lifecycle.helpers import scores
 from tests.sweeps.commands import LIMIT, client, runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a command's own limit is below that

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from flair2_exp.errors import TrackingError
+from flair2_exp.lifecycle.assembly import store_at
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.locking import locked
-from flair2_exp.run.assembly import store_at
-from flair2_exp.run.folder import RunFolder
 from flair2_exp.sweeps.delivery import Deliverer, deliver_runs
 from flair2_exp.sweeps.parent import Notes, open_parent, parent_of
 from flair2_exp.tracking.pending import Pending
 from flair2_exp.tracking.run import new_run
 from flair2_exp.tracking.store import Store
 from flair2_exp.tracking.tags import Tag
-from tests.run.helpers import record_of
-from tests.run.made import config_below, finished_folder
+from tests.lifecycle.helpers import record_of
+from tests.lifecycle.made import config_below, finished_folder
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from flair2_exp.errors import DataError
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED
 from flair2_exp.report import write
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED
 from flair2_exp.sweeps import failures
 from flair2_exp.sweeps.ablation import SweepFailedError
 from flair2_exp.sweeps.failures import Traced, mark_failed

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.tracking.tags import Tag
 from tests.commands import answer
 from tests.configs import SMALL_SAMPLE

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import ConfigError, DataError
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED, RUNNING
 from flair2_exp.locking import locked
 from flair2_exp.report import folders
 from flair2_exp.report.runs import ScoredRun
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED, RUNNING
 from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.ablation import SweepFailedError
 from tests.report.made_runs import make_runs

@@ -16,8 +16,8 @@ from flair2_exp.engines.job import JobCommand, Submission
 from flair2_exp.engines.launcher import EngineLauncher
 from flair2_exp.engines.pool import Pool
 from flair2_exp.errors import ConfigError
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED
 from flair2_exp.sweeps import ablation
 from flair2_exp.sweeps.ablation import AblationSweeper, SweepFailedError
 from tests.commands import answer

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import ConfigError
-from flair2_exp.run.record import RunRecord
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.sweeps.plan import DONE, Job
 from tests.commands import answer
 from tests.configs import SMALL_SAMPLE

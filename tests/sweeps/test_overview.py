@@ -11,9 +11,9 @@ from flair2_exp.config.engines import SlotsConfig
 from flair2_exp.engines.job import Submission
 from flair2_exp.engines.slots import Slots
 from flair2_exp.errors import ConfigError
+from flair2_exp.lifecycle.folder import SWEEP_CONFIG, RunFolder
+from flair2_exp.lifecycle.record import FAILED, FINISHED, KILLED, RUNNING, RunRecord
 from flair2_exp.locking import locked
-from flair2_exp.run.folder import SWEEP_CONFIG, RunFolder
-from flair2_exp.run.record import FAILED, FINISHED, KILLED, RUNNING, RunRecord
 from flair2_exp.sweeps.overview import cancel, overview, sweeps_below, write_jobs
 from tests.commands import answer
 from tests.engines.scripts import script, until, written

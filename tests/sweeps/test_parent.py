@@ -12,7 +12,7 @@ import pytest
 from flair2_exp.config import identity
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.tracking import TrackingConfig
-from flair2_exp.run.folder import SWEEP_FILE
+from flair2_exp.lifecycle.folder import SWEEP_FILE
 from flair2_exp.sweeps import ablation, parent
 from flair2_exp.sweeps.ablation import SweepFailedError
 from flair2_exp.sweeps.parent import open_parent, parent_of

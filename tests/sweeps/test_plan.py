@@ -13,7 +13,7 @@ from flair2_exp.compat import opened_hydra
 from flair2_exp.config import identity
 from flair2_exp.config.groups import config_folder
 from flair2_exp.errors import ConfigError
-from flair2_exp.run import record
+from flair2_exp.lifecycle import record
 from flair2_exp.sweeps.ablation import job_table
 from flair2_exp.sweeps.plan import (
     DONE,

@@ -23,11 +23,11 @@ from flair2_exp.config.data import DatasetConfig
 from flair2_exp.config.groups import config_folder
 from flair2_exp.config.training import best_direction
 from flair2_exp.errors import ConfigError, DataError
+from flair2_exp.lifecycle import assembly
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.optuna_sweeper import SweepError
 from flair2_exp.optuna_sweeper.config import OptunaStudyConf
 from flair2_exp.optuna_sweeper.search import Search
-from flair2_exp.run import assembly
-from flair2_exp.run.folder import RunFolder
 from flair2_exp.sweeps.tuning import facts_of, may_change, on_start, require_study_data
 from tests.configs import SMALL_SAMPLE, compose_config
 from tests.optuna_sweeper.toy import Launcher, states, trials_of

@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from flair2_exp.run import assembly
+from flair2_exp.lifecycle import assembly
 from flair2_exp.training.task import SegmentationTask
 from tests.configs import compose_config
 

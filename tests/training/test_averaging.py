@@ -11,12 +11,12 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from flair2_exp.config.training import AverageConfig
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.signals import Terminated
 from flair2_exp.training.averaging import AveragedWeights
 from flair2_exp.training.task import SegmentationTask
 from tests.configs import run
-from tests.run.helpers import Killed, die_at_the_end_of, scores
+from tests.lifecycle.helpers import Killed, die_at_the_end_of, scores
 from tests.training.helpers import build_task, loader, trainer
 
 MODEL = ("model=unet", "data=aerial_only", "optimizer=adamw", "optimizer.lr=0.01")

@@ -1,4 +1,4 @@
-"""What callbacks remember and draw that whole runs (tests/run) would not show."""
+"""What callbacks remember and draw that whole runs (tests/lifecycle) would not show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from flair2_exp.config.training import BestConfig, CallbacksConfig
 from flair2_exp.errors import CheckpointError
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.signals import Interruption
 from flair2_exp.training.callbacks import (
     CheckpointPaths,

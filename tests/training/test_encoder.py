@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from flair2_exp.config.training import OptimizerConfig
 from flair2_exp.errors import ConfigError
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.training.encoder import FrozenEncoder, encoder_of, stages_of
 from flair2_exp.training.optimizers import build_optimizer, parameter_groups
 from tests.configs import run
-from tests.run.helpers import Killed, die_at_the_end_of, scores
+from tests.lifecycle.helpers import Killed, die_at_the_end_of, scores
 from tests.training.helpers import build_task, loader, trainer
 
 IMAGE = (5, 64, 64)

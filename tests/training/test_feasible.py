@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from flair2_exp.errors import FlairError
+from flair2_exp.lifecycle import assembly
 from flair2_exp.models.registry import NetworkSpec, SegmentationModel
-from flair2_exp.run import assembly
 from flair2_exp.training.feasible import require_feasible
 from tests.configs import compose_config
 

@@ -11,10 +11,10 @@ from lightning import Callback, LightningModule, Trainer
 
 from flair2_exp.config.training import BestConfig, FurtherMetrics, MetricConfig
 from flair2_exp.errors import ConfigError
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.training.metrics import build_metrics, require_metrics
 from tests.configs import compose_config, run
-from tests.run.helpers import Killed, die_at_the_end_of, scores
+from tests.lifecycle.helpers import Killed, die_at_the_end_of, scores
 from tests.training.helpers import build_task, loader, trainer
 
 F1 = "torchmetrics.classification.MulticlassF1Score"

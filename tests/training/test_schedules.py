@@ -15,7 +15,7 @@ from flair2_exp.config.training import SchedulerConfig
 from flair2_exp.errors import ConfigError
 from flair2_exp.training.schedules import build_schedule, require_kept
 from tests.configs import compose_config
-from tests.run.helpers import Killed
+from tests.lifecycle.helpers import Killed
 from tests.training.helpers import build_task, loader, trainer
 
 

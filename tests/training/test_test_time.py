@@ -18,7 +18,7 @@ from torch import Tensor
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import build, plain
 from flair2_exp.config.identity import identity
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.training.checkpoint import read_checkpoint
 from flair2_exp.training.task import SegmentationTask
 from flair2_exp.training.test_time import SYMMETRIES, averaged

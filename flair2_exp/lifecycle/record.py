@@ -22,7 +22,7 @@ from flair2_exp.config.fields import plain
 from flair2_exp.config.identity import deciding
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import write_text
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.signals import FAILED, FINISHED, KILLED, PREEMPTED
 from flair2_exp.tracking.pending import Pending
 from flair2_exp.tracking.tags import Tag

@@ -28,11 +28,11 @@ from flair2_exp.errors import (
     nearest,
 )
 from flair2_exp.files import write_text
+from flair2_exp.lifecycle.folder import Footprint, RunFolder
+from flair2_exp.lifecycle.peers import Peers
+from flair2_exp.lifecycle.record import DECIDING, FINISHED, RUNNING, TRAINED, RunRecord
 from flair2_exp.locking import locked
 from flair2_exp.ranks import Rank, rank_of
-from flair2_exp.run.folder import Footprint, RunFolder
-from flair2_exp.run.peers import Peers
-from flair2_exp.run.record import DECIDING, FINISHED, RUNNING, TRAINED, RunRecord
 from flair2_exp.shortage import in_words, reserved
 from flair2_exp.signals import (
     Interruption,
@@ -187,8 +187,8 @@ class _Life:
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
         """Do what is left to do of the run; return its objective."""
-        from flair2_exp.run.assembly import describe_data
-        from flair2_exp.run.results import finish
+        from flair2_exp.lifecycle.assembly import describe_data
+        from flair2_exp.lifecycle.results import finish
 
         config, folder = self.config, self.folder
         if self.first:
@@ -338,9 +338,9 @@ class _Life:
 
     def _train_and_test(self, prepared: Prepared, run: Run, record: RunRecord) -> dict[str, float]:
         """Fit, then test the best checkpoint; return all numbers of `metrics.json`."""
+        from flair2_exp.lifecycle.assembly import build_trainer
+        from flair2_exp.lifecycle.results import save_results, title
         from flair2_exp.models.registry import count_parameters
-        from flair2_exp.run.assembly import build_trainer
-        from flair2_exp.run.results import save_results, title
         from flair2_exp.training.callbacks import metrics_under
 
         config, data, task = self.config, prepared.data, prepared.task
@@ -505,7 +505,7 @@ def run_name(config: Config) -> str:
 
 def _deliver(folder: RunFolder, record: RunRecord, store: Store | None) -> None:
     """Send what a finished run could not; what is in the way costs a warning."""
-    from flair2_exp.run.delivery import settle
+    from flair2_exp.lifecycle.delivery import settle
 
     if store is not None and record.run_id:
         try:
@@ -530,7 +530,7 @@ def prepare(
     Raises:
         FlairError: The first thing that is wrong.
     """
-    from flair2_exp.run.assembly import (
+    from flair2_exp.lifecycle.assembly import (
         build_data,
         build_task,
         needs_statistics,
@@ -591,8 +591,8 @@ def prepare(
 
 def _of_weights(config: Config, path: Path) -> Normalisation | None:
     """Return by what the inputs of tested weights were normalised; None where they do not say."""
+    from flair2_exp.lifecycle.assembly import needs_statistics, recorded_normalisation
     from flair2_exp.models.tensors import read_file
-    from flair2_exp.run.assembly import needs_statistics, recorded_normalisation
 
     if not needs_statistics(config):
         return None

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import DataError, DeviceError
+from flair2_exp.lifecycle import peers
+from flair2_exp.lifecycle.peers import End, PeerError, Peers
 from flair2_exp.ranks import Rank
-from flair2_exp.run import peers
-from flair2_exp.run.peers import End, PeerError, Peers
 from flair2_exp.signals import Terminated
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_a_signal_to_one_process_is_one_to_all_and_a_mistake_of_ones_own_stays()
 def test_a_process_that_waits_for_ever_is_ended_by_force_with_the_reason(ends: str) -> None:
     code = (
         "import socket, sys, time\nfrom pathlib import Path\n"
-        "from flair2_exp.ranks import Rank\nfrom flair2_exp.run import peers\n"
+        "from flair2_exp.ranks import Rank\nfrom flair2_exp.lifecycle import peers\n"
         "peers.GRACE = 0.2\n"
         "line = socket.socket(fileno=int(sys.argv[1]))\n"
         "rank = Rank(number=1, world=2, local=1, per_node=2)\n"

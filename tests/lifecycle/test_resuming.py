@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from flair2_exp.errors import CheckpointError, ConfigError
-from flair2_exp.run import results
-from flair2_exp.run.assembly import build_data
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import KILLED
+from flair2_exp.lifecycle import results
+from flair2_exp.lifecycle.assembly import build_data
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import KILLED
 from flair2_exp.signals import Terminated
 from flair2_exp.training import task
 from flair2_exp.training.task import SegmentationTask
 from tests.configs import SMALL_SAMPLE, compose_config, run
-from tests.run.helpers import FULL, Killed, die_at_the_end_of, record_of, scores
+from tests.lifecycle.helpers import FULL, Killed, die_at_the_end_of, record_of, scores
 
 PLATEAU = (*FULL, "scheduler=plateau", "scheduler.patience=0")
 BATCHES = ("trainer.limit_train_batches=null", "trainer.max_epochs=2", "model=utt", "metadata=on",

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from flair2_exp.compat import epochs_trained
 from flair2_exp.errors import DivergedError
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.training.callbacks import FiniteLoss
 from flair2_exp.training.task import SegmentationTask
 from tests.commands import answer
 from tests.configs import SMALL_SAMPLE, run
-from tests.run.helpers import FULL, record_of
+from tests.lifecycle.helpers import FULL, record_of
 
 SMALL_BATCHES = ("data.batch_size=2", "trainer.max_epochs=3")
 WILD = ("optimizer=sgd", "optimizer.lr=1e4", "scheduler=none", "trainer.limit_train_batches=null")

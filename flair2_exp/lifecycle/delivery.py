@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import build
 from flair2_exp.errors import TrackingError
-from flair2_exp.run.experiment import log_config, run_name
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import ENDED, KILLED, MEMBERS, RunRecord, read_settings
-from flair2_exp.run.results import hand_over, is_by_epoch
+from flair2_exp.lifecycle.experiment import log_config, run_name
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import ENDED, KILLED, MEMBERS, RunRecord, read_settings
+from flair2_exp.lifecycle.results import hand_over, is_by_epoch
 from flair2_exp.tracking.outbox import Outbox
 from flair2_exp.tracking.pending import Pending
 from flair2_exp.tracking.tags import Tag

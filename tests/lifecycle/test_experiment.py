@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from flair2_exp.errors import DataError
+from flair2_exp.lifecycle import experiment
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED, RunRecord
 from flair2_exp.report.store import read_mlflow
-from flair2_exp.run import experiment
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED, RunRecord
 from flair2_exp.tracking.tags import Tag
 from tests.configs import SMALL_SAMPLE, compose_config, run
-from tests.run.helpers import FULL, record_of
+from tests.lifecycle.helpers import FULL, record_of
 from tests.training.test_device import LEFT_OVER
 
 SATELLITE = ["raw", "cloudfree", "monthly", "monthly_cloudfree"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from flair2_exp.errors import CheckpointError, ConfigError, DataError, FlairError, ModelError
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.locking import locked
-from flair2_exp.run.folder import RunFolder
 from tests.configs import run
 
 

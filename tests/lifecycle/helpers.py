@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.training.callbacks import ResumePoint
 
 FULL = ("trainer.limit_train_batches=null", "trainer.limit_val_batches=null",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.files import replacing, write_text
-from flair2_exp.run.folder import RunFolder
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:

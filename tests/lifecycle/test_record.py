@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.errors import ConfigError
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FORMAT, KILLED, RunRecord
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FORMAT, KILLED, RunRecord
 from tests.configs import SMALL_SAMPLE, compose_config, run
 
 DEBUG = ("preset=debug", "tracking=off", "trainer=cpu", *SMALL_SAMPLE)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from flair2_exp.errors import CheckpointError
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.nomenclature import CLASSES_13
-from flair2_exp.run.folder import RunFolder
 from flair2_exp.training.checkpoint import read_checkpoint
 from tests.configs import run
 

@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 
 from flair2_exp.errors import TrackingError
-from flair2_exp.run import experiment
-from flair2_exp.run.assembly import open_store, store_at
-from flair2_exp.run.delivery import address_of, lacks, rebuild, settle
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import RunRecord, recorded_status
+from flair2_exp.lifecycle import experiment
+from flair2_exp.lifecycle.assembly import open_store, store_at
+from flair2_exp.lifecycle.delivery import address_of, lacks, rebuild, settle
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import RunRecord, recorded_status
 from flair2_exp.tracking.outbox import Outbox
 from flair2_exp.tracking.process import WriterProcess
 from flair2_exp.tracking.run import new_run
 from flair2_exp.tracking.store import Store
 from flair2_exp.tracking.tags import Tag
 from tests.configs import SMALL_SAMPLE
-from tests.run.helpers import Killed, record_of
-from tests.run.made import SCORES, config_below, finished_folder
+from tests.lifecycle.helpers import Killed, record_of
+from tests.lifecycle.made import SCORES, config_below, finished_folder
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_making_that_was_killed_goes_on_with_the_same_run(
     folder = finished_folder(place / "outputs" / moment, config_below(place))
     record = record_of(folder.path)
     with monkeypatch.context() as patch:
-        patch.setattr(f"flair2_exp.run.delivery.{moment}", dying)
+        patch.setattr(f"flair2_exp.lifecycle.delivery.{moment}", dying)
         with pytest.raises(Killed):
             rebuild(folder, record, store)
     monkeypatch.setattr(WriterProcess, "has_ended", lambda *_, **__: True)

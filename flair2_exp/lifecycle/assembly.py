@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from flair2_exp.config.experiment import Config, require_classes, require_patch_size
 from flair2_exp.config.fields import plain
 from flair2_exp.errors import CheckpointError, ConfigError
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import recorded_status
 from flair2_exp.nomenclature import AERIAL_BANDS
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import recorded_status
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.files import write_text
-from flair2_exp.run.experiment import resolved_yaml
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FINISHED, RunRecord
+from flair2_exp.lifecycle.experiment import resolved_yaml
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FINISHED, RunRecord
 from tests.configs import compose_config
 
 SCORES = {

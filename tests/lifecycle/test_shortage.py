@@ -12,14 +12,14 @@ import pytest
 
 from flair2_exp import shortage
 from flair2_exp.errors import DataError, ShortageError
-from flair2_exp.run import experiment, results
-from flair2_exp.run.folder import RunFolder
-from flair2_exp.run.record import FAILED
+from flair2_exp.lifecycle import experiment, results
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import FAILED
 from flair2_exp.tracking import history
 from flair2_exp.training import whole
 from flair2_exp.training.checkpoint import read_checkpoint
 from tests.configs import run
-from tests.run.helpers import FULL, record_of
+from tests.lifecycle.helpers import FULL, record_of
 
 
 def full_from_call(number: int, function: Callable[..., Any]) -> Callable[..., Any]:
