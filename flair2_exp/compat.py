@@ -245,6 +245,18 @@ def has_workers(loader: DataLoader[Any]) -> bool:
     return loader._iterator is not None
 
 
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End a loader's persistent workers, if they are running; the next epoch starts others.
+
+    Torch does it where the iterator is dropped. But one that an exception's traceback holds is
+    dropped by Python's garbage collection, which takes the queues to the workers away first: torch
+    then waits five seconds for each worker before it kills it.
+    """
+    iterator, loader._iterator = loader._iterator, None
+    if hasattr(iterator, "_shutdown_workers"):  # not without workers
+        iterator._shutdown_workers()
+
+
 COMPILED_PREFIX: Final = "_orig_mod."
 """What `torch.compile(module)` puts before the module's names in a state_dict. Torch offers nothing
 to take it off; people publish weights of compiled networks."""

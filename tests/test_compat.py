@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -61,12 +62,17 @@ def test_a_loader_has_workers_from_its_first_epoch_on() -> None:
     assert len(list(loader)) == 4
     assert compat.has_workers(loader)
     assert len(list(loader)) == 4
+    compat.end_workers(loader)
+    assert not compat.has_workers(loader)
+    assert not multiprocessing.active_children()
+    assert len(list(loader)) == 4
 
 
 def test_a_loader_without_workers_never_has_any() -> None:
     data: Any = list(range(4))
     loader: DataLoader[Any] = DataLoader(data)
     list(loader)
+    compat.end_workers(loader)
     assert not compat.has_workers(loader)
 
 

@@ -141,6 +141,7 @@ class PatchLoader(DataLoader[Any]):
         for batch in batches:
             self._given += 1
             if isinstance(batch, Failure):
+                compat.end_workers(self)
                 raise DamagedPatchError(batch.message)
             if isinstance(batch, Parcel):
                 opened = batch.open()
@@ -154,6 +155,7 @@ class PatchLoader(DataLoader[Any]):
             del batch
             blocks.release()
         if empty:
+            compat.end_workers(self)
             raise DataError(self.dataset.all_damaged())
 
 
