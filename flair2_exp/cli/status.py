@@ -11,7 +11,8 @@ import click
 
 from flair2_exp.cli import shown
 from flair2_exp.cli.verbs import verb
-from flair2_exp.lifecycle.folder import SWEEP_CONFIG, RunFolder
+from flair2_exp.errors import ConfigError
+from flair2_exp.lifecycle.folder import SWEEP_CONFIG, run_folders
 from flair2_exp.results.finding import multirun, results_folders
 from flair2_exp.results.table import sweep_folder
 from flair2_exp.sweeps.overview import (
@@ -60,14 +61,15 @@ def status(sweeps: tuple[str, ...], as_json: bool) -> None:
     "cancel",
     examples="""
     flair2-exp cancel leaderboard            # a sweep or a search
-    flair2-exp cancel multirun/leaderboard/3_unet_seed=1    # one of its jobs
+    flair2-exp cancel multirun/leaderboard/3_unet_seed=1    # one of its jobs on an engine
+    flair2-exp cancel outputs/unet/TIME      # a run of its own
     """,
 )
 @click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...")
 def end(sweeps: tuple[str, ...]) -> int:
     """End the jobs of a sweep, a search or one run, each with a checkpoint.
 
-    The sweep's command starts them again on request alone (`sweep.cancelled=resume`). The exit
+    A sweep's command starts them again on request alone (`sweep.cancelled=resume`). The exit
     status is 1 where the sweep's command runs on another machine and goes on.
     """
     result = 0
@@ -88,10 +90,14 @@ def _folders(name: str) -> list[Path]:
 
 
 def _group(folder: Path) -> tuple[Path, list[JobState]]:
-    run = RunFolder(folder)
-    if run.record.is_file() and not (folder / SWEEP_CONFIG).is_file():
-        return folder, [state_of_run(run)]
-    return folder, overview(folder)
+    if (folder / SWEEP_CONFIG).is_file():
+        return folder, overview(folder)
+    runs = [state_of_run(each) for each in run_folders(folder)]
+    if not runs:
+        raise ConfigError(
+            f"{folder} is not the folder of a sweep, a search or a run, and there is no run in it."
+        )
+    return folder, runs
 
 
 def _print(folder: Path, jobs: Sequence[JobState]) -> None:

@@ -40,6 +40,7 @@ from flair2_exp.results.run import (
     RecordedRun,
     state_of,
 )
+from flair2_exp.tracking.tags import Tag
 
 WAITING: Final = "waiting"
 
@@ -150,7 +151,9 @@ def _started(folder: Path) -> Iterator[RunFolder]:
 
 def state_of_run(folder: RunFolder) -> JobState:
     """Return where a run is that belongs to no sweep."""
-    record = RunRecord.read(folder)
+    record = None
+    with suppress(ConfigError):  # of another version
+        record = RunRecord.read(folder)
     name = (record.row, record.seed) if record is not None else (folder.path.name, -1)
     return _state_of(folder, name, None, "")
 
@@ -251,7 +254,7 @@ def cancel(folder: Path) -> Cancelled:
     """End a sweep's or a run's jobs with a checkpoint, and the command that waits for them.
 
     The jobs are marked as cancelled, so that the sweep's command starts them again on request
-    alone (`sweep.cancelled=resume`).
+    alone (`sweep.cancelled=resume`). A single run is asked to end by a signal.
 
     Args:
         folder: A sweep's, a search's, or that of one of their runs.
@@ -260,9 +263,10 @@ def cancel(folder: Path) -> Cancelled:
         FlairError: There is no such sweep or run, or an engine does not answer.
     """
     own = RunFolder(folder)
-    if Submission.read(own) is None and not (folder / SWEEP_CONFIG).is_file():
-        raise ConfigError(f"{folder} is not the folder of a sweep, a search or a job of one.")
-    folders = [own] if Submission.read(own) is not None else list(_started(folder))
+    submitted = Submission.read(own) is not None
+    if not submitted and not (folder / SWEEP_CONFIG).is_file():
+        return _end_single(own)
+    folders = [own] if submitted else list(_started(folder))
     jobs = {str(each): job for each in folders if (job := Submission.read(each)) is not None}
     live = {key: jobs[key] for key, state in watching.states_of(jobs).items() if state in LIVE}
     for key, job in live.items():
@@ -270,17 +274,32 @@ def cancel(folder: Path) -> Cancelled:
         job.write(RunFolder(Path(key)))
     # The command first: it would start the next job as soon as one has ended. Where its jobs end
     # with it, it stops them itself, and a second signal would cost them their checkpoint.
-    elsewhere = _end_command(folder)
+    elsewhere = "" if submitted else _end_command(folder)
     states = watching.states_of(live)
     left = {key: job for key, job in live.items() if states[key] in LIVE}
     watching.stop(left)
     return Cancelled(len(live), elsewhere)
 
 
+def _end_single(folder: RunFolder) -> Cancelled:
+    """End the process of a run that no engine has started."""
+    record = RunRecord.read(folder)
+    if record is None:
+        raise ConfigError(f"{folder} is not the folder of a sweep, a search or a run.")
+    if Tag.SWEEP in record.tags:
+        raise ConfigError(
+            f"{folder} is one of the runs of {record.tags[Tag.SWEEP]}, which are at work in the "
+            "process of the whole sweep: name that."
+        )
+    held = holder_of(folder.path)
+    elsewhere = _end_command(folder.path)
+    return Cancelled(int(bool(held) and not elsewhere), elsewhere)
+
+
 def _end_command(folder: Path) -> str:
-    """End the process that holds a sweep's folder; return it where it is on another machine."""
+    """End the process that holds a sweep's or a run's folder; return it where it is elsewhere."""
     match = _HOLDER.search(holder_of(folder))
-    if match is None or not (folder / SWEEP_CONFIG).is_file():
+    if match is None:
         return ""
     if match[2] != socket.gethostname():
         return match[0]

@@ -171,7 +171,7 @@ def _of_files(folder: RunFolder) -> Iterator[Fault]:
     if left:
         names = ", ".join(str(path.relative_to(folder.path)) for path in left)
         size = sum(path.stat().st_size for path in left) / 1e6
-        yield Fault(f"{folder}: left half written: {names} ({size:.1f} MB)", "remove them",
+        yield Fault(f"{folder}: left behind: {names} ({size:.1f} MB)", "remove them",
                     lambda: _unlink(left))  # fmt: skip
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +25,14 @@ from flair2_exp.tracking.tags import Tag
 from tests.commands import answer
 from tests.engines.scripts import script, until, written
 
+HOLDS = """
+import sys, time
+from pathlib import Path
+from flair2_exp.locking import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 JOB = """
 def end(number, frame):
     advance(); record("KILLED"); sys.exit(143)
@@ -106,6 +117,23 @@ def test_one_job_can_be_cancelled(sweep: Path) -> None:
     assert overview(sweep)[1].state == "running"
     cancel(sweep)
     until(lambda: overview(sweep)[1].state == "cancelled")
+
+
+def test_a_run_of_its_own_can_be_cancelled_and_one_in_a_sweeps_process_cannot(
+    tmp_path: Path,
+) -> None:
+    own, job = RunFolder(tmp_path / "own"), RunFolder(tmp_path / "job")
+    RunRecord({}).write(own)
+    RunRecord({str(Tag.SWEEP): "it"}).write(job)
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(own)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert cancel(own.path).jobs == 1
+    assert process.wait(10) == -signal.SIGTERM
+    process.stdout.close()
+    assert cancel(own.path).jobs == 0
+    with pytest.raises(ConfigError, match="one of the runs of it"):
+        cancel(job.path)
 
 
 def test_another_folder_is_not_a_sweep(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_killed_run_is_closed_and_what_is_sound_is_kept(store: Store, root: Pa
     torn.write_bytes(b"{")
     asked = answer("repair")
     assert (asked.status, "add --yes" in asked.err) == (2, True)
-    for words in ("RUNNING by its record", "left half written", "RUNNING in MLflow"):
+    for words in ("RUNNING by its record", "left behind", "RUNNING in MLflow"):
         assert words in asked.out
     assert record_of(run.path).status == RUNNING
     done = answer("repair", "--yes")
