@@ -15,7 +15,9 @@ from flair2_exp.results import table
 from flair2_exp.results.table import Entry
 
 _SHOWN: Final = ("name", "seed", "status", "model", "dataset", "test/miou", "val/miou", "epoch",
-                 "seconds", "started", "folder")  # fmt: skip
+                 "seconds", "folder")  # fmt: skip
+_SHARED: Final = ("model", "dataset")
+"""Columns of which a common value is said once, below the table."""
 _FURTHER: Final = 4
 """Options that differ and are shown without being asked for."""
 
@@ -69,17 +71,30 @@ def command(
     names = [each.strip() for each in columns.split(",") if each.strip()]
     for name in names:
         table.require_known(name, every)
+    shared = {} if names or len(every) == 1 else _shared(every)
     if not names:
         extra = [name for name, values in further.items() if None not in values][:_FURTHER]
         names = [*_SHOWN[:5], *extra, *_SHOWN[5:]]
-        names = [name for name in names if any(each.value(name) is not None for each in every)]
+        names = [
+            name
+            for name in names
+            if name not in shared and any(each.value(name) is not None for each in every)
+        ]
     heads = [_HEADS.get(name, name) for name in names]
     right = [any(isinstance(each.value(n), int | float) for each in every) for n in names]
     shown.print_table(
         [f" {head}" if number else head for head, number in zip(heads, right, strict=True)],
         [[_cell(name, each.value(name)) for name in names] for each in every],
+        folded=("name", "folder"),
     )
-    print(f"{len(every)} run{'' if len(every) == 1 else 's'}")
+    of_all = "".join(f", {name} {value}" for name, value in shared.items())
+    print(f"{len(every)} run{'' if len(every) == 1 else 's'}{of_all}")
+
+
+def _shared(every: Sequence[Entry]) -> dict[str, Any]:
+    """Return the values that all runs have in common, of columns that may be left out then."""
+    values = {name: {each.value(name) for each in every} for name in _SHARED}
+    return {name: found.pop() for name, found in values.items() if len(found) == 1}
 
 
 _HEADS: Final = {"seconds": "time", "test/miou": "test mIoU", "val/miou": "val mIoU"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +24,20 @@ tracking_uri = click.option(
 yes = click.option("--yes", is_flag=True, help="Do it without asking.")
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+def print_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    folded: Collection[str] | None = None,
+) -> None:
     """Print a table: as wide as it is where the output is a file, within the width of a terminal.
 
     Args:
         head: The columns; those that begin with a blank hold numbers, and stand at the right.
         rows: Their texts.
         title: A line above it.
+        folded: Columns that may take several lines where the terminal is narrow; None: all.
     """
     from rich.console import Console
     from rich.table import Table
@@ -41,7 +48,10 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: st
     table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
     for name in head:
         side: Any = "right" if name.startswith(" ") else "left"
-        table.add_column(Text(name.strip(), style="bold"), justify=side, overflow="fold")
+        whole = folded is not None and name not in folded
+        table.add_column(
+            Text(name.strip(), style="bold"), justify=side, overflow="fold", no_wrap=whole
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     with console.capture() as capture:

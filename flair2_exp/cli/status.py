@@ -116,7 +116,10 @@ def _print(folder: Path, jobs: Sequence[JobState]) -> None:
             if name not in (" per epoch", " left", " since", "where")
             or any(row[at] not in ("", shown.NOTHING) for row in rows)]  # fmt: skip
     shown.print_table(
-        [head[at] for at in kept], [[row[at] for at in kept] for row in rows], title=str(folder)
+        [head[at] for at in kept],
+        [[row[at] for at in kept] for row in rows],
+        title=str(folder),
+        folded=("row", "where"),
     )
     counts = Counter(job.state for job in jobs)
     total = ", ".join(f"{count} {state}" for state, count in counts.most_common())
