@@ -20,10 +20,12 @@ from flair2_exp.errors import ConfigError
 from flair2_exp.lifecycle.folder import SWEEP_CONFIG, RunFolder
 from flair2_exp.lifecycle.record import FAILED, FINISHED, KILLED, RUNNING, RunRecord
 from flair2_exp.locking import locked
+from flair2_exp.sweeps.ablation import job_table
 from flair2_exp.sweeps.overview import cancel, overview, sweeps_below, write_jobs
 from flair2_exp.tracking.tags import Tag
 from tests.commands import answer
 from tests.engines.scripts import script, until, written
+from tests.sweeps.plans import planned
 
 HOLDS = """
 import sys, time
@@ -204,3 +206,13 @@ def test_the_written_jobs_lead_to_their_folders_wherever_the_sweep_is_moved(
     moved = sweep.rename(tmp_path / "elsewhere")
     assert [(job.row, job.state) for job in overview(moved)] == [("unet", "done")]
     assert written(RunFolder(moved), "jobs.json")
+
+
+def test_a_job_that_a_process_is_at_work_in_is_not_said_to_be_resumed(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "seed=1,2", "tracking=off", "preset=debug")
+    for job in jobs:
+        RunRecord.of(job.config, "data", job.folder).write(job.folder)
+        job.refresh()
+    with locked(jobs[0].folder.path):
+        lines = job_table(jobs).splitlines()
+    assert [line.split()[4] for line in lines[1:3]] == ["running", "resume"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from flair2_exp.api import open_run
 from flair2_exp.errors import ConfigError, TrackingError
 from flair2_exp.lifecycle.folder import SWEEP_CONFIG
 from flair2_exp.locking import locked
+from flair2_exp.results import table
 from flair2_exp.sweeps.parent import Notes
 from flair2_exp.sweeps.removal import removal_of
 from flair2_exp.tracking.store import Store
@@ -104,3 +107,19 @@ def test_a_store_that_does_not_take_it_leaves_the_folder(
     assert not run.path.exists()
     with sqlite3.connect(store.folder / "mlflow.db") as database:
         assert database.execute("SELECT count(*) FROM runs").fetchone()[0]
+
+
+def test_an_mlflow_id_leads_to_the_run_and_a_store_lists_its_runs(store: Store, root: Path) -> None:
+    run = tracked_run(store, root / "outputs" / "by its id")
+    run_id = record_of(run.path).run_id
+    assert removal_of(run_id).folder == run.path.resolve()
+    assert open_run(run_id).folder == run.path
+    listed = {each.value("mlflow_id"): each for each in table.entries(tracking_uri=store.address)}
+    assert (listed[run_id].state, listed[run_id].value("model")) == ("done", "utt")
+    shutil.rmtree(run.path)
+    listed = {each.value("mlflow_id"): each for each in table.entries(tracking_uri=store.address)}
+    assert (listed[run_id].state, listed[run_id].value("model")) == ("elsewhere", "utt")
+    with pytest.raises(ConfigError, match="which is not on this machine"):
+        open_run(run_id)
+    with pytest.raises(ConfigError, match="there is no such run in the MLflow store"):
+        open_run("0" * 32)
