@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,9 @@ FILE: Final = ".lock"
 
 _UNSUPPORTED: Final = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 """What file systems without locks answer: some network and some FUSE ones."""
+
+_LOOK_SECONDS: Final = 0.1
+"""Far longer than a look at who holds a lock takes, and nothing beside the start of a run."""
 
 _lock_files: Final[set[IO[str]]] = set()
 
@@ -111,7 +115,11 @@ def locked(folder: Path, fix: str = "") -> Iterator[bool]:
     """
     with ExitStack() as stack:
         try:
-            supported = stack.enter_context(file_lock(folder / FILE, blocking=False))
+            try:
+                supported = stack.enter_context(file_lock(folder / FILE, blocking=False))
+            except BlockingIOError:  # perhaps of somebody who only looks: `holder_of`
+                time.sleep(_LOOK_SECONDS)
+                supported = stack.enter_context(file_lock(folder / FILE, blocking=False))
             if supported:
                 holder = f"process {os.getpid()} on {socket.gethostname()}\n"
                 (folder / FILE).write_text(holder, "utf-8", "backslashreplace")
@@ -133,10 +141,7 @@ def locked(folder: Path, fix: str = "") -> Iterator[bool]:
 
 
 def is_held(folder: Path) -> bool:
-    """Return whether a process holds a folder; False where the file system has no locks.
-
-    Not while one may be about to take it: for a moment, this does.
-    """
+    """Return whether a process holds a folder; False where the file system has no locks."""
     return bool(holder_of(folder))
 
 
@@ -155,7 +160,8 @@ def wait_until_free(folder: Path) -> None:
 def holder_of(folder: Path) -> str:
     """Return `process 12 on host` of the process that holds a folder; "" where none does.
 
-    Without locks on the file system nobody is known to hold it.
+    Without locks on the file system nobody is known to hold it. To look is to share the lock for a
+    moment, which `locked` waits for.
     """
     try:
         with file_lock(folder / FILE, shared=True, blocking=False):
@@ -164,6 +170,14 @@ def holder_of(folder: Path) -> str:
         return _holder(folder)
     except OSError:  # it is not there
         return ""
+
+
+def lock_time(folder: Path) -> float | None:
+    """Return when a process last took a folder, in seconds since 1970; None: none ever did."""
+    try:
+        return (folder / FILE).stat().st_mtime
+    except OSError:
+        return None
 
 
 def _holder(folder: Path) -> str:

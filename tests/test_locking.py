@@ -133,7 +133,7 @@ def test_a_lock_on_a_removed_file_does_not_count(
     monkeypatch.setattr(fcntl, "flock", late)
     with locked(tmp_path), pytest.raises(ConfigError, match="in use"), locked(tmp_path):
         pass
-    assert len(files) == 3
+    assert len(files) == 4  # the removed one, that of the holder, and twice that of the refused
 
 
 def test_without_locks_the_work_continues_with_a_warning(
@@ -172,3 +172,21 @@ def test_an_error_within_the_context_is_not_taken_for_the_locks(tmp_path: Path) 
         raise BlockingIOError("mine")
     with locked(tmp_path):
         pass
+
+
+def test_a_look_at_who_holds_a_folder_keeps_nobody_from_it(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        pass
+    begun = threading.Event()
+
+    def looks() -> None:
+        with file_lock(tmp_path / FILE, shared=True, blocking=False):
+            begun.set()
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=looks)
+    thread.start()
+    begun.wait()
+    with locked(tmp_path) as supported:
+        assert supported
+    thread.join()

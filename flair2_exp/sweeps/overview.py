@@ -5,18 +5,17 @@ Nothing heavy is imported, and nothing is asked of MLflow: it may be on another 
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from flair2_exp.engines import watching
 from flair2_exp.engines.engine import ACTIVE, CANCELLED, LIVE, last_words
@@ -24,12 +23,26 @@ from flair2_exp.engines.job import Submission
 from flair2_exp.engines.watching import UNKNOWN
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.files import write_text
-from flair2_exp.lifecycle.folder import JOBS_FILE, SWEEP_CONFIG, RunFolder, natural_key
-from flair2_exp.lifecycle.record import FAILED as RUN_FAILED
-from flair2_exp.lifecycle.record import FINISHED, KILLED, RUNNING, TRAINED, RunRecord
-from flair2_exp.locking import holder_of, wait_until_free
+from flair2_exp.lifecycle.folder import (
+    JOBS_FILE,
+    SWEEP_CONFIG,
+    RunFolder,
+    natural_key,
+    run_folders,
+)
+from flair2_exp.lifecycle.record import RunRecord
+from flair2_exp.locking import holder_of, lock_time, wait_until_free
+from flair2_exp.results.run import (
+    DONE,
+    ENDED_SILENTLY,
+    FAILED,
+    STOPPED,
+    RecordedRun,
+    state_of,
+)
+from flair2_exp.tracking.tags import Tag
 
-WAITING, DONE, FAILED, STOPPED = "waiting", "done", "failed", "stopped"
+WAITING: Final = "waiting"
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,11 @@ class JobState:
         score: On the test split, else on the validation split; None where there is none yet.
         note: Where it is, or why it failed.
         seconds: Since it was queued or started; None where that is not known.
+        process: Who is at work in its folder, as `process 12 on host`; empty where nobody is, or an
+            engine's machine does not show it.
+        seconds_per_epoch: Of this process, on average; None before its first epoch ends, and of a
+            run that it resumed.
+        seconds_left: Of training at this pace; None where that is not known.
     """
 
     row: str
@@ -58,6 +76,9 @@ class JobState:
     score: float | None = None
     note: str = ""
     seconds: float | None = None
+    process: str = ""
+    seconds_per_epoch: float | None = None
+    seconds_left: float | None = None
 
 
 def write_jobs(folder: Path, jobs: Sequence[tuple[str, int, RunFolder]]) -> None:
@@ -128,6 +149,21 @@ def _started(folder: Path) -> Iterator[RunFolder]:
     yield from sorted(found, key=lambda own: natural_key(own.path))
 
 
+def state_of_run(folder: RunFolder) -> JobState:
+    """Return where a run is that belongs to no sweep."""
+    record = None
+    with suppress(ConfigError):  # of another version
+        record = RunRecord.read(folder)
+    name = (record.row, record.seed) if record is not None else (folder.path.name, -1)
+    return _state_of(folder, name, None, "")
+
+
+def at_work(folder: Path) -> list[JobState]:
+    """Return the runs below a folder that processes are at work in."""
+    held = [each for each in run_folders(folder) if holder_of(each.path)]
+    return [each for each in map(state_of_run, held) if each.state == ACTIVE]
+
+
 def _state_of(
     folder: RunFolder, name: tuple[str, int] | None, job: Submission | None, live: str
 ) -> JobState:
@@ -136,12 +172,17 @@ def _state_of(
         record = RunRecord.read(folder)
     row, seed = name or (f"trial {folder.path.name}", -1)  # of a search, which plans none
     state, note = _state_and_note(folder, record, job, live)
-    epoch, epochs, last = _progress(folder)
-    scores: Mapping[str, Any] = record.scores if record is not None else {}
-    score = scores.get("test/miou", scores.get("val/miou", last))
-    since = job.time if job is not None else (record.start if record is not None else 0)
+    run = RecordedRun(folder, record or RunRecord({}))
+    epoch, epochs, score = _progress(run)
+    since = job.time if job is not None else run.record.start
     seconds = time.time() - since / 1000 if since and state in LIVE else None
-    return JobState(row, seed, folder, state, epoch, epochs, score, note, seconds)
+    process = holder_of(folder.path) if state == ACTIVE else ""
+    pace = _seconds_per_epoch(run, epoch) if process else None
+    left = None
+    if pace is not None and epochs and not run.record.training:
+        left = max(0.0, (epochs - epoch) * pace)
+    return JobState(row, seed, folder, state, epoch, epochs, score, note, seconds, process, pace,
+                    left)  # fmt: skip
 
 
 def _state_and_note(
@@ -149,41 +190,45 @@ def _state_and_note(
 ) -> tuple[str, str]:
     """Return a job's state, and where it is or why it failed."""
     where = f"{job.engine} {job.id}" if job is not None else ""
-    if record is not None and record.status == FINISHED:
+    state, note = state_of(folder, record)
+    if state == DONE:
         return DONE, ""
     if live in LIVE:
         return live, where
-    holder = holder_of(folder.path)
-    if holder:  # a run that no engine has started, or that an engine cannot see from here
-        return ACTIVE, holder
-    if live == CANCELLED:
-        return CANCELLED, where
-    if live == UNKNOWN:
-        return UNKNOWN, where
+    if state == ACTIVE:  # a run that no engine has started, or that an engine cannot see from here
+        return ACTIVE, note
+    if live in (CANCELLED, UNKNOWN):
+        return live, where
     if record is None:
         words = last_words(folder)
         if words:
             return FAILED, words
-        return (STOPPED, "its process ended without a word") if job is not None else (WAITING, "")
-    if record.status == RUN_FAILED:
-        return FAILED, (record.error.splitlines() or [""])[0]
-    ended = "by a signal" if record.status == KILLED else "its process ended without a word"
-    return STOPPED, ended if record.status in (KILLED, RUNNING, TRAINED) else record.status.lower()
+        return (STOPPED, ENDED_SILENTLY) if job is not None else (WAITING, "")
+    return state, note
 
 
-def _progress(folder: RunFolder) -> tuple[int, int, float | None]:
-    """Return the complete epochs, those of the whole training, and the last validation's mIoU."""
+def _progress(run: RecordedRun) -> tuple[int, int, float | None]:
+    """Return the complete epochs, those of the whole training, and the newest mIoU."""
     epochs, done, score = 0, 0, None
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        text = folder.config.read_text("utf-8")
-        found = re.search(r"^  max_epochs: (\d+)$", text, re.MULTILINE)
+    with suppress(OSError, ValueError):
+        found = re.search(r"^  max_epochs: (\d+)$", run.folder.config.read_text("utf-8"), re.M)
         epochs = int(found[1]) if found else 0
-    with suppress(OSError, ValueError), folder.history.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            done += 1
-            with suppress(ValueError, TypeError):
-                score = float(line.get("val/miou") or "nan")
-    return done, epochs, score if score == score else None
+    with suppress(FlairError):
+        done = len(run.history)
+        score = run.history[-1].get("val/miou") if done else None
+    scores = run.record.scores
+    return done, epochs, scores.get("test/miou", scores.get("val/miou", score))
+
+
+def _seconds_per_epoch(run: RecordedRun, epochs: int) -> float | None:
+    """Return how long an epoch takes; None where this process has not trained all of them."""
+    start = run.record.start / 1000
+    taken = lock_time(run.folder.path)
+    if not epochs or taken is None or start < taken:
+        return None
+    with suppress(OSError):
+        return max(0.0, run.folder.history.stat().st_mtime - start) / epochs
+    return None
 
 
 # --- ending -------------------------------------------------------------------------------------
@@ -209,7 +254,7 @@ def cancel(folder: Path) -> Cancelled:
     """End a sweep's or a run's jobs with a checkpoint, and the command that waits for them.
 
     The jobs are marked as cancelled, so that the sweep's command starts them again on request
-    alone (`sweep.cancelled=resume`).
+    alone (`sweep.cancelled=resume`). A single run is asked to end by a signal.
 
     Args:
         folder: A sweep's, a search's, or that of one of their runs.
@@ -218,9 +263,10 @@ def cancel(folder: Path) -> Cancelled:
         FlairError: There is no such sweep or run, or an engine does not answer.
     """
     own = RunFolder(folder)
-    if Submission.read(own) is None and not (folder / SWEEP_CONFIG).is_file():
-        raise ConfigError(f"{folder} is not the folder of a sweep, a search or a job of one.")
-    folders = [own] if Submission.read(own) is not None else list(_started(folder))
+    submitted = Submission.read(own) is not None
+    if not submitted and not (folder / SWEEP_CONFIG).is_file():
+        return _end_single(own)
+    folders = [own] if submitted else list(_started(folder))
     jobs = {str(each): job for each in folders if (job := Submission.read(each)) is not None}
     live = {key: jobs[key] for key, state in watching.states_of(jobs).items() if state in LIVE}
     for key, job in live.items():
@@ -228,17 +274,32 @@ def cancel(folder: Path) -> Cancelled:
         job.write(RunFolder(Path(key)))
     # The command first: it would start the next job as soon as one has ended. Where its jobs end
     # with it, it stops them itself, and a second signal would cost them their checkpoint.
-    elsewhere = _end_command(folder)
+    elsewhere = "" if submitted else _end_command(folder)
     states = watching.states_of(live)
     left = {key: job for key, job in live.items() if states[key] in LIVE}
     watching.stop(left)
     return Cancelled(len(live), elsewhere)
 
 
+def _end_single(folder: RunFolder) -> Cancelled:
+    """End the process of a run that no engine has started."""
+    record = RunRecord.read(folder)
+    if record is None:
+        raise ConfigError(f"{folder} is not the folder of a sweep, a search or a run.")
+    if Tag.SWEEP in record.tags:
+        raise ConfigError(
+            f"{folder} is one of the runs of {record.tags[Tag.SWEEP]}, which are at work in the "
+            "process of the whole sweep: name that."
+        )
+    held = holder_of(folder.path)
+    elsewhere = _end_command(folder.path)
+    return Cancelled(int(bool(held) and not elsewhere), elsewhere)
+
+
 def _end_command(folder: Path) -> str:
-    """End the process that holds a sweep's folder; return it where it is on another machine."""
+    """End the process that holds a sweep's or a run's folder; return it where it is elsewhere."""
     match = _HOLDER.search(holder_of(folder))
-    if match is None or not (folder / SWEEP_CONFIG).is_file():
+    if match is None:
         return ""
     if match[2] != socket.gethostname():
         return match[0]

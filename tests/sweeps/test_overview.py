@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +20,21 @@ from flair2_exp.errors import ConfigError
 from flair2_exp.lifecycle.folder import SWEEP_CONFIG, RunFolder
 from flair2_exp.lifecycle.record import FAILED, FINISHED, KILLED, RUNNING, RunRecord
 from flair2_exp.locking import locked
+from flair2_exp.sweeps.ablation import job_table
 from flair2_exp.sweeps.overview import cancel, overview, sweeps_below, write_jobs
+from flair2_exp.tracking.tags import Tag
 from tests.commands import answer
 from tests.engines.scripts import script, until, written
+from tests.sweeps.plans import planned
 
+HOLDS = """
+import sys, time
+from pathlib import Path
+from flair2_exp.locking import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 JOB = """
 def end(number, frame):
     advance(); record("KILLED"); sys.exit(143)
@@ -104,6 +121,23 @@ def test_one_job_can_be_cancelled(sweep: Path) -> None:
     until(lambda: overview(sweep)[1].state == "cancelled")
 
 
+def test_a_run_of_its_own_can_be_cancelled_and_one_in_a_sweeps_process_cannot(
+    tmp_path: Path,
+) -> None:
+    own, job = RunFolder(tmp_path / "own"), RunFolder(tmp_path / "job")
+    RunRecord({}).write(own)
+    RunRecord({str(Tag.SWEEP): "it"}).write(job)
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(own)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert cancel(own.path).jobs == 1
+    assert process.wait(10) == -signal.SIGTERM
+    process.stdout.close()
+    assert cancel(own.path).jobs == 0
+    with pytest.raises(ConfigError, match="one of the runs of it"):
+        cancel(job.path)
+
+
 def test_another_folder_is_not_a_sweep(tmp_path: Path) -> None:
     for verb in (overview, cancel):
         with pytest.raises(ConfigError, match="not the folder of a sweep"):
@@ -127,6 +161,44 @@ def test_status_shows_all_sweeps_or_the_named_one(
     assert answer("cancel").status == 2
 
 
+def test_a_run_at_work_has_its_pace_and_its_process(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAIR2_EXP_ROOT", str(tmp_path))
+    single = RunFolder(tmp_path / "outputs" / "it" / "time")
+    now = time.time()
+    for own in (single, RunFolder(sweep / "0")):
+        own.path.mkdir(parents=True)
+        own.config.write_text("trainer:\n  max_epochs: 10\n")
+        own.history.write_text("epoch,val/miou\n1,0.1\n2,0.2\n")
+        RunRecord({str(Tag.ROW): "it"}, start=int(1000 * (now + 5))).write(own)
+        os.utime(own.history, (now + 25, now + 25))
+    with locked(single.path), locked(sweep / "0"):
+        (job,) = overview(sweep)
+        shown = answer("status", "--json")
+        table = answer("status")
+    assert job.seconds_per_epoch == pytest.approx(10, abs=0.01)
+    assert job.seconds_left == pytest.approx(80, abs=0.1)
+    assert job.process == f"process {os.getpid()} on {socket.gethostname()}"
+    groups = {group["folder"]: group["jobs"] for group in json.loads(shown.out)}
+    assert set(groups) == {str(sweep), str(tmp_path / "outputs")}
+    assert [each["state"] for jobs in groups.values() for each in jobs] == ["running"] * 2
+    assert groups[str(sweep)][0]["seconds_left"] == pytest.approx(80, abs=0.1)
+    assert "1:20 min" in table.out
+    assert "resume" not in table.out
+    assert answer("status").out.count("running") == 0  # nobody holds them any more
+
+
+def test_a_resumed_run_has_no_pace_of_its_own(sweep: Path) -> None:
+    own = RunFolder(sweep / "0")
+    own.path.mkdir()
+    own.history.write_text("epoch,val/miou\n1,0.1\n")
+    RunRecord({}, start=1000).write(own)  # by an earlier process, which trained that epoch
+    with locked(own.path):
+        (job,) = overview(sweep)
+    assert (job.state, job.seconds_per_epoch, job.seconds_left) == ("running", None, None)
+
+
 def test_the_written_jobs_lead_to_their_folders_wherever_the_sweep_is_moved(
     sweep: Path, tmp_path: Path
 ) -> None:
@@ -134,3 +206,13 @@ def test_the_written_jobs_lead_to_their_folders_wherever_the_sweep_is_moved(
     moved = sweep.rename(tmp_path / "elsewhere")
     assert [(job.row, job.state) for job in overview(moved)] == [("unet", "done")]
     assert written(RunFolder(moved), "jobs.json")
+
+
+def test_a_job_that_a_process_is_at_work_in_is_not_said_to_be_resumed(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "seed=1,2", "tracking=off", "preset=debug")
+    for job in jobs:
+        RunRecord.of(job.config, "data", job.folder).write(job.folder)
+        job.refresh()
+    with locked(jobs[0].folder.path):
+        lines = job_table(jobs).splitlines()
+    assert [line.split()[4] for line in lines[1:3]] == ["running", "resume"]
