@@ -58,7 +58,7 @@ def test_each_experiment_of_the_leaderboard_has_its_figures(
 ) -> None:
     row = published_row(real(made, experiment))
     assert row is not None
-    assert row.mean == MEANS[experiment]
+    assert (row.name, row.mean) == (experiment, MEANS[experiment])
 
 
 @pytest.mark.parametrize(
