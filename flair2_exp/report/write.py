@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 FORMATS: Final[tuple[str, ...]] = ("terminal", "md", "csv", "json", "png", "svg", "html")
 SCHEMA: Final[int] = 4
 PAGE: Final = "leaderboard.html"
+DATA: Final = "leaderboard.json"
 
 
 def report_runs(
@@ -118,7 +119,7 @@ def _contents(report: Report, formats: Sequence[str], folder: Path) -> dict[str,
         contents |= {table.file: as_csv(table).encode() for table in tables(report)}
     if "json" in formats:
         text = json.dumps(as_json(report), indent=1, ensure_ascii=False, allow_nan=False)
-        contents["leaderboard.json"] = text.encode()
+        contents[DATA] = text.encode()
     if "html" in formats:
         pictures = {name: contents.get(f"{name}.png") or image(figure, "png")
                     for name, figure in drawn.items()}  # fmt: skip
