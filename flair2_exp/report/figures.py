@@ -394,7 +394,7 @@ def _curves(report: Report, curves: Mapping[str, Sequence[Curve]], label: str) -
         seeds = words.plural(len(of_seeds), "seed")
         axes.text(0.97, 0.05, seeds, transform=axes.transAxes, ha="right", fontsize=7.5)
         # Long names get small letters rather than run into the next panel.
-        axes.set_title(name, loc="left", fontsize=min(8.5, 780 / (columns * len(name))))
+        axes.set_title(name, loc="left", fontsize=min(8.5, 680 / (columns * len(name))))
         axes.grid(color="#e5e5e5", lw=0.6)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.tick_params(labelbottom=True, labelleft=True)

@@ -19,7 +19,7 @@ from flair2_exp.config.identity import UNKNOWN_DATA, deciding
 from flair2_exp.errors import FlairError
 from flair2_exp.files import write_text
 from flair2_exp.optuna_sweeper.config import NAME as SWEEPER
-from flair2_exp.values import flatten, render
+from flair2_exp.values import flatten
 
 if TYPE_CHECKING:
     from flair2_exp.optuna_sweeper.results import SearchResult
@@ -90,12 +90,11 @@ def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: s
     return path
 
 
-def default_values(result: SearchResult) -> dict[str, str]:
-    """Return what the options that a study searches have where it started from, as text."""
+def default_values(result: SearchResult) -> dict[str, Any]:
+    """Return what the options that a study searches have where it started from."""
     config, choices = _composed(list(result.space.fixed.values()))
     flat = flatten(config)
-    values = {name: choices.get(name, flat.get(name)) for name in result.space.dimensions}
-    return {name: render(value) for name, value in values.items() if value is not None}
+    return {name: choices.get(name, flat.get(name)) for name in result.space.dimensions}
 
 
 def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -23,12 +23,12 @@ from flair2_exp.report.table import Table
 from flair2_exp.report.write import DATA, PAGE
 from flair2_exp.sweeps.parent import REPORT
 from flair2_exp.sweeps.study_best import REPEATS, default_values, repeated
+from flair2_exp.sweeps.study_figures import Drawn
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from flair2_exp.optuna_sweeper.results import SearchResult
-    from flair2_exp.sweeps.study_figures import Drawn
 
 STUDY_PAGE: Final = "study.html"
 FEW_TRIALS: Final = 30
@@ -134,7 +134,7 @@ def best_table(result: SearchResult) -> Table:
         for at, name in enumerate(result.names)
     ]
     cells += [
-        [name, *(_text(trial.params.get(name)) for trial in best), default.get(name, words.NOTHING)]
+        [name, *(_text(trial.params.get(name)) for trial in best), _text(default[name])]
         for name in swept
     ]
     about = {

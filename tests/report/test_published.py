@@ -118,7 +118,8 @@ def test_counts_without_other_pixels_give_no_score_that_needs_them(made: ScoredR
     counts = dataclasses.replace(run.counts, confusion=confusion)
     runs = RunSet((dataclasses.replace(run, counts=counts),))
     report = build_report(runs, ReportOptions(resamples=100))
-    rows, *_, conventions = tables(report)
+    named = {table.name: table for table in tables(report)}
+    rows, conventions = named["rows"], named["conventions"]
     assert "mIoU (other pixels dropped) ± std" in rows.heads
     assert not any(head.startswith("published") for head in rows.heads)
     lost = [each["convention"] for each in conventions.records if each["miou"] is None]
