@@ -202,7 +202,7 @@ def _parser() -> Parser:
   {PROGRAM} predict RUN --image ortho.vrt --out landcover.tif --confidence
   {PROGRAM} predict RUN --image ortho.tif --series S2_FOLDER --out landcover.tif
   {PROGRAM} predict RUN --split test --out maps/
-  {PROGRAM} predict --ensemble leaderboard/utt_monthly_cloudfree_flips --split test --tta d4
+  {PROGRAM} predict --ensemble leaderboard/utt_cloudfree_monthly_aug --split test --tta d4
 The last one, without --out, is scored: a run in MLflow, and a row in the leaderboard.""",
     )
     add_run_arguments(made)

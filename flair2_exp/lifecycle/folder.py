@@ -54,6 +54,8 @@ class RunFolder:
     """The summed confusion matrix, drawn."""
     panel_figure = _file("panel.png")
     """Some test patches: image, truth, prediction, errors."""
+    panel = _file("panel.npz")
+    """The same patches as arrays, by which a report sets the predictions of runs side by side."""
     job = _file("job.json")
     """Where and how an engine has started it (`engines.job.Submission`)."""
     output = _file("output.log")

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 SYNTHETIC: Final = "Scores on the synthetic sample: they say nothing about real land cover."
 
+PANEL_SIDE: Final = 256
+"""Pixels of the longer side of an image in `panel.npz`, at most: it is for looking at."""
+
 _SUMMARY: Final = ("test/miou", "val/miou", "inference/seconds_per_patch", "train/seconds")
 
 
@@ -61,9 +64,26 @@ def save_results(
             scored=np.array(nomenclature.scored),
         )
     try:
+        if rows:
+            _save_panel(rows, folder)
         _draw(results, nomenclature, rows, folder, heading)
     except Exception as error:  # the counts are what a run is worth, drawn or not
         log.warning("no figures in %s: %s", folder, error)
+
+
+def _save_panel(rows: Sequence[PanelRow], folder: RunFolder) -> None:
+    """Write the panel's patches: names (N,), images (N, h, w, 3), truths, predictions (N, H, W)."""
+    import numpy as np
+
+    step = -(-max(rows[0].image.shape[:2]) // PANEL_SIDE)
+    with replacing(folder.panel) as fresh, fresh.open("wb") as file:
+        np.savez_compressed(
+            file,
+            patch_ids=np.array([row.patch for row in rows]),
+            images=np.stack([row.image[::step, ::step] for row in rows]),
+            truths=np.stack([row.truth for row in rows]),
+            predictions=np.stack([row.prediction for row in rows]),
+        )
 
 
 def _draw(

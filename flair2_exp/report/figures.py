@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flair2_exp.nomenclature import Nomenclature
 from flair2_exp.report import words
+from flair2_exp.report.panels import panel_of
 from flair2_exp.report.results import FEW_ROWS, Contrast, Report, Row, Score
 from flair2_exp.report.runs import CURVES, Curve
 from flair2_exp.report.statistics import Floats, Integers
@@ -55,7 +56,7 @@ def figures(report: Report) -> dict[str, Figure]:
     """Return all figures that the report has content for, by file name."""
     drawn = {}
     with style():
-        for draw in (forest, iou_by_class, confusion, learning_curves, effects):
+        for draw in (forest, iou_by_class, panels, confusion, learning_curves, effects):
             figure = draw(report)
             if figure is not None:
                 # Laid out once: each saving would do it again, with another result and at a cost.
@@ -257,6 +258,58 @@ def confusion(report: Report) -> Figure:
     return figure
 
 
+def panels(report: Report) -> Figure | None:
+    """Draw the same test patches as rows predict them; None where runs have kept none."""
+    panel = panel_of(report)
+    if panel is None:
+        return None
+    from matplotlib.colors import to_rgb
+
+    nomenclature = report.nomenclature
+    columns, lines = 2 + len(panel.predictions), len(panel.patches)
+    side = _PANEL_WIDTH / columns
+    figure = _new(_PANEL_WIDTH, 0.9 + (side + 0.1) * lines)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    palette = np.array([to_rgb(one.colour) for one in nomenclature.classes])
+    for at, tiles in enumerate(grid):
+        truth = panel.truths[at]
+        masks = [truth, *(patches[at] for _, patches in panel.predictions)]
+        for axes, tile in zip(tiles, [panel.images[at], *(palette[each] for each in masks)],
+                              strict=True):  # fmt: skip
+            axes.imshow(tile, interpolation="nearest", extent=(0, 1, 1, 0))
+            axes.set(xticks=[], yticks=[])
+        tiles[0].set_xlabel(panel.patches[at], fontsize=7)
+        for axes, mask in zip(tiles[2:], masks[1:], strict=True):
+            axes.set_xlabel(_right(truth, mask, nomenclature.scored), fontsize=7)
+    heads = ["image", "truth", *(f"{run.row}\nseed {run.seed}" for run, _ in panel.predictions)]
+    for axes, head in zip(grid[0], heads, strict=True):
+        longest = max(map(len, head.split("\n")))
+        axes.set_title(head, fontsize=min(8.5, 110 * side / longest), loc="left")
+    shown = np.unique([*panel.truths, *(each for _, them in panel.predictions for each in them)])
+    _class_legend(figure, nomenclature, shown.tolist())
+    return figure
+
+
+_PANEL_WIDTH: Final = 9.0
+
+
+def _right(truth: NDArray[np.uint8], mask: NDArray[np.uint8], scored: int) -> str:
+    """Return how many of the pixels of scored classes are right."""
+    counted = truth < scored
+    if not counted.any():
+        return "no scored pixel"
+    return f"{(truth == mask)[counted].mean():.0%} right"
+
+
+def _class_legend(figure: Figure, nomenclature: Nomenclature, shown: Sequence[int]) -> None:
+    from matplotlib.patches import Patch
+
+    classes = [nomenclature.classes[index] for index in shown]
+    handles = [Patch(facecolor=one.colour, edgecolor="#444444", linewidth=0.5, label=one.name)
+               for one in classes]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+
+
 def _share(counts: Integers) -> Floats:
     """Return of each true class's pixels the share predicted as each; NaN without such pixels."""
     total = counts.sum(axis=1, keepdims=True).astype(np.float64)
@@ -327,7 +380,7 @@ def _curves(report: Report, curves: Mapping[str, Sequence[Curve]], label: str) -
 
     columns = min(3, len(curves))
     lines = -(-len(curves) // columns)
-    figure = _new(WIDTH, 0.5 + 1.9 * lines)
+    figure = _new(WIDTH, 0.5 + 2.1 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     means = [_mean_curve(each) for each in curves.values()]
     for at, (axes, (name, of_seeds)) in enumerate(zip(grid, curves.items(), strict=False)):
@@ -341,15 +394,14 @@ def _curves(report: Report, curves: Mapping[str, Sequence[Curve]], label: str) -
         seeds = words.plural(len(of_seeds), "seed")
         axes.text(0.97, 0.05, seeds, transform=axes.transAxes, ha="right", fontsize=7.5)
         # Long names get small letters rather than run into the next panel.
-        axes.set_title(name, loc="left", fontsize=min(8.5, 780 / (columns * len(name))))
+        axes.set_title(name, loc="left", fontsize=min(8.5, 680 / (columns * len(name))))
         axes.grid(color="#e5e5e5", lw=0.6)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        if at >= len(curves) - columns:
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel("epoch")
+        axes.tick_params(labelbottom=True, labelleft=True)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
     for axes in grid[len(curves) :]:
         axes.axis("off")
-    figure.supylabel(label, fontsize=9)
     _foot(figure, report, "bold: mean over seeds while all train, band: their range, grey: others")
     return figure
 

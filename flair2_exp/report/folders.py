@@ -54,6 +54,7 @@ def read_folder(folder: RunFolder) -> ScoredRun | AbsentRun:
             settings=_read_settings(folder),
             curves=_read_history(folder.history),
             source=str(folder),
+            folder=folder.path,
         )
     except FlairError as error:
         row, seed = (record.row, record.seed) if record else _row_and_seed(folder)

@@ -22,7 +22,7 @@ from flair2_exp.report.results import (
     Row,
     Score,
 )
-from flair2_exp.report.rows import name_rows, require_comparable
+from flair2_exp.report.rows import NOT_COMPARABLE, comparable, name_rows, require_comparable
 from flair2_exp.report.runs import AbsentRun, RunSet, ScoredRun
 from flair2_exp.report.statistics import Estimate, Floats, RowCounts
 from flair2_exp.report.units import Unit, Units
@@ -45,12 +45,15 @@ def build_report(
         expected: (row, seed) pairs that should be there; those that are not are "missing". Without
             it each row should have the seeds that the others have.
 
+    Returns:
+        The report. Runs that cannot be compared with the baseline's are among its absent ones.
+
     Raises:
-        ConfigError: Nothing to report, an unknown baseline, two runs of one config and seed, runs
-            that cannot be compared, or what `ReportOptions.strict` refuses.
+        ConfigError: Nothing to report, an unknown baseline, two runs of one config and seed, or
+            what `ReportOptions.strict` refuses.
     """
-    named = name_rows(runs.runs, strict=options.strict)
-    absent = _all_absent(named, runs.absent, expected)
+    named, others = _comparable(runs, options)
+    absent = (*_all_absent(named, runs.absent, expected), *others)
     if not named:
         states = ", ".join(f"{each.row} seed {each.seed}: {each.state}" for each in absent)
         raise ConfigError(f"there is no finished run to report ({states or 'no run at all'}).")
@@ -87,7 +90,7 @@ def outlook(runs: RunSet, options: ReportOptions = DEFAULT) -> tuple[Outlook | N
     """
     if not runs.runs:
         return None, "area"
-    compared = _compare(name_rows(runs.runs), runs.absent, options)
+    compared = _compare(_comparable(runs, options)[0], runs.absent, options)
     return Outlook.of(compared.units.drawn, compared.contrasts), compared.units.unit
 
 
@@ -104,11 +107,22 @@ class _Compared:
     """(pairs, rows)."""
 
 
+def _comparable(
+    runs: RunSet, options: ReportOptions
+) -> tuple[list[ScoredRun], Sequence[AbsentRun]]:
+    """Return the runs that may be compared, by the names of their rows, and the others."""
+    if options.strict:
+        named = name_rows(runs.runs, strict=True)
+        require_comparable(named)
+        return named, ()
+    kept, others = comparable(runs.runs, options.baseline)
+    return name_rows(kept), others
+
+
 def _compare(
     named: Sequence[ScoredRun], absent: Sequence[AbsentRun], options: ReportOptions
 ) -> _Compared:
     """Put runs into rows, and those into pairs."""
-    require_comparable(named)
     by_row = {
         row: sorted((run for run in named if run.row == row), key=lambda run: run.seed)
         for row in dict.fromkeys(run.row for run in named)
@@ -220,7 +234,9 @@ def _rows(
             Row(
                 runs=tuple(compared.by_row[name]),
                 scores=tuple(scores[:, 0].tolist()),
-                absent=tuple(run for run in absent if run.row == name),
+                absent=tuple(
+                    run for run in absent if run.row == name and run.state != NOT_COMPARABLE
+                ),
                 miou=miou,
                 classes=tuple(classes),
                 against_baseline=against.get(name),

@@ -15,8 +15,8 @@ from flair2_exp.nomenclature import Nomenclature
 from flair2_exp.report.power import Outlook
 from flair2_exp.report.published import Published, published_row
 from flair2_exp.report.runs import AbsentRun, Curve, ScoredRun
-from flair2_exp.report.statistics import RESAMPLES, Integers
-from flair2_exp.score import Convention, score
+from flair2_exp.report.statistics import RESAMPLES, Floats, Integers, sum_by_area
+from flair2_exp.score import Convention, iou, known_mean, miou, score
 from flair2_exp.tracking.tags import Tag
 
 SIGNIFICANT: Final[float] = 0.05
@@ -47,9 +47,11 @@ class ReportOptions(Group):
     """Of the bootstrap; with fewer a 95 % quantile is among the last few draws."""
     seed: int = option(0, 0)
     """Of the bootstrap."""
+    command: str = ""
+    """What makes the runs and the report again, for the report to name."""
     strict: bool = False
-    """Whether runs of one row name that are different experiments are refused, rather than made
-    rows of their own."""
+    """Whether runs are refused that cannot be compared with the baseline's, rather than left out;
+    and runs of one row name that are different experiments, rather than made rows of their own."""
 
 
 Ends = tuple[float | None, float | None]
@@ -176,6 +178,36 @@ class Row:
         total: Integers = sum(run.counts.confusion.sum(axis=0) for run in self.runs)
         return total
 
+    @property
+    def f1(self) -> float | None:
+        """Mean F1 over the scored classes, absent ones left out; mean over the runs."""
+        per_class = iou(self._totals)[:, : self._scored]
+        return _known(known_mean(2 * per_class / (1 + per_class), -1))  # 2 TP / (2 TP + FP + FN)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the counted pixels that are right, as runs log it; mean over the runs."""
+        totals = self._totals
+        pixels = totals.sum(axis=(1, 2))
+        right = np.trace(totals, axis1=1, axis2=2) / np.where(pixels > 0, pixels, np.nan)
+        return _known(right)
+
+    @property
+    def _totals(self) -> Integers:
+        """(S, C, C) pixels of each run."""
+        return np.stack([run.counts.confusion.sum(axis=0) for run in self.runs])
+
+    @property
+    def _scored(self) -> int:
+        return self.runs[0].counts.nomenclature.scored
+
+    def by_domain(self) -> dict[str, float | None]:
+        """Return mIoU by domain: of the classes that occur in it, mean over the runs."""
+        of_areas = np.array([domain_of(area) for area in self.runs[0].counts.areas])
+        each = [sum_by_area(of_areas, run.counts.confusion) for run in self.runs]
+        means = known_mean(np.stack([miou(counts, self._scored) for _, counts in each]), 0)
+        return {str(domain): _known(mean) for domain, mean in zip(each[0][0], means, strict=True)}
+
     def by_convention(self, convention: Convention) -> float | None:
         """Return the mean over runs of another mIoU; None where their counts do not give it."""
         scores = [
@@ -199,6 +231,17 @@ class Row:
     def curves(self, metric: str) -> list[Curve]:
         """Return the courses of a metric, one per seed that measured it."""
         return [run.curves[metric] for run in self.runs if metric in run.curves]
+
+
+def domain_of(area: str) -> str:
+    """Return the domain of an area `DOMAIN/AREA`; of data without domains the area."""
+    return area.partition("/")[0]
+
+
+def _known(values: Floats) -> float | None:
+    """Return the mean of numbers that are all known, else None."""
+    mean = float(np.mean(values))
+    return mean if math.isfinite(mean) else None
 
 
 @dataclass(frozen=True)
@@ -243,6 +286,12 @@ class Report:
     def scored(self) -> tuple[str, ...]:
         """The classes that count."""
         return self.class_names[: self.nomenclature.scored]
+
+    @property
+    def truth(self) -> Integers:
+        """(A, C) pixels of the test set that count, by area and true class."""
+        truth: Integers = self.rows[0].runs[0].counts.confusion.sum(axis=2)
+        return truth
 
     @property
     def units(self) -> int:

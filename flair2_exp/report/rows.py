@@ -19,12 +19,15 @@ from flair2_exp.values import digest, render
 
 if TYPE_CHECKING:
     from flair2_exp.nomenclature import Nomenclature
-    from flair2_exp.report.runs import ScoredRun
+    from flair2_exp.report.runs import AbsentRun, ScoredRun
 
 TELLING: Final[tuple[str, ...]] = (
     "model.name", "s2_preproc.name", "aug.name", "metadata.name", "loss.name",
 )  # fmt: skip
 """Options that name a row best, where options of their group differ."""
+
+NOT_COMPARABLE: Final = "not comparable"
+"""The state of a run that cannot be compared with the baseline's (`comparable`)."""
 
 OUTSIDE: Final[tuple[str, ...]] = ("seed", "fingerprint")
 """Not what rows of one name are told apart by: seeds make the runs of a row, and runs of different
@@ -314,16 +317,61 @@ def _packages(run: ScoredRun) -> Iterator[tuple[str, str]]:
         yield name, version
 
 
+def comparable(
+    runs: Sequence[ScoredRun], baseline: str | None = None
+) -> tuple[list[ScoredRun], list[AbsentRun]]:
+    """Return the runs that can be compared with the baseline's, and the others with why not.
+
+    Args:
+        runs: Finished runs.
+        baseline: Its row, as the runs' records have it; None, or a row that is not there: the
+            first.
+    """
+    from flair2_exp.report.runs import AbsentRun
+
+    if conflict(runs) is None:
+        return [*runs], []
+    name = (baseline or "").partition(" (")[0]  # without what tells it from others of its name
+    start = next((run for run in runs if run.record.row == name), runs[0])
+    kept, others = [start], []
+    for run in runs:
+        if run is start:
+            continue
+        differs = conflict([*kept, run])
+        if differs is None:
+            kept.append(run)
+            continue
+        kind, values = differs
+        theirs, *_, own = values
+        reason = f"other {kind}: {own}, where {start.record.row} has {theirs}"
+        others.append(AbsentRun(run.record.row, run.seed, NOT_COMPARABLE, reason))
+    return [run for run in runs if any(run is each for each in kept)], others
+
+
 def require_comparable(runs: Sequence[ScoredRun]) -> None:
     """Refuse to compare runs of different data sets, splits, metric settings or test patches.
+
+    Raises:
+        ConfigError: They differ (`conflict`); the message says in what and names a run of each
+            kind.
+    """
+    if (differs := conflict(runs)) is not None:
+        kind, values = differs
+        examples = "; ".join(f"{value}: {run.row}, {run.source}" for value, run in values.items())
+        raise ConfigError(
+            f"runs of different {kind} cannot be compared ({examples}).\nReport them separately."
+        )
+
+
+def conflict(runs: Sequence[ScoredRun]) -> tuple[str, Mapping[str, ScoredRun]] | None:
+    """Return in what runs differ that cannot be compared, and the first run of each value.
+
+    None where they can be: where data sets, splits, metric settings and test patches are the same.
 
     A value that was not recorded (empty) agrees with every other; the test set's hash is always
     there. A fingerprint is of the files that a run reads, so only those of runs that read the same
     inputs are compared. Runs whose options of `split` choose other training patches are compared by
     the fingerprint of their test part.
-
-    Raises:
-        ConfigError: They differ; the message says in what and names a run of each kind.
     """
     kinds: dict[str, Callable[[ScoredRun], str]] = {
         "data sets": lambda run: run.tag(Tag.DATASET),
@@ -332,20 +380,23 @@ def require_comparable(runs: Sequence[ScoredRun]) -> None:
         "classes": lambda run: _classes(run.counts.nomenclature),
         "test patches or labels": lambda run: run.counts.test_set,
     }
-    for kind, value_of in kinds.items():
-        _require_one(runs, kind, value_of)
+    checks = [(kind, value_of, runs) for kind, value_of in kinds.items()]
     for inputs in dict.fromkeys(run.tag(Tag.READS) for run in runs):
         alike = [run for run in runs if run.tag(Tag.READS) == inputs]
-        _require_one(
-            alike,
-            "contents of the test part (fingerprints)",
-            lambda run: run.tag(Tag.TEST_FINGERPRINT),
-        )
+        test = "contents of the test part (fingerprints)"
+        checks.append((test, lambda run: run.tag(Tag.TEST_FINGERPRINT), alike))
         for options in dict.fromkeys(map(_split_options, alike)):
             same = [run for run in alike if _split_options(run) == options]
-            _require_one(
-                same, "contents of the data set (fingerprints)", lambda run: run.record.fingerprint
-            )
+            whole = "contents of the data set (fingerprints)"
+            checks.append((whole, lambda run: run.record.fingerprint, same))
+    for kind, value_of, compared in checks:
+        values: dict[str, ScoredRun] = {}
+        for run in compared:
+            if value := value_of(run):
+                values.setdefault(value, run)
+        if len(values) > 1:
+            return kind, values
+    return None
 
 
 def _split_options(run: ScoredRun) -> tuple[tuple[str, str], ...]:
@@ -357,17 +408,3 @@ def _classes(nomenclature: Nomenclature) -> str:
     """Return the names of the classes, those that are not scored in brackets."""
     names, scored = nomenclature.names, nomenclature.scored
     return ", ".join([*names[:scored], *(f"({name})" for name in names[scored:])])
-
-
-def _require_one(
-    runs: Sequence[ScoredRun], kind: str, value_of: Callable[[ScoredRun], str]
-) -> None:
-    values: dict[str, ScoredRun] = {}
-    for run in runs:
-        if value := value_of(run):
-            values.setdefault(value, run)
-    if len(values) > 1:
-        examples = "; ".join(f"{value}: {run.row}, {run.source}" for value, run in values.items())
-        raise ConfigError(
-            f"runs of different {kind} cannot be compared ({examples}).\nReport them separately."
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flair2_exp.lifecycle.record import RunRecord
@@ -32,6 +33,8 @@ class ScoredRun:
     """The course of those of `CURVES` that were measured and read."""
     source: str = ""
     """Folder or MLflow run, for messages."""
+    folder: Path | None = None
+    """Where its folder is, or was; None where not recorded."""
     apart: str = ""
     """What tells it from other runs of its row's name, as `model.name=utt`; empty where the name
     is enough."""
@@ -51,6 +54,18 @@ class ScoredRun:
         """What its score means by mIoU; None where not recorded."""
         metric = self.settings.get("metric.other_pixels") or self.tag(Tag.METRIC).rpartition(" ")[2]
         return convention_of(metric) if metric in ("keep", "drop") else None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose checkpoint was tested, counted from 1; None where not recorded."""
+        best = self.record.scores.get("val/best_epoch")
+        return None if best is None else int(best) + 1
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs it trained; None where not recorded."""
+        epochs = self.record.scores.get("train/epochs")
+        return None if epochs is None else int(epochs)
 
     def tag(self, name: str) -> str:
         """Return the value of a tag; empty where it was not recorded."""

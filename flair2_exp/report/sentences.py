@@ -104,14 +104,20 @@ def method(report: Report) -> str:
     return f"{text}."
 
 
-def notes(report: Report) -> list[str]:
-    """Return what a reader must know beside the numbers."""
+def notes(report: Report, *, absent: bool = True) -> list[str]:
+    """Return what a reader must know beside the numbers.
+
+    Args:
+        report: With the numbers.
+        absent: Whether to name the runs that have none; a page has a table of them.
+    """
     runs = [run for row in report.rows for run in row.runs]
     on_rows = (
         *split_rows(runs), *same_rows(runs), *rows_of_other_code(runs), *incidental(runs),
     )  # fmt: skip
     on_luck = (*_on_intervals(report), *_on_seeds(report))
-    return [*_on_runs(report), *on_rows, *on_luck, *_on_scores(report)]
+    on_absent = _on_absent(report) if absent else ()
+    return [*_on_runs(report), *on_absent, *on_rows, *on_luck, *_on_scores(report)]
 
 
 def _on_runs(report: Report) -> Iterator[str]:
@@ -137,14 +143,20 @@ def _on_runs(report: Report) -> Iterator[str]:
             f"The best epoch was the last one, so more epochs may still help: {counted}. A "
             "difference may be that of how far rows are trained; raise trainer.max_epochs."
         )
+
+
+def _on_absent(report: Report) -> Iterator[str]:
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for each in report.absent:
-        reason = f" ({each.reason})" if each.reason else ""
-        yield f"{each.row}, seed {each.seed}: {each.state}{reason}; not in any figure."
+        alike.setdefault((each.row, each.state, each.reason), []).append(str(each.seed))
+    for (row, state, why), seeds in alike.items():
+        reason = f" ({why})" if why else ""
+        named = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
+        yield f"{row}, {named}: {state}{reason}; not in any figure."
 
 
 def _best_is_last(run: ScoredRun) -> bool:
-    epochs, best = (run.record.scores.get(name) for name in ("train/epochs", "val/best_epoch"))
-    return epochs is not None and best == epochs - 1  # counted from 0
+    return run.epochs is not None and run.best_epoch == run.epochs
 
 
 def _on_intervals(report: Report) -> Iterator[str]:

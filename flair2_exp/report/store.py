@@ -163,7 +163,9 @@ def _read(store: Store, client: MlflowClient, run: MlflowRun) -> ScoredRun | Abs
     except DataError as error:
         return AbsentRun(record.row, record.seed, "damaged", f"{source}: {error}")
     record.deciding = _read_deciding(store, client, run)
-    return ScoredRun(record, counts, run.data.params, source=source)
+    noted = record.tags.get(Tag.FOLDER)
+    folder = Path(noted) if noted else None
+    return ScoredRun(record, counts, run.data.params, source=source, folder=folder)
 
 
 def _read_counts(store: Store, client: MlflowClient, run: MlflowRun) -> Counts:

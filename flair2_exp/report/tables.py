@@ -1,35 +1,25 @@
-"""The report's tables: each described once, as text for readers and unrounded for programs.
-
-Terminal, Markdown and page show `heads` and `cells`; CSV and JSON hold `records`.
-"""
+"""The report's tables of scores and differences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+
+import numpy as np
 
 from flair2_exp.report import words
-from flair2_exp.report.results import SIGNIFICANT, Contrast, Difference, Report, Row
+from flair2_exp.report.origins import (
+    absences,
+    further_settings,
+    origin,
+    run_list,
+    settings,
+    training,
+)
+from flair2_exp.report.results import SIGNIFICANT, Contrast, Difference, Report, Row, domain_of
+from flair2_exp.report.statistics import sum_by_area
+from flair2_exp.report.table import Record, Table
 from flair2_exp.score import PUBLISHED
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a report."""
-
-    name: str
-    """Its key in `leaderboard.json`."""
-    file: str
-    """Its CSV file."""
-    title: str
-    heads: Sequence[str]
-    cells: Sequence[Sequence[str]]
-    """Numbers as text, by line."""
-    records: Sequence[Record]
-    """Unrounded values by name, the same names in each; None where one is not known."""
 
 
 @dataclass(frozen=True)
@@ -42,49 +32,33 @@ class Column:
     """Its cell of a row."""
     values: Callable[[Row], Record] = lambda row: {}
     """What stands behind it, unrounded."""
-
-
-def measured(
-    head: str,
-    name: str,
-    metric: str,
-    show: Callable[[float | None], str],
-    kind: Callable[[float], float] = float,
-) -> Column:
-    """Return the column of a metric that runs log: its mean over the runs of a row."""
-
-    def mean(row: Row) -> float | None:
-        value = row.mean(metric)
-        return None if value is None else kind(value)
-
-    return Column(head, lambda row: show(mean(row)), lambda row: {name: mean(row)})
+    about: str = ""
+    """What it holds."""
 
 
 def tables(report: Report) -> list[Table]:
     """Return the tables that the report has content for."""
-    differences = [_differences(report)] if report.differences else []
-    factors = [_factors(report)] if report.effects else []
-    # Conventions differ in what they make of pixels that are not scored.
-    conventions = [_conventions(report)] if report.nomenclature.has_other else []
-    return [leaderboard(report), *differences, _classes(report), *factors, *conventions]
+    made = [
+        leaderboard(report),
+        _differences(report) if report.differences else None,
+        _classes(report),
+        _domains(report),
+        _factors(report) if report.effects else None,
+        # Conventions differ in what they make of pixels that are not scored.
+        _conventions(report) if report.nomenclature.has_other else None,
+        absences(report),
+        settings(report),
+        further_settings(report),
+        training(report),
+        origin(report),
+        run_list(report),
+    ]
+    return [table for table in made if table is not None]
 
 
 def leaderboard(report: Report) -> Table:
     """Return the table of the rows; those without a finished run stand at its end."""
-    published = "published (mean ± std)" if any(row.published for row in report.rows) else ""
-    columns = [
-        Column("row", lambda row: row.name, lambda row: {"row": row.name}),
-        Column("runs", words.seeds, _runs),
-        Column(f"{words.miou(report.convention)} ± std", words.spread, _spread),
-        Column(f"95 % interval ({report.unit}s)", lambda row: words.interval(row.miou.shown)),
-        Column(beside(report), lambda row: words.interval(row.miou.beside)),
-        Column("best", lambda row: words.number(row.best), lambda row: {"best": row.best}),
-        Column(published, words.published, _published),
-        Column(f"− {report.baseline}", _against),
-        measured("parameters", "parameters", "model/parameters", words.count, round),
-        measured("training", "train_seconds", "train/seconds", words.duration),
-        measured("inference", "inference_seconds", "inference/seconds", words.duration),
-    ]
+    columns = _columns(report)
     shown = [column for column in columns if column.head]
     cells = [[column.show(row) for column in shown] for row in report.rows]
     names = {row.name for row in report.rows}
@@ -98,7 +72,41 @@ def leaderboard(report: Report) -> Table:
         for row in report.rows
     ]
     heads = [column.head for column in shown]
-    return Table("rows", "leaderboard.csv", report.options.title, heads, cells, records)
+    about = {column.head: column.about for column in shown}
+    return Table("rows", "leaderboard.csv", report.options.title, heads, cells, records, about)
+
+
+def _columns(report: Report) -> list[Column]:
+    published = "published (mean ± std)" if any(row.published for row in report.rows) else ""
+    unit, base = report.unit, report.baseline
+    compared = sum(each.miou.joint_p is not None for each in report.differences)
+    corrected = f"corrected for {compared} comparisons" if compared > 1 else "of one comparison"
+    mean = "of the whole test set, all its pixels together; mean over the runs"
+    return [
+        Column("row", lambda row: row.name, lambda row: {"row": row.name},
+               "the experiment; its runs differ in nothing but the seed"),
+        Column("runs", words.seeds, _runs, "finished runs, one per seed"),
+        Column(f"{words.miou(report.convention)} ± std", words.spread, _spread,
+               f"mean IoU of the {len(report.scored)} scored classes {mean}; ± their standard "
+               "deviation"),
+        Column(f"95 % interval ({unit}s)", lambda row: words.interval(row.miou.shown),
+               about=f"of this row's mIoU by itself, over test {unit}s and seeds. Two rows may "
+               f"differ although these overlap, since they share the {unit}s: see the differences"),
+        Column(beside(report), lambda row: words.interval(row.miou.beside),
+               about="the same, as if areas of one domain were independent: probably too narrow"),
+        Column(f"− {base}", _against,
+               about=f"difference in mIoU to {base}; p in brackets, {corrected}, belongs to the "
+               "joint interval in the table of differences"),
+        Column("F1", lambda row: words.number(row.f1), lambda row: {"f1": row.f1},
+               f"mean F1 of the scored classes {mean}"),
+        Column("accuracy", lambda row: words.number(row.accuracy),
+               lambda row: {"accuracy": row.accuracy},
+               f"share of the counted pixels that are right, {mean}"),
+        Column("best", lambda row: words.number(row.best), lambda row: {"best": row.best},
+               "mIoU of the best run: the luckiest seed, not what to expect"),
+        Column(published, words.published, _published,
+               "the published figures of the same settings, where runs have them"),
+    ]  # fmt: skip
 
 
 def _runs(row: Row) -> Record:
@@ -128,20 +136,37 @@ def _against(row: Row) -> str:
 
 def beside(report: Report) -> str:
     """Return the head of the intervals over areas; empty where all intervals are."""
-    return "(areas)" if report.unit == "domain" else ""
+    return "over areas" if report.unit == "domain" else ""
 
 
 def _differences(report: Report) -> Table:
     cells = [_effect(report, each) for each in report.differences]
     heads = ["rows", "difference", *_heads(report)]
     records = [record for each in report.differences for record in _by_class(report, each)]
-    return Table("differences", "differences.csv", "Differences in mIoU", heads, cells, records)
+    about = {"rows": "the first minus the second", "difference": "of their mean mIoU"}
+    about |= _about_differences(report, len(report.differences), "pairs of rows")
+    title = "Differences in mIoU"
+    return Table("differences", "differences.csv", title, heads, cells, records, about)
 
 
 def _heads(report: Report) -> list[str]:
     """Return the heads of a difference's interval and p: joint, over areas, and by itself."""
-    heads = [f"95 % joint interval ({report.unit}s)", beside(report), "joint p", "p by itself"]
+    heads = [f"95 % joint interval ({report.unit}s)", "joint p", beside(report), "p by itself"]
     return [head for head in heads if head]
+
+
+def _about_differences(report: Report, number: int, what: str) -> dict[str, str]:
+    """Return what the columns of `_heads` hold, of so many differences of a kind."""
+    joint = f"holds for all {number} {what} at once" if number > 1 else "of one comparison"
+    texts = [
+        f"over test {report.unit}s and seeds; {joint}. Leaves out 0 where the joint p is below "
+        "0.05",
+        "two-sided, of no difference; corrected for the same comparisons",
+        "the joint interval as if areas of one domain were independent: probably too narrow",
+        "as if this were the only comparison; the joint interval does not belong to it",
+    ]
+    heads = _heads(report)
+    return dict(zip(heads, texts if beside(report) else [*texts[:2], texts[3]], strict=True))
 
 
 def _effect(report: Report, difference: Difference) -> list[str]:
@@ -151,8 +176,8 @@ def _effect(report: Report, difference: Difference) -> list[str]:
     if score.joint_p is None and score.low is not None:
         interval += f" {report.unit}s alone"
     by_area = [words.interval(score.beside, sign=True)] if beside(report) else []
-    p = [words.p_value(score.joint_p), words.p_value(score.p)]
-    return [difference.name, words.signed(score.value), interval, *by_area, *p]
+    joint, alone = words.p_value(score.joint_p), words.p_value(score.p)
+    return [difference.name, words.signed(score.value), interval, joint, *by_area, alone]
 
 
 def _by_class(report: Report, difference: Difference) -> list[Record]:
@@ -173,18 +198,52 @@ def _classes(report: Report) -> Table:
         star = " *" if p is not None and p < SIGNIFICANT else ""
         return f"{words.number(row.classes[at].value, 3)}{star}"
 
-    cells = [[name, *(cell(row, at) for row in report.rows)]
+    shares = report.truth.sum(axis=0) / max(report.truth.sum(), 1)
+    cells = [[name, words.percent(shares[at]), *(cell(row, at) for row in report.rows)]
              for at, name in enumerate(report.scored)]  # fmt: skip
     records = [
-        {"row": row.name, "class": name} | asdict(score)
+        {"row": row.name, "class": name, "share": float(share)} | asdict(score)
         for row in report.rows
-        for name, score in zip(report.scored, row.classes, strict=True)
+        for name, share, score in zip(report.scored, shares, row.classes, strict=False)
     ]
     title = "IoU by class"
     if report.differences:
         title += f" (* differs from {report.baseline}: joint p < 0.05 over pairs × classes)"
-    heads = ["class", *(row.name for row in report.rows)]
-    return Table("classes", "iou_by_class.csv", title, heads, cells, records)
+    heads = ["class", "share", *(row.name for row in report.rows)]
+    about = {
+        "share": "of the test set's counted pixels whose truth is the class",
+        "the rows": "IoU of the whole test set, all its pixels together; mean over the runs",
+    }
+    return Table("classes", "iou_by_class.csv", title, heads, cells, records, about)
+
+
+def _domains(report: Report) -> Table | None:
+    """Return mIoU by domain; None where the test set has one, or areas without domains."""
+    areas = report.rows[0].runs[0].counts.areas
+    if report.domains < 2 or not any("/" in area for area in areas):
+        return None
+    of_areas = np.array([domain_of(area) for area in areas])
+    domains, truth = sum_by_area(of_areas, report.truth)
+    scores = [row.by_domain() for row in report.rows]
+    cells, records = [], []
+    for domain, pixels in zip(domains.tolist(), truth, strict=True):
+        number = int((of_areas == domain).sum())
+        classes = int((pixels[: len(report.scored)] > 0).sum())
+        share = float(pixels.sum() / max(report.truth.sum(), 1))
+        values = [each[domain] for each in scores]
+        cells.append([domain, str(number), words.percent(share), str(classes),
+                      *(words.number(value, 3) for value in values)])  # fmt: skip
+        facts = {"domain": domain, "areas": number, "share": share, "classes": classes}
+        records += [{"row": row.name} | facts | {"miou": value}
+                    for row, value in zip(report.rows, values, strict=True)]  # fmt: skip
+    heads = ["domain", "areas", "share", "classes", *(row.name for row in report.rows)]
+    about = {
+        "share": "of the test set's counted pixels",
+        "classes": "scored classes that occur there",
+        "the rows": "mIoU of the domain's pixels together, over the classes that occur in their "
+        "truth or prediction; mean over the runs. The mean of a column is not the row's mIoU",
+    }
+    return Table("domains", "miou_by_domain.csv", "mIoU by domain", heads, cells, records, about)
 
 
 def _conventions(report: Report) -> Table:
@@ -202,7 +261,7 @@ def _conventions(report: Report) -> Table:
     ]
     heads = ["row", *(f"{each} *" if each is own else str(each) for each in listed)]
     title = "mIoU by convention, mean over seeds (* of this report's scores)"
-    return Table("conventions", "conventions.csv", title, heads, cells, records)
+    return Table("conventions", "conventions.csv", title, heads, cells, records, second=True)
 
 
 def _factors(report: Report) -> Table:
@@ -215,5 +274,8 @@ def _factors(report: Report) -> Table:
         of_miou, *of_classes = _by_class(report, each)  # the fit is of mIoU alone
         records.append(of_miou | seeds)
         records += [record | dict.fromkeys(seeds) for record in of_classes]
-    heads = ["effect", "on mIoU", *_heads(report), "95 %, these areas, seeds alone"]
-    return Table("factors", "factors.csv", "Factors", heads, cells, records)
+    alone = "95 %, these areas, seeds alone"
+    about = _about_differences(report, len(report.effects), "effects")
+    about |= {alone: "by itself, from the runs' scores alone: on these very areas"}
+    heads = ["effect", "on mIoU", *_heads(report), alone]
+    return Table("factors", "factors.csv", "Factors", heads, cells, records, about)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,6 +56,22 @@ def duration(seconds: float | None) -> str:
     if seconds < 3600:
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
     return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+
+
+def percent(share: float) -> str:
+    """Return `12.3 %`, or `< 0.1 %` of what is there."""
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Return what several runs have: one value, or each with its number of runs; a dash for none.
+
+    Empty values were not recorded, and are left out.
+    """
+    counts = Counter(str(value) for value in values if value not in ("", None))
+    if len(counts) < 2:
+        return next(iter(counts), NOTHING)
+    return "; ".join(f"{value} ({plural(number, 'run')})" for value, number in counts.items())
 
 
 def count(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 `leaderboard.json` has this schema (null where a number is not known):
 
-    schema           3
+    schema           4
     title, baseline, unit, notes, findings, class_names, scored (names)
     convention       what its scores mean by mIoU (`score.Convention`); null where not recorded
     setting          {"dataset", "fingerprint", "split", "metric"}
@@ -14,7 +14,8 @@
     absent           [{"row", "seed", "state", "reason"}], of rows without a finished run too
     factors_refused  why factors were not analysed; empty where they were, or were not asked for
     confusion        {row: C × C pixels, rows truth}
-    rows, differences, classes, factors, conventions
+    rows, differences, classes, domains, factors, conventions, not_compared, options,
+    options_of_some, training, origin, runs
                      the tables as in the CSV files (`tables.Table.records`), a record per line;
                      only those that the report has content for
 """
@@ -38,13 +39,16 @@ from flair2_exp.report.results import Report, ReportOptions
 from flair2_exp.report.runs import RunSet
 from flair2_exp.report.sentences import findings, notes
 from flair2_exp.report.statistics import LEVEL
-from flair2_exp.report.tables import Table, tables
+from flair2_exp.report.table import Table
+from flair2_exp.report.tables import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS: Final[tuple[str, ...]] = ("terminal", "md", "csv", "json", "png", "svg", "html")
-SCHEMA: Final[int] = 3
+SCHEMA: Final[int] = 4
+PAGE: Final = "leaderboard.html"
+DATA: Final = "leaderboard.json"
 
 
 def report_runs(
@@ -72,7 +76,7 @@ def report_runs(
     """
     wanted = check_formats(formats)
     report = build_report(runs, options, expected)
-    paths = tuple(_save(out_dir, _contents(report, wanted)))
+    paths = tuple(_save(out_dir, _contents(report, wanted, out_dir)))
     if "terminal" in wanted:
         print_report(report)
     return dataclasses.replace(report, paths=paths)
@@ -97,7 +101,7 @@ def draws(formats: Iterable[str]) -> bool:
     return not {"png", "svg", "html"}.isdisjoint(formats)
 
 
-def _contents(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
+def _contents(report: Report, formats: Sequence[str], folder: Path) -> dict[str, bytes]:
     """Return the files of a report by name."""
     from flair2_exp.report.figures import figures
 
@@ -115,11 +119,11 @@ def _contents(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
         contents |= {table.file: as_csv(table).encode() for table in tables(report)}
     if "json" in formats:
         text = json.dumps(as_json(report), indent=1, ensure_ascii=False, allow_nan=False)
-        contents["leaderboard.json"] = text.encode()
+        contents[DATA] = text.encode()
     if "html" in formats:
         pictures = {name: contents.get(f"{name}.png") or image(figure, "png")
                     for name, figure in drawn.items()}  # fmt: skip
-        contents["leaderboard.html"] = html(report, pictures).encode()
+        contents[PAGE] = html(report, pictures, folder).encode()
     return contents
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -158,6 +159,7 @@ class Sweep:
             self._engine = OnEngine(launcher, config, self.options, self._failures)
         self._table = ""
         self._results: dict[int, tuple[int, ScoredRun]] = {}
+        self._page: Path | None = None
 
     def plan(
         self, overrides: list[tuple[str, ...]], loader: ConfigLoader, arguments: Sequence[str]
@@ -272,6 +274,8 @@ class Sweep:
                 self._leave(jobs, parent, left)
             else:
                 self._finish(jobs, parent)
+        if self._page is not None:
+            print(f"report: {self._page}", flush=True)
         return launched
 
     def _refuse_live(self, jobs: Sequence[Job]) -> None:
@@ -361,7 +365,8 @@ class Sweep:
                 self._report_command(),
             )
         if failed:
-            raise SweepFailedError(failure_table(failed))
+            report = f"\nreport: {self._page}" if self._page else ""
+            raise SweepFailedError(failure_table(failed) + report)
 
     def _report_command(self) -> str:
         """Return what to type to make the report of what is in the sweep's folder."""
@@ -377,12 +382,14 @@ class Sweep:
 
     def _report_options(self) -> ReportOptions:
         from flair2_exp.report.results import ReportOptions
+        from flair2_exp.tracking.provenance import command_line
 
         return ReportOptions(
             title=self.options.name,
             baseline=self.baseline,
             factors=None if self.factors is None else tuple(self.factors),
             difference=self.options.difference,
+            command=command_line(sys.orig_argv),
         )
 
     def _report(
@@ -396,7 +403,7 @@ class Sweep:
             return
         from flair2_exp.report.page import headline, summary
         from flair2_exp.report.runs import RunSet
-        from flair2_exp.report.write import report_runs
+        from flair2_exp.report.write import PAGE, report_runs
 
         begun = [self._result(job) for job in jobs if job.folder.config.is_file()]
         report = report_runs(
@@ -407,6 +414,7 @@ class Sweep:
         )
         for path in report.paths:
             parent.log_artifact(path, REPORT)
+        self._page = self.folder / REPORT / PAGE
         parent.log_metrics(headline(report))
         parent.describe(summary(report))
 

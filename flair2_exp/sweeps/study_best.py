@@ -19,6 +19,7 @@ from flair2_exp.config.identity import UNKNOWN_DATA, deciding
 from flair2_exp.errors import FlairError
 from flair2_exp.files import write_text
 from flair2_exp.optuna_sweeper.config import NAME as SWEEPER
+from flair2_exp.values import flatten
 
 if TYPE_CHECKING:
     from flair2_exp.optuna_sweeper.results import SearchResult
@@ -87,6 +88,13 @@ def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: s
     head = f"# @package _global_\n# python -m flair2_exp experiment={path}\n# {comment}\n\n"
     write_text(path, head + OmegaConf.to_yaml(content))
     return path
+
+
+def default_values(result: SearchResult) -> dict[str, Any]:
+    """Return what the options that a study searches have where it started from."""
+    config, choices = _composed(list(result.space.fixed.values()))
+    flat = flatten(config)
+    return {name: choices.get(name, flat.get(name)) for name in result.space.dimensions}
 
 
 def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,21 +1,14 @@
-"""Optuna's figures of a study: PNG files, and one HTML page that holds them all.
-
-The page needs no network. With plotly installed (the extra `tune-figures`) its figures are
-interactive; without, they are the PNG files' images.
-"""
+"""Optuna's figures of a study: PNG files, and with plotly (`tune-figures`) interactive ones."""
 
 from __future__ import annotations
 
-import base64
-import html
 import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-from flair2_exp.files import write_text
 
 if TYPE_CHECKING:
     import optuna
@@ -26,7 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PAGE: Final = "study.html"
 _DOTS_PER_INCH: Final = 110
 _INCHES_PER_PARAMETER: Final = {"plot_parallel_coordinate": 1.6, "plot_slice": 2.6}
 _EACH_OBJECTIVE: Final = {
@@ -37,34 +29,35 @@ _EACH_OBJECTIVE: Final = {
 }
 
 
-def write_figures(result: SearchResult, folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of a study."""
+
+    title: str
+    path: Path
+    """PNG."""
+    interactive: str = ""
+    """The same as HTML with plotly's program; empty without plotly."""
+
+
+def write_figures(result: SearchResult, folder: Path) -> list[Drawn]:
     """Draw a study: history, importance, slice and parallel coordinates, and the Pareto front.
 
-    A figure that the study is too small for is left out, and the log says so. Return the PNG files
-    and, last, the page.
+    A figure that the study is too small for is left out, and the log says so.
     """
     study = result.study
     folder.mkdir(parents=True, exist_ok=True)
     plotly = importlib.util.find_spec("plotly") is not None
-    files: list[Path] = []
-    parts: list[str] = []
+    drawn: list[Drawn] = []
     program = True  # plotly's, which the first figure that can be drawn brings for all of the page
     for title, function, options in _plots(result.names):
         path = folder / f"{title.replace(' ', '_').replace('/', '_')}.png"
         if not _drawn(_save_png, function, study, options, path):
             continue
-        files.append(path)
         part = _drawn(_plotly_part, function, study, options, program) if plotly else None
         program = program and part is None
-        parts.append(f"<h2>{html.escape(title)}</h2>\n{part or _image(path)}")
-    page = folder / PAGE
-    heading = html.escape(f"Study {study.study_name}: {', '.join(result.names)}")
-    write_text(
-        page,
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{heading}</title>\n'
-        f"<h1>{heading}</h1>\n" + "\n".join(parts) + "\n</html>\n",
-    )
-    return [*files, page]
+        drawn.append(Drawn(title, path, part or ""))
+    return drawn
 
 
 def _plots(names: tuple[str, ...]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -136,9 +129,6 @@ def _plotly_part(function: str, study: optuna.Study, options: dict[str, Any], fi
     import optuna.visualization as drawing
 
     figure = getattr(drawing, function)(study, **options)
-    return str(figure.to_html(full_html=False, include_plotlyjs=first))
-
-
-def _image(path: Path) -> str:
-    content = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{content}">'
+    figure.update_layout(title_text="", margin_t=40)  # the page has a heading
+    shown = {"displaylogo": False}
+    return str(figure.to_html(full_html=False, include_plotlyjs=first, config=shown))

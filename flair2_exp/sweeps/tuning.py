@@ -36,6 +36,7 @@ from flair2_exp.values import flatten, render
 if TYPE_CHECKING:
     from flair2_exp.optuna_sweeper.results import SearchResult
     from flair2_exp.optuna_sweeper.trial import RunningTrial
+    from flair2_exp.sweeps.study_figures import Drawn
     from flair2_exp.tracking.run import Run
 
 log = logging.getLogger(__name__)
@@ -237,13 +238,21 @@ def on_finish(result: SearchResult, config: DictConfig) -> None:
         deliver_runs(run_folders(result.folder), parent.store)
         files = write_experiments(result)
         log.info("Run the best: python -m flair2_exp experiment=%s", files[0])
-        _record(result, files, parent)
+        drawn = _record(result, files, parent)
+        synthetic = options.is_synthetic
+        page = _show(result, drawn, files, parent, synthetic)
         if options.tune.repeat_best:
             repeat(result, options, list(config.hydra.overrides.task), parent)
+            page = _show(result, drawn, files, parent, synthetic)  # with what that said
+    if page is not None:
+        print(f"study: {page}", flush=True)
 
 
-def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
-    """Hand trials, best values, experiment files and figures to the study's MLflow run."""
+def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> list[Drawn]:
+    """Hand trials, best values, experiment files and figures to the study's MLflow run.
+
+    Return the figures.
+    """
     from flair2_exp.optuna_sweeper.results import state_name
     from flair2_exp.sweeps.study_figures import write_figures
 
@@ -265,10 +274,33 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> None:
         parent.log_artifact(path, "experiment")
     parent.describe(summary(result))
     try:
-        for path in write_figures(result, result.folder / FIGURES):
-            parent.log_artifact(path, FIGURES)
+        drawn = write_figures(result, result.folder / FIGURES)
+        for each in drawn:
+            parent.log_artifact(each.path, FIGURES)
     except Exception as error:  # the study is what it is, drawn or not
         log.warning("no figures: %s\nThe study is kept; the same command draws it again.", error)
+        return []
+    return drawn
+
+
+def _show(
+    result: SearchResult,
+    drawn: Sequence[Drawn],
+    files: Sequence[Path],
+    parent: Run,
+    synthetic: bool,
+) -> Path | None:
+    """Write the study's page, and hand it to the study's MLflow run; None where that fails."""
+    from flair2_exp.sweeps.study_page import write_page
+
+    try:
+        folder = (result.folder / FIGURES).absolute()
+        page = write_page(result, drawn, files, folder, synthetic=synthetic)
+        parent.log_artifact(page, FIGURES)
+    except Exception as error:  # likewise
+        log.warning("no page: %s\nThe study is kept; the same command writes it again.", error)
+        return None
+    return page
 
 
 def summary(result: SearchResult) -> str:

@@ -87,6 +87,13 @@ def test_reference_compatibility_switches_every_quirk_of_the_baseline() -> None:
     assert all(corrected[name] != reference[name] for name in corrected)
 
 
+def test_an_experiment_calls_its_row_as_its_file() -> None:
+    for file in sorted((config_folder() / "experiment").rglob("*.yaml")):
+        choice = f"{file.parent.name}/{file.stem}"
+        data = ("dataset=flair2", "dataset.root=x")
+        assert compose_config(f"experiment={choice}", *data).name == file.stem
+
+
 STRONG = sorted((config_folder() / "experiment" / "strong").glob("*.yaml"))
 
 

@@ -42,13 +42,19 @@ def test_each_model_and_preprocessing_trains_and_is_scored(
     assert np.isfinite([metrics["train/loss"], metrics["val/loss"], metrics["test/loss"]]).all()
     assert 0.0 <= metrics["test/miou"] <= 1.0
     with np.load(folder.confusion, allow_pickle=False) as kept:
-        assert kept["confusion"].shape == (len(kept["patch_ids"]), 13, 13)
+        patches = kept["patch_ids"]
+        assert kept["confusion"].shape == (len(patches), 13, 13)
         assert metrics["test/patches"] == len(kept["patch_ids"])
         # With the published metric every pixel is counted; without "other", no more than all.
         pixels = kept["confusion"].sum(axis=(1, 2))
         assert (pixels <= 64 * 64).all()
         if "compat=reference" in overrides:
             assert (pixels == 64 * 64).all()
+    with np.load(folder.panel, allow_pickle=False) as panel:
+        number = len(panel["patch_ids"])
+        assert {*panel["patch_ids"]} <= {*patches}
+        assert panel["images"].shape == (number, 64, 64, 3)
+        assert panel["truths"].shape == panel["predictions"].shape == (number, 64, 64)
     figures = (folder.confusion_figure, folder.panel_figure)
     for path in (folder.config, folder.history, folder.best, *figures):
         assert path.stat().st_size > 0

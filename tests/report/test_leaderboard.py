@@ -133,10 +133,19 @@ def test_expected_seeds_without_a_trace_are_missing(runs: list[ScoredRun]) -> No
     }
 
 
-def test_runs_of_two_data_sets_are_refused(runs: list[ScoredRun]) -> None:
-    other = changed(runs[-1], tags={Tag.DATASET: "flair2"})
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_run_of_another_data_set_is_left_out_and_named(runs: list[ScoredRun], place: int) -> None:
+    """By the baseline, wherever the other run stands."""
+    mixed = [*runs]
+    mixed[place] = changed(runs[place], tags={Tag.DATASET: "flair2"})
+    alone = [run for run in runs if run is not runs[place]]
+    report, without = build_report(mixed, baseline="utt"), build_report(alone, baseline="utt")
+    (left,) = (each for each in report.absent if each.state == "not comparable")
+    assert (left.row, left.seed) == (runs[place].row, runs[place].seed)
+    assert left.reason == "other data sets: flair2, where utt has sample"
+    assert [row.miou for row in report.rows] == [row.miou for row in without.rows]
     with pytest.raises(ConfigError, match="different data sets cannot be compared"):
-        build_report([*runs[:-1], other])
+        build_report(mixed, strict=True)
 
 
 @pytest.mark.parametrize(

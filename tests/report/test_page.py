@@ -5,12 +5,14 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import matplotlib.image
 from rich.console import Console
 
 from flair2_exp.report.page import headline, print_report, summary
 from flair2_exp.report.results import Report
+from flair2_exp.report.tables import tables
 from tests.report.made_runs import HOSTILE
 
 
@@ -78,8 +80,14 @@ def test_page_is_well_formed_and_needs_no_network(written: tuple[Report, Path]) 
     assert ".scroll { overflow: visible; }" in content.partition("@media print")[2]
     assert HOSTILE in page.text
     names = [tag for tag, _ in page.tags]
-    assert not {"script", "link", "iframe", "b", "a"} & set(names)
-    assert "Synthetic sample data." in page.text
+    assert not {"script", "link", "iframe"} & set(names)
+    links = [attributes["href"] or "" for tag, attributes in page.tags if tag == "a"]
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert {link[1:] for link in links if link.startswith("#")} <= ids
+    folders = [link for link in links if not link.startswith("#")]
+    assert len(folders) == 6
+    assert all((out / unquote(link)).is_dir() for link in folders)
+    assert "Synthetic sample data" in page.text
     pictures = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) == 4
     for picture in pictures:
@@ -87,6 +95,18 @@ def test_page_is_well_formed_and_needs_no_network(written: tuple[Report, Path]) 
         assert kind == "data:image/png;base64"
         assert matplotlib.image.imread(io.BytesIO(base64.b64decode(encoded))).shape[2] == 4
     assert not any("src" in attributes for tag, attributes in page.tags if tag != "img")
+
+
+def test_each_column_of_scores_is_explained_where_it_stands(
+    written: tuple[Report, Path],
+) -> None:
+    report, out = written
+    page = Page()
+    page.feed((out / "leaderboard.html").read_text())
+    for table in tables(report)[:2]:
+        assert table.about.keys() == set(table.heads)
+        assert all(f": {what}." in page.text for what in table.about.values())
+    assert "of the whole test set" in page.text
 
 
 def test_terminal_shows_rows_findings_and_notes(written: tuple[Report, Path]) -> None:

@@ -21,10 +21,11 @@ from tests.report.made_runs import HOSTILE, as_cell, make_runs
 def test_all_files_are_listed_and_there(written: tuple[Report, Path]) -> None:
     report, out = written
     names = {path.name for path in report.paths}
-    drawn = {"forest", "iou_by_class", "confusion", "learning_curves"}
+    drawn = {"forest", "iou_by_class", "confusion", "learning_curves"}  # no run kept a panel
     assert names == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")} | {
         "leaderboard.md", "leaderboard.csv", "iou_by_class.csv", "differences.csv",
-        "conventions.csv", "leaderboard.json", "leaderboard.html",
+        "conventions.csv", "miou_by_domain.csv", "not_compared.csv", "origin.csv", "training.csv",
+        "runs.csv", "leaderboard.json", "leaderboard.html",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == names  # no part of a file is left
 
@@ -58,7 +59,8 @@ def test_csv_holds_unrounded_numbers(written: tuple[Report, Path]) -> None:
     assert float(lines[0]["miou_value"]) == report.rows[0].miou.value
     assert lines[1]["absent"] == "3 failed"
     assert lines[1]["seeds"] == "1; 2"
-    assert lines[0]["parameters"] == "24444381"
+    with (out / "training.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["parameters"] == "24444381"
     assert lines[0]["published"] == ""
     with (out / "differences.csv").open(newline="") as file:
         differences = list(csv.DictReader(file))
@@ -114,7 +116,7 @@ def test_report_without_curves_or_intervals_is_written(run_set: RunSet, tmp_path
     assert "learning_curves.png" not in {path.name for path in report.paths}
     content = json.loads((tmp_path / "leaderboard.json").read_text())
     assert content["rows"][0]["miou_low"] is None
-    assert content["rows"][0]["train_seconds"] is None
+    assert content["training"][0]["train_seconds"] is None
 
 
 def test_unknown_format_is_refused_before_anything_is_written(

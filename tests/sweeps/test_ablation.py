@@ -83,6 +83,9 @@ def test_a_finished_sweep_has_its_report_and_is_not_run_again(whole: Path) -> No
     done = answer(*SWEEP, f"paths.root={whole}")
     assert done.status == 0, done.err[-2000:]
     assert "4 jobs, 4 done" in done.out
+    page = whole / "multirun/short/report/leaderboard.html"
+    assert done.out.splitlines()[-1] == f"report: {page}"
+    assert "Test patches" in page.read_text()  # of unet and utt side by side
     assert {path: path.stat().st_mtime_ns for path in before} == before
     require_one_finished_run_each(whole, "short", 4)
 
@@ -97,6 +100,7 @@ def test_a_failing_job_does_not_lose_the_others(tmp_path: Path) -> None:
     done = answer(*line)
     assert done.status == 1
     assert "2 of the sweep's jobs are not done" in done.err
+    assert f"report: {tmp_path}/multirun/some/report/leaderboard.html" in done.err
     assert "D999_2021" in done.err
     assert "Traceback" not in done.err
     assert len(results(tmp_path, "some")) == 2

@@ -121,7 +121,7 @@ def test_folders_have_names_a_person_can_read(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "experiment=leaderboard/unet,leaderboard/utt_cloudfree_monthly_aug",
                    "dataset.root=/data", "seed=2")  # fmt: skip
     assert [str(job.folder.path.relative_to(sweep_folder(tmp_path))) for job in jobs] == [
-        "unet/seed=2", "utt_monthly_cloudfree_flips/seed=2",
+        "unet/seed=2", "utt_cloudfree_monthly_aug/seed=2",
     ]  # fmt: skip
 
 

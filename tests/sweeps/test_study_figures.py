@@ -49,21 +49,3 @@ def test_the_slice_figures_names_stand_side_by_side(
     boxes = sorted((title.get_window_extent() for title in shown), key=lambda box: box.x0)
     assert {title.get_text() for title in shown} == set(names)
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
-
-
-def test_the_page_is_interactive_also_where_the_first_figure_cannot_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And an exception of whatever kind costs that figure alone."""
-    visualization = pytest.importorskip("optuna.visualization")
-    pytest.importorskip("plotly", reason="the extra `tune-figures`")
-
-    def broken(*_: Any, **__: Any) -> None:
-        raise TypeError("unsupported operand")
-
-    monkeypatch.setattr(visualization, "plot_pareto_front", broken)
-    *images, page = write_figures(made_result(tmp_path, 4), tmp_path / "figures")
-    text = page.read_text()
-    assert len(text) > 1_000_000  # plotly's program
-    assert "Plotly.newPlot" in text
-    assert "pareto_front.png" in {path.name for path in images}
