@@ -18,6 +18,8 @@ from flair2_exp.errors import ConfigError
 
 _SECONDS: Final = 10.0
 """Between two measurements, as MLflow's own monitor has it."""
+_FIRST_SECONDS: Final = 1.0
+"""Before the first one."""
 
 
 def require_psutil() -> None:
@@ -50,16 +52,23 @@ class SystemMetrics:
         self._thread.start()
 
     def _measure(self) -> None:
-        while True:
-            now = int(time.time() * 1000)
-            step = max(0, now - self._start) // 1000
-            for monitor in self._monitors:
-                monitor.collect_metrics()
-                values = monitor.aggregate_metrics()
-                monitor.clear_metrics()
-                self._measured += [(f"system/{n}", float(v), now, step) for n, v in values.items()]
-            if self._stopped.wait(_SECONDS):
-                return
+        for monitor in self._monitors:  # a processor's share is that since the call before
+            monitor.collect_metrics()
+            monitor.clear_metrics()
+        pause = _FIRST_SECONDS
+        while not self._stopped.wait(pause):
+            self._measure_once()
+            pause = _SECONDS
+        self._measure_once()
+
+    def _measure_once(self) -> None:
+        now = int(time.time() * 1000)
+        step = max(1, (now - self._start) // 1000)  # MLflow draws a line from step 1 on
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values = monitor.aggregate_metrics()
+            monitor.clear_metrics()
+            self._measured += [(f"system/{n}", float(v), now, step) for n, v in values.items()]
 
     def taken(self) -> list[tuple[str, float, int, int]]:
         """Return what was measured since this was last called: name, value, time, step."""
