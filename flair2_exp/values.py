@@ -41,6 +41,11 @@ def flatten(nested: Mapping[Any, Any]) -> dict[str, Any]:
     return flat
 
 
+def flat_text(nested: Mapping[Any, Any]) -> dict[str, str]:
+    """Return all leaves of a nested mapping under dotted names, as in an override."""
+    return {name: render(value) for name, value in flatten(nested).items()}
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return what differs between two flat mappings: by name, the value before and now.
 

@@ -50,7 +50,7 @@ PUBLIC = {"_target_", "_exit"}
 
 NOT_OF_A_RUN = {
     ("config/groups.py", "config.yaml"),  # Hydra's primary config
-    ("lifecycle/experiment.py", "config/config.yaml"),  # an artifact's name in MLflow
+    ("lifecycle/record.py", "config/config.yaml"),  # an artifact's name in MLflow
 }
 """Texts in modules that equal the name of a file in a run's folder, and are another file's."""
 

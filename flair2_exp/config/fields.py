@@ -242,6 +242,16 @@ def options(group: type[Group], prefix: str = "") -> Iterator[tuple[str, Decides
             yield name, own
 
 
+def defaults(group: type[Group], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted names of a group's options, and their plain values where nobody gives one."""
+    for item in _fields(group):
+        hint, name = hints(group)[item.name], f"{prefix}{item.name}"
+        if is_group(hint):
+            yield from defaults(hint, f"{name}.")
+        else:
+            yield name, _default(item)
+
+
 def _both(one: Decides, other: Decides) -> Decides:
     """Return what holds where both hold."""
     if isinstance(one, bool):

@@ -16,13 +16,22 @@ from typing import Any, Final
 
 from flair2_exp import __version__, projects
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import options, plain
-from flair2_exp.values import digest, flatten
+from flair2_exp.config.fields import defaults, options, plain
+from flair2_exp.values import differences, digest, flatten
 
 UNKNOWN_DATA: Final = ""
 """Stands for the fingerprint of data that are not known yet."""
 
 _OPTIONS: Final = dict(options(Config))
+_DEFAULTS: Final = flatten(dict(defaults(Config)))
+_MAIN: Final = frozenset({
+    "name", "seed", "dataset.name", "split.name", "data.name", "s2_preproc.name", "aug.name",
+    "metadata.name", "model.name", "model.encoder", "loss.name", "optimizer._target_",
+    "optimizer.lr", "scheduler.name", "data.batch_size", "trainer.max_epochs", "compat",
+})  # fmt: skip
+"""What every run is compared by, at its default too."""
+_FOLLOWING: Final = frozenset({"model.reads", "model.nodes", "data.bands", "dataset.root"})
+"""What the data set and the network's name say already."""
 _UNDECIDING: Final = frozenset(name for name, decides in _OPTIONS.items() if decides is False)
 
 
@@ -66,6 +75,24 @@ def deciding(config: Config, fingerprint: str, version: str = __version__) -> di
     if nodes is not None:  # -1 devices, all of a machine, is not known before the run
         values["trainer.devices"] = abs(values["trainer.devices"]) * nodes
     return {**values, **_own_code(values), "fingerprint": fingerprint, "version": version}
+
+
+def outline(config: Config) -> dict[str, Any]:
+    """Return the few options that tell a run from others, by dotted name.
+
+    Those that every run is compared by, and those that decide this run's result and are not at
+    their default. A class's path is left out where its group's name says which one it is.
+
+    Args:
+        config: The experiment's.
+    """
+    every = flatten(plain(config))
+    decided = deciding(config, UNKNOWN_DATA).keys() & every.keys()
+    changed = differences(_DEFAULTS, every).keys() & decided
+    named = {f"{name.removesuffix('.name')}._target_" for name in every if name.endswith(".name")}
+    empty = {name for name, value in every.items() if value in ({}, [])}
+    kept = _MAIN | (changed - named - empty - _FOLLOWING)
+    return {name: value for name, value in every.items() if name in kept}
 
 
 def _own_code(values: Mapping[str, Any]) -> dict[str, str]:

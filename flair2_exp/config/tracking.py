@@ -32,13 +32,15 @@ class TrackingConfig(Group):
     experiment: str = "flair2"
     """MLflow's experiment."""
     run_name: str | None = None
-    """What the run is called on MLflow's pages; null: name and seed."""
+    """What the run is called on MLflow's pages; null: row, seed, data set and short identity."""
     tags: Mapping[str, str] = option({})
     """Further tags of the run."""
     timeout: float = option(8.0, 0.1, 600)
     """Seconds that a server may take to answer before the run is refused."""
     delivery_seconds: float = option(60.0, 0, 86400)
     """Seconds for which a run tries, at its end, to send what the store did not take; 0: none."""
+    system_metrics: bool = False
+    """Whether to store how busy processor, memory, disk and GPUs are, every ten seconds."""
     loggers: LoggersConfig = field(default_factory=LoggersConfig)
     """They get the metrics, and the config without credentials."""
 

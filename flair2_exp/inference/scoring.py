@@ -173,7 +173,7 @@ def _score(
 ) -> None:
     """Predict, and leave a finished run; what goes wrong is noted in its record."""
     from flair2_exp.lifecycle.experiment import log_config, resolved_yaml
-    from flair2_exp.lifecycle.results import finish, is_by_epoch, save_results, title
+    from flair2_exp.lifecycle.results import finish, save_results, title
     from flair2_exp.models.registry import count_parameters
 
     try:
@@ -187,7 +187,6 @@ def _score(
             heading = title(config, metrics["test/miou"])
             rows = panel(predictor, done.shown)
             save_results(done.results, predictor.nomenclature, rows, folder, heading)
-            run.log_metrics({n: value for n, value in metrics.items() if is_by_epoch(n)})
             finish(config, folder, run, metrics, record.tags)
             run.flush()
             record.finish(FINISHED)
@@ -219,7 +218,7 @@ def _open(
     run = open_run(
         store,
         config.tracking.experiment,
-        run_name(config),
+        run_name(config, record),
         folder.unsent,
         tags=record.tags,
         run_id=record.run_id,

@@ -71,10 +71,14 @@ def require_store(config: Config) -> None:
 
     Raises:
         TrackingError: As by `open_store`.
+        ConfigError: `tracking.system_metrics=true` lacks its package.
     """
     if config.tracking.enabled:
         from flair2_exp.tracking import store
+        from flair2_exp.tracking.system import require_psutil
 
+        if config.tracking.system_metrics:
+            require_psutil()
         uri = config.tracking.uri or store.local_uri(config.paths.mlflow)
         store.require_usable(uri, timeout=config.tracking.timeout)
 

@@ -16,7 +16,7 @@ from flair2_exp.config.fields import build
 from flair2_exp.errors import TrackingError
 from flair2_exp.lifecycle.experiment import log_config, run_name
 from flair2_exp.lifecycle.folder import RunFolder
-from flair2_exp.lifecycle.record import ENDED, KILLED, MEMBERS, RunRecord, read_settings
+from flair2_exp.lifecycle.record import ENDED, FINISHED, KILLED, MEMBERS, RunRecord, read_settings
 from flair2_exp.lifecycle.results import hand_over, is_by_epoch
 from flair2_exp.tracking.outbox import Outbox
 from flair2_exp.tracking.pending import Pending
@@ -183,14 +183,14 @@ def rebuild(folder: RunFolder, record: RunRecord, store: Store, parent: str = ""
         # A process that was killed before it noted the run's id has left the run behind.
         left = {name: begun[name] for name in map(str, (Tag.FOLDER, Tag.IDENTITY, Tag.REBUILT))}
         record.run_id = store.find_run(experiment_id, left, status=KILLED) or new_run(
-            store, experiment_id, run_name(config), begun, record.start
+            store, experiment_id, run_name(config, record), begun, record.start
         )
         record.store = store.address
         record.write(folder)
     run = open_run(
         store,
         experiment,
-        run_name(config),
+        run_name(config, record),
         folder.unsent,
         tags=begun,
         run_id=record.run_id,
@@ -211,16 +211,15 @@ def _fill(run: Run, folder: RunFolder, record: RunRecord, config: Config) -> Non
         run.log_metrics(row, epoch)
     scores = record.scores
     last = int(scores.get("train/epochs", 0))
-    by_epoch = {name: value for name, value in scores.items() if is_by_epoch(name)}
-    tested = {name: value for name, value in by_epoch.items() if name.startswith("test/")}
-    run.log_metrics(tested if rows else by_epoch, last)
+    if not rows:
+        run.log_metrics({name: each for name, each in scores.items() if is_by_epoch(name)}, last)
     if scores:
         hand_over(config, folder, run, scores, record.tags)
     if record.pruned:
         run.set_tags({Tag.PRUNED: True})
     if record.error:
         run.set_tags({Tag.ERROR: record.error})
-    if folder.error.is_file():
+    if folder.error.is_file() and record.status != FINISHED:
         run.log_text(folder.error.read_text("utf-8", errors="replace"), "error/traceback.txt")
     run.set_tags({Tag.REBUILT: COMPLETE})
     run.finish(record.status if record.status in ENDED else KILLED, record.end)

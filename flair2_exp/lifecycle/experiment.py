@@ -15,11 +15,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import plain
-from flair2_exp.config.identity import own_code
+from flair2_exp.config.identity import outline, own_code
 from flair2_exp.errors import (
     CheckpointError,
     ConfigError,
@@ -30,7 +30,7 @@ from flair2_exp.errors import (
 from flair2_exp.files import write_text
 from flair2_exp.lifecycle.folder import Footprint, RunFolder
 from flair2_exp.lifecycle.peers import Peers
-from flair2_exp.lifecycle.record import DECIDING, FINISHED, RUNNING, TRAINED, RunRecord
+from flair2_exp.lifecycle.record import CONFIG, DECIDING, FINISHED, RUNNING, TRAINED, RunRecord
 from flair2_exp.locking import locked
 from flair2_exp.ranks import Rank, rank_of
 from flair2_exp.shortage import in_words, reserved
@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     from flair2_exp.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
+
+_SHORT: Final = 6
+"""Digits of an identity in a run's name: enough to tell some hundred runs apart."""
+_SHORT_DATA: Final = 12
+"""Digits of a data set's fingerprint, as messages show it."""
+_OF_DATA: Final = (Tag.FINGERPRINT, Tag.TEST_FINGERPRINT, Tag.SPLIT)
+"""What MLflow's page of a data set shows of it."""
 
 
 @dataclass(frozen=True)
@@ -298,13 +305,15 @@ class _Life:
         run = open_run(
             prepared.store,
             tracking.experiment,
-            run_name(self.config),
+            run_name(self.config, record),
             self.folder.unsent,
             tags=record.tags,
             run_id=record.run_id,
             lookup=(Tag.FOLDER, Tag.IDENTITY),
             take_over=self.exclusive,
         )
+        if tracking.system_metrics:
+            run.watch_system()
         record.status = TRAINED if record.training else RUNNING
         record.run_id, record.error = run.run_id, ""
         record.store = "" if prepared.store is None else prepared.store.address
@@ -498,9 +507,11 @@ def _raised_as(interruption: Interruption) -> Iterator[None]:
         raise wanted from error
 
 
-def run_name(config: Config) -> str:
-    """Return what a run is called on MLflow's pages."""
-    return scrub(config.tracking.run_name or f"{config.name} seed={config.seed}")
+def run_name(config: Config, record: RunRecord) -> str:
+    """Return what a run is called on MLflow's pages, where many of one row and seed may stand."""
+    row = record.row if record.seed < 0 else f"{record.row} seed={record.seed}"
+    own = f"{row} {record.tags.get(Tag.DATASET, '')} {record.identity[:_SHORT]}"
+    return scrub(config.tracking.run_name or own)
 
 
 def _deliver(folder: RunFolder, record: RunRecord, store: Store | None) -> None:
@@ -668,9 +679,17 @@ def _scrub_hydras_files(folder: RunFolder) -> None:
 def log_config(
     config: Config, record: RunRecord, run: Run, members: Mapping[str, object] | None = None
 ) -> None:
-    """Keep the config with the run, and what of it decides the result; `resolved_yaml` has more."""
-    run.log_params({**plain(config), **(members or {})})
-    run.log_text(resolved_yaml(config, members), "config/config.yaml")
+    """Keep with the run its config, what of it decides the result, and which data it reads.
+
+    A few options are parameters (`config.identity.outline`): MLflow's tables show every one.
+    """
+    further = members or {}
+    run.log_params({**outline(config), **further}, {**plain(config), **further})
+    if record.fingerprint:
+        root = config.dataset.root or config.dataset.store or ""
+        profile = {name.rpartition(".")[2]: record.tags.get(name, "") for name in _OF_DATA}
+        run.log_dataset(config.dataset.name, record.fingerprint[:_SHORT_DATA], root, profile)
+    run.log_text(resolved_yaml(config, members), CONFIG)
     run.log_json(scrub_tree(record.deciding), DECIDING)
 
 

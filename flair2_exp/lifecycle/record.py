@@ -38,6 +38,9 @@ ENDED: Final = (FINISHED, FAILED, KILLED)
 DECIDING: Final = "config/deciding.json"
 """The artifact of an MLflow run with its record's `deciding`."""
 
+CONFIG: Final = "config/config.yaml"
+"""The artifact of an MLflow run with its whole config."""
+
 MEMBERS: Final = "ensemble"
 """The node of `config.yaml` that names the networks whose predictions a run scores (`Tag.MEMBERS`);
 not an option of the config."""
@@ -257,12 +260,21 @@ def read_settings(folder: RunFolder) -> dict[str, Any]:
     Raises:
         DataError: There is none, or it is damaged.
     """
+    return read_yaml(folder.config)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the whole config that a file holds, by group.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+    """
     try:
-        values = yaml.load(folder.config.read_text(encoding="utf-8"), _YAML)
+        values = yaml.load(path.read_text(encoding="utf-8"), _YAML)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{folder.config} cannot be read ({error}).") from None
+        raise DataError(f"{path} cannot be read ({error}).") from None
     if not isinstance(values, dict):
-        raise DataError(f"{folder.config} does not hold a config.")
+        raise DataError(f"{path} does not hold a config.")
     return values
 
 

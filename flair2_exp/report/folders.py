@@ -16,7 +16,7 @@ from flair2_exp.lifecycle.record import FINISHED, RunRecord, read_settings
 from flair2_exp.report.counts import read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
 from flair2_exp.tracking.tags import Tag
-from flair2_exp.values import flatten, render
+from flair2_exp.values import flat_text
 
 
 def read_folders(folders: Iterable[Path]) -> RunSet:
@@ -75,7 +75,7 @@ def _row_and_seed(folder: RunFolder) -> tuple[str, int]:
 
 def _read_settings(folder: RunFolder) -> dict[str, str]:
     """Return a config, flat, values as text."""
-    return {name: render(value) for name, value in flatten(read_settings(folder)).items()}
+    return flat_text(read_settings(folder))
 
 
 def _read_history(path: Path) -> dict[str, Curve]:

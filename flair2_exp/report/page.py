@@ -72,10 +72,12 @@ def summary(report: Report) -> str:
 
 
 def headline(report: Report) -> dict[str, float]:
-    """Return the numbers by which sweeps are compared on MLflow's pages: mIoU of the rows."""
-    named = {f"miou/{row.name}": row.miou.value for row in report.rows}
-    named["best/miou"] = report.best.miou.value
-    return {name: value for name, value in named.items() if value is not None}
+    """Return the number by which sweeps are compared on MLflow's pages: mIoU of the best row.
+
+    The other rows stand in the description: a metric for each would be a column of all runs.
+    """
+    best = report.best.miou.value
+    return {} if best is None else {"best/miou": best}
 
 
 def _table(table: Table) -> list[str]:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from flair2_exp.errors import ConfigError, DataError, TrackingError
 from flair2_exp.lifecycle.folder import RunFolder
-from flair2_exp.lifecycle.record import DECIDING, FINISHED, RunRecord
+from flair2_exp.lifecycle.record import CONFIG, DECIDING, FINISHED, RunRecord, read_yaml
 from flair2_exp.report.counts import Counts, read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
 from flair2_exp.tracking.store import Store, database_path, local_store, open_store, search_runs
 from flair2_exp.tracking.tags import Tag
+from flair2_exp.values import flat_text
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -165,7 +166,9 @@ def _read(store: Store, client: MlflowClient, run: MlflowRun) -> ScoredRun | Abs
     record.deciding = _read_deciding(store, client, run)
     noted = record.tags.get(Tag.FOLDER)
     folder = Path(noted) if noted else None
-    return ScoredRun(record, counts, run.data.params, source=source, folder=folder)
+    return ScoredRun(
+        record, counts, _read_settings(store, client, run), source=source, folder=folder
+    )
 
 
 def _read_counts(store: Store, client: MlflowClient, run: MlflowRun) -> Counts:
@@ -178,6 +181,13 @@ def _read_counts(store: Store, client: MlflowClient, run: MlflowRun) -> Counts:
                 raise DataError(str(error).replace(str(path), artifact)) from None
     except TrackingError as error:
         raise DataError(f"it has no artifact {artifact} ({error})") from None
+
+
+def _read_settings(store: Store, client: MlflowClient, run: MlflowRun) -> dict[str, str]:
+    """Return a run's whole config, flat, values as text; without the artifact its parameters."""
+    with contextlib.suppress(TrackingError, DataError), store.artifact(client, run, CONFIG) as path:
+        return flat_text(read_yaml(path))
+    return dict(run.data.params)
 
 
 def _read_deciding(store: Store, client: MlflowClient, run: MlflowRun) -> dict[str, Any]:

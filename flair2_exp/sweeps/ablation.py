@@ -30,6 +30,7 @@ from flair2_exp.engines.engine import ACTIVE, LIVE
 from flair2_exp.engines.gpus import visible_gpus
 from flair2_exp.engines.launcher import EngineLauncher
 from flair2_exp.errors import ConfigError, FlairError
+from flair2_exp.files import write_text
 from flair2_exp.lifecycle.assembly import require_store
 from flair2_exp.lifecycle.folder import SWEEP_CONFIG, Footprint, require_own_sweep, require_place
 from flair2_exp.locking import is_held, locked
@@ -45,7 +46,7 @@ from flair2_exp.sweeps.failures import (
 )
 from flair2_exp.sweeps.launching import Batches, OnEngine, look_for_live
 from flair2_exp.sweeps.overview import write_jobs
-from flair2_exp.sweeps.parent import REPORT, open_parent
+from flair2_exp.sweeps.parent import REPORT, SUMMARY, description, open_parent
 from flair2_exp.sweeps.plan import (
     DONE,
     UNCHECKED,
@@ -364,6 +365,7 @@ class Sweep:
                 error,
                 self._report_command(),
             )
+        parent.describe(description(self.folder, parent.experiment_id))
         if failed:
             report = f"\nreport: {self._page}" if self._page else ""
             raise SweepFailedError(failure_table(failed) + report)
@@ -416,7 +418,7 @@ class Sweep:
             parent.log_artifact(path, REPORT)
         self._page = self.folder / REPORT / PAGE
         parent.log_metrics(headline(report))
-        parent.describe(summary(report))
+        write_text(self.folder / REPORT / SUMMARY, summary(report))
 
 
 def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flair2_exp.errors import FlairError, TrackingError
 from flair2_exp.lifecycle.assembly import store_at
@@ -23,9 +25,14 @@ from flair2_exp.lifecycle.delivery import (
 from flair2_exp.lifecycle.folder import SWEEP_FILE, RunFolder, run_folders
 from flair2_exp.lifecycle.record import FINISHED, KILLED, RunRecord
 from flair2_exp.locking import locked
-from flair2_exp.sweeps.parent import REPORT, Notes, parent_of, rebuild_parent
+from flair2_exp.sweeps.parent import REPORT, Notes, description, parent_of, rebuild_parent
 from flair2_exp.tracking.pending import Pending
 from flair2_exp.tracking.store import Store
+from flair2_exp.tracking.tags import Tag
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +77,15 @@ class Deliverer:
             What was delivered, or what was in the way, for each folder where anything was to do.
         """
         around = _sweep_around(start)
+        changed: dict[Path, None] = {}
         for path in [*([] if around is None else [around]), *_places(start)]:
             delivery = self._held(RunFolder(path))
             if delivery is not None:
+                sweep = path if Notes.read(path) is not None else _sweep_around(path)
+                changed |= {} if sweep is None else {sweep: None}
                 yield delivery
+        for sweep in changed:  # whose runs may have other ids and scores by now
+            self._describe(sweep)
 
     def _held(self, folder: RunFolder) -> Delivery | None:
         """Deliver one folder that no other process is at work in."""
@@ -85,6 +97,19 @@ class Deliverer:
         except FlairError as error:
             text = str(error).splitlines()[0]
             return Delivery(folder.path, text, max(least, waiting(folder)))
+
+    def _describe(self, sweep: Path) -> None:
+        """Give a sweep's MLflow run its description, links to its runs among it."""
+        try:
+            with locked(sweep):
+                notes = Notes.read(sweep) or Notes()
+                uri = self._uri or address_now(notes.store, Path(notes.folder or "/"), sweep)
+                store = self._store(uri)
+                run = store.find(notes.parent_run_id) if notes.parent_run_id else None
+                if run is not None:
+                    store.call("describing the sweep", partial(_describe, run=run, sweep=sweep))
+        except FlairError as error:
+            log.warning("%s: %s", sweep, str(error).splitlines()[0])
 
     def _store(self, uri: str) -> Store:
         if uri not in self._stores:
@@ -134,6 +159,14 @@ class Deliverer:
         status = FINISHED if finished else KILLED
         left = rebuild_parent(folder.path.absolute(), notes, store, experiment, status)
         return Delivery(folder.path, "the sweep's MLflow run is made again", left)
+
+
+def _describe(client: MlflowClient, run: MlflowRun, sweep: Path) -> None:
+    from flair2_exp.tracking.run import valid_tags
+
+    text = description(sweep, run.info.experiment_id)
+    for name, value in valid_tags({Tag.DESCRIPTION: text}).items():
+        client.set_tag(run.info.run_id, name, value)
 
 
 def _undeliverable(folder: RunFolder) -> Delivery | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,9 @@ from flair2_exp.config.experiment import Config
 from flair2_exp.files import write_text
 from flair2_exp.lifecycle.assembly import open_store
 from flair2_exp.lifecycle.delivery import BEGUN, COMPLETE
-from flair2_exp.lifecycle.folder import SWEEP_FILE, RunFolder
+from flair2_exp.lifecycle.folder import SWEEP_FILE, RunFolder, run_folders
+from flair2_exp.lifecycle.record import RunRecord
+from flair2_exp.tracking.summary import cell
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 REPORT: Final = "report"
 """The folder of a sweep's report, and that of its artifacts."""
+SUMMARY: Final = "summary.md"
+"""The report in short, in that folder: the first part of the description on MLflow's page."""
+_DESCRIPTION_LIMIT: Final = 7500
+"""Characters of a description; MLflow takes 8000 of a tag."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +141,56 @@ def rebuild_parent(folder: Path, notes: Notes, store: Store, experiment: str, st
     for path in sorted((folder / REPORT).glob("*")):
         if path.is_file():
             run.log_artifact(path, REPORT)
+    run.describe(description(folder, run.experiment_id))
     run.set_tags({Tag.REBUILT: COMPLETE})
     run.finish(status)
     return run.waiting
+
+
+def description(folder: Path, experiment_id: str) -> str:
+    """Return the description on the page of a sweep's MLflow run, as Markdown.
+
+    The report in short, and links to the pages of its runs, as many as there is room for. The
+    links are relative to the page, so that they hold wherever MLflow's pages are served.
+
+    Args:
+        folder: The sweep's.
+        experiment_id: MLflow's id of its experiment.
+    """
+    from flair2_exp.tracking.view import tagged_runs_page
+
+    path = folder / REPORT / SUMMARY
+    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    notes = Notes.read(folder) or Notes()
+    records = [RunRecord.read(each) for each in run_folders(folder)]
+    runs = [each for each in records if each is not None and each.run_id]
+    if not (runs and experiment_id):
+        return text
+    place = tagged_runs_page(experiment_id, Tag.SWEEP, notes.name)
+    links = [f"[All {len(runs)} runs, by score]({place})", "", *_LINKS_HEAD]
+    room = _DESCRIPTION_LIMIT - len(text) - sum(map(len, links))
+    lines = _links(runs, experiment_id)
+    ends = accumulate(len(line) + 1 for line in lines)
+    kept = [line for line, end in zip(lines, ends, strict=True) if end < room]
+    more = len(lines) - len(kept)
+    links += [*kept, *([f"| {more} more rows | see all runs |"] if more else [])]
+    return "\n".join([text, *links]).lstrip() + "\n"
+
+
+_LINKS_HEAD: Final = ("| row | test mIoU by seed |", "| --- | --- |")
+
+
+def _links(runs: Sequence[RunRecord], experiment_id: str) -> list[str]:
+    """Return a line of a table for each row: its seeds' scores, each a link to the run's page."""
+    from flair2_exp.tracking.view import run_page
+
+    rows: dict[str, list[str]] = {}
+    for run in sorted(runs, key=lambda each: each.seed):
+        score = run.scores.get("test/miou")
+        shown = run.status.lower() if score is None else f"{score:.4f}"
+        place = run_page(experiment_id, run.run_id)
+        rows.setdefault(run.row, []).append(f"{run.seed}: [{shown}]({place})")
+    return [f"| {cell(row)} | {', '.join(cells)} |" for row, cells in rows.items()]
 
 
 def parent_of(folder: Path) -> str | None:

@@ -31,6 +31,7 @@ from flair2_exp.lifecycle.record import place_of
 from flair2_exp.sweeps.delivery import deliver_runs
 from flair2_exp.sweeps.plan import distributes, require_launcher
 from flair2_exp.tracking.tags import Tag
+from flair2_exp.tracking.view import tagged_runs_page
 from flair2_exp.values import flatten, render
 
 if TYPE_CHECKING:
@@ -272,7 +273,8 @@ def _record(result: SearchResult, files: Sequence[Path], parent: Run) -> list[Dr
     parent.log_artifact(result.folder / "trials.csv")
     for path in files:
         parent.log_artifact(path, "experiment")
-    parent.describe(summary(result))
+    place = tagged_runs_page(parent.experiment_id, Tag.STUDY, result.study.study_name)
+    parent.describe(f"{summary(result)}\n\n[All trials, by test score]({place})\n")
     try:
         drawn = write_figures(result, result.folder / FIGURES)
         for each in drawn:

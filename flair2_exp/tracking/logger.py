@@ -84,7 +84,8 @@ class RunLogger(Logger):
     Metrics of an epoch are stored at the epoch's number, counted from 0; those whose name ends in
     `_step` (Lightning adds that where a metric is logged both ways), and those that come without
     an epoch (the learning rate of Lightning's monitor), at the optimizer's step. `_epoch` behind a
-    name is left out.
+    name is left out. Those of a test are single numbers: the experiment stores them with its
+    results.
 
     Hyper-parameters are not stored: the run has the whole config. Nor is the run ended: only the
     experiment knows how it ended.
@@ -122,7 +123,8 @@ class RunLogger(Logger):
         if by_step:
             self._run.log_metrics(by_step, step or 0)
         if by_epoch and epoch is not None:
-            self._run.log_metrics(by_epoch, int(epoch))
+            curves = {n: v for n, v in by_epoch.items() if not n.startswith("test/")}
+            self._run.log_metrics(curves, int(epoch))
             self.history.add(int(epoch), by_epoch)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: object) -> None:

@@ -7,6 +7,7 @@ while the store is well waits alone: it holds back neither metrics nor how the r
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shlex
@@ -21,7 +22,7 @@ from flair2_exp.tracking.pending import Pending, Record
 from flair2_exp.tracking.store import Store, end_run
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import DatasetInput, Metric
     from mlflow.tracking import MlflowClient
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ _METRICS_PER_CALL: Final = 1000
 _FIRST_PAUSE: Final = 15.0
 _LONGEST_PAUSE: Final = 300.0
 """Seconds for which a store that failed is left alone, doubled at each failure."""
+_OF_ARTIFACTS: Final = ("artifact", "text", "removal")
+"""Kinds of records that go to the place of artifacts, which can fail while the store is well."""
 _LAST_PAUSES: Final = (1.0, 15.0)
 """The first and the longest pause at the end of a run, where nothing else is left to do."""
 
@@ -186,8 +189,11 @@ class Outbox:
             if gone or getattr(error.__cause__, "error_code", "") == "INVALID_PARAMETER_VALUE":
                 _log.warning("%s", str(error).splitlines()[0])
                 return True
-            if record["kind"] not in ("artifact", "text") or not self._store_answers():
+            if record["kind"] not in _OF_ARTIFACTS or not self._store_answers():
                 raise
+            if record["kind"] == "removal":  # what stays there is old, no more
+                _log.warning("%s", str(error).splitlines()[0])
+                return True
             self._warn_once(error)
             return False
         return True
@@ -212,6 +218,10 @@ class Outbox:
                 client.log_artifact(self.run_id, file, folder or None)
             case {"kind": "text", "text": text, "path": path}:
                 client.log_text(self.run_id, text, path)
+            case {"kind": "dataset"}:
+                client.log_inputs(self.run_id, [_dataset_input(record)])
+            case {"kind": "removal", "path": path}:
+                self.store.remove_artifacts(client, self.run_id, path)
             case {"kind": "status", "status": status, "end": end}:
                 end_run(client, self.run_id, status, end)
 
@@ -231,6 +241,21 @@ class Outbox:
             self._stored_values[name] = {each.step: each.value for each in history}
         stored = self._stored_values[name].get(step)
         return stored == value or (stored is not None and math.isnan(stored) and math.isnan(value))
+
+
+def _dataset_input(record: Record) -> DatasetInput:
+    """Return a record of a data set as MLflow's entity."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    dataset = Dataset(
+        name=record["name"],
+        digest=record["digest"],
+        source_type="local",
+        source=json.dumps({"uri": record["source"]}),
+        profile=json.dumps(record["profile"]),
+    )
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, record["context"])])
 
 
 def send_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

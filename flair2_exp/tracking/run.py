@@ -31,10 +31,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
+    from flair2_exp.tracking.system import SystemMetrics
+
 _TAG_LIMIT: Final = 8000
 """MLflow's limit for a tag's value (mlflow.utils.validation)."""
 _NOTE_LIMIT: Final = 4000
 """Characters of an error that MLflow's page shows well."""
+_DIGEST_LIMIT: Final = 36
+"""MLflow's limit for a data set's digest."""
+_ERROR: Final = "error"
+"""The artifact folder of what a run failed with."""
 _CUT: Final = " … [cut]"
 _BUFFERED_METRICS: Final = 500
 _BUFFERED_SECONDS: Final = 10.0
@@ -49,22 +55,28 @@ class Run:
 
     Attributes:
         run_id: MLflow's id of the run; empty where nothing is kept.
+        experiment_id: MLflow's id of its experiment; empty where nothing is kept.
         store: Where the run is kept; None where nothing is kept.
     """
 
     run_id: str = ""
+    experiment_id: str = ""
     store: Store | None = None
 
-    def __init__(self, outbox: Outbox | None = None) -> None:
+    def __init__(self, outbox: Outbox | None = None, experiment_id: str = "") -> None:
         self._outbox = outbox
+        self.experiment_id = experiment_id
         if outbox is not None:
             self.run_id, self.store = outbox.run_id, outbox.store
         self._metrics: list[tuple[str, float, int, int]] = []
         self._last_sent = time.monotonic()
         self._finished = False
+        self._system: SystemMetrics | None = None
 
-    def log_params(self, config: Mapping[str, Any]) -> None:
-        """Store a config, nested or flat, as parameters with dotted names.
+    def log_params(
+        self, params: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store values, nested or flat, as parameters with dotted names.
 
         Names and values are as in an override (`null`, `true`, lists as JSON), credentials
         removed. A value of more than 6000 characters is stored whole in the artifact
@@ -73,37 +85,64 @@ class Run:
         to the artifact `config/changed_params.json` and, by name, to the tag
         `flair2.changed_params`.
 
+        Args:
+            params: What is stored.
+            config: All values of this time, of which `params` are some: a parameter of a resumed
+                run that is not among them any more has changed as well.
+
         Raises:
             TrackingError: The store does not take them. This is called before training.
         """
         if self._outbox is None:
             return
-        flat = flatten(config)
-        names = valid_names(flat)
-        params: dict[str, str] = {}
-        for name, value in flat.items():
-            text, valid = scrub_value(name, render(value)), names[name]
-            artifact = f"params/{valid.replace('/', '_')}.txt"
-            params[valid] = shorten(text, artifact)
-            if params[valid] != text:
+        texts, whole = _as_params(params), _as_params(config or {})
+        for text, artifact in texts.values():
+            if shorten(text, artifact) != text:
                 self.log_text(text, artifact)
+        now = {name: shorten(*each) for name, each in (whole | texts).items()}
+        stored = {name: now[name] for name in texts}
         store, run_id = self._outbox.store, self.run_id
         if self._outbox.resumed:
             run = store.call("reading parameters", lambda client: client.get_run(run_id))
-            params = self._without_changed(params, run.data.params)
-        store.call("storing parameters", lambda client: send_params(client, run_id, params))
+            self._note_changed(now, run.data.params)
+            stored = {name: stored[name] for name in stored if name not in run.data.params}
+        store.call("storing parameters", lambda client: send_params(client, run_id, stored))
 
-    def _without_changed(self, params: dict[str, str], first: dict[str, str]) -> dict[str, str]:
-        """Return the parameters that the run does not have yet; store what has changed."""
+    def _note_changed(self, now: Mapping[str, str], first: Mapping[str, str]) -> None:
+        """Store which of a resumed run's parameters have other values now."""
         changed = {
-            name: {"first": first[name], "now": params[name]}
-            for name in params
-            if first.get(name, params[name]) != params[name]
+            name: {"first": first[name], "now": now[name]}
+            for name in now
+            if first.get(name, now[name]) != now[name]
         }
         if changed:
             self.log_json(changed, "config/changed_params.json")
             self.set_tags({Tag.CHANGED_PARAMS: ", ".join(changed)})
-        return {name: params[name] for name in params if name not in first}
+
+    def log_dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
+        """Store which data the run reads, as MLflow's dataset input; once, however often given.
+
+        Args:
+            name: The data set's.
+            digest: Of its content; MLflow keeps the first 36 characters.
+            source: Where it lies.
+            profile: Plain values that describe it.
+        """
+        dataset = {"name": name, "digest": digest[:_DIGEST_LIMIT], "source": scrub(source)}
+        self._send({"kind": "dataset", **dataset, "profile": dict(profile), "context": "training"})
+
+    def watch_system(self) -> None:
+        """Store from now on, every ten seconds, how busy processor, memory, disk and GPUs are.
+
+        Raises:
+            TrackingError: The store does not answer.
+        """
+        if self._outbox is not None:
+            from flair2_exp.tracking.system import SystemMetrics
+
+            store = self._outbox.store
+            run = store.call("reading the run", lambda client: client.get_run(self.run_id))
+            self._system = SystemMetrics(run.info.start_time)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Store numbers by name at a step; they are sent together, some seconds later.
@@ -158,6 +197,8 @@ class Run:
 
     def flush(self) -> None:
         """Send the metrics that wait, and whatever could not be sent before."""
+        if self._system is not None:
+            self._metrics += self._system.taken()
         if self._metrics:
             # Taken out of the buffer only when sent or kept: a signal in between loses nothing.
             self._send({"kind": "metrics", "metrics": list(self._metrics)})
@@ -182,7 +223,10 @@ class Run:
             return
         self._finished = True
         self._outbox.retry_now()
+        self._stop_watching()
         self.flush()
+        if status == FINISHED and self._outbox.resumed:  # what an earlier attempt failed with
+            self._outbox.send({"kind": "removal", "path": _ERROR})
         ended = {"kind": "status", "status": status, "end": end or int(time.time() * 1000)}
         self._outbox.send(ended, retries=2)
         try:
@@ -190,6 +234,10 @@ class Run:
                 self._outbox.insist(self._outbox.store.delivery_seconds)
         finally:
             self._outbox.warn_of_pending()
+
+    def _stop_watching(self) -> None:
+        if self._system is not None:
+            self._system.stop()
 
     def release(self) -> None:
         """Close the run as nobody's, for whichever process resumes it.
@@ -218,6 +266,7 @@ class Run:
         if self._outbox is None or self._finished:
             return
         self.set_tags({Tag.PREEMPTED: True})
+        self._stop_watching()
         self.flush()
         self._finished = True
         try:
@@ -245,7 +294,7 @@ class Run:
             return
         if exception is not None and not (isinstance(exception, SystemExit) and not exception.code):
             self.set_tags({Tag.ERROR: f"{type(exception).__name__}: {exception}"})
-            self.log_text(format_exception(exception), "error/traceback.txt")
+            self.log_text(format_exception(exception), f"{_ERROR}/traceback.txt")
         self.finish(status)
 
 
@@ -294,7 +343,7 @@ def open_run(
         run_id = store.find_run(experiment_id, valid_tags(left), status=KILLED)
     if not run_id:
         run_id = new_run(store, experiment_id, name, tags)
-        return Run(Outbox(store, run_id, pending, resumed=False))
+        return Run(Outbox(store, run_id, pending, resumed=False), experiment_id)
     earlier = store.find(run_id)
     if earlier is None:
         raise TrackingError(unknown_run(store, run_id, pending.parent))
@@ -305,7 +354,7 @@ def open_run(
     outbox.send_pending(retries=1)  # before the run is RUNNING: it may hold how it ended
     texts = valid_tags({**tags, **WriterProcess.this().tags()})
     store.call(f"resuming the run {run_id}", lambda client: _reopen(client, run_id, texts))
-    return Run(outbox)
+    return Run(outbox, earlier.info.experiment_id)
 
 
 def unknown_run(store: Store, run_id: str, folder: Path) -> str:
@@ -361,6 +410,19 @@ def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     send_tags(client, run_id, tags)
     earlier = client.get_run(run_id).data.tags
     _delete_tags(client, run_id, {Tag.ENDED, Tag.ERROR, Tag.PREEMPTED} & earlier.keys())
+
+
+def _as_params(values: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return values by the names that MLflow takes: as text, and where a long one is kept whole."""
+    flat = flatten(values)
+    names = valid_names(flat)
+    return {
+        names[name]: (
+            scrub_value(name, render(value)),
+            f"params/{names[name].replace('/', '_')}.txt",
+        )
+        for name, value in flat.items()
+    }
 
 
 def _inside(path: str) -> str:

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flair2_exp.errors import TrackingError
 from flair2_exp.files import nearest_existing
@@ -475,6 +476,11 @@ class Store:
 
     def _local_artifact(self, client: MlflowClient, run: MlflowRun, path: str) -> Path | None:
         """Return an artifact's file in a local store, where it lies now; None where it does not."""
+        here = self._local_artifacts(client, run)
+        return here / path if here is not None and (here / path).is_file() else None
+
+    def _local_artifacts(self, client: MlflowClient, run: MlflowRun) -> Path | None:
+        """Return the folder of a run's artifacts in a local store; None where that is elsewhere."""
         if self.folder is None:
             return None
         number = run.info.experiment_id
@@ -482,8 +488,25 @@ class Store:
             experiment = client.get_experiment(number)
             noted = experiment.tags.get(Tag.FOLDER, "")
             self._roots[number] = root_of(experiment.artifact_location, noted, self.folder)
-        here = artifact_here(run.info.artifact_uri, self._roots[number], self.folder)
-        return here / path if here is not None and (here / path).is_file() else None
+        return artifact_here(run.info.artifact_uri, self._roots[number], self.folder)
+
+    def remove_artifacts(self, client: MlflowClient, run_id: str, folder: str) -> None:
+        """Remove an artifact folder of a run; nothing where there is none.
+
+        Args:
+            client: As `call` passes it.
+            run_id: MLflow's id of the run.
+            folder: Within the run's artifacts.
+        """
+        run = client.get_run(run_id)
+        here = self._local_artifacts(client, run)
+        if here is not None:
+            shutil.rmtree(here / folder, ignore_errors=True)
+        elif client.list_artifacts(run_id, folder):
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            place: Any = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+            place.delete_artifacts(folder)
 
     def find_run(
         self, experiment_id: str, tags: Mapping[str, str], *, status: str | None = None

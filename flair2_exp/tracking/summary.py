@@ -29,13 +29,14 @@ def summary(
     top = [f"**{name} {_number(value)}**" for name, value in (scores or {}).items()]
     lines = [" · ".join([*top, *([note] if note else [])]), ""] if top or note else []
     lines += ["| | |", "| --- | --- |"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
+    lines += [f"| {name} | {cell(value)} |" for name, value in facts.items()]
     if folder:
         lines += ["", f"Folder: `{folder}`"]
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """Return a value as text of one cell of a Markdown table."""
     return scrub(str(value)).replace("|", "\\|").replace("\n", " ")
 
 

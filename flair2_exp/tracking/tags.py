@@ -80,3 +80,5 @@ class Tag(StrEnum):
     BRANCH = "mlflow.source.git.branch"
     EXPERIMENT_KIND = "mlflow.experimentKind"
     """Of an experiment."""
+    VIEW = "mlflow.sharedViewState.flair2"
+    """Of an experiment: a view of its runs table that MLflow's pages offer (`view`)."""

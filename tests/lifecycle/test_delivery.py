@@ -117,8 +117,10 @@ def test_a_run_that_the_store_lacks_is_made_again_from_its_folder_once(
     assert (run.info.status, run.info.start_time, run.info.end_time) == (
         "FINISHED", 1_000_000, 2_000_000,
     )  # fmt: skip
-    assert run.info.run_name == "utt seed=7"
+    assert run.info.run_name == f"utt seed=7 sample {record.identity[:6]}"
     assert run.data.params["seed"] == "7"
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("sample", record.fingerprint[:12])
     assert run.data.tags[Tag.PARENT] == "1" * 32
     assert record.tags.items() <= run.data.tags.items()
     expected = {name: SCORES[name] for name in SCORES if name.startswith("test/")}
@@ -126,6 +128,8 @@ def test_a_run_that_the_store_lacks_is_made_again_from_its_folder_once(
     assert run.data.metrics["best/val/miou"] == 0.4
     curve = store.call("x", lambda c: c.get_metric_history(run.info.run_id, "train/loss"))
     assert sorted((each.step, each.value) for each in curve) == [(0, 0.9), (1, 0.5)]
+    single = store.call("x", lambda c: c.get_metric_history(run.info.run_id, "test/miou"))
+    assert [(each.step, each.value) for each in single] == [(0, 0.3)]  # a bar on MLflow's page
     assert {
         "config/config.yaml", "config/deciding.json", "results/metrics.json",
         "results/confusion_per_patch.npz", "results/history.csv", "confusion.png",

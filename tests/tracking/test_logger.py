@@ -105,7 +105,7 @@ def test_a_training_is_logged_by_epoch_and_step_and_goes_on_without_doubles(
     assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1", "2", "3"]
     assert [float(row["val/loss"]) for row in rows(tmp_path)] == [0, 1, 2, 3]
     assert list(rows(tmp_path)[0]) == ["epoch", "train/loss", "train/norm", "val/loss"]
-    assert ("test/miou", 4) in run.logged
+    assert not [name for name, _ in run.logged if name.startswith("test/")]  # with the results
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from flair2_exp.errors import TrackingError
+from flair2_exp.errors import ConfigError, TrackingError
 from flair2_exp.optuna_sweeper.process import start_time
 from flair2_exp.signals import Preempted, Terminated
 from flair2_exp.tracking.run import Run, open_run
 from flair2_exp.tracking.store import Store, local_uri
 from flair2_exp.tracking.summary import summary
+from flair2_exp.tracking.system import require_psutil
 from flair2_exp.tracking.tags import Tag
 from tests.tracking.conftest import artifact, curve, read
 
@@ -189,6 +190,61 @@ def test_a_resumed_run_is_the_same_run_without_doubles(
     steps = [step for step, _ in curve(again, "train/loss")]
     assert steps == [0, 0, 1, 2, 3, 4]
     assert [step for step, _ in curve(again, "nan")] == [0, 1, 2, 3, 4]
+
+
+def test_a_parameter_that_is_none_any_more_has_changed_too(start: Start) -> None:
+    with start() as first:
+        first.log_params({"lr": 0.1}, {"lr": 0.1, "epochs": 5})
+    again = start(run_id=first.run_id)
+    with again:
+        again.log_params({"epochs": 9}, {"lr": 0.2, "epochs": 9})
+    kept = read(again)
+    assert kept.data.params == {"lr": "0.1", "epochs": "9"}
+    assert kept.data.tags[Tag.CHANGED_PARAMS] == "lr"
+
+
+def test_a_run_names_its_data_once_however_often_it_is_resumed(start: Start) -> None:
+    data = ("sample", "0123456789ab", "/data/sample", {"split": "official"})
+    with start() as first:
+        first.log_dataset(*data)
+    with start(run_id=first.run_id) as again:
+        again.log_dataset(*data)
+    (kept,) = read(again).inputs.dataset_inputs
+    assert (kept.dataset.name, kept.dataset.digest) == data[:2]
+    assert json.loads(kept.dataset.source) == {"uri": "/data/sample"}
+    assert json.loads(kept.dataset.profile) == {"split": "official"}
+
+
+def test_what_an_attempt_failed_with_goes_when_a_later_one_is_done(start: Start) -> None:
+    with pytest.raises(ValueError, match="torn"), start() as run:
+        raise ValueError("torn")
+    assert "torn" in artifact(run, "error/traceback.txt")
+    with pytest.raises(ValueError, match="again"), start(run_id=run.run_id) as run:
+        raise ValueError("again")
+    assert "again" in artifact(run, "error/traceback.txt")
+    with start(run_id=run.run_id) as run:
+        run.log_text("kept", "results/kept.txt")
+    assert artifact(run, "results/kept.txt") == "kept"
+    with pytest.raises(FileNotFoundError):
+        artifact(run, "error/traceback.txt")
+
+
+def test_a_watched_run_has_measurements_of_the_machine_at_whole_seconds(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flair2_exp.tracking.system._FIRST_SECONDS", 0.05)
+    with start() as run:
+        run.watch_system()
+    kept = read(run).data.metrics
+    assert 0 < kept["system/system_memory_usage_percentage"] <= 100
+    assert "system/cpu_utilization_percentage" in kept
+    assert all(step >= 1 for step, _ in curve(run, "system/cpu_utilization_percentage"))
+
+
+def test_system_metrics_without_their_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="flair2-exp\\[system-metrics\\]"):
+        require_psutil()
 
 
 def test_a_run_that_is_not_there_or_is_being_written_cannot_be_resumed(
