@@ -210,10 +210,11 @@ def _fill(run: Run, folder: RunFolder, record: RunRecord, config: Config) -> Non
     for epoch, row in rows.items():
         run.log_metrics(row, epoch)
     scores = record.scores
-    last = int(scores.get("train/epochs", 0))
     by_epoch = {name: value for name, value in scores.items() if is_by_epoch(name)}
     tested = {name: value for name, value in by_epoch.items() if name.startswith("test/")}
-    run.log_metrics(tested if rows else by_epoch, last)
+    run.log_metrics(tested)
+    if not rows:  # a checkpoint that was tested without a training
+        run.log_metrics({n: value for n, value in by_epoch.items() if n not in tested}, 1)
     if scores:
         hand_over(config, folder, run, scores, record.tags)
     if record.pruned:

@@ -143,8 +143,8 @@ def _on_runs(report: Report) -> Iterator[str]:
 
 
 def _best_is_last(run: ScoredRun) -> bool:
-    epochs, best = (run.record.scores.get(name) for name in ("train/epochs", "val/best_epoch"))
-    return epochs is not None and best == epochs - 1  # counted from 0
+    epochs, best = (run.record.scores.get(name) for name in ("train/epochs", "best/epoch"))
+    return epochs is not None and best == epochs
 
 
 def _on_intervals(report: Report) -> Iterator[str]:

@@ -138,7 +138,7 @@ def _state_of(
     state, note = _state_and_note(folder, record, job, live)
     epoch, epochs, last = _progress(folder)
     scores: Mapping[str, Any] = record.scores if record is not None else {}
-    score = scores.get("test/miou", scores.get("val/miou", last))
+    score = scores.get("test/miou", scores.get("best/val/miou", last))
     since = job.time if job is not None else (record.start if record is not None else 0)
     seconds = time.time() - since / 1000 if since and state in LIVE else None
     return JobState(row, seed, folder, state, epoch, epochs, score, note, seconds)

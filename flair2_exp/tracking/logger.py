@@ -81,10 +81,10 @@ def _options(part: Mapping[str, Any]) -> dict[str, Any]:
 class RunLogger(Logger):
     """Lightning's metrics, to a run and to a table with one row per epoch.
 
-    Metrics of an epoch are stored at the epoch's number, counted from 0; those whose name ends in
-    `_step` (Lightning adds that where a metric is logged both ways), and those that come without
-    an epoch (the learning rate of Lightning's monitor), at the optimizer's step. `_epoch` behind a
-    name is left out.
+    Metrics of an epoch are stored at the epoch's number, counted from 1, those of a test at 0;
+    those whose name ends in `_step` (Lightning adds that where a metric is logged both ways), and
+    those that come without an epoch (the learning rate of Lightning's monitor), at the optimizer's
+    step. `_epoch` behind a name is left out.
 
     Hyper-parameters are not stored: the run has the whole config. Nor is the run ended: only the
     experiment knows how it ended.
@@ -122,8 +122,10 @@ class RunLogger(Logger):
         if by_step:
             self._run.log_metrics(by_step, step or 0)
         if by_epoch and epoch is not None:
-            self._run.log_metrics(by_epoch, int(epoch))
-            self.history.add(int(epoch), by_epoch)
+            tested = all(name.startswith("test/") for name in by_epoch)
+            number = 0 if tested else int(epoch) + 1  # Lightning counts from 0
+            self._run.log_metrics(by_epoch, number)
+            self.history.add(number, by_epoch)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: object) -> None:
         """Ignore hyper-parameters: the run has the whole config."""

@@ -46,9 +46,9 @@ SEARCH = (
 STOPPED_ONCE = """
 import os, pathlib
 from flair2_exp.cli.main import main
-from flair2_exp.training.callbacks import EpochLines
+from flair2_exp.training.progress import ShownProgress
 
-mark, ends = pathlib.Path({mark!r}), EpochLines.on_train_epoch_start
+mark, ends = pathlib.Path({mark!r}), ShownProgress.on_train_epoch_start
 
 def dies(self, trainer, module):
     if trainer.current_epoch == 1 and not mark.exists():
@@ -56,7 +56,7 @@ def dies(self, trainer, module):
         os.kill(os.getpid(), {number})
     ends(self, trainer, module)
 
-EpochLines.on_train_epoch_start = dies
+ShownProgress.on_train_epoch_start = dies
 main({arguments!r})
 """
 
