@@ -50,7 +50,7 @@ def _quotas(system: Path) -> Iterator[int]:
         system: The root of the file system.
     """
     groups = system / "sys/fs/cgroup"
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in (system / "proc/self/cgroup").read_text("utf-8").splitlines():
             _, controllers, name = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):

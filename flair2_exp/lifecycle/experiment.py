@@ -408,7 +408,8 @@ class _Life:
         else:
             tested = checkpoint
             evaluate(trainer.validate)
-            record.training = as_best(metrics_under(trainer, "val/"))
+            measured = metrics_under(trainer, "val/")
+            record.training = {**measured, **as_best(measured)}
         metrics = dict(record.training)
         if record.pruned:
             return metrics

@@ -146,7 +146,7 @@ def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
     assert stopped.returncode == status, stopped.stderr[-2000:]
     done = subprocess.run(stopping, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "resuming from" in done.stdout + done.stderr
+    assert "from which the run resumes" in done.stdout + done.stderr
     lost, retried = table(tmp_path)
     assert (lost["state"], retried["state"], retried["retry_of"]) == ("lost", "complete", "0")
     folder = tmp_path / "multirun/tune_unet"

@@ -148,5 +148,5 @@ def test_the_best_checkpoint_holds_the_average_that_was_validated(
     trained = run(root, tmp_path / "trained", *words)
     best = f"checkpoint={RunFolder(tmp_path / 'trained').best}"
     tested = run(root, tmp_path / "tested", *words, "train=false", best)
-    names = ("val/miou", "val/loss", "test/miou", "test/loss")
+    names = ("best/val/miou", "best/val/loss", "test/miou", "test/loss")
     assert {n: tested[n] for n in names} == pytest.approx({n: trained[n] for n in names})

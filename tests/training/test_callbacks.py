@@ -44,7 +44,7 @@ def test_a_checkpoint_scores_the_same_in_every_process_where_validation_and_test
     trained = run(tmp_path, tmp_path / "trained", ALL_OF_TEST, *quirk, "seed=6")
     best = f"checkpoint={RunFolder(tmp_path / 'trained').best}"
     tested = run(tmp_path, tmp_path / "tested", ALL_OF_TEST, *quirk, "seed=6", best, "train=false")
-    for name in ("val/loss", "test/loss", "test/miou"):
+    for name in ("best/val/loss", "test/loss", "test/miou"):
         assert tested[name] == trained[name]
     other = run(tmp_path, tmp_path / "other", ALL_OF_TEST, *quirk, "seed=1", best, "train=false")
     assert other["test/loss"] != trained["test/loss"]
