@@ -16,6 +16,10 @@ class Pace:
         self._start = self._last = time.monotonic()
         self._first: int | None = None
 
+    def begin(self, done: int) -> None:
+        """Note what an earlier command had done, which says nothing of the speed."""
+        self._first = done
+
     def due(self, done: int, total: int) -> bool:
         """Note what is done; return whether the last line is half a minute old.
 
@@ -24,8 +28,8 @@ class Pace:
             total: Of how many.
         """
         now = time.monotonic()
-        if self._first is None:  # what an earlier command had done says nothing of the speed
-            self._first = done
+        if self._first is None:
+            self.begin(done)
         if now - self._last < SECONDS or done >= total:
             return False
         self._last = now

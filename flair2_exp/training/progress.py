@@ -64,9 +64,7 @@ class ShownProgress(Callback):
         self._started = time.monotonic()
         batches = int(trainer.num_training_batches) + _total(trainer.num_val_batches)
         what = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        # A training that resumes within an epoch finds its first batches done.
-        done = int(trainer.fit_loop.epoch_loop.batch_progress.current.completed)
-        self._begin(trainer, what, batches, done)
+        self._begin(trainer, what, batches)
 
     def on_train_batch_end(
         self,
@@ -77,6 +75,9 @@ class ShownProgress(Callback):
         batch_idx: int,
     ) -> None:
         """Say how far the epoch is; after the first batches, how long all of it takes."""
+        if not self._done:  # a training that resumes within an epoch has its first batches
+            self._done = self._skipped = batch_idx
+            self._pace.begin(batch_idx)
         self._advance(trainer)
         made = self._done - self._skipped
         if made == 1:
@@ -141,15 +142,14 @@ class ShownProgress(Callback):
         """Take the bar away: the terminal is for what happened."""
         self._stack.close()
 
-    def _begin(self, trainer: Trainer, what: str, batches: int, done: int = 0) -> None:
-        self._what, self._batches, self._done, self._skipped = what, batches, done, done
+    def _begin(self, trainer: Trainer, what: str, batches: int) -> None:
+        self._what, self._batches, self._done, self._skipped = what, batches, 0, 0
         self._pace = Pace()
-        self._pace.due(done, batches)
         self._stack.close()
         self._bar = None
         if self._bars and trainer.is_global_zero:
             self._bar = self._stack.enter_context(_bar())
-            self._bar.add_task(what, total=batches, completed=done, left="")
+            self._bar.add_task(what, total=batches, left="")
 
     def _advance(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero:
@@ -158,7 +158,7 @@ class ShownProgress(Callback):
         due = self._pace.due(self._done, self._batches)
         left = self._pace.left(self._done, self._batches)
         if self._bar is not None:
-            words = "" if left is None else f"{span(left)} left of it"
+            words = "" if left is None or left < _WORTH_SAYING else f"{span(left)} left of it"
             self._bar.update(self._bar.task_ids[0], completed=self._done, left=words)
         elif due:
             rest = "" if left is None else f", {span(left)} left"
@@ -176,8 +176,8 @@ class ShownProgress(Callback):
         if whole < _WORTH_SAYING:
             return
         log.info(
-            "a batch takes %.2f s: about %s for an epoch, %s for %d at most",
-            self._per_batch, span(epoch), span(whole), epochs,
+            "by the first batches (%.2f s each), an epoch takes %s, and %d epochs %s",
+            self._per_batch, span(epoch), epochs, span(whole),
         )  # fmt: skip
         if self._small and whole > _SLOW and trainer.strategy.root_device.type == "cpu":
             log.info("%s", self._small)
