@@ -141,7 +141,7 @@ class Run:
         return f"<code>{html.escape(str(self.folder))}</code><br>{html.escape(self._said())}"
 
     def _said(self) -> str:
-        shown = {"test mIoU": "test/miou", "val mIoU": "val/miou"}
+        shown = {"test mIoU": "test/miou", "val mIoU": "best/val/miou"}
         scores = [f"{n} {self.scores[m]:.4f}" for n, m in shown.items() if m in self.scores]
         return ", ".join([self.status, *scores])
 
@@ -181,7 +181,7 @@ def runs(
 
     Returns:
         Columns `folder`, `name`, `row`, `seed`, `status` (`done`, `running`, `failed`, `stopped`,
-        `damaged`, `elsewhere`), `model`, `dataset`, `test/miou`, `val/miou`, `epoch` (complete
+        `damaged`, `elsewhere`), `model`, `dataset`, `test/miou`, `best/val/miou`, `epoch` (complete
         ones), `seconds` (of training), `started` (local time), `mlflow_id`; then, by dotted name,
         each option that decides results and in which these runs differ.
 
@@ -199,7 +199,7 @@ def runs(
     every = table.ordered(table.selected(every, conditions), sort)
     columns = {name: [each.value(name) for each in every] for name in table.COLUMNS}
     frame = pd.DataFrame(columns | table.differing(every))
-    kinds = {name: float for name in ("test/miou", "val/miou", "seconds")}
+    kinds = {name: float for name in ("test/miou", "best/val/miou", "seconds")}
     whole = {name: "Int64" for name in ("seed", "epoch")}
     return frame.astype({**kinds, **whole, "started": "datetime64[ns]"})
 

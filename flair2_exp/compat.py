@@ -252,7 +252,8 @@ def end_workers(loader: DataLoader[Any]) -> None:
     dropped by Python's garbage collection, which takes the queues to the workers away first: torch
     then waits five seconds for each worker before it kills it.
     """
-    iterator, loader._iterator = loader._iterator, None
+    iterator: Any = loader._iterator
+    loader._iterator = None
     if hasattr(iterator, "_shutdown_workers"):  # not without workers
         iterator._shutdown_workers()
 

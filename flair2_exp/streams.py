@@ -47,6 +47,10 @@ def settle() -> None:
     alone.
     """
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported elsewhere
+    # Threads that wait for each other give their core away. By default they hold it, spinning; on a
+    # machine that others use as well, that took 25 times as long. Read when torch is imported.
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     if os.environ.pop("PYTHONWARNINGS", ""):  # as errors, those of libraries would end a run
         warnings.resetwarnings()
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):

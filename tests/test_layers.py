@@ -21,6 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = (
     "errors", "nomenclature", "values", "files", "shortage", "slurm", "signals", "compat",
     "machine", "ranks", "locking", "projects", "registry", "score", "streams",
+    "progress",
 )  # fmt: skip
 """The ground modules: each may import those before it."""
 LAYERS = (

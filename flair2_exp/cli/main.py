@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Final
 from flair2_exp import streams
 from flair2_exp.cli.verbs import verb_of
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.signals import signals_as_exceptions
+from flair2_exp.signals import Terminated, number_of, signals_as_exceptions
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from flair2_exp.cli.resume import Resumed
 
 JOB_NAME: Final = "flair2_exp"
 
@@ -78,6 +81,7 @@ def execute(arguments: Sequence[str]) -> Path | bool:
         shows something.
     """
     from flair2_exp.cli.preflight import preflight
+    from flair2_exp.cli.resume import resumed
     from flair2_exp.cli.words import parse, runs_nothing
     from flair2_exp.compat import files_checked, run_hydra_tool
     from flair2_exp.config.yaml_files import ConfigFiles
@@ -92,7 +96,9 @@ def execute(arguments: Sequence[str]) -> Path | bool:
         warnings.filterwarnings("ignore", message=notice)
     warnings.filterwarnings("error", message="provider=hydra.searchpath")  # of a missing folder
     flags = parse(arguments)
-    preflight(flags)
+    taken_up = resumed(flags)
+    if taken_up is None:
+        preflight(flags)
     register()
     for folder in (flags.config_dir, flags.config_path):
         if folder:
@@ -102,7 +108,7 @@ def execute(arguments: Sequence[str]) -> Path | bool:
             run_hydra_tool(flags, *_primary(flags))
             return False
         with signals_as_exceptions():
-            return (_run_many if flags.multirun else _run_one)(flags)
+            return _run_many(flags) if flags.multirun else _run_one(flags, taken_up)
 
 
 def register() -> None:
@@ -130,8 +136,13 @@ def _primary(flags: argparse.Namespace) -> tuple[Path, str]:
     return folder, flags.config_name or "config"
 
 
-def _run_one(flags: argparse.Namespace) -> Path:
-    """Compose a single run, check it, and run it in Hydra's output folder; return that."""
+def _run_one(flags: argparse.Namespace, taken_up: Resumed | None = None) -> Path:
+    """Compose a single run, check it, and run it in Hydra's output folder; return that.
+
+    Args:
+        flags: The command line.
+        taken_up: The run that it resumes, whose config is in its folder.
+    """
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import RunMode
 
@@ -144,11 +155,13 @@ def _run_one(flags: argparse.Namespace) -> Path:
 
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
-        overrides = [*flags.overrides, "hydra.mode=RUN"]
+        given = flags.overrides if taken_up is None else taken_up.hydra_overrides()
+        overrides = [*given, "hydra.mode=RUN"]
         config = hydra.compose_config(name, overrides, RunMode.RUN, True)
         output = folder_of(config, "run.dir")
         with as_hydra_runs(config, output):
-            experiment = typed(config)
+            experiment = typed(config) if taken_up is None else taken_up.config
+        extended = taken_up is not None and taken_up.extended
         require_place(Path(output))
         run_folder = Path(output).absolute()  # before Hydra changes the folder, where asked to
         require_own(RunFolder(run_folder))
@@ -156,7 +169,7 @@ def _run_one(flags: argparse.Namespace) -> Path:
         if not rank.first:  # which of Hydra's, too, is one process's to write
             os.environ.update(config.hydra.job.env_set)
             logging.basicConfig(level=logging.WARNING, format=f"process {rank.number}: %(message)s")
-            run(experiment, run_folder, list(flags.overrides))
+            run(experiment, run_folder, list(flags.overrides), extended=extended)
             return run_folder
         before = Footprint.of(run_folder)
 
@@ -165,7 +178,8 @@ def _run_one(flags: argparse.Namespace) -> Path:
                 from flair2_exp.sweeps.job import run_job_of_sweep
 
                 return run_job_of_sweep(job)
-            return run(experiment, run_folder, list(flags.overrides), None, before)
+            words = list(flags.overrides)
+            return run(experiment, run_folder, words, None, before, extended=extended)
 
         context = hydra_context(hydra.config_loader, config)
         context.callbacks.on_run_start(config=config, config_name=name)
@@ -254,9 +268,11 @@ def explained() -> Iterator[None]:
             sys.exit(1)
         _refuse(message)
         sys.exit(error.status if isinstance(error, FlairError) else 1)
-    except KeyboardInterrupt:
-        _refuse("interrupted")
-        sys.exit(130)
+    except (KeyboardInterrupt, Terminated) as error:
+        number = number_of(error)
+        ended = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
+        _refuse("; ".join((ended, *getattr(error, "__notes__", ()))))
+        sys.exit(128 + number)
 
 
 def _refuse(message: str) -> None:

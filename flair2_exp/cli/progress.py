@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+
+from flair2_exp.progress import Pace, span
 
 Report = Callable[[int, int], None]
 """Takes what is done, and of how many."""
-
-_SECONDS: Final = 30.0
-"""Between two lines."""
 
 
 @contextmanager
@@ -38,27 +35,12 @@ def progress(what: str) -> Iterator[Report]:
 
 class _Lines:
     def __init__(self, what: str) -> None:
-        self._what = what
-        self._start = self._last = time.monotonic()
-        self._first: int | None = None
+        self._what, self._pace = what, Pace()
 
     def report(self, done: int, total: int) -> None:
         """Print a line where the last one is half a minute old."""
-        now = time.monotonic()
-        if self._first is None:  # what an earlier command had done says nothing of the speed
-            self._first = done
-        if now - self._last < _SECONDS or done >= total:
+        if not self._pace.due(done, total):
             return
-        self._last = now
-        made = done - self._first
-        left = (now - self._start) / made * (total - done) if made else 0.0
-        rest = f", {_time(left)} left" if made else ""
+        left = self._pace.left(done, total)
+        rest = "" if left is None else f", {span(left)} left"
         print(f"{self._what}: {done:,} of {total:,}{rest}", file=sys.stderr, flush=True)
-
-
-def _time(seconds: float) -> str:
-    """Return a span of time in words, as `2 h 5 min`."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -17,6 +17,7 @@ def main() -> None:
     from flair2_exp.cli.main import explained
 
     streams.use_utf8()
+    streams.settle()
     with explained():
         _run(socket.socket(fileno=int(sys.argv[1])))
 
@@ -39,6 +40,7 @@ def _run(line: socket.socket) -> None:
     from flair2_exp.lifecycle.experiment import Membership, run
     from flair2_exp.lifecycle.peers import PeerError
     from flair2_exp.projects import make_importable
+    from flair2_exp.signals import Terminated, number_of
 
     register()
     job = pickle.load(sys.stdin.buffer)
@@ -48,8 +50,8 @@ def _run(line: socket.socket) -> None:
     try:
         membership = Membership(reporter=_Unheard()) if job.reported else None
         run(job.config, job.folder, job.overrides, membership, rank=job.rank, line=line)
-    except KeyboardInterrupt:
-        sys.exit(130)  # the first process says so
+    except (KeyboardInterrupt, Terminated) as error:
+        sys.exit(128 + number_of(error))  # the first process says so
     except PeerError as error:
         if error.told:
             sys.exit(error.status)

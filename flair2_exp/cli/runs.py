@@ -14,8 +14,10 @@ from flair2_exp.cli.verbs import verb
 from flair2_exp.results import table
 from flair2_exp.results.table import Entry
 
-_SHOWN: Final = ("name", "seed", "status", "model", "dataset", "test/miou", "val/miou", "epoch",
-                 "seconds", "folder")  # fmt: skip
+_SHOWN: Final = (
+    "name", "seed", "status", "model", "dataset", "test/miou", "best/val/miou", "epoch", "seconds",
+    "folder",
+)  # fmt: skip
 _SHARED: Final = ("model", "dataset")
 """Columns of which a common value is said once, below the table."""
 _FURTHER: Final = 4
@@ -97,7 +99,7 @@ def _shared(every: Sequence[Entry]) -> dict[str, Any]:
     return {name: found.pop() for name, found in values.items() if len(found) == 1}
 
 
-_HEADS: Final = {"seconds": "time", "test/miou": "test mIoU", "val/miou": "val mIoU"}
+_HEADS: Final = {"seconds": "time", "test/miou": "test mIoU", "best/val/miou": "val mIoU"}
 
 
 def print_runs(every: Sequence[Entry], names: Sequence[str]) -> None:

@@ -94,7 +94,7 @@ class FurtherMetrics(OpenGroup):
 
     def validate(self) -> None:
         """Refuse the names of what is measured already."""
-        taken = {"loss", "miou", "accuracy", "iou", "best_epoch", "patches",
+        taken = {"loss", "miou", "accuracy", "iou", "patches",
                  "miou_most_frequent_class"}  # fmt: skip
         for name in self.parts:
             if name in taken:
@@ -288,8 +288,8 @@ class AverageConfig(Group):
     them alike (Izmailov et al., 2018)."""
     decay: float = option(0.999, 0.0, 1.0, decides=if_averaged_exponentially)
     """What remains of the average at each step of `ema`; the rest is the step's weights."""
-    start_epoch: int = option(0, 0, 1_000_000, decides=if_averaged)
-    """The first epoch (from 0) whose weights count; before it the weights are what they are."""
+    start_epoch: int = option(1, 1, 1_000_000, decides=if_averaged)
+    """The first epoch (from 1) whose weights count; before it the weights are what they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +311,7 @@ class ProgressConfig(Group):
     decides: ClassVar[Decides] = False
 
     bars: Literal["auto", "always", "never"] = "auto"
-    """`auto`: bars on a terminal, one line per epoch elsewhere."""
+    """`auto`: bars on a terminal, elsewhere a line every half minute. Each epoch has its line."""
 
 
 @dataclass(frozen=True, kw_only=True)

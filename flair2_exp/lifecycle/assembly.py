@@ -452,6 +452,7 @@ def build_trainer(
     callbacks: Sequence[Callback],
     interruption: Interruption,
     rank: Rank | None = None,
+    small: str = "",
 ) -> Trainer:
     """Return Lightning's trainer with this experiment's callbacks and loggers.
 
@@ -462,6 +463,7 @@ def build_trainer(
         callbacks: Of this run, before those that every run has.
         interruption: A signal that asks this process to end.
         rank: Which process this is; None: the only one.
+        small: What to propose where the training is on a processor and takes long.
     """
     from lightning import Trainer
 
@@ -497,7 +499,7 @@ def build_trainer(
         log_every_n_steps=trainer.log_every_n_steps,
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        enable_progress_bar=bars,
+        enable_progress_bar=False,  # we have our own: `ShownProgress`
         default_root_dir=folder.path,
         logger=[
             RunLogger(run, folder.history, config.tracking.experiment),
@@ -508,7 +510,7 @@ def build_trainer(
             FiniteLoss(folder.last),
             *([FrozenEncoder(frozen)] if frozen else []),
             *callbacks,
-            *standard_callbacks(chosen, paths, interruption, bars=bars),
+            *standard_callbacks(chosen, paths, interruption, bars=bars, small=small),
         ],
     )
     leave_the_cluster_alone(built)

@@ -210,9 +210,8 @@ def _fill(run: Run, folder: RunFolder, record: RunRecord, config: Config) -> Non
     for epoch, row in rows.items():
         run.log_metrics(row, epoch)
     scores = record.scores
-    last = int(scores.get("train/epochs", 0))
-    if not rows:
-        run.log_metrics({name: each for name, each in scores.items() if is_by_epoch(name)}, last)
+    if not rows:  # a checkpoint that was tested without a training
+        run.log_metrics({name: each for name, each in scores.items() if is_by_epoch(name)}, 1)
     if scores:
         hand_over(config, folder, run, scores, record.tags)
     if record.pruned:

@@ -30,8 +30,18 @@ from flair2_exp.errors import (
 from flair2_exp.files import write_text
 from flair2_exp.lifecycle.folder import Footprint, RunFolder
 from flair2_exp.lifecycle.peers import Peers
-from flair2_exp.lifecycle.record import CONFIG, DECIDING, FINISHED, RUNNING, TRAINED, RunRecord
+from flair2_exp.lifecycle.record import (
+    CONFIG,
+    DECIDING,
+    FINISHED,
+    KILLED,
+    PREEMPTED,
+    RUNNING,
+    TRAINED,
+    RunRecord,
+)
 from flair2_exp.locking import locked
+from flair2_exp.machine import cores
 from flair2_exp.ranks import Rank, rank_of
 from flair2_exp.shortage import in_words, reserved
 from flair2_exp.signals import (
@@ -108,6 +118,7 @@ def run(
     *,
     rank: Rank | None = None,
     line: socket.socket | None = None,
+    extended: bool = False,
 ) -> float | list[float] | None:
     """Train and test one experiment and keep everything about it.
 
@@ -122,6 +133,8 @@ def run(
         before: What was in the folder before Hydra wrote there; None: what is there now.
         rank: Which process of the training this is; None: by what the environment says.
         line: To the process that has started this one.
+        extended: Whether the folder's run is to be trained for more epochs than it was begun with,
+            those of `config`.
 
     Returns:
         The objective: a number, or a list for several.
@@ -144,7 +157,9 @@ def run(
         _raised_as(interruption),
         alone as exclusive,
     ):
-        life = _Life(config, RunFolder(folder), belongs, interruption, peers, exclusive, before)
+        life = _Life(
+            config, RunFolder(folder), belongs, interruption, peers, exclusive, before, extended
+        )
         return life.run(overrides)
 
 
@@ -177,6 +192,7 @@ class _Life:
         peers: The other processes of a training on several devices.
         exclusive: Whether no other process can be at work in the folder.
         before: What was in the folder before anything was written for this run.
+        extended: Whether the folder's run is to be trained for more epochs.
     """
 
     config: Config
@@ -186,6 +202,7 @@ class _Life:
     peers: Peers
     exclusive: bool
     before: Footprint
+    extended: bool = False
 
     @property
     def first(self) -> bool:
@@ -201,11 +218,20 @@ class _Life:
         if self.first:
             _scrub_hydras_files(folder)
         earlier = read_record(folder)
+        if self.extended and earlier is not None:
+            earlier.extend(config, folder)
         keep = earlier is not None or not self.first
-        safe = partial(_safe_and_resumed, folder, self._command(overrides))
+        safe = partial(_safe_and_resumed, folder, self._command())
         worded = partial(in_words, folder.path, safe)
         with _removed_if_refused(self.before, keep=keep), worded():
-            prepared = prepare(config, folder, earlier, first=self.first)
+            prepared = prepare(
+                config,
+                folder,
+                earlier,
+                first=self.first,
+                processes=self._processes(),
+                extended=self.extended,
+            )
             self._count_devices()
             if self.membership.require_data is not None:
                 self.membership.require_data(prepared.data.fingerprint)
@@ -223,6 +249,9 @@ class _Life:
             if record.training and config.train and config.test and not record.pruned:
                 _require_best(folder)
             tracked = self._open(prepared, overrides, record)
+            if self.extended and self.first:  # results of the shorter training
+                for path in (folder.metrics, folder.confusion):
+                    path.unlink(missing_ok=True)
         self._tell_pruned(record)
         self.peers.on_stuck = partial(self._end, record)
         try:
@@ -252,6 +281,8 @@ class _Life:
             if getattr(error, "disowned", False) or record.status == FINISHED:
                 raise
             self._end(record, error)
+            if record.status in (KILLED, PREEMPTED) and self.first and not self.membership.tags:
+                error.add_note(f"this resumes: {self._command()}")
             raise
         return value
 
@@ -270,6 +301,11 @@ class _Life:
             start = Path(self.config.checkpoint)
         if start is not None and not (earlier is not None and earlier.training):
             require_same_devices(start, read_checkpoint(start), self.peers.rank.world)
+
+    def _processes(self) -> int:
+        """Return how many processes share the cores that this one sees; srun binds its own."""
+        rank = self.peers.rank
+        return max(1, rank.per_node) if rank.starter == "run" else 1
 
     def _count_devices(self) -> None:
         """Settle how many processes `trainer.devices=-1` are, now that torch is there to ask."""
@@ -327,13 +363,11 @@ class _Life:
             run.log_text(path.read_text("utf-8", errors="replace"), f"code/{name}")
         return run
 
-    def _command(self, overrides: Sequence[str]) -> str:
+    def _command(self) -> str:
         """Return the command that resumes this run."""
         if self.membership.tags:  # a sweep and a search find their runs themselves
             return "the same command"
-        own = [each for each in overrides if not each.startswith("hydra.run.dir=")]
-        words = [*own, f"hydra.run.dir={self.folder.path.absolute()}"]
-        return f"python -m flair2_exp {scrub(shlex.join(words))}"
+        return resume_command(self.folder)
 
     def _write(self, record: RunRecord) -> None:
         if self.first:
@@ -348,6 +382,7 @@ class _Life:
     def _train_and_test(self, prepared: Prepared, run: Run, record: RunRecord) -> dict[str, float]:
         """Fit, then test the best checkpoint; return all numbers of `metrics.json`."""
         from flair2_exp.lifecycle.assembly import build_trainer
+        from flair2_exp.lifecycle.opening import opening, smaller
         from flair2_exp.lifecycle.results import save_results, title
         from flair2_exp.models.registry import count_parameters
         from flair2_exp.training.callbacks import metrics_under
@@ -355,9 +390,17 @@ class _Life:
         config, data, task = self.config, prepared.data, prepared.task
         watchers = _Watchers.of(config, data, self.membership.reporter, first=self.first)
         trainer = build_trainer(
-            config, self.folder, run, watchers.all(), self.interruption, self.peers.rank
+            config,
+            self.folder,
+            run,
+            watchers.all(),
+            self.interruption,
+            self.peers.rank,
+            smaller(config, count_parameters(task.model)),
         )
         self.peers.meet()
+        begins = opening(config, data, task.model, trainer, prepared.start, self.folder, run)
+        log.info("%s\n", begins)
         checkpoint = Path(config.checkpoint) if config.checkpoint else None
 
         def evaluate(loop: Callable[..., object]) -> None:
@@ -375,7 +418,8 @@ class _Life:
         else:
             tested = checkpoint
             evaluate(trainer.validate)
-            record.training = metrics_under(trainer, "val/")
+            measured = metrics_under(trainer, "val/")
+            record.training = {**measured, **as_best(measured)}
         metrics = dict(record.training)
         if record.pruned:
             return metrics
@@ -437,9 +481,9 @@ class _Watchers:
 
     def training(self, trainer: Trainer) -> dict[str, float]:
         """Return what training measured."""
-        last = {n: v for n, v in self.scores.last.items() if n.startswith("train/")}
+        last = {n: v for n, v in self.scores.last.items() if n != "epoch"}
         epochs = {"train/epochs": float(trainer.current_epoch)}
-        return {**last, **self.scores.best, **self.stopwatch.seconds, **epochs}
+        return {**last, **as_best(self.scores.best), **self.stopwatch.seconds, **epochs}
 
     def test(self, task: SegmentationTask, trainer: Trainer) -> dict[str, float]:
         """Return scores and times of a test."""
@@ -456,6 +500,19 @@ class _Watchers:
             "inference/seconds": seconds,
             "inference/seconds_per_patch": seconds / max(1, len(task.results)),
         }
+
+
+def as_best(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics of the best checkpoint under their names in results: `best/val/miou`.
+
+    `val/miou` alone is an epoch's, of the last one where there is one number.
+    """
+    return {f"best/{name}": value for name, value in metrics.items()}
+
+
+def resume_command(folder: RunFolder) -> str:
+    """Return the command that resumes a run."""
+    return f"flair2-exp {shlex.join([f'resume={folder.path.absolute()}'])}"
 
 
 def read_record(folder: RunFolder) -> RunRecord | None:
@@ -475,20 +532,14 @@ def read_record(folder: RunFolder) -> RunRecord | None:
 
 def _safe_and_resumed(folder: RunFolder, command: str) -> str:
     """Return which checkpoint is whole, and what resumes from there."""
+    from flair2_exp.lifecycle.opening import epochs_of
+
     kept = next((path for path in (folder.last, folder.previous) if path.exists()), None)
-    safe = f"{kept}{_epochs_of(kept)} is whole" if kept else "No checkpoint was written yet"
+    safe = "No checkpoint was written yet"
+    if kept is not None:
+        epochs = epochs_of(kept)
+        safe = f"{kept}{'' if epochs is None else f' ({epochs} epochs)'} is whole"
     return f"{safe}; this resumes: {command}"
-
-
-def _epochs_of(checkpoint: Path) -> str:
-    """Return how far a checkpoint is, in words; nothing where that cannot be read now."""
-    from flair2_exp.compat import epochs_trained
-    from flair2_exp.training.checkpoint import read_checkpoint
-
-    try:
-        return f" ({epochs_trained(read_checkpoint(checkpoint))} epochs)"
-    except (CheckpointError, KeyError, OSError):
-        return ""
 
 
 @contextmanager
@@ -526,7 +577,13 @@ def _deliver(folder: RunFolder, record: RunRecord, store: Store | None) -> None:
 
 
 def prepare(
-    config: Config, folder: RunFolder, earlier: RunRecord | None, *, first: bool
+    config: Config,
+    folder: RunFolder,
+    earlier: RunRecord | None,
+    *,
+    first: bool,
+    processes: int = 1,
+    extended: bool = False,
 ) -> Prepared:
     """Check server, device, checkpoint, data and network, in this order, and build them.
 
@@ -537,6 +594,8 @@ def prepare(
         folder: The run's.
         earlier: What the folder says of an earlier process's part of this run.
         first: Whether this process writes: no other opens the MLflow store.
+        processes: Of the training, on this machine.
+        extended: Whether the run is to be trained for more epochs than it was begun with.
 
     Raises:
         FlairError: The first thing that is wrong.
@@ -567,7 +626,7 @@ def prepare(
         recorded = recorded_normalisation(config, checkpoint, content)
     elif config.model.weights and not config.train:
         recorded = _of_weights(config, Path(config.model.weights))
-    _settle_libraries(config)
+    _settle_libraries(config, processes)
     # A sample's patch size is known before it is written, which is done when all else is well.
     sample = config.dataset.sample
     data: FlairDataModule | None = None
@@ -589,12 +648,17 @@ def prepare(
     if data is None and needs_statistics(config):
         data = build_data(config, normalisation=recorded)
     task = build_task(config, spec, data=data, fresh=not resumes, source=source)
-    if checkpoint is not None and config.train and not resumes:
-        from flair2_exp.training.checkpoint import require_training_state, warn_of_schedule
+    origin = start if extended else checkpoint if not resumes else None
+    if origin is not None and config.train:
+        from flair2_exp.training.checkpoint import (
+            read_checkpoint,
+            require_training_state,
+            warn_of_schedule,
+        )
 
-        epochs = config.trainer.max_epochs
-        require_training_state(checkpoint, content, task.hparams, epochs=epochs)
-        warn_of_schedule(checkpoint, content, task.hparams, epochs=epochs)
+        epochs, content = config.trainer.max_epochs, read_checkpoint(origin)
+        require_training_state(origin, content, task.hparams, epochs=epochs)
+        warn_of_schedule(origin, content, task.hparams, epochs=epochs)
     data = build_data(config, normalisation=recorded) if data is None else data
     store = open_store(config) if first else None
     return Prepared(config, data, spec, task, store, start)
@@ -633,8 +697,9 @@ _EXPECTED_WARNINGS = (
 )
 
 
-def _settle_libraries(config: Config) -> None:
+def _settle_libraries(config: Config, processes: int) -> None:
     """Set seeds and threads, and turn the libraries' chatter off."""
+    import os
     import warnings
 
     import torch
@@ -642,10 +707,14 @@ def _settle_libraries(config: Config) -> None:
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Its retries, a line each; what comes of them is raised.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
+    elif "OMP_NUM_THREADS" not in os.environ:  # by which a launcher or a user shares the cores
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // processes)))
     seed_everything(config.seed, workers=True, verbose=False)
 
 
@@ -704,7 +773,6 @@ def resume_point(folder: RunFolder) -> Path | None:
             except CheckpointError as error:
                 log.warning("%s", error)
             else:
-                log.info("resuming from %s", path)
                 return path
     return None
 
@@ -729,19 +797,23 @@ def _require_best(folder: RunFolder) -> None:
 def objective(config: Config, metrics: Mapping[str, float]) -> float | list[float] | None:
     """Return the value (or values) of `objective` for a sweeper.
 
+    Of what validation measures (`val/...`), it is that of the best checkpoint.
+
     Raises:
         ConfigError: The run does not measure it; the message offers what it does.
     """
+    measured = {**metrics, **{n.removeprefix("best/"): v for n, v in metrics.items()
+                              if n.startswith("best/val/")}}  # fmt: skip
     for name in config.objectives:
-        if name not in metrics:
+        if name not in measured:
             from flair2_exp.training.pruning import UnknownObjectiveError
 
-            names = [each for each in metrics if not each.startswith("test/")]
+            names = [each for each in measured if not each.startswith(("test/", "best/"))]
             raise UnknownObjectiveError(
                 f"objective={name} was never logged: it is not among the values that the run "
                 f"measured; {nearest(name, names)}"
             )
-    values = [metrics[name] for name in config.objectives]
+    values = [measured[name] for name in config.objectives]
     return values if isinstance(config.objective, list) else values[0]
 
 

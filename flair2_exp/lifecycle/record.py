@@ -177,6 +177,24 @@ class RunRecord:
             return False
         return self.pruned or not test or "test/miou" in self.scores
 
+    def extend(self, config: Config, folder: RunFolder) -> None:
+        """Let the run be trained for more epochs: it is of `config` from here on, and not complete.
+
+        Args:
+            config: The run's own, with a larger `trainer.max_epochs`.
+            folder: Whose record this is.
+
+        Raises:
+            ConfigError: Something else that decides the result has changed, too.
+        """
+        epochs = "trainer.max_epochs"
+        decides = deciding(config, self.fingerprint)
+        self.deciding = {**self.deciding, epochs: decides.get(epochs)}
+        self.require_same(config, self.fingerprint, folder)
+        self.deciding = decides
+        self.tags = {**self.tags, str(Tag.IDENTITY): digest(decides)}
+        self.training, self.scores, self.status, self.pruned = {}, {}, RUNNING, False
+
     def require_same(self, config: Config, fingerprint: str, folder: RunFolder) -> None:
         """Refuse to resume in this folder with another experiment, or with other data.
 

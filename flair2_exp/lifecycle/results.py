@@ -1,4 +1,13 @@
-"""What a run measured: files in its folder, entries of its MLflow run, lines for the terminal."""
+"""What a run measured: files in its folder, entries of its MLflow run, lines for the terminal.
+
+A number has the same name in `metrics.json`, as a metric of the MLflow run and in its description:
+
+- `train/NAME`, `val/NAME`: of an epoch; as one number, of the last epoch that was trained.
+- `best/epoch`: the epoch, counted from 1, whose checkpoint is the best by `callbacks.best.monitor`,
+  and which is tested; `best/val/NAME`: what validation measured of it. `objective=val/NAME` returns
+  this one to a sweep or a search.
+- `test/NAME`: of the tested checkpoint, over all test patches.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from flair2_exp.config.experiment import Config
 from flair2_exp.files import replacing, write_text
 from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.tracking.scrub import scrub
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -25,7 +35,8 @@ SYNTHETIC: Final = "Scores on the synthetic sample: they say nothing about real 
 PANEL_SIDE: Final = 256
 """Pixels of the longer side of an image in `panel.npz`, at most: it is for looking at."""
 
-_SUMMARY: Final = ("test/miou", "val/miou", "inference/seconds_per_patch", "train/seconds")
+_OF_CLASS: Final = "test/iou/"
+_SUMMARY: Final = ("test/miou", "best/val/miou", "inference/seconds_per_patch", "train/seconds")
 
 
 def title(config: Config, score: float) -> str:
@@ -164,7 +175,6 @@ def hand_over(
     from flair2_exp.tracking.summary import summary
 
     run.log_metrics({n: v for n, v in metrics.items() if not is_by_epoch(n)})
-    run.log_metrics({f"best/{n}": v for n, v in metrics.items() if n.startswith("val/")})
     for path in (folder.metrics, folder.confusion, folder.history):
         if path.exists():
             run.log_artifact(path, "results")
@@ -178,7 +188,7 @@ def hand_over(
             facts=facts(config, tags) | {"mIoU": convention_of(config.metric.other_pixels)},
             scores={n: v for n, v in metrics.items() if n in _SUMMARY},
             folder=str(folder.path.absolute()),
-            note=SYNTHETIC if config.is_synthetic else "",
+            note=" ".join(caveats(config, metrics)),
         )
     )
 
@@ -211,28 +221,75 @@ def facts(config: Config, tags: Mapping[str, str]) -> dict[str, object]:
     return own
 
 
+def caveats(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Return what a reader of the scores must know: that they say little, or nothing.
+
+    Args:
+        config: The experiment's.
+        metrics: All that it measured.
+    """
+    found = [SYNTHETIC] if config.is_synthetic else []
+    if "test/miou" not in metrics:
+        return found
+    patches = int(metrics.get("test/patches", 0))
+    if patches == 1:
+        found.append("One test patch: its score says nothing about others.")
+    classes = [name for name in metrics if name.startswith(_OF_CLASS)]
+    if len(classes) == 1:
+        found.append(f"Only {classes[0].removeprefix(_OF_CLASS)} is in truth and prediction.")
+    return found
+
+
+def tested_checkpoint(config: Config, metrics: Mapping[str, float]) -> str:
+    """Return which epoch's checkpoint the results are of, and by what it was chosen."""
+    if not config.train:
+        weights = config.checkpoint or config.model.weights
+        return f"{weights}, as it is" if weights else "a network that nothing has trained"
+    monitor = config.callbacks.best.monitor
+    epoch, epochs = metrics.get("best/epoch"), metrics.get("train/epochs")
+    value = metrics.get(f"best/{monitor}")
+    if epoch is None or epochs is None or value is None:
+        return ""
+    chosen = f"epoch {epoch:.0f} of {epochs:.0f}, best by {monitor} ({value:.4f})"
+    others = [name for name in config.objectives if name != monitor and name.startswith("val/")]
+    return f"{chosen}, not by objective={others[0]}" if others else chosen
+
+
 def result_table(
     config: Config, folder: RunFolder, metrics: Mapping[str, float], run_id: str
 ) -> str:
     """Return the scores and where to look, for the terminal."""
     from flair2_exp.score import convention_of
 
-    lines = ["", SYNTHETIC] if config.is_synthetic else [""]
-    prefix = "test/iou/"
-    per_class = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
+    per_class = {
+        n.removeprefix(_OF_CLASS): v for n, v in metrics.items() if n.startswith(_OF_CLASS)
+    }
+    lines = ["", *caveats(config, metrics)]
     lines += [f"  {name:<24}{value:7.4f}" for name, value in per_class.items()]
     shown = {
         "test mIoU": "test/miou",
         "most frequent class": "test/miou_most_frequent_class",
-        "val mIoU": "val/miou",
+        "val mIoU, best epoch": "best/val/miou",
         "training, s": "train/seconds",
         "inference, s per patch": "inference/seconds_per_patch",
     }
     for label, name in shown.items():
         if name in metrics:
             lines += [f"{label:<26}{metrics[name]:7.4f}"]
-    lines += ["", f"mIoU      {convention_of(config.metric.other_pixels)}"]
-    lines += [f"results   {folder}"]
+    facts = {
+        "mIoU": convention_of(config.metric.other_pixels),
+        "patches": f"{metrics['test/patches']:,.0f} tested" if "test/patches" in metrics else "",
+        "tested" if "test/miou" in metrics else "best": tested_checkpoint(config, metrics),
+        "results": str(folder),
+    }
     if run_id:
-        lines += [f"MLflow    run {run_id} in experiment {config.tracking.experiment}: make ui"]
-    return "\n".join(lines)
+        experiment = config.tracking.experiment
+        facts["MLflow"] = f"run {run_id} in experiment {experiment}; to look at it: {_look(config)}"
+    return "\n".join([*lines, "", *(f"{n:<9} {fact}" for n, fact in facts.items() if fact)])
+
+
+def _look(config: Config) -> str:
+    """Return the command that shows the MLflow store."""
+    if config.tracking.uri and config.tracking.uri.startswith("http"):
+        return scrub(config.tracking.uri)
+    return "flair2-exp ui"

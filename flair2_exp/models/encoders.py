@@ -7,7 +7,6 @@ other bands.
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,8 +17,6 @@ from torch import Tensor, nn
 from flair2_exp.errors import ModelError
 from flair2_exp.models.registry import NetworkSpec
 from flair2_exp.models.tensors import mismatch, named_tensors, read_file
-
-log = logging.getLogger(__name__)
 
 IMAGENET: Final = "imagenet"
 _COLOURS: Final = ("red", "green", "blue")
@@ -45,11 +42,11 @@ def is_timm(encoder: str) -> bool:
 
 
 def first_weights(spec: NetworkSpec, *, pretrained: bool) -> str | None:
-    """Return where the encoder's first weights come from, and log it.
+    """Return where the encoder's first weights come from.
 
     Args:
         spec: The network's description.
-        pretrained: False where other weights will replace them: None, and nothing is logged.
+        pretrained: False where other weights will replace them: None.
 
     Returns:
         `imagenet`, the path of a file, or None: random.
@@ -57,16 +54,10 @@ def first_weights(spec: NetworkSpec, *, pretrained: bool) -> str | None:
     Raises:
         ModelError: `model.encoder_weights` is something else.
     """
-    encoder, weights = spec.model.encoder, spec.model.encoder_weights
+    weights = spec.model.encoder_weights
     if not pretrained:
         return None
-    if weights is None:
-        log.info("encoder %s starts from random weights", encoder)
-    elif weights == IMAGENET:
-        log.info("encoder %s starts from ImageNet weights", encoder)
-    elif Path(weights).expanduser().is_file():
-        log.info("encoder %s starts from %s", encoder, weights)
-    else:
+    if weights not in (None, IMAGENET) and not Path(weights).expanduser().is_file():
         raise ModelError(
             f"model.encoder_weights={weights}: expected `imagenet`, null (random weights) or the "
             "path of an existing file."

@@ -79,14 +79,14 @@ def _read_settings(folder: RunFolder) -> dict[str, str]:
 
 
 def _read_history(path: Path) -> dict[str, Curve]:
-    """Return the curves of a table whose column `epoch` counts from 0; blanks are left out."""
+    """Return the curves of a table whose column `epoch` counts from 1; blanks are left out."""
     curves: dict[str, list[tuple[float, float]]] = {}
     if not path.is_file():
         return {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            for number, line in enumerate(csv.DictReader(file)):
-                epoch = float(line.get("epoch") or number) + 1
+            for number, line in enumerate(csv.DictReader(file), 1):
+                epoch = float(line.get("epoch") or number)
                 for name in CURVES:
                     if line.get(name):
                         curves.setdefault(name, []).append((epoch, float(line[name])))

@@ -58,8 +58,8 @@ class ScoredRun:
     @property
     def best_epoch(self) -> int | None:
         """The epoch whose checkpoint was tested, counted from 1; None where not recorded."""
-        best = self.record.scores.get("val/best_epoch")
-        return None if best is None else int(best) + 1
+        best = self.record.scores.get("best/epoch")
+        return None if best is None else int(best)
 
     @property
     def epochs(self) -> int | None:

@@ -100,7 +100,7 @@ COLUMNS: Final[Mapping[str, Callable[[Entry], Any]]] = {
     "model": lambda entry: entry.tag(Tag.MODEL) or entry.settings.get("model.name"),
     "dataset": lambda entry: entry.tag(Tag.DATASET) or entry.settings.get("dataset.name"),
     "test/miou": lambda entry: entry.score("test/miou"),
-    "val/miou": lambda entry: entry.score("val/miou"),
+    "best/val/miou": lambda entry: entry.score("best/val/miou"),
     "epoch": Entry.epochs,
     "seconds": lambda entry: entry.score("train/seconds"),
     "started": lambda entry: entry.run.started,

@@ -36,6 +36,7 @@ from flair2_exp.lifecycle.folder import SWEEP_CONFIG, Footprint, require_own_swe
 from flair2_exp.locking import is_held, locked
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_plugin
+from flair2_exp.signals import Terminated
 from flair2_exp.sweeps.delivery import deliver_runs
 from flair2_exp.sweeps.failures import (
     Failure,
@@ -270,7 +271,8 @@ class Sweep:
             overrides = list(self._config.hydra.overrides.task)
             parent.log_files(collect(overrides).files())  # the code at submission
             deliver_runs([job.folder for job in jobs if job.state == DONE], parent.store)
-            launched, left = self._launch([job for job in jobs if job.state != DONE])
+            with self._counted(jobs):
+                launched, left = self._launch([job for job in jobs if job.state != DONE])
             if left:
                 self._leave(jobs, parent, left)
             else:
@@ -278,6 +280,26 @@ class Sweep:
         if self._page is not None:
             print(f"report: {self._page}", flush=True)
         return launched
+
+    @contextmanager
+    def _counted(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Let what interrupts the sweep say how far it is, and what resumes it."""
+        try:
+            yield
+        except (KeyboardInterrupt, Terminated) as error:
+            for job in jobs:
+                job.refresh()
+            done = sum(job.state == DONE for job in jobs)
+            words = self._config.hydra.overrides.task
+            named = any(str(each).startswith(("sweep=", "sweep.name=")) for each in words)
+            same = "the same command" if named else f"the same command with {self._name}"
+            error.add_note(f"{done} of {len(jobs)} jobs done; {same} resumes the sweep")
+            raise
+
+    @property
+    def _name(self) -> str:
+        """The override that names this sweep: without one, its name is the time."""
+        return f"sweep.name={shlex.quote(self.options.name)}"
 
     def _refuse_live(self, jobs: Sequence[Job]) -> None:
         """Refuse to start jobs that another engine has queued or running.

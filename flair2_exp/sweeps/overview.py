@@ -217,7 +217,7 @@ def _progress(run: RecordedRun) -> tuple[int, int, float | None]:
         done = len(run.history)
         score = run.history[-1].get("val/miou") if done else None
     scores = run.record.scores
-    return done, epochs, scores.get("test/miou", scores.get("val/miou", score))
+    return done, epochs, scores.get("test/miou", scores.get("best/val/miou", score))
 
 
 def _seconds_per_epoch(run: RecordedRun, epochs: int) -> float | None:

@@ -11,7 +11,7 @@ from flair2_exp.files import write_text
 
 
 class History:
-    """A CSV table with one row per epoch: `epoch`, then train/…, then val/…, then the rest.
+    """A CSV table with one row per epoch: `epoch` (from 1), train/…, val/…, then the rest.
 
     Values of an epoch are gathered until a `train/` metric comes, which Lightning sends last;
     a validation or test outside training therefore makes no row. The file is replaced as a whole,
@@ -27,7 +27,7 @@ class History:
 
     @property
     def rows(self) -> dict[int, dict[str, float]]:
-        """The metrics by name of each epoch, counted from 0, that the file held or that came."""
+        """The metrics by name of each epoch, counted from 1, that the file held or that came."""
         return self._rows
 
     def _read(self) -> dict[int, dict[str, float]]:

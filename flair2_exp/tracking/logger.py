@@ -81,7 +81,7 @@ def _options(part: Mapping[str, Any]) -> dict[str, Any]:
 class RunLogger(Logger):
     """Lightning's metrics, to a run and to a table with one row per epoch.
 
-    Metrics of an epoch are stored at the epoch's number, counted from 0; those whose name ends in
+    Metrics of an epoch are stored at the epoch's number, counted from 1; those whose name ends in
     `_step` (Lightning adds that where a metric is logged both ways), and those that come without
     an epoch (the learning rate of Lightning's monitor), at the optimizer's step. `_epoch` behind a
     name is left out. Those of a test are single numbers: the experiment stores them with its
@@ -124,8 +124,9 @@ class RunLogger(Logger):
             self._run.log_metrics(by_step, step or 0)
         if by_epoch and epoch is not None:
             curves = {n: v for n, v in by_epoch.items() if not n.startswith("test/")}
-            self._run.log_metrics(curves, int(epoch))
-            self.history.add(int(epoch), by_epoch)
+            number = int(epoch) + 1  # Lightning counts from 0
+            self._run.log_metrics(curves, number)
+            self.history.add(number, by_epoch)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: object) -> None:
         """Ignore hyper-parameters: the run has the whole config."""

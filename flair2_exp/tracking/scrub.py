@@ -157,6 +157,11 @@ def scrub_tree(value: Any, name: str = "") -> Any:
     return scrub_value(name, value) if isinstance(value, str) else value
 
 
+def is_scrubbed(value: object) -> bool:
+    """Return whether a text, or values nested in mappings and lists, have lost credentials."""
+    return _HIDDEN in str(value)
+
+
 class ScrubbedFormatter(logging.Formatter):
     """Formats messages, and the tracebacks with them, without credentials."""
 

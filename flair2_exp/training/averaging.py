@@ -52,7 +52,7 @@ class AveragedWeights(WeightAveraging):
         batch_idx: int,
     ) -> None:
         """Add the weights of each step, or of each epoch's last, before that epoch's validation."""
-        counts = trainer.current_epoch >= self._start_epoch
+        counts = trainer.current_epoch + 1 >= self._start_epoch
         self._due = counts and (self._every_step or trainer.is_last_batch)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._begun = self._begun or self._due

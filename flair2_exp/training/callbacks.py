@@ -19,7 +19,6 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     EarlyStopping,
     ModelCheckpoint,
-    RichProgressBar,
     Timer,
 )
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
@@ -30,6 +29,7 @@ from flair2_exp.errors import ConfigError, DivergedError
 from flair2_exp.registry import construct
 from flair2_exp.signals import Interruption, exception_of, number_of
 from flair2_exp.training.averaging import AveragedWeights
+from flair2_exp.training.progress import ShownProgress
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,12 @@ class CheckpointPaths:
 
 
 def standard_callbacks(
-    options: CallbacksConfig, paths: CheckpointPaths, interruption: Interruption, *, bars: bool
+    options: CallbacksConfig,
+    paths: CheckpointPaths,
+    interruption: Interruption,
+    *,
+    bars: bool,
+    small: str = "",
 ) -> list[Callback]:
     """Return what stops, averages, shows and keeps a training: a trainer's last callbacks.
 
@@ -58,7 +63,8 @@ def standard_callbacks(
         options: Of the callbacks.
         paths: Where checkpoints go.
         interruption: Whether the process has been asked to end.
-        bars: Whether progress bars are shown, or one line per epoch for a log file.
+        bars: Whether progress is shown by bars, or by lines.
+        small: What to propose where a training on the processor takes long; empty: nothing.
     """
     best, stopping = options.best, options.early_stopping
     patience = stopping.patience if stopping is not None else 0
@@ -66,7 +72,7 @@ def standard_callbacks(
     return [
         *([Patience(best.monitor, patience=patience, mode=best.mode)] if patience else []),
         *([AveragedWeights(options.average)] if options.average.kind != "none" else []),
-        RichProgressBar(leave=False) if bars else EpochLines(),
+        ShownProgress(bars=bars, small=small),
         best_checkpoint(best, paths.best),
         *build_callbacks(options),
         ResumePoint(paths, minutes=minutes, interruption=interruption),
@@ -226,7 +232,7 @@ class ResumePoint(Checkpoint):
         if self._agreement.end is not None:
             if trainer.is_global_zero:
                 epoch = trainer.current_epoch + 1
-                log.info("interrupted: epoch %d is kept in %s", epoch, self.last)
+                log.info("interrupted in epoch %d: what it has learned is in %s", epoch, self.last)
             raise self._agreement.end
 
 
@@ -381,8 +387,9 @@ class Scores(Callback):
         mode: `min` or `max`.
 
     Attributes:
-        best: The `val/...` metrics of that epoch, and its number (from 0) as `val/best_epoch`.
-        last: All metrics of the last epoch, and its number as `epoch`.
+        best: The `val/...` metrics of that epoch, and its number (from 1) as `epoch`.
+        last: All metrics of the last epoch, and its number (from 0, as Lightning logs it) as
+            `epoch`.
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
@@ -414,7 +421,7 @@ class Scores(Callback):
             return
         metrics = metrics_under(trainer, "val/")
         if not self.best or self._rank(metrics) > self._rank(self.best):
-            self.best = {**metrics, "val/best_epoch": float(trainer.current_epoch)}
+            self.best = {**metrics, "epoch": float(trainer.current_epoch + 1)}
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
         """Return the score, more being better; NaN is the least."""
@@ -452,29 +459,6 @@ class Patience(EarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a checkpoint, with the configured patience and not the checkpoint's."""
         super().load_state_dict({**state_dict, "patience": self.patience})
-
-
-class EpochLines(Callback):
-    """One line per epoch: losses, validation score, seconds."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._started = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line; validation of the epoch has run by now."""
-        if not trainer.is_global_zero:
-            return
-        shown = " ".join(
-            f"{name}={float(trainer.callback_metrics[name]):.4f}"
-            for name in ("train/loss", "val/loss", "val/miou")
-            if name in trainer.callback_metrics
-        )
-        epochs = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-        log.info("epoch %s %s (%.1f s)", epochs, shown, time.monotonic() - self._started)
 
 
 class Stopwatch(Timer):

@@ -49,7 +49,7 @@ class Pruning(Callback):
         metric: What is reported; a score that is not finite is left out.
 
     Attributes:
-        stopped_epoch: The epoch (from 0) in which training was stopped; None if it was not.
+        stopped_epoch: The epoch (from 1) in which training was stopped; None if it was not.
     """
 
     def __init__(self, reporter: Reporter | None, metric: str) -> None:
@@ -75,8 +75,8 @@ class Pruning(Callback):
         if failure is not None:
             raise failure
         if stop:
+            self.stopped_epoch = epoch + 1
             log.info("pruned in epoch %d: %s=%.4f", epoch + 1, self._metric, value)
-            self.stopped_epoch = epoch
             trainer.should_stop = True
 
     def _report(self, trainer: Trainer, value: float, epoch: int) -> tuple[bool, Exception | None]:

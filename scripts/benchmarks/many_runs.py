@@ -109,14 +109,14 @@ def _write_results(folder: RunFolder, metrics: int) -> None:
     generator = np.random.default_rng(0)
     scores = {
         **{"test/miou": 0.5, "test/loss": 1.0, "val/miou": 0.5, "val/loss": 1.0},
+        **{"best/val/miou": 0.5, "best/val/loss": 1.0, "best/epoch": EPOCHS},
         **{"train/epochs": EPOCHS, "train/seconds": 60.0, "inference/seconds": 2.5},
     }
     by_epoch = ["val/miou", "val/loss", "train/loss"]
-    # MLflow also gets the best epoch's `val/` values by names of their own.
-    further = metrics - len({*scores, *by_epoch}) - 2
+    further = metrics - len({*scores, *by_epoch})
     by_epoch += [f"val/iou/{at:02}" for at in range(further)]
     history = History(folder.history)
-    for epoch in range(EPOCHS):
+    for epoch in range(1, EPOCHS + 1):
         history.add(epoch, dict(zip(by_epoch, generator.random(len(by_epoch)), strict=True)))
     folder.metrics.write_text(json.dumps(scores), encoding="utf-8")
     counts = generator.integers(0, 5000, (PATCHES, 13, 13), dtype=np.int32)

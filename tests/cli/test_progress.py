@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flair2_exp.cli import progress as room
+from flair2_exp import progress as room
 from flair2_exp.cli.progress import progress
 
 

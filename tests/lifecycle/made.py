@@ -14,6 +14,7 @@ from tests.configs import compose_config
 
 SCORES = {
     "train/epochs": 2.0, "train/loss": 0.5, "train/seconds": 3.0, "val/miou": 0.4,
+    "best/val/miou": 0.4, "best/epoch": 2.0,
     "test/miou": 0.3, "test/loss": 0.7, "test/patches": 4.0, "test/iou/water": 0.2,
 }  # fmt: skip
 
@@ -34,7 +35,7 @@ def finished_folder(
     record.status = status
     record.write(folder)
     write_text(folder.config, resolved_yaml(config))
-    write_text(folder.history, "epoch,train/loss,val/miou\n0,0.9,0.1\n1,0.5,0.4\n")
+    write_text(folder.history, "epoch,train/loss,val/miou\n1,0.9,0.1\n2,0.5,0.4\n")
     if status == FINISHED:
         write_text(folder.metrics, json.dumps(SCORES))
         folder.confusion.write_bytes(b"counts")

@@ -57,8 +57,7 @@ def test_a_run_whose_disk_is_full_fails_in_words_and_resumes_from_a_whole_checkp
     assert "the disk is full: " in first
     assert " MB free of " in first
     assert f"{folder.last} (" in second
-    assert f"this resumes: python -m flair2_exp {overrides[0]}" in second
-    assert second.endswith(f"hydra.run.dir={folder.path}")
+    assert second.endswith(f"this resumes: flair2-exp resume={folder.path}")
     assert record_of(folder.path).status == FAILED
     left = {path.name for path in folder.checkpoints.iterdir()}
     assert left <= {"best.ckpt", "last.ckpt", "previous.ckpt"}

@@ -327,24 +327,6 @@ def test_the_published_bands_weights_are_smps_to_the_bit(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_run_says_what_its_encoder_starts_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    tensors = get_encoder("resnet18", weights=None).state_dict()
-    torch.save(tensors, tmp_path / "a.pth")
-    _serve(monkeypatch, tmp_path, tensors)
-    for weights in (None, "imagenet", str(tmp_path / "a.pth")):
-        spec = small_spec("unet", encoder="resnet18", encoder_weights=weights)
-        build_network(spec)
-        build_network(spec, pretrained=False)
-    assert [each.message for each in caplog.records] == [
-        "encoder resnet18 starts from random weights",
-        "encoder resnet18 starts from ImageNet weights",
-        f"encoder resnet18 starts from {tmp_path / 'a.pth'}",
-    ]
-
-
 @pytest.mark.parametrize("prefix", ["", "encoder."])
 def test_an_encoder_of_timms_taken_from_a_run_loads(tmp_path: Path, prefix: str) -> None:
     encoder = "tu-resnet18"

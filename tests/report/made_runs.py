@@ -110,9 +110,9 @@ def make_folder(
     folder.metrics.write_text(json.dumps(scores))
     generator = np.random.default_rng(seed)
     lines = ["epoch,train/loss,val/loss,val/miou"]
-    for epoch in range(epochs + seed):
-        miou = 0.5 * (1 - np.exp(-epoch / 3)) + 0.02 * generator.standard_normal()
-        lines.append(f"{epoch},{1 / (epoch + 1):.4f},,{miou:.4f}")
+    for epoch in range(1, epochs + seed + 1):
+        miou = 0.5 * (1 - np.exp((1 - epoch) / 3)) + 0.02 * generator.standard_normal()
+        lines.append(f"{epoch},{1 / epoch:.4f},,{miou:.4f}")
     folder.history.write_text("\n".join(lines) + "\n")
     np.savez_compressed(folder.confusion, **(arrays or make_arrays(row=len(row), seed=seed)))  # type: ignore[arg-type]
     return folder

@@ -248,12 +248,12 @@ def test_the_seeds_that_a_difference_needs_are_said(runs: list[ScoredRun], repor
 
 def test_a_row_whose_best_epoch_is_its_last_is_named(runs: list[ScoredRun]) -> None:
     def trained(run: ScoredRun, best: float) -> ScoredRun:
-        scores = {**run.record.scores, "train/epochs": 10.0, "val/best_epoch": best}
+        scores = {**run.record.scores, "train/epochs": 10.0, "best/epoch": best}
         return dataclasses.replace(run, record=dataclasses.replace(run.record, scores=scores))
 
     late = {("utt", 1), ("utt", 3)}
     report = build_report(
-        [trained(run, 9.0 if (run.row, run.seed) in late else 8.0) for run in runs]
+        [trained(run, 10.0 if (run.row, run.seed) in late else 9.0) for run in runs]
     )
     (said,) = (each for each in notes(report) if "best epoch" in each)
     assert "help: utt (2 of 3). " in said

@@ -69,7 +69,7 @@ def test_it_says_command_commit_versions_data_metric_and_seeds(tmp_path: Path) -
 
 def test_epochs_are_counted_from_1_and_stopping_is_named(tmp_path: Path) -> None:
     (run,) = make_runs(tmp_path, {"unet": 1.0}, seeds=1, areas=4)
-    scores = {**run.record.scores, "train/epochs": 8.0, "val/best_epoch": 7.0}
+    scores = {**run.record.scores, "train/epochs": 8.0, "best/epoch": 8.0}
     run = dataclasses.replace(run, record=dataclasses.replace(run.record, scores=scores))
     stops = {"trainer.max_epochs": "100", "callbacks.early_stopping.patience": "30",
              "callbacks.best.monitor": "val/loss"}  # fmt: skip

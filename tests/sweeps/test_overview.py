@@ -63,7 +63,7 @@ def _run(sweep: Path, name: str, status: str = "", error: str = "") -> RunFolder
 
 def test_each_job_is_where_its_folder_says(sweep: Path) -> None:
     done = _run(sweep, "done", FINISHED)
-    done.metrics.write_text(json.dumps({"test/miou": 0.25, "val/miou": 0.5}))
+    done.metrics.write_text(json.dumps({"test/miou": 0.25, "best/val/miou": 0.5}))
     failed = _run(sweep, "failed", FAILED, "ValueError: no\nmore")
     refused = _run(sweep, "refused")
     Submission("slots", "1").write(refused)

@@ -46,9 +46,9 @@ SEARCH = (
 STOPPED_ONCE = """
 import os, pathlib
 from flair2_exp.cli.main import main
-from flair2_exp.training.callbacks import EpochLines
+from flair2_exp.training.progress import ShownProgress
 
-mark, ends = pathlib.Path({mark!r}), EpochLines.on_train_epoch_start
+mark, ends = pathlib.Path({mark!r}), ShownProgress.on_train_epoch_start
 
 def dies(self, trainer, module):
     if trainer.current_epoch == 1 and not mark.exists():
@@ -56,7 +56,7 @@ def dies(self, trainer, module):
         os.kill(os.getpid(), {number})
     ends(self, trainer, module)
 
-EpochLines.on_train_epoch_start = dies
+ShownProgress.on_train_epoch_start = dies
 main({arguments!r})
 """
 
@@ -146,7 +146,7 @@ def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
     assert stopped.returncode == status, stopped.stderr[-2000:]
     done = subprocess.run(stopping, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "resuming from" in done.stdout + done.stderr
+    assert "from which the run resumes" in done.stdout + done.stderr
     lost, retried = table(tmp_path)
     assert (lost["state"], retried["state"], retried["retry_of"]) == ("lost", "complete", "0")
     folder = tmp_path / "multirun/tune_unet"

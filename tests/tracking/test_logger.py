@@ -89,9 +89,9 @@ def test_a_training_is_logged_by_epoch_and_step_and_goes_on_without_doubles(
     first = trainer(RunLogger(run, tmp_path / "history.csv", "flair2"), 2)
     first.fit(Tiny(), LOADER, LOADER)
     by_epoch = [(name, step) for name, step in run.logged if name in ("train/loss", "val/loss")]
-    assert by_epoch == [("val/loss", 0), ("train/loss", 0), ("val/loss", 1), ("train/loss", 1)]
+    assert by_epoch == [("val/loss", 1), ("train/loss", 1), ("val/loss", 2), ("train/loss", 2)]
     assert [step for name, step in run.logged if name == "train/norm_step"] == [0, 1, 2, 3]
-    assert [step for name, step in run.logged if name == "train/norm"] == [0, 1]
+    assert [step for name, step in run.logged if name == "train/norm"] == [1, 2]
     assert {name for name, _ in run.logged}.isdisjoint({"epoch", "step", "train/norm_epoch"})
     assert run.flushed
     assert not run.finished
@@ -102,7 +102,7 @@ def test_a_training_is_logged_by_epoch_and_step_and_goes_on_without_doubles(
     second.fit(Tiny(), LOADER, LOADER, ckpt_path=checkpoint, weights_only=True)
     second.test(second.lightning_module, LOADER, verbose=False)
     second.validate(second.lightning_module, LOADER, verbose=False)
-    assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1", "2", "3"]
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
     assert [float(row["val/loss"]) for row in rows(tmp_path)] == [0, 1, 2, 3]
     assert list(rows(tmp_path)[0]) == ["epoch", "train/loss", "train/norm", "val/loss"]
     assert not [name for name, _ in run.logged if name.startswith("test/")]  # with the results
@@ -113,7 +113,7 @@ def test_ctrl_c_during_lightnings_training_is_a_killed_run(tmp_path: Path) -> No
     with pytest.raises(BaseException) as caught:  # noqa: PT011
         trainer(RunLogger(Run(), tmp_path / "history.csv"), 3).fit(Tiny(interrupt_at=1), LOADER)
     assert status_of(caught.value) == "KILLED"
-    assert [row["epoch"] for row in rows(tmp_path)] == ["0"]
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1"]
 
 
 def test_metrics_without_an_epoch_stand_at_their_step(tmp_path: Path) -> None:

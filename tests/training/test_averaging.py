@@ -23,7 +23,7 @@ MODEL = ("model=unet", "data=aerial_only", "optimizer=adamw", "optimizer.lr=0.01
 EPOCHS = ("trainer.limit_train_batches=3", "trainer.max_epochs=3", "data.batch_size=2")
 AVERAGES = {
     "ema": ("callbacks=ema", "callbacks.average.decay=0.6"),
-    "swa": ("callbacks=swa", "callbacks.average.start_epoch=1"),
+    "swa": ("callbacks=swa", "callbacks.average.start_epoch=2"),
 }
 
 
@@ -71,7 +71,7 @@ def test_an_exponential_average_is_that_by_hand() -> None:
 
 
 def test_a_stochastic_average_is_the_mean_over_the_epochs_from_its_start() -> None:
-    task, weights = _trained(AverageConfig(kind="swa", start_epoch=1))
+    task, weights = _trained(AverageConfig(kind="swa", start_epoch=2))
     ends = weights.steps[1::2]
     assert weights.validated[0][0].equal(ends[0][0])  # nothing is averaged yet
     _close(weights.validated[1], ends[1])
@@ -148,5 +148,5 @@ def test_the_best_checkpoint_holds_the_average_that_was_validated(
     trained = run(root, tmp_path / "trained", *words)
     best = f"checkpoint={RunFolder(tmp_path / 'trained').best}"
     tested = run(root, tmp_path / "tested", *words, "train=false", best)
-    names = ("val/miou", "val/loss", "test/miou", "test/loss")
+    names = ("best/val/miou", "best/val/loss", "test/miou", "test/loss")
     assert {n: tested[n] for n in names} == pytest.approx({n: trained[n] for n in names})

@@ -20,7 +20,6 @@ from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.signals import Interruption
 from flair2_exp.training.callbacks import (
     CheckpointPaths,
-    EpochLines,
     Patience,
     ResumePoint,
     Scores,
@@ -28,6 +27,7 @@ from flair2_exp.training.callbacks import (
     standard_callbacks,
 )
 from flair2_exp.training.panel import PanelCollector
+from flair2_exp.training.progress import ShownProgress
 from flair2_exp.training.schedules import build_schedule, rates_of
 from tests.configs import compose_config, run
 
@@ -44,7 +44,7 @@ def test_a_checkpoint_scores_the_same_in_every_process_where_validation_and_test
     trained = run(tmp_path, tmp_path / "trained", ALL_OF_TEST, *quirk, "seed=6")
     best = f"checkpoint={RunFolder(tmp_path / 'trained').best}"
     tested = run(tmp_path, tmp_path / "tested", ALL_OF_TEST, *quirk, "seed=6", best, "train=false")
-    for name in ("val/loss", "test/loss", "test/miou"):
+    for name in ("best/val/loss", "test/loss", "test/miou"):
         assert tested[name] == trained[name]
     other = run(tmp_path, tmp_path / "other", ALL_OF_TEST, *quirk, "seed=1", best, "train=false")
     assert other["test/loss"] != trained["test/loss"]
@@ -66,7 +66,7 @@ def test_the_best_epoch_is_that_of_the_best_checkpoint_though_the_first_score_be
         )
         scores.on_validation_end(trainer, None)  # type: ignore[arg-type]
         _keep(kept, trainer, metrics, epoch)
-    assert scores.best["val/best_epoch"] == best
+    assert scores.best["epoch"] == best + 1
     assert scores.best[monitored] == float(kept.best_model_score)  # type: ignore[arg-type]
 
 
@@ -85,8 +85,8 @@ def test_a_run_from_another_runs_checkpoint_has_the_scores_of_its_own_best_one(
 ) -> None:
     first = best_checkpoint(BestConfig(), tmp_path / "first" / "best.ckpt")
     first.best_k_models = {"best.ckpt": torch.tensor(1.0)}
-    state = {"best": {"val/loss": 1.0, "val/best_epoch": 0.0}, "last": {}}
-    for folder, best in (("first", {"val/loss": 1.0, "val/best_epoch": 0.0}), ("second", {})):
+    state = {"best": {"val/loss": 1.0, "epoch": 1.0}, "last": {}}
+    for folder, best in (("first", {"val/loss": 1.0, "epoch": 1.0}), ("second", {})):
         kept = best_checkpoint(BestConfig(), tmp_path / folder / "best.ckpt")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's, that the folder is another
@@ -119,7 +119,7 @@ def test_what_a_run_cannot_train_on_from_is_refused_before_it_begins(tmp_path: P
             run(tmp_path, tmp_path / "second", ALL_OF_TEST, *model, best, change)
         assert not (tmp_path / "second").exists()
     metrics = run(tmp_path, tmp_path / "second", ALL_OF_TEST, *model, best, "trainer.max_epochs=2")
-    assert metrics["val/best_epoch"] == 1.0
+    assert metrics["best/epoch"] == 2.0
 
 
 @pytest.mark.parametrize("epochs", [3, 4])
@@ -139,7 +139,7 @@ def test_what_trains_on_from_the_end_of_a_cosine_follows_the_longer_one_and_says
     schedule = build_schedule(optimizer, options.scheduler, epochs)
     rates = {int(row.split(",")[0]): float(row.split(",")[column]) for row in rows[1:]}
     for epoch in range(2, epochs):
-        assert rates[epoch] == pytest.approx(rates_of(schedule, epoch)[0])
+        assert rates[epoch + 1] == pytest.approx(rates_of(schedule, epoch)[0])
     assert "its learning rate had come to 3e-05; by the schedule of" in caplog.text
     assert f"model.weights={last.removeprefix('checkpoint=')}" in caplog.text
 
@@ -166,7 +166,7 @@ def test_a_trainer_gets_what_its_options_say_with_the_resume_point_last(tmp_path
     names = ("best", "last", "previous")
     paths = CheckpointPaths(**{name: tmp_path / "kept" / f"{name}.pt" for name in names})
     *others, last = standard_callbacks(CallbacksConfig(), paths, Interruption(), bars=False)
-    assert [type(each) for each in others] == [Patience, EpochLines, ModelCheckpoint]
+    assert [type(each) for each in others] == [Patience, ShownProgress, ModelCheckpoint]
     assert isinstance(last, ResumePoint)  # it stores the state of all before it
     assert (last.last, last.previous) == (paths.last, paths.previous)
     assert (others[-1].dirpath, others[-1].filename) == (str(tmp_path / "kept"), "best")

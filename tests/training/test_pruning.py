@@ -51,7 +51,7 @@ def test_scores_are_reported_as_they_are_and_only_the_trial_stops_the_training()
     assert not validate(pruning, trainer_at(1, 0.75))
     assert pruning.stopped_epoch is None
     assert validate(pruning, trainer_at(2, 0.25))
-    assert pruning.stopped_epoch == 2
+    assert pruning.stopped_epoch == 3
     assert trial.reports == [(0.5, 0), (0.75, 1), (0.25, 2)]
 
 

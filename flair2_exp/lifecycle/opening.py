@@ -1,0 +1,151 @@
+"""What a run says before it begins: what it trains, from what, on what, and where results go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from flair2_exp.config.experiment import Config
+from flair2_exp.errors import CheckpointError
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.machine import cores
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+    from torch import nn
+
+    from flair2_exp.data.datamodule import FlairDataModule
+    from flair2_exp.tracking.run import Run
+
+_LARGE: Final = 5_000_000
+"""Parameters of a network beyond which `preset=tiny` is smaller: U-T&T has 1.4 million there."""
+
+_SMALL: Final = (
+    "That is a full-size network on a processor. To see whether all works, preset=tiny trains a "
+    "small one for a few epochs, in minutes; the scores to compare need a GPU."
+)
+
+
+def smaller(config: Config, parameters: int) -> str:
+    """Return what to propose where a training on the processor takes long; empty: nothing.
+
+    Args:
+        config: The experiment's.
+        parameters: Of its network.
+    """
+    return _SMALL if config.train and parameters > _LARGE else ""
+
+
+def opening(
+    config: Config,
+    data: FlairDataModule,
+    model: nn.Module,
+    trainer: Trainer,
+    start: Path | None,
+    folder: RunFolder,
+    run: Run,
+) -> str:
+    """Return what a run is, one line for each fact.
+
+    Args:
+        config: The experiment's.
+        data: After `setup`.
+        model: The network.
+        trainer: With its devices.
+        start: The checkpoint from which the run resumes.
+        folder: The run's.
+        run: Its MLflow run, or what stands in for it.
+    """
+    from flair2_exp.models.registry import count_parameters
+
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    whole = count_parameters(model)
+    frozen = "" if trained == whole else f", {trained:,} of them trained"
+    facts = {
+        "run": f"{config.name}, seed {config.seed}",
+        "network": f"{config.model.name}, {whole:,} parameters{frozen}",
+        "weights": _weights(config, start),
+        "data": _data(config, data),
+        "device": _device(trainer),
+        "epochs": _epochs(config, start),
+        "folder": str(folder),
+        "MLflow": f"run {run.run_id} in experiment {config.tracking.experiment}"
+        if run.run_id
+        else "off",
+    }
+    return "\n".join(f"{name:<9} {fact}" for name, fact in facts.items() if fact)
+
+
+def _weights(config: Config, start: Path | None) -> str:
+    """Return from which weights the network begins."""
+    if start is not None:
+        return f"of {start}, from which the run resumes"
+    if config.checkpoint or config.model.weights:
+        return f"of {config.checkpoint or config.model.weights}"
+    if not config.model._target_.startswith("flair2_exp."):
+        return "as the network's own class sets them"
+    if "aerial" not in config.reads:
+        return "random"
+    named = {None: "random weights", "imagenet": "ImageNet weights"}
+    given = config.model.encoder_weights
+    rest = "all else from random ones" if given is not None else "as all else"
+    return f"encoder {config.model.encoder} from {named.get(given, given)}, {rest}"
+
+
+def _data(config: Config, data: FlairDataModule) -> str:
+    """Return the data set, its patches by part, and what the run leaves out of them."""
+    trainer, name = config.trainer, config.dataset.name
+    if config.is_synthetic:
+        name = f"{name} (synthetic)"
+    words = {"train": "training", "validation": "validation", "test": "test"}
+    counts = ", ".join(f"{data.counts[part]:,} {words[part]}" for part in config.parts)
+    limits = {
+        "train": trainer.limit_train_batches,
+        "validation": trainer.limit_val_batches,
+        "test": trainer.limit_test_batches,
+    }
+    shown = [f"{limits[part]} of {words[part]}" for part in config.parts if limits[part]]
+    limited = f"; no more batches than {', '.join(shown)}" if shown else ""
+    return f"{name}: {counts} patches of {data.patch_size} px, split {config.split.name}{limited}"
+
+
+def _device(trainer: Trainer) -> str:
+    """Return where the network is trained, with how many threads, and in which precision."""
+    import torch
+
+    device, processes = trainer.strategy.root_device, trainer.world_size
+    kind = "processor"
+    if device.type == "cuda":
+        kind = torch.cuda.get_device_name(device)
+    elif device.type != "cpu":
+        kind = f"Apple GPU ({device.type})"
+    several = f"{processes} x " if processes > 1 else ""
+    threads, usable = torch.get_num_threads(), cores()
+    return (
+        f"{several}{kind}, {threads} thread{'s' * (threads != 1)} "
+        f"({usable} core{'s' * (usable != 1)} to use), precision {trainer.precision}"
+    )
+
+
+def _epochs(config: Config, start: Path | None) -> str:
+    """Return how many epochs are trained, and which is the next of a run that resumes."""
+    if not config.train:
+        return "0: the weights are tested as they are"
+    stopping = config.callbacks.early_stopping
+    patience = stopping.patience if stopping is not None else 0
+    early = f", or until {patience} in a row are no better" if patience else ""
+    source = start or (Path(config.checkpoint) if config.checkpoint else None)
+    done = epochs_of(source) if source is not None else None
+    resumed = "" if done is None else f"; {done} are done"
+    return f"{config.trainer.max_epochs}, batches of {config.data.batch_size}{early}{resumed}"
+
+
+def epochs_of(checkpoint: Path) -> int | None:
+    """Return how many epochs a checkpoint has trained; None where that cannot be read now."""
+    from flair2_exp.compat import epochs_trained
+    from flair2_exp.training.checkpoint import read_checkpoint
+
+    try:
+        return epochs_trained(read_checkpoint(checkpoint))
+    except (CheckpointError, KeyError, OSError):
+        return None

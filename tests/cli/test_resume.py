@@ -1,0 +1,166 @@
+"""`resume=FOLDER`, and what is shown while a run trains: on a terminal, and without one."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flair2_exp.lifecycle.folder import RunFolder
+from flair2_exp.lifecycle.record import read_metrics
+from flair2_exp.signals import FINISHED, KILLED
+from tests.commands import answer
+from tests.configs import SMALL_SAMPLE
+from tests.lifecycle.helpers import die_at_the_end_of, record_of
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "preset=debug", "trainer=cpu", "tracking=off", "model=unet", "data=aerial_only",
+    "trainer.max_epochs=2", "scheduler=none", *SMALL_SAMPLE,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two epochs that was killed after the first one."""
+    from tests.lifecycle.helpers import Killed
+
+    place = tmp_path_factory.mktemp("resume")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        die_at_the_end_of(0, patch)
+        with pytest.raises(Killed):
+            answer(*SMALL, "hydra.run.dir=run", "callbacks.panel.patches=2")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # paths of the config are of where the run was begun
+
+
+def epochs_of(folder: RunFolder) -> list[int]:
+    with folder.history.open(encoding="utf-8", newline="") as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+REFUSED = [
+    ("resume=nowhere", "resume=nowhere: there is no such folder."),
+    ("resume={place}", "it holds no run (no readable run.json)"),
+    ("resume={run} seed=2", "seed=2: resume={run} takes the run's own config"),
+    ("resume={run} trainer.max_epochs=1", "is a run of 2 epochs, and can get more, not fewer"),
+    ("resume={run} trainer.max_epochs=many", "expected a whole number"),
+    ("resume={run} hydra.run.dir=x", "hydra.run.dir=x: resume={run} takes"),
+    ("resume={run} resume={run}", "names one folder"),
+    ("--multirun resume={run}", "is one run; a sweep or a search resumes by its own command"),
+    ("resume={run} sweep=leaderboard", "is one run; a sweep"),
+    ("resume={run} tune=unet", "is one run; a sweep"),
+    ("--cfg job resume={run}", "takes no flags"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), REFUSED, ids=[each for each, _ in REFUSED])
+def test_what_cannot_resume_is_refused_before_anything_is_announced(
+    line: str, message: str, place: Path, tmp_path: Path
+) -> None:
+    names = {"place": place, "run": place / "run"}
+    before = record_of(place / "run")
+    done = answer(*line.format(**names).split())
+    assert done.status in (1, 2)
+    assert message.format(**names) in done.err
+    assert len(done.err.splitlines()) <= 2
+    assert not done.out
+    assert record_of(place / "run") == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_enough_to_resume_and_more_epochs_may_follow(place: Path) -> None:
+    folder = RunFolder(place / "run")
+    done = answer(f"resume={folder}")
+    assert done.status == 0, done.err
+    assert f"of {folder.last}, from which the run resumes" in done.out
+    assert "epochs    2, batches of 2, or until 30 in a row are no better; 1 are done" in done.out
+    assert "epoch 1/2" not in done.out
+    assert "epoch 2/2" in done.out
+    assert record_of(folder.path).status == FINISHED
+    assert epochs_of(folder) == [1, 2]
+    overrides = (folder.hydra / "overrides.yaml").read_text(encoding="utf-8")
+    assert "preset=debug" in overrides  # what Hydra kept of the first command
+
+    again = answer(f"resume={folder}")
+    assert again.status == 0
+    assert "finished before" in again.out
+    before = record_of(folder.path).identity
+    longer = answer(f"resume={folder}", "trainer.max_epochs=3")
+    assert longer.status == 0, longer.err
+    assert "epoch 2/3" not in longer.out
+    assert "epoch 3/3" in longer.out
+    assert epochs_of(folder) == [1, 2, 3]
+    record = record_of(folder.path)
+    assert (record.status, record.deciding["trainer.max_epochs"]) == (FINISHED, 3)
+    assert record.identity != before
+    metrics = read_metrics(folder)
+    assert metrics["train/epochs"] == 3
+    assert 1 <= metrics["best/epoch"] <= 3
+    log = folder.log.read_text(encoding="utf-8")
+    assert len(re.findall(r"epoch \d/\d train/loss=", log)) == 3
+
+
+def terminal(place: Path, *words: str, strike: str = "") -> tuple[int, str]:
+    """Run a command on a pseudo-terminal; press Ctrl-C once a text has appeared."""
+    master, slave = pty.openpty()
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm",
+        "COLUMNS": "200",
+    }  # fmt: skip
+    command = subprocess.Popen(
+        [sys.executable, "-m", "flair2_exp", *words], cwd=place, env=environment,
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+        shown += part
+        if strike and strike in shown.decode("utf-8", "replace"):
+            os.killpg(command.pid, signal.SIGINT)
+            strike = ""
+        if not part:
+            break
+    os.close(master)
+    return command.wait(timeout=60), shown.decode("utf-8", "replace")
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_bars_and_a_line_per_epoch_and_ctrl_c_ends_with_what_resumes(
+    tmp_path: Path,
+) -> None:
+    long = [each for each in SMALL if "max_epochs" not in each]
+    status, shown = terminal(
+        tmp_path, *long, "trainer.max_epochs=1000", "hydra.run.dir=run", strike="epoch 3/1000"
+    )
+    assert status == 130, shown
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "epoch 1 of 1000 " in plain  # the bar
+    for epoch in (1, 2, 3):  # each on a line of its own, none within a bar
+        assert re.search(rf"[\r\n]epoch {epoch}/1000 train/loss=\S+ val/loss=.*left\)\r\n", plain)
+    assert "v_num" not in plain
+    assert "3/2 batches" not in plain
+    last = plain.strip().splitlines()[-1]
+    folder = RunFolder(tmp_path / "run")
+    assert last == f"flair2-exp: interrupted; this resumes: flair2-exp resume={folder}"
+    assert record_of(folder.path).status == KILLED
+    log = folder.log.read_text(encoding="utf-8")
+    assert "epoch 3/1000" in log
+    assert log.startswith("[")
+    assert "network   unet" in log
