@@ -53,7 +53,7 @@ def test_a_run_has_its_config_its_scores_and_its_network(trained: flair2_exp.Run
     assert trained.mlflow_id == ""
     assert trained.history["epoch"].tolist() == [1, 2]
     best = trained.history.set_index("val/loss").loc[trained.history["val/loss"].min()]
-    assert best["val/miou"] == pytest.approx(trained.scores["val/miou"], abs=1e-6)
+    assert best["val/miou"] == pytest.approx(trained.scores["best/val/miou"], abs=1e-6)
     assert trained.counts.patches == trained.scores["test/patches"]
     stored = np.load(RunFolder(trained.folder).confusion)["confusion"]
     assert (trained.confusion == stored.sum(axis=0)).all()
