@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.identity import contents, deciding, identity
+from flair2_exp.config.identity import contents, deciding, identity, outline
 from tests.configs import compose_config
 
 SAME = [
@@ -140,3 +140,15 @@ def test_a_network_of_its_own_options_does_not_hang_on_those_of_others() -> None
     names = deciding(config, "x")
     assert not [name for name in names if name.startswith(("model.encoder", "fusion"))]
     assert "utae.heads" in names
+
+
+def test_an_outline_has_what_runs_are_compared_by_and_what_is_not_at_its_default() -> None:
+    first = outline(compose_config("model=unet", "data=aerial_only", "optimizer.lr=0.5"))
+    other = outline(
+        compose_config("model=unet", "data=aerial_only", "+optimizer.options.momentum=0.3")
+    )
+    assert (first["seed"], first["model.name"], first["optimizer.lr"]) == (1, "unet", 0.5)
+    assert {"optimizer.lr", "compat", "split.name"} <= other.keys()
+    assert other["optimizer.options.momentum"] == 0.3
+    assert len(first) < 40
+    assert not [name for name in first if name.startswith(("paths.", "tracking.", "sweep."))]

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flair2_exp.errors import ConfigError, TrackingError
-from flair2_exp.lifecycle.record import DECIDING, RunRecord
+from flair2_exp.lifecycle.record import CONFIG, DECIDING, RunRecord
 from flair2_exp.report.counts import read_counts
 from flair2_exp.report.runs import ScoredRun
 from flair2_exp.report.store import read_mlflow
@@ -110,6 +110,15 @@ def test_sweep_is_read_from_mlflow_without_its_parent(store: Store) -> None:
     assert run.tag(Tag.READS) == "aerial,satellite"
     assert run.record.scores["train/seconds"] == 5.0
     assert run.counts.patches == 12
+
+
+def test_settings_are_those_of_the_stored_config_and_not_of_the_few_parameters(
+    store: Store,
+) -> None:
+    run_id = store.run("configured", "unet", 1)
+    store.client.log_text(run_id, "aug: {geometry: dihedral}\nseed: 1\n", CONFIG)
+    (run,) = read_mlflow(store.uri, sweep="configured").runs
+    assert run.settings == {"aug.geometry": "dihedral", "seed": "1"}
 
 
 def test_many_runs_are_read_as_each_by_itself(store: Store) -> None:

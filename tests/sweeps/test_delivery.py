@@ -49,6 +49,7 @@ def sweep_folder(root: Path, *, seeds: int = 2) -> Path:
     Notes("lost", "key", "f" * 32, uri, str(folder)).write(folder)
     (folder / "report").mkdir()
     (folder / "report" / "report.md").write_text("the answer")
+    (folder / "report" / "summary.md").write_text("**best: utt**\n")
     return folder
 
 
@@ -78,7 +79,12 @@ def test_runs_are_made_again_under_their_sweeps_run_and_nothing_twice(
     assert {run.info.status for run in (parent, *jobs)} == {"FINISHED"}
     assert {run.data.tags[Tag.PARENT] for run in jobs} == {parent.info.run_id}
     listed = store.call("x", lambda client: client.list_artifacts(parent.info.run_id, "report"))
-    assert [each.path for each in listed] == ["report/report.md"]
+    assert [each.path for each in listed] == ["report/report.md", "report/summary.md"]
+    page = store.call("x", lambda client: client.get_run(parent.info.run_id)).data.tags
+    description = page[Tag.DESCRIPTION]
+    assert description.startswith("**best: utt**")
+    for job in jobs:  # links to the runs as they are now
+        assert f"](#/experiments/1/runs/{job.info.run_id}?" in description
     with open_parent("lost", folder, config_below(root), take_over=True) as again:
         assert again.run_id == parent.info.run_id
 

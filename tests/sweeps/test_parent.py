@@ -15,12 +15,13 @@ from flair2_exp.config.tracking import TrackingConfig
 from flair2_exp.lifecycle.folder import SWEEP_FILE
 from flair2_exp.sweeps import ablation, parent
 from flair2_exp.sweeps.ablation import SweepFailedError
-from flair2_exp.sweeps.parent import open_parent, parent_of
+from flair2_exp.sweeps.parent import Notes, description, open_parent, parent_of
 from flair2_exp.tracking.process import WriterProcess
 from flair2_exp.tracking.run import Run
 from flair2_exp.tracking.store import Store, open_store
 from flair2_exp.tracking.tags import Tag
 from tests.configs import compose_config
+from tests.lifecycle.made import config_below, finished_folder
 from tests.sweeps.made import MadeSweep, config_of
 from tests.sweeps.test_failures import done_and_refused
 
@@ -56,6 +57,20 @@ def test_the_parents_page_has_the_findings_and_its_table_the_identities(
     early, late = run.tables
     assert " experiment " in early
     assert identity.identity(config_of(2, made.root), "data") in late
+
+
+def test_a_description_has_links_to_as_many_rows_as_mlflow_takes(tmp_path: Path) -> None:
+    Notes(name="many").write(tmp_path)
+    config = config_below(tmp_path)
+    for number in range(120):
+        named = dataclasses.replace(config, name=f"a row | {number}")
+        finished_folder(tmp_path / str(number), named, run_id=f"{number:032}")
+    text = description(tmp_path, "7")
+    assert len(text) < 8000
+    assert "[All 120 runs, by score](#/experiments/7/runs?" in text
+    shown = [line for line in text.splitlines() if "/runs/" in line]
+    assert f"| {120 - len(shown)} more rows |" in text
+    assert shown[0].startswith(r"| a row \| 0 | 1: [0.3000](#/experiments/7/runs/0000")
 
 
 @pytest.fixture(scope="module")
