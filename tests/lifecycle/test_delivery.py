@@ -125,7 +125,7 @@ def test_a_run_that_the_store_lacks_is_made_again_from_its_folder_once(
     assert expected.items() <= run.data.metrics.items()
     assert run.data.metrics["best/val/miou"] == 0.4
     curve = store.call("x", lambda c: c.get_metric_history(run.info.run_id, "train/loss"))
-    assert sorted((each.step, each.value) for each in curve) == [(0, 0.9), (1, 0.5)]
+    assert sorted((each.step, each.value) for each in curve) == [(1, 0.9), (2, 0.5)]
     assert {
         "config/config.yaml", "config/deciding.json", "results/metrics.json",
         "results/confusion_per_patch.npz", "results/history.csv", "confusion.png",
