@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flair2_exp.streams import settle
+
 ROOT = Path(__file__).parents[1]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 SHOWS = f"{sys.executable} -m flair2_exp --help"
