@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flair2_exp.streams import settle
+
 ROOT = Path(__file__).parents[1]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 SHOWS = f"{sys.executable} -m flair2_exp --help"
@@ -101,6 +103,22 @@ def test_every_text_file_has_its_encoding_whatever_the_locale() -> None:
         for path, call in calls
         if isinstance(call, ast.Call) and _without_encoding(call)
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, None)],
+)
+def test_threads_that_wait_give_their_core_away_unless_a_user_says_otherwise(
+    given: dict[str, str], policy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "")  # so that it is put back at the end
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settle()
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
 
 
 FOR_OTHERS = {

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 from flair2_exp.config.experiment import Config
 from flair2_exp.files import replacing, write_text
 from flair2_exp.lifecycle.folder import RunFolder
-from flair2_exp.tracking.scrub import scrub
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -291,5 +290,5 @@ def result_table(
 def _look(config: Config) -> str:
     """Return the command that shows the MLflow store."""
     if config.tracking.uri and config.tracking.uri.startswith("http"):
-        return scrub(config.tracking.uri)
+        return config.tracking.uri
     return "flair2-exp ui"

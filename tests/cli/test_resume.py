@@ -16,6 +16,7 @@ import pytest
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import read_metrics
 from flair2_exp.signals import FINISHED, KILLED
+from flair2_exp.sweeps.launching import Batches
 from tests.commands import answer
 from tests.configs import SMALL_SAMPLE
 from tests.lifecycle.helpers import die_at_the_end_of, record_of
@@ -111,6 +112,24 @@ def test_a_folder_is_enough_to_resume_and_more_epochs_may_follow(place: Path) ->
     assert 1 <= metrics["best/epoch"] <= 3
     log = folder.log.read_text(encoding="utf-8")
     assert len(re.findall(r"epoch \d/\d train/loss=", log)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("sweep.name=mine", "the same command resumes"), ("", "sweep.name=")]
+)
+def test_an_interrupted_sweep_says_how_far_it_is_and_what_resumes_it(
+    name: str, same: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Batches, "run", interrupted)
+    words = [*SMALL, *([name] if name else [])]
+    done = answer("--multirun", *words, "seed=1,2")
+    assert done.status == 130
+    last = done.err.splitlines()[-1]
+    assert last.startswith("flair2-exp: interrupted; 0 of 2 jobs done; the same command")
+    assert same in last
 
 
 def terminal(place: Path, *words: str, strike: str = "") -> tuple[int, str]:

@@ -193,6 +193,7 @@ def test_a_signal_to_a_whole_command_keeps_what_it_has_learned(
     _, errors = command.communicate(timeout=120)
     assert command.returncode == status, errors
     assert "Traceback" not in errors
+    assert errors.splitlines()[-1].endswith(f"; this resumes: flair2-exp resume={folder}")
     assert record_of(folder.path).status == KILLED
     assert folder.last.exists()
 
