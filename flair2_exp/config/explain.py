@@ -94,7 +94,7 @@ def _unknown_key(match: re.Match[str], error: BaseException) -> str:
     if node and siblings:
         return f"{key}: no such option of {node}; {nearest(last, siblings)}"
     if key.startswith("hydra."):
-        return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
+        return f"{key}: no such option; see `flair2-exp --cfg hydra`."
     if any(key.startswith(f"{name}.") for name in names):
         near = difflib.get_close_matches(last, _entries_beside(error), n=3, cutoff=0.7)
         if near:
@@ -121,7 +121,7 @@ def _unknown_group(match: re.Match[str], error: BaseException) -> str:
     if named.startswith("hydra/sweeper/"):
         return f"{named}: no such group here; a search has it: add tune=NAME."
     if named.startswith("hydra/"):
-        return f"{named}: Hydra has no such group; see `python -m flair2_exp --hydra-help`."
+        return f"{named}: Hydra has no such group; see `flair2-exp --hydra-help`."
     key = named.split("/")[0]
     return f"{key}: no such group; {nearest(key, top_level())}"
 

@@ -236,7 +236,7 @@ def on_finish(result: SearchResult, config: DictConfig) -> None:
     with _parent(result, options) as parent:
         deliver_runs(run_folders(result.folder), parent.store)
         files = write_experiments(result)
-        log.info("Run the best: python -m flair2_exp experiment=%s", files[0])
+        log.info("Run the best: flair2-exp experiment=%s", files[0])
         _record(result, files, parent)
         if options.tune.repeat_best:
             repeat(result, options, list(config.hydra.overrides.task), parent)
