@@ -93,6 +93,8 @@ def _run(arguments: Sequence[str]) -> bool:
 
         print(script(flags.overrides[0].removeprefix("install=")), end="")
         return False
+    if flags.hydra_help:
+        flags.overrides.clear()  # of a command that somebody has half written
     preflight(flags)
     register()
     if flags.cfg and flags.multirun:

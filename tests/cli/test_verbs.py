@@ -22,7 +22,7 @@ def test_what_does_not_begin_with_a_verb_is_hydras(words: list[str]) -> None:
 
 @pytest.mark.parametrize("word", ["delivr", "Deliver", "delivery", "delvier"])
 def test_a_word_that_is_nearly_a_verb_is_explained(word: str) -> None:
-    with pytest.raises(UsageError, match="did you mean `python -m flair2_exp deliver`"):
+    with pytest.raises(UsageError, match="did you mean `flair2-exp deliver`"):
         verb_of([word])
     told = answer(word)
     assert (told.status, told.err.count("\n")) == (2, 1)
