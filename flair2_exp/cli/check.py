@@ -40,7 +40,7 @@ _WIDTH: Final = 240
     flair2-exp check data/flair2 --without-series --json -
     """,
 )
-@click.argument("root", nargs=-1, required=True)
+@click.argument("root", nargs=-1, required=True, type=click.Path())
 @option("--json", "target", metavar="FILE", help="Write all findings as JSON; - prints them.")
 @option("--headers-only", is_flag=True, help="Leave pixels and values unread: much faster.")
 @option("--without-series", is_flag=True, help="The data set has no satellite series.")

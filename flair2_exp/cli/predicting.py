@@ -26,11 +26,12 @@ def run_arguments(*, several: bool = True) -> Callable[[Callable[..., Any]], Cal
         several: Whether ensembles and test-time augmentation make sense to it.
     """
     network = partial(option, section="Network")
-    added = [click.argument("run", required=not several, metavar="[RUN]" if several else "RUN")]
+    folder = click.Path()  # or an id, or a row: for TAB alone
+    added = [click.argument("run", required=not several, type=folder)]
     if several:
         added += [
             network(
-                "--ensemble", several=True, metavar="RUN...",
+                "--ensemble", several=True, type=folder, metavar="RUN...",
                 help="Average several: runs, folders of runs, rows of a leaderboard.",
             ),
             network(

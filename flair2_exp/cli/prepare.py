@@ -21,7 +21,7 @@ from flair2_exp.errors import UsageError
     flair2-exp prepare stores/mine dataset=flair2 dataset.root=/data/flair2 --workers 8
     """,
 )
-@click.argument("store")
+@click.argument("store", type=click.Path())
 @overrides_arguments
 @option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N",

@@ -40,7 +40,7 @@ def _options_of_the_sample(function: Callable[..., Any]) -> Callable[..., Any]:
     flair2-exp sample data/scene --scene 8        # image.tif, truth.tif, series/
     """,
 )
-@click.argument("root")
+@click.argument("root", type=click.Path())
 @_options_of_the_sample
 @option(
     "--scene", type=int, metavar="PATCHES",

@@ -84,21 +84,23 @@ def _serve(uri: str, port: int) -> int:
     """Run MLflow's server until it ends, or until Ctrl-C or SIGTERM, which end it with all it has.
 
     Returns:
-        0 where somebody ended it, else its own exit status.
+        0 where somebody ended it, 1 where it ended by itself: it has said why.
     """
     line = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri,
         "--host", _HOST, "--port", str(port), "--workers", "1",
+        "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
     # In a session of its own, so that it and its workers are ended once, by us, without a trace.
-    server = subprocess.Popen(line, start_new_session=True, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(line, start_new_session=True, stdout=subprocess.DEVNULL)
 
     def ends(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, ends)
     try:
-        return server.wait()
+        server.wait()
+        return 1
     except KeyboardInterrupt:
         print("\nMLflow has ended.")
         return 0
