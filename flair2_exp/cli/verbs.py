@@ -54,8 +54,7 @@ class Verb:
         try:
             return int(command.main(list(arguments), name, standalone_mode=False) or 0)
         except click.ClickException as error:
-            param = getattr(error, "param", None)
-            if param is not None and isinstance(param.type, click.Path):  # as of a file in a config
+            if _is_of_a_file(error):  # as where a config names it
                 raise ConfigError(f"{_sentence(error.format_message())}.") from None
             raise UsageError(f"{_sentence(error.format_message())}; see `{name} --help`.") from None
         except click.Abort:
@@ -242,6 +241,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with its usage."""
         raise UsageError(f"{message}; see `{self.prog} --help`.")
+
+
+def _is_of_a_file(error: click.ClickException) -> bool:
+    """Return whether a word is refused because of the file or folder that it names."""
+    if isinstance(error, click.MissingParameter) or not isinstance(error, click.BadParameter):
+        return False
+    return error.param is not None and isinstance(error.param.type, click.Path)
 
 
 def _sentence(text: str) -> str:
