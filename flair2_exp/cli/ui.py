@@ -92,7 +92,10 @@ def _serve(uri: str, port: int) -> int:
         "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
     # In a session of its own, so that it and its workers are ended once, by us, without a trace.
-    server = subprocess.Popen(line, start_new_session=True, stdout=subprocess.DEVNULL)
+    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    server = subprocess.Popen(
+        line, start_new_session=True, stdout=subprocess.DEVNULL, env={**os.environ, **quiet}
+    )
 
     def ends(number: int, frame: object) -> None:
         raise KeyboardInterrupt
