@@ -74,11 +74,7 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 ui: $(STAMP)  ## MLflow on 127.0.0.1:5000 (make ui PORT=5001)
-	@test -f mlruns/mlflow.db || { echo "no runs yet: make demo, or any experiment"; exit 1; }
-	@echo "http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning"
-	@$(BIN)/python -c "from flair2_exp.tracking import store; store.open_store(store.local_uri('mlruns'))"
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db \
-		--host 127.0.0.1 --port $(PORT) --workers 1
+	@$(BIN)/python -m flair2_exp ui --port $(PORT)
 
 clean:  ## remove the environment and all caches; runs and data stay
 	rm -rf $(VENV) $(NEXT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

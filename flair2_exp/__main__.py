@@ -1,6 +1,39 @@
-"""`python -m flair2_exp`."""
+"""`python -m flair2_exp`, and the console script `flair2-exp`."""
 
-from flair2_exp.cli.main import main
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+NEEDED = ("click", "yaml", "omegaconf", "hydra", "numpy", "torch", "lightning", "mlflow")
+"""What no command can do without; imported much later, where it is used."""
+
+
+def main() -> None:
+    """Run this process's command line, as `cli.main`; say so where the environment is not active.
+
+    Whoever forgets to activate it starts an interpreter without our dependencies.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        sys.exit(f"flair2-exp: this Python ({sys.executable}) has no {missing[0]}: {_remedy()}.")
+    from flair2_exp.cli.main import main
+
+    main()
+
+
+def _remedy() -> str:
+    """Return what to type: to activate the checkout's environment, to make it, or to install."""
+    root = Path(__file__).resolve().parents[1]
+    activate = root / ".venv" / "bin" / "activate"
+    if activate.is_file():
+        here = activate.relative_to(root) if Path.cwd() == root else activate
+        return f"activate the environment with `source {here}`"
+    if (root / "Makefile").is_file():
+        return f"make the environment in {root} with `make setup`, then `source .venv/bin/activate`"
+    return "install what it needs with `pip install flair2-exp`"
+
 
 if __name__ == "__main__":
     main()

@@ -142,6 +142,17 @@ def run_hydra_tool(flags: argparse.Namespace, config_path: Path, config_name: st
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
+def hydra_completions(hydra: HydraApp, config_name: str, line: str) -> list[str]:
+    """Return the words that Hydra offers for the last override of a line.
+
+    Its plugins for shells print them, in a form for the functions that they install.
+    """
+    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+
+    plugin = DefaultCompletionPlugin(hydra.config_loader)
+    return plugin._query(config_name=config_name, line=line)
+
+
 def _nothing(config: DictConfig) -> None:
     """Stand in for a job where none is run."""
 

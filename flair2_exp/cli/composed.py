@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flair2_exp.cli.verbs import option
 
 if TYPE_CHECKING:
     from flair2_exp.config.experiment import Config
+
+
+def overrides_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb `OVERRIDES` and `--config-dir`, for `composed`."""
+    directory = option(
+        "--config-dir", metavar="FOLDER", type=click.Path(file_okay=False),
+        help="With further config files, as of a project of yours.",
+    )  # fmt: skip
+    words = click.argument("overrides", nargs=-1, metavar="[OVERRIDES]...", shell_complete=_offered)
+    return words(directory(function))
+
+
+def _offered(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    """Return what TAB offers for an override."""
+    from flair2_exp.cli.completion import overrides
+
+    folder = ctx.params.get("config_dir")
+    return list(overrides(begun, ["--config-dir", folder] if folder else []))
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> Config:

@@ -1,15 +1,16 @@
-"""`python -m flair2_exp export`: a trained network as a file for other programs, or registered."""
+"""`flair2-exp export`: a trained network as a file for other programs, or registered."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp.cli.predicting import add_run_arguments, predictor_of
-from flair2_exp.cli.verbs import PROGRAM, Parser
+import click
+
+from flair2_exp.cli.predicting import predictor_of, run_arguments
+from flair2_exp.cli.verbs import option, verb
 from flair2_exp.errors import ConfigError, UsageError
 from flair2_exp.shortage import shortage
 
@@ -21,30 +22,47 @@ if TYPE_CHECKING:
 SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Export a run's network, and print what was written and how it was checked.
+@verb(
+    "export",
+    usage="RUN [--format FORMAT --out FILE] [--register NAME] [OPTIONS]",
+    examples="""
+    flair2-exp export outputs/demo/2026-11-27_10-00-00 --format onnx --out demo.onnx
+    flair2-exp export RUN --format safetensors --out demo.safetensors
+    flair2-exp export RUN --register landcover
+    """,
+)
+@run_arguments(several=False)
+@option("--format", "form", type=click.Choice(tuple(SUFFIXES)), help="What is written.")
+@option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to.")
+@option(
+    "--register",
+    metavar="NAME",
+    help="Make it a new version of a model in MLflow's registry, in the store of the run.",
+)
+@option("--overwrite", is_flag=True, help="Replace a file that is there.")
+def command(**chosen: Any) -> None:
+    """Write the network of a run as a file for other programs, or register it.
 
-    Returns:
-        0.
-
-    Raises:
-        FlairError: There is no such run, the file cannot be written, or its results are not
-            torch's; nothing is kept.
-    """
-    options = _parser().parse_args(list(arguments))
-    if bool(options.out) != bool(options.format):
+    \b
+    onnx         for ONNX Runtime, and for QGIS's Deepness plugin where the network reads the
+                 image alone; kept if its results are torch's on random patches
+    torch        a program of torch.export, which runs without this package; checked likewise
+    safetensors  the weights, with a model card beside them; every command takes it as a RUN
+    """  # noqa: D301 - Click's sign for a paragraph that is not filled
+    options = SimpleNamespace(**chosen)
+    if bool(options.out) != bool(options.form):
         raise UsageError("--format and --out go together: the one says what the other holds.")
     if not options.out and not options.register:
         raise UsageError("nothing to do: give --format and --out FILE, or --register NAME.")
     if options.out:
-        _require_place(options.out, options.format, options.overwrite)
+        _require_place(options.out, options.form, options.overwrite)
     predictor = predictor_of(options)
     from flair2_exp.inference import export
 
     export.single(predictor)
     if options.out:
         try:
-            print(_write(predictor, options.format, options.out), flush=True)
+            print(_write(predictor, options.form, options.out), flush=True)
         except OSError as error:
             if shortage(error):
                 raise
@@ -54,7 +72,6 @@ def main(arguments: Sequence[str]) -> int:
 
         version = register(predictor, options.register, options.tracking_uri)
         print(f"registered: models:/{options.register}/{version}")
-    return 0
 
 
 def _write(predictor: Predictor, form: str, out: Path) -> str:
@@ -132,30 +149,3 @@ def _require_place(out: Path, form: str, overwrite: bool) -> None:
 
 def _unwritable(out: Path, reason: str) -> ConfigError:
     return ConfigError(f"{out} cannot be written: {reason}.\nName a file in another folder: --out.")
-
-
-def _parser() -> Parser:
-    made = Parser(
-        prog=f"{PROGRAM} export",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"""Write the network of a run as a file for other programs.
-
-    {PROGRAM} export outputs/demo/2026-11-27_10-00-00 --format onnx --out demo.onnx
-    {PROGRAM} export RUN --format safetensors --out demo.safetensors
-    {PROGRAM} export RUN --register landcover
-
-onnx          for ONNX Runtime, and for QGIS's Deepness plugin where the network reads the image
-              alone; kept if its results are torch's on random patches
-torch         a program of torch.export, which runs without this package; checked likewise
-safetensors   the weights, with a model card beside them; every command takes it as a RUN
-""",
-    )
-    add_run_arguments(made, several=False)
-    made.add_argument("--format", choices=tuple(SUFFIXES), help="what is written")
-    made.add_argument("--out", type=Path, metavar="FILE", help="where to")
-    made.add_argument(
-        "--register", metavar="NAME", help="make it a new version of a model in MLflow's registry, "
-        "in the store of the run",
-    )  # fmt: skip
-    made.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    return made

@@ -1,4 +1,4 @@
-"""What `python -m flair2_exp --help` prints: the groups, their options and how to use them."""
+"""What `flair2-exp --help` prints: the groups, their options and how to use them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flair2_exp.config.groups import options_of
 USAGE: Final = """\
 flair2_exp: experiments on FLAIR #2 land cover, from config groups to scored MLflow runs.
 
-  python -m flair2_exp model=utt s2_preproc=monthly_cloudfree      one experiment
-  python -m flair2_exp preset=tiny                                 a small one, for a processor
-  python -m flair2_exp --multirun model=unet,utt seed=1,2,3        several
-  python -m flair2_exp model=utae --cfg job                        print the config, run nothing
-  python -m flair2_exp --hydra-help                                Hydra's own flags
+  flair2-exp model=utt s2_preproc=monthly_cloudfree      one experiment
+  flair2-exp preset=tiny                                 a small one, for a processor
+  flair2-exp --multirun model=unet,utt seed=1,2,3        several
+  flair2-exp model=utae --cfg job                        print the config, run nothing
+  flair2-exp --hydra-help                                Hydra's own flags
 
 Choose an option of a group with GROUP=OPTION, set a value with GROUP.KEY=VALUE. Each option's file
 in {folder} begins with the command that uses it.
@@ -48,22 +48,5 @@ def help_text(folder: Path) -> str:
         for name, choices in groups.items()
     ]
     verbs = [f"  {name:<{width - 2}}{verb.help}" for name, verb in VERBS.items()]
-    parts = ("Verbs (`python -m flair2_exp VERB --help`)", *verbs, "", "Groups", *lines)
+    parts = ("Verbs (`flair2-exp VERB --help`)", *verbs, "", "Groups", *lines)
     return USAGE.format(folder=folder) + "\n".join(parts)
-
-
-def completions(folder: Path, line: str) -> list[str]:
-    """Return what completes a command line that ends in `experiment=`; Hydra completes the rest.
-
-    Args:
-        folder: `conf/`.
-        line: The command line up to the cursor.
-
-    Returns:
-        Words for its last one; none where that is left to Hydra.
-    """
-    group, equals, begun = line.rpartition(" ")[2].partition("=")
-    if group != "experiment" or not equals:
-        return []
-    choices = options_of(folder / group)
-    return [f"{group}={option}" for option in choices if option.startswith(begun)]

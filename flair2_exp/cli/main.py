@@ -1,4 +1,4 @@
-"""The entry point: `python -m flair2_exp`, or `flair2-exp` where the package is installed.
+"""The entry point: `flair2-exp`, or `python -m flair2_exp`.
 
 Nothing heavy is imported before an experiment starts, so that help, completion, `--cfg job`, a dry
 run and every mistake answer at once. A command composes once: what is checked is what runs.
@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from flair2_exp import streams
-from flair2_exp.cli.verbs import verb_of
+from flair2_exp import __version__, streams
+from flair2_exp.cli.verbs import COMPLETE, PROGRAM, RUN, verb_of
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.signals import Terminated, number_of, signals_as_exceptions
 
@@ -43,34 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         streams.use_utf8()
         arguments = sys.argv[1:]
     streams.settle()
+    if COMPLETE in os.environ:
+        from flair2_exp.cli.completion import answer
+
+        return answer(os.environ[COMPLETE])
+    if list(arguments[:1]) == [RUN]:
+        arguments = arguments[1:]
     works = False
     with explained():
         verb = verb_of(arguments)
         if verb is not None:
-            sys.exit(verb(arguments[1:]))
+            sys.exit(verb(arguments[1:]) or streams.loss())
         works = not _answers_at_once(arguments) and bool(execute(arguments))
     if not works and (status := streams.loss()):
         sys.exit(status)
 
 
 def _answers_at_once(arguments: Sequence[str]) -> bool:
-    """Print help and the completions that Hydra does not know; return whether that was all."""
-    from flair2_exp.cli import help
-
+    """Print help, version or completion; return whether that was all."""
     if {"--help", "-h"} & set(arguments):
         # Hydra's own help copies the schema for every group that it lists: two seconds.
+        from flair2_exp.cli.help import help_text
         from flair2_exp.config.groups import config_folder
 
-        print(help.help_text(config_folder()))
-        return True
-    if list(arguments[1:]) in (["query=bash"], ["query=fish"]):
-        from flair2_exp.config.groups import config_folder
-
-        words = help.completions(config_folder(), os.environ.get("COMP_LINE", ""))
-        if words:
-            print(("\n" if arguments[1] == "query=fish" else " ").join(words))
-            return True
-    return False
+        print(help_text(config_folder()))
+    elif "--version" in arguments:  # Hydra's parser would name its own
+        print(f"{PROGRAM} {__version__}")
+    else:
+        return False
+    return True
 
 
 def execute(arguments: Sequence[str]) -> Path | bool:
@@ -96,10 +97,19 @@ def execute(arguments: Sequence[str]) -> Path | bool:
         warnings.filterwarnings("ignore", message=notice)
     warnings.filterwarnings("error", message="provider=hydra.searchpath")  # of a missing folder
     flags = parse(arguments)
+    if flags.shell_completion:
+        from flair2_exp.cli.completion import script
+
+        print(script(flags.overrides[0].removeprefix("install=")), end="")
+        return False
+    if flags.hydra_help:
+        flags.overrides.clear()  # of a command that somebody has half written
     taken_up = resumed(flags)
     if taken_up is None:
         preflight(flags)
     register()
+    if flags.cfg and flags.multirun:
+        _show_first_job(flags)
     for folder in (flags.config_dir, flags.config_path):
         if folder:
             make_importable(folder)
@@ -109,6 +119,18 @@ def execute(arguments: Sequence[str]) -> Path | bool:
             return False
         with signals_as_exceptions():
             return _run_many(flags) if flags.multirun else _run_one(flags, taken_up)
+
+
+def _show_first_job(flags: argparse.Namespace) -> None:
+    """Let `--multirun --cfg` show the first of the jobs: Hydra shows only what is one job."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for place, word in enumerate(flags.overrides):
+        override = OverridesParser.create().parse_override(word)
+        if override.is_sweep_override() and not override.is_interval_sweep():
+            first = next(override.sweep_string_iterator())
+            flags.overrides[place] = f"{override.get_key_element()}={first}"
+    flags.multirun = False
 
 
 def register() -> None:
@@ -278,4 +300,4 @@ def explained() -> Iterator[None]:
 def _refuse(message: str) -> None:
     from flair2_exp.tracking.scrub import scrub
 
-    print(f"flair2-exp: {scrub(message)}", file=sys.stderr)
+    print(f"{PROGRAM}: {scrub(message)}", file=sys.stderr)

@@ -1,14 +1,16 @@
-"""`python -m flair2_exp new`: a small project of one's own, which runs at once."""
+"""`flair2-exp new`: a small project of one's own, which runs at once."""
 
 from __future__ import annotations
 
 import importlib.util
 import keyword
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from flair2_exp.cli.verbs import PROGRAM, Parser
+import click
+
+from flair2_exp.cli.verbs import PROGRAM, verb
 from flair2_exp.errors import ConfigError
 from flair2_exp.files import write_text
 
@@ -17,17 +19,14 @@ NAME: Final = "my_study"
 """What the project is called in the template."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write a project and say what to type next.
+@verb("new", examples="flair2-exp new my_study")
+@click.argument("folder", type=click.Path(path_type=Path))
+def command(folder: Path) -> None:
+    """Write a small project of your own: conf/, a network, a loss, a sweep, a test.
 
-    Returns:
-        0.
-
-    Raises:
-        FlairError: The name does not serve, or there is something of that name.
+    It runs at once, on the synthetic sample. FOLDER must not exist, and its name be one that Python
+    imports.
     """
-    options = _parser().parse_args(list(arguments))
-    folder: Path = options.folder
     _require_usable(folder)
     for name, text in _files(folder.name):
         write_text(folder / name, text)
@@ -36,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
     print(f"  {PROGRAM} --config-dir {conf} model=my_net preset=tiny")
     print(f"  {PROGRAM} check-model --config-dir {conf} model=my_net")
     print(f"  {PROGRAM} --config-dir {conf} sweep=mine seed=1,2,3 preset=tiny")
-    return 0
 
 
 def _files(name: str) -> Iterator[tuple[Path, str]]:
@@ -69,13 +67,3 @@ def _require_usable(folder: Path) -> None:
             f"{name}: a module of that name can be imported already, and would be found instead; "
             "choose another name."
         )
-
-
-def _parser() -> Parser:
-    made = Parser(
-        prog=f"{PROGRAM} new",
-        description="Write a small project of your own: conf/, a network, a loss, a sweep, a test. "
-        "It runs at once, on the synthetic sample.",
-    )
-    made.add_argument("folder", type=Path, metavar="FOLDER", help="as my_study: must not exist")
-    return made

@@ -1,20 +1,19 @@
-"""`python -m flair2_exp predict`: maps, rasters of a split, and scores, from trained networks."""
+"""`flair2-exp predict`: maps, rasters of a split, and scores, from trained networks."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp.cli.predicting import (
-    add_run_arguments,
-    command_line,
-    predictor_of,
-    results_root,
-)
+import click
+from click.core import ParameterSource
+
+from flair2_exp.cli.predicting import command_line, predictor_of, results_root, run_arguments
 from flair2_exp.cli.progress import progress
-from flair2_exp.cli.verbs import PROGRAM, Parser
+from flair2_exp.cli.verbs import WORDS, option, verb
 from flair2_exp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,32 +29,83 @@ _OF_IMAGES: Final = (
 _OF_SPLITS: Final = ("no_mosaics", "score", "name", "workers")
 """Flags that say nothing of an image."""
 
+_what = partial(option, section="What, and where to")
+_image = partial(option, section="An image")
+_machine = partial(option, section="Network")
+_file = click.Path(path_type=Path)
 
-def main(arguments: Sequence[str]) -> int:
-    """Predict what the command names: an image, or a part of the run's own data.
 
-    Returns:
-        0.
+@verb(
+    "predict",
+    usage="""
+    RUN --image FILE... --out MAP.tif [OPTIONS]
+    RUN --split PART [--out FOLDER] [OPTIONS]
+    """,
+    examples="""
+    flair2-exp predict RUN --image ortho.vrt --out landcover.tif --confidence
+    flair2-exp predict RUN --image ortho.tif --series S2_FOLDER --out landcover.tif
+    flair2-exp predict RUN --split test --out maps/
+    flair2-exp predict --ensemble leaderboard/utt_monthly_cloudfree_flips --split test --tta d4
+    """,
+)
+@run_arguments()
+@_machine("--batch-size", type=click.IntRange(1), default=4, metavar="N", help="Tiles at once.")
+@_machine("--workers", type=click.IntRange(0), default=2, metavar="N", help="That read a split.")
+@_machine("--devices", type=click.IntRange(1), default=1, metavar="N", help="That share an image.")
+@_what("--image", several=True, type=_file, metavar="FILE...", help="A raster or VRT, or several.")
+@_what("--split", metavar="PART", help="test, validation or train, of the run's data.")
+@_what("--out", type=_file, metavar="PATH", help="The map, or a folder for a split.")
+@_what(
+    "--probabilities",
+    several=True,
+    is_flag=False,
+    flag_value="",
+    metavar="[CLASS...]",
+    help="Of these classes, or of all.",
+)
+@_what("--confidence", is_flag=True, help="Of the predicted class.")
+@_what("--no-mosaics", is_flag=True, help="Patches alone, not areas.")
+@_what("--score", is_flag=True, help="Keep the scores as a run (default without --out).")
+@_what("--name", metavar="ROW", help="Of the scored run.")
+@_what("--overwrite", is_flag=True, help="Replace what is there.")
+@_image("--series", type=_file, metavar="FOLDER", help="Sentinel-2, for a network that reads it.")
+@_image(
+    "--flight",
+    nargs=4,
+    metavar="DAY TIME CAMERA M",
+    help="For metadata: 2021-07-09 10h33 UCE-M3 120 (metres).",
+)
+@_image("--bands", several=True, metavar="NAME...", help="Of the files, in their order.")
+@_image("--resample", is_flag=True, help="To the run's resolution, where it differs.")
+@_image("--area", type=_file, metavar="FILE", help="Polygons to map; nodata outside.")
+@_image("--bounds", nargs=4, type=float, metavar="W S E N", help="What to map, in map units.")
+@_image("--nodata", type=float, metavar="VALUE", help="Of the image.")
+@_image("--overlap", type=int, metavar="PIXELS", help="Of neighbouring tiles.")
+@_image("--join", type=click.Choice(("blend", "crop")), default="blend", help="How tiles meet.")
+@_image("--cog", is_flag=True, help="Write cloud-optimised GeoTIFFs.")
+@_image("--polygons", type=float, metavar="M2", help="Also a GeoPackage, of areas from M2 m² up.")
+@click.pass_context
+def command(ctx: click.Context, /, **chosen: Any) -> None:
+    """Predict an image, or a part of a run's own data, with trained networks.
 
-    Raises:
-        FlairError: Something is wrong with the flags, the networks, the images or the disk.
+    RUN is a run's folder, its checkpoint, or the id of its MLflow run. A split without --out is
+    scored: a run in MLflow, and a row in the leaderboard.
     """
-    parser = _parser()
-    options = parser.parse_args(list(arguments))
-    _require_sense(options, parser)
-    command = command_line("predict", arguments)
+    options = SimpleNamespace(**chosen)
+    _require_sense(options, ctx)
+    words = ctx.meta[WORDS]
+    line = command_line("predict", words)
     predictor = predictor_of(options)
     if options.image:
-        _map(predictor, options, command)
-        return 0
+        _map(predictor, options, line)
+        return
     if options.out is not None:
-        _rasters(predictor, options, command)
+        _rasters(predictor, options, line)
     if options.out is None or options.score:
-        _score(predictor, options, arguments)
-    return 0
+        _score(predictor, options, words)
 
 
-def _require_sense(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def _require_sense(options: SimpleNamespace, ctx: click.Context) -> None:
     """Refuse flags that do not go together.
 
     Raises:
@@ -66,28 +116,24 @@ def _require_sense(options: argparse.Namespace, parser: argparse.ArgumentParser)
     idle = _OF_SPLITS if options.image else _OF_IMAGES
     of, other = ("--split", "--image") if options.image else ("--image", "--split")
     for name in idle:
-        if getattr(options, name) != parser.get_default(name):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name.replace('_', '-')} goes with {of}, not with {other}.")
-    for name, least in {"batch_size": 1, "workers": 0, "devices": 1}.items():
-        if getattr(options, name) < least:
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} {getattr(options, name)}: expected {least} or more.")
     if options.image and options.out is None:
         raise UsageError("--image needs --out FILE.tif, the map to write.")
 
 
-def _map(predictor: Predictor, options: argparse.Namespace, command: str) -> None:
+def _map(predictor: Predictor, options: SimpleNamespace, command: str) -> None:
     from flair2_exp.inference.legend import write_legend
     from flair2_exp.inference.mapping import MapOptions, map_raster
     from flair2_exp.inference.surroundings import Flight
 
-    chosen = MapOptions(
+    map_options = MapOptions(
         overlap=options.overlap,
         join=options.join,
-        bands=tuple(options.bands) if options.bands else None,
+        bands=options.bands or None,
         resample=options.resample,
         area=options.area,
-        bounds=tuple(options.bounds) if options.bounds else None,
+        bounds=options.bounds,
         nodata=options.nodata,
         series=options.series,
         flight=Flight.parse(" ".join(options.flight)) if options.flight else None,
@@ -100,7 +146,7 @@ def _map(predictor: Predictor, options: argparse.Namespace, command: str) -> Non
     )
     with progress("tiles") as report:
         summary = map_raster(
-            predictor, options.image, options.out, chosen, command=command, progress=report
+            predictor, options.image, options.out, map_options, command=command, progress=report
         )
     write_legend(options.out, predictor.nomenclature)
     print(_map_text(summary, predictor))
@@ -133,7 +179,7 @@ def _map_text(summary: MapSummary, predictor: Predictor) -> str:
     return "\n".join(lines)
 
 
-def _rasters(predictor: Predictor, options: argparse.Namespace, command: str) -> None:
+def _rasters(predictor: Predictor, options: SimpleNamespace, command: str) -> None:
     from flair2_exp.inference.split import predict_split
 
     with progress(f"{options.split} patches") as report:
@@ -161,7 +207,7 @@ def _split_text(summary: SplitSummary) -> str:
     return "\n".join(lines)
 
 
-def _score(predictor: Predictor, options: argparse.Namespace, words: Sequence[str]) -> None:
+def _score(predictor: Predictor, options: SimpleNamespace, words: Sequence[str]) -> None:
     """Score the predictor: on the test part it leaves a run, on others it prints the scores."""
     from flair2_exp.inference.evaluation import evaluate, require_scorable
     from flair2_exp.inference.scoring import score
@@ -184,73 +230,7 @@ def _score(predictor: Predictor, options: argparse.Namespace, words: Sequence[st
         print(f"{name:<40}{value:.4f}")
 
 
-def _classes(predictor: Predictor, options: argparse.Namespace) -> tuple[str, ...]:
+def _classes(predictor: Predictor, options: SimpleNamespace) -> tuple[str, ...]:
     """Return the classes whose probabilities are wanted; with `--probabilities` alone, all."""
-    if options.probabilities is None:
-        return ()
-    return tuple(options.probabilities) or predictor.nomenclature.names
-
-
-def _parser() -> Parser:
-    made = Parser(
-        prog=f"{PROGRAM} predict",
-        usage=f"{PROGRAM} predict RUN --image FILE... --out MAP.tif [options]\n"
-        f"       {PROGRAM} predict RUN --split PART [--out FOLDER] [options]",
-        description="Predict an image, or a part of a run's own data, with trained networks.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"""examples:
-  {PROGRAM} predict RUN --image ortho.vrt --out landcover.tif --confidence
-  {PROGRAM} predict RUN --image ortho.tif --series S2_FOLDER --out landcover.tif
-  {PROGRAM} predict RUN --split test --out maps/
-  {PROGRAM} predict --ensemble leaderboard/utt_cloudfree_monthly_aug --split test --tta d4
-The last one, without --out, is scored: a run in MLflow, and a row in the leaderboard.""",
-    )
-    add_run_arguments(made)
-    what = made.add_argument_group("what")
-    what.add_argument(
-        "--image", nargs="+", type=Path, metavar="FILE", help="a raster or VRT, or several files"
-    )
-    what.add_argument(
-        "--split", metavar="PART", help="test, validation or train, of the run's data"
-    )
-    image = made.add_argument_group("an image")
-    image.add_argument(
-        "--series", type=Path, metavar="FOLDER", help="Sentinel-2 acquisitions, for a network that "
-        "reads them",
-    )  # fmt: skip
-    image.add_argument(
-        "--flight",
-        nargs=4,
-        metavar=("DATE", "TIME", "CAMERA", "ALTITUDE"),
-        help="for a network that reads metadata, as 2021-07-09 10h33 UCE-M3 120 (metres)",
-    )
-    image.add_argument("--bands", nargs="+", metavar="NAME", help="of the files, in their order")
-    image.add_argument(
-        "--resample", action="store_true", help="to the run's resolution, where it differs"
-    )
-    image.add_argument("--area", type=Path, metavar="FILE", help="polygons to map; nodata outside")
-    image.add_argument("--bounds", nargs=4, type=float, metavar=("W", "S", "E", "N"))
-    image.add_argument("--nodata", type=float, metavar="VALUE", help="of the image")
-    image.add_argument("--overlap", type=int, metavar="PIXELS", help="of neighbouring tiles")
-    image.add_argument("--join", choices=("blend", "crop"), default="blend")
-    image.add_argument("--cog", action="store_true", help="write cloud-optimised GeoTIFFs")
-    image.add_argument(
-        "--polygons", type=float, metavar="M2", help="also a GeoPackage, of areas from M2 m² up"
-    )
-    result = made.add_argument_group("result")
-    result.add_argument("--out", type=Path, metavar="PATH", help="the map, or a folder for a split")
-    result.add_argument(
-        "--probabilities", nargs="*", metavar="CLASS", help="of these classes, or of all"
-    )
-    result.add_argument("--confidence", action="store_true", help="of the predicted class")
-    result.add_argument("--no-mosaics", action="store_true", help="patches alone, not areas")
-    result.add_argument(
-        "--score", action="store_true", help="keep the scores as a run (default without --out)"
-    )
-    result.add_argument("--name", metavar="ROW", help="of the scored run")
-    result.add_argument("--overwrite", action="store_true")
-    machine = made.add_argument_group("machine")
-    machine.add_argument("--batch-size", type=int, default=4, metavar="N")
-    machine.add_argument("--workers", type=int, default=2, metavar="N", help="that read a split")
-    machine.add_argument("--devices", type=int, default=1, metavar="N", help="that share an image")
-    return made
+    named: tuple[str, ...] = options.probabilities
+    return predictor.nomenclature.names if "" in named else named

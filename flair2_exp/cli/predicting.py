@@ -2,64 +2,74 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from flair2_exp.cli.verbs import option
 from flair2_exp.errors import UsageError
 
 if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Predictor
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
-    """Add the arguments by which `predictor_of` finds its networks.
+def run_arguments(*, several: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that gives a verb the arguments by which `predictor_of` finds networks.
 
     Args:
-        parser: Of a verb.
         several: Whether ensembles and test-time augmentation make sense to it.
     """
-    parser.add_argument(
-        "run", nargs="?" if several else None, metavar="RUN",
-        help="a run's folder, its checkpoint, or the id of its MLflow run",
-    )  # fmt: skip
-    group = parser.add_argument_group("network")
+    network = partial(option, section="Network")
+    folder = click.Path()  # or an id, or a row: for TAB alone
+    added = [click.argument("run", required=not several, type=folder)]
     if several:
-        group.add_argument(
-            "--ensemble", nargs="+", metavar="RUN", default=[],
-            help="several in the place of RUN, their probabilities averaged: runs, folders with "
-            "runs below, or names of leaderboard rows",
-        )  # fmt: skip
-        group.add_argument(
-            "--weights", nargs="+", type=float, metavar="W", help="one of each run; default: equal"
-        )
-        group.add_argument(
-            "--tta", choices=("none", "flips", "d4"), default="none",
-            help="test-time augmentation: average over flips, or all eight symmetries",
-        )  # fmt: skip
-    group.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1"
-    )
-    group.add_argument(
-        "--tracking-uri", default="", metavar="URI",
-        help="the MLflow store that knows a run's id or a row (default: the local one)",
-    )  # fmt: skip
+        added += [
+            network(
+                "--ensemble", several=True, type=folder, metavar="RUN...",
+                help="Average several: runs, folders of runs, rows of a leaderboard.",
+            ),
+            network(
+                "--weights", several=True, type=float, metavar="W...",
+                help="One for each of the ensemble (default: equal).",
+            ),
+            network(
+                "--tta", type=click.Choice(("none", "flips", "d4")), default="none",
+                help="Test-time augmentation: average over flips, or all eight symmetries.",
+            ),
+        ]  # fmt: skip
+    added += [
+        network("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1."),
+        network(
+            "--tracking-uri", default="", metavar="URI",
+            help="MLflow store that knows a run's id or a row (default: the local one).",
+        ),
+    ]  # fmt: skip
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        for add in reversed(added):
+            function = add(function)
+        return function
+
+    return decorated
 
 
-def predictor_of(options: argparse.Namespace) -> Predictor:
+def predictor_of(options: SimpleNamespace) -> Predictor:
     """Load the networks that a command names.
 
     Raises:
         FlairError: It names none or both one and several, or they cannot be loaded.
     """
-    ensemble: Sequence[str] = getattr(options, "ensemble", [])
+    ensemble: Sequence[str] = getattr(options, "ensemble", ())
     if bool(ensemble) == bool(options.run):
         raise UsageError("name a RUN, or several with --ensemble RUN RUN.")
-    weights = getattr(options, "weights", None)
-    if weights is not None and not ensemble:
+    weights = getattr(options, "weights", ()) or None
+    if weights and not ensemble:
         raise UsageError("--weights are of an --ensemble.")
     from flair2_exp.inference.stored import StoredRun
 

@@ -1,15 +1,17 @@
-"""`python -m flair2_exp submit`: a submission to the FLAIR #2 challenge, and a check of any."""
+"""`flair2-exp submit`: a submission to the FLAIR #2 challenge, and a check of any."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
 
-from flair2_exp.cli.predicting import add_run_arguments, predictor_of
+import click
+
+from flair2_exp.cli.predicting import predictor_of, run_arguments
 from flair2_exp.cli.progress import progress
-from flair2_exp.cli.verbs import PROGRAM, Parser
+from flair2_exp.cli.verbs import PROGRAM, option, verb
 from flair2_exp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,25 +21,53 @@ _SHOWN: Final = 20
 """Kinds of problems that are printed."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write a submission, or check one.
+@verb(
+    "submit",
+    usage="""
+    RUN [--out ZIP] [OPTIONS]
+    --check ZIP [--ids FILE|RUN]
+    """,
+    examples="""
+    flair2-exp submit outputs/demo/2026-11-27_10-00-00 --tta d4
+    flair2-exp submit --ensemble RUN1 RUN2 --out submission.zip
+    flair2-exp submit --check submission.zip --ids test_ids.txt
+    """,
+)
+@run_arguments()
+@option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="submission.zip",
+    metavar="ZIP",
+    help="(default: submission.zip)",
+)
+@option("--batch-size", type=click.IntRange(1), default=1, metavar="N", help="Patches at once.")
+@option("--workers", type=click.IntRange(0), default=0, metavar="N", help="Processes that read.")
+@option("--overwrite", is_flag=True, help="Replace the zip.")
+@option(
+    "--check",
+    type=click.Path(path_type=Path),
+    metavar="ZIP",
+    help="Check a submission, of any origin.",
+    section="Check",
+)
+@option(
+    "--ids",
+    metavar="FILE|RUN",
+    section="Check",
+    help="Patches that a checked zip must hold: a text with one id per line, or a run's test part.",
+)
+def command(**chosen: Any) -> int:
+    """Predict a run's test part as a submission to the FLAIR #2 challenge, or check one.
 
-    Returns:
-        0, or 1 where a checked submission is not as it should be.
-
-    Raises:
-        FlairError: The run cannot be predicted, or the file not be written or read.
+    A submission is a zip of PRED_061946.tif and so on. Interrupted, the same command resumes. The
+    exit status is 1 where a checked submission is not as it should be.
     """
-    options = _parser().parse_args(list(arguments))
+    options = SimpleNamespace(**chosen)
     if options.check is not None:
         return _check(options)
     if options.ids is not None:
         raise UsageError("--ids says what --check expects; a submission holds its run's test part.")
-    if options.batch_size < 1 or options.workers < 0:
-        raise UsageError(
-            f"--batch-size {options.batch_size} --workers {options.workers}: expected 1 or more, "
-            "and 0 or more."
-        )
     from flair2_exp.inference.rasters import require_free
 
     require_free([options.out], options.overwrite)  # before a network is loaded
@@ -87,7 +117,7 @@ def _time(seconds: float) -> str:
     return f"{minutes}:{rest:02}"
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: SimpleNamespace) -> int:
     if options.run or options.ensemble:
         raise UsageError("--check takes a zip alone; name the run whose patches it holds with "
                          "--ids RUN.")  # fmt: skip
@@ -120,7 +150,7 @@ def _line(problem: str, files: Sequence[str]) -> str:
     return f"  {name}{more}: {problem}." if name else f"  {problem}."
 
 
-def _expected(options: argparse.Namespace) -> tuple[list[str], int]:
+def _expected(options: SimpleNamespace) -> tuple[list[str], int]:
     """Return the ids of the patches that a submission must hold, and their size."""
     from flair2_exp.inference.submission import SIZE, read_ids
 
@@ -133,27 +163,3 @@ def _expected(options: argparse.Namespace) -> tuple[list[str], int]:
     predictor = Predictor.from_run(options.ids, device="cpu", tracking_uri=options.tracking_uri)
     ids = predictor.data[0].index.ids[positions_of(predictor, "test")]
     return ids.tolist(), predictor.patch_size
-
-
-def _parser() -> Parser:
-    made = Parser(
-        prog=f"{PROGRAM} submit",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=f"{PROGRAM} submit RUN [--out ZIP] [options]\n"
-        f"       {PROGRAM} submit --check ZIP [--ids FILE|RUN]",
-        description="Predict a run's test part as a submission to the FLAIR #2 challenge: a zip\n"
-        "of PRED_061946.tif and so on. Interrupted, the same command resumes.\n\n"
-        f"  {PROGRAM} submit outputs/demo/2026-11-27_10-00-00 --tta d4\n"
-        f"  {PROGRAM} submit --ensemble RUN1 RUN2 --out submission.zip\n"
-        f"  {PROGRAM} submit --check submission.zip --ids test_ids.txt",
-    )
-    add_run_arguments(made)
-    made.add_argument("--out", type=Path, default=Path("submission.zip"), metavar="ZIP",
-                      help="(default: submission.zip)")  # fmt: skip
-    made.add_argument("--batch-size", type=int, default=1, metavar="N", help="patches at once")
-    made.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read")
-    made.add_argument("--overwrite", action="store_true", help="replace the zip")
-    made.add_argument("--check", type=Path, metavar="ZIP", help="check a submission, of any origin")
-    made.add_argument("--ids", metavar="FILE|RUN", help="patches that a checked zip must hold: a "
-                      "text with one id per line, or a run's test part")  # fmt: skip
-    return made

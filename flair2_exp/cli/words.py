@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
+from flair2_exp.cli.verbs import PROGRAM, SHELLS
 from flair2_exp.compat import hydra_parser
 from flair2_exp.config.groups import config_folder
 from flair2_exp.errors import ConfigError, UsageError
 
 _COMMANDS: Final = ("run", "multirun", "cfg", "info", "shell_completion")
 """Hydra's flags that say what to do, of which a command has one at most."""
-
-_SHELLS: Final = ("bash", "fish", "zsh")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,14 +69,13 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser.error = _refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(list(arguments))
     commands = _commands(flags)
-    if len(commands) > 1:
+    if len(commands) > 1 and commands != ["--multirun", "--cfg"]:  # which shows its first job
         raise UsageError(f"{' and '.join(commands)} do not go together: keep one of them.")
     for name in ("resolve", "package"):
         if getattr(flags, name) and not flags.cfg:
             raise UsageError(f"--{name} says how a config is shown: it goes with --cfg job.")
-    words = [f"{verb}={shell}" for verb in ("install", "uninstall", "query") for shell in _SHELLS]
-    if flags.shell_completion and (len(flags.overrides) != 1 or flags.overrides[0] not in words):
-        raise UsageError(f"--shell-completion takes install=SHELL, of {', '.join(_SHELLS)}.")
+    if flags.shell_completion and flags.overrides not in [[f"install={each}"] for each in SHELLS]:
+        raise UsageError(f"--shell-completion takes install=SHELL, of {', '.join(SHELLS)}.")
     if flags.experimental_rerun:
         raise UsageError(
             "--experimental-rerun would execute whatever its pickle file holds: give the command "
@@ -89,7 +87,7 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UsageError(f"{message}; see `python -m flair2_exp --help` and `--hydra-help`.")
+    raise UsageError(f"{message}; see `{PROGRAM} --help` and `--hydra-help`.")
 
 
 def _keys(overrides: Sequence[str]) -> set[str]:

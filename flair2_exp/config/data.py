@@ -121,11 +121,11 @@ class DatasetConfig(Group):
     """JSON of each patch's place, date and camera."""
     sample: SampleConfig | None = option(None, decides=False)
     store: str | None = option(None, decides=False, path=True)
-    """A prepared store (`scripts/prepare.py`) to read from instead of the files."""
+    """A prepared store (`flair2-exp prepare`) to read from instead of the files."""
     on_damaged: Literal["stop", "skip"] = "stop"
     """Whether a damaged patch ends the run, or is left out and counted."""
     check: Literal["headers", "none"] = option("headers", decides=False)
-    """Whether every file's header is read before a run; `scripts/check.py` reads all of it."""
+    """Whether every file's header is read before a run; `flair2-exp check` reads all of it."""
 
     @property
     def is_flair(self) -> bool:

@@ -19,6 +19,9 @@ from flair2_exp.errors import FlairError, nearest
 from flair2_exp.files import has_control_characters
 from flair2_exp.shortage import shortage
 
+_EXTRAS = {"joblib": "parallel", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+"""The launchers of other packages, and the extra that brings each."""
+
 CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 """What composing and reading a config can raise."""
 
@@ -73,6 +76,11 @@ def _missing_option(match: re.Match[str], error: BaseException) -> str:
     listed = re.findall(r"^\s+(\S+)$", match.string.partition("Available options")[2], re.M)
     if group == "hydra":  # whose options are Hydra's and its plugins', which it lists itself
         group, _, option = match["path"].rpartition("/")
+        if group == "hydra/launcher" and option in _EXTRAS:
+            return (
+                f"{group}={option}: its package is not installed: "
+                f"pip install 'flair2-exp[{_EXTRAS[option]}]'"
+            )
         return f"{group}={option}: no such option; {nearest(option, listed)}"
     option = match["path"].removeprefix(f"{group}/")
     own = [] if "/" in option else listed  # of all folders, that of --config-dir among them
@@ -91,10 +99,15 @@ def _unknown_key(match: re.Match[str], error: BaseException) -> str:
     if key in names:
         return f"{key}: it has no such entry; to add one, write +{key}={{NAME:VALUE}}"
     siblings = [name.removeprefix(f"{node}.") for name in names if name.startswith(f"{node}.")]
+    if "options" in siblings and not difflib.get_close_matches(last, siblings, cutoff=0.5):
+        return (
+            f"{key}: no such option of {node}; one of its class's is written "
+            f"+{node}.options={{{last}:VALUE}}"
+        )
     if node and siblings:
         return f"{key}: no such option of {node}; {nearest(last, siblings)}"
     if key.startswith("hydra."):
-        return f"{key}: no such option; see `python -m flair2_exp --cfg hydra`."
+        return f"{key}: no such option; see `flair2-exp --cfg hydra`."
     if any(key.startswith(f"{name}.") for name in names):
         near = difflib.get_close_matches(last, _entries_beside(error), n=3, cutoff=0.7)
         if near:
@@ -121,7 +134,7 @@ def _unknown_group(match: re.Match[str], error: BaseException) -> str:
     if named.startswith("hydra/sweeper/"):
         return f"{named}: no such group here; a search has it: add tune=NAME."
     if named.startswith("hydra/"):
-        return f"{named}: Hydra has no such group; see `python -m flair2_exp --hydra-help`."
+        return f"{named}: Hydra has no such group; see `flair2-exp --hydra-help`."
     key = named.split("/")[0]
     return f"{key}: no such group; {nearest(key, top_level())}"
 

@@ -181,10 +181,10 @@ class PatchDataset(Dataset[Any]):
             damaged = int((self.flags & DAMAGED > 0).sum())
             fix = (
                 f"So are the {_DRAWS} patches drawn in its place, and {damaged} of {len(self)} "
-                f"{self.part} patches so far: run scripts/check.py on the data set."
+                f"{self.part} patches so far: run `flair2-exp check` on the data set."
             )
         else:
-            fix = "Run scripts/check.py on the data set, or set dataset.on_damaged=skip."
+            fix = "Run `flair2-exp check` on the data set, or set dataset.on_damaged=skip."
         return f"patch {self.index.name(int(self.patches[position]))} is damaged: {error}\n{fix}"
 
     def _collate(self, read: Iterator[tuple[int, Sample]], count: int) -> Batch | Parcel | None:

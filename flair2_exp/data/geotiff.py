@@ -3,7 +3,7 @@
     patches.csv     image,mask,area,part[,domain][,id]     paths relative to dataset.root
     classes.csv     value,name,colour[,scored]             colour #rrggbb; scored true or false
 
-    python -m flair2_exp dataset=geotiff dataset.root=/data/mine model=unet
+    flair2-exp dataset=geotiff dataset.root=/data/mine model=unet
 
 Any number of bands, classes and pixels on a side; all patches alike.
 """

@@ -285,7 +285,7 @@ class _Job:
                 return None
             raise DamagedPatchError(
                 f"patch {self.index.name(patch)} is damaged: {error}\n"
-                "Run scripts/check.py on the data set and replace what it lists, or skip damaged "
+                "Run `flair2-exp check` on the data set and replace what it lists, or skip damaged "
                 "patches."
             ) from None
 

@@ -262,7 +262,7 @@ class StoreReader:
             stored.pop("satellite", None)
         difference = store.differences(stored, store.settings_of(self._source, self._series))
         if difference:
-            fix = "Prepare another with scripts/prepare.py, take its settings"
+            fix = "Prepare another with `flair2-exp prepare`, take its settings"
             store.refuse(self.path, f"is of other settings: {difference}", fix)
 
     def _require_fresh(self, *, satellite: bool) -> None:

@@ -387,7 +387,7 @@ def all_damaged(part: str, count: int, first: str) -> str:
     """
     return (
         f"all {count} {part} patches are damaged or missing; the first is {first}.\n"
-        "Run scripts/check.py on the data set: dataset.on_damaged=skip leaves none of them."
+        "Run `flair2-exp check` on the data set: dataset.on_damaged=skip leaves none of them."
     )
 
 

@@ -206,7 +206,7 @@ def compute(data: FlairDataModule, progress: Progress | None = None) -> Statisti
     if not each:
         raise DataError(
             f"no statistics: none of {total} training patches can be read.\n"
-            "Use a split with training patches, or run scripts/check.py on the data set."
+            "Use a split with training patches, or run `flair2-exp check` on the data set."
         )
     pixels = np.sum([one.pixels for one in each], axis=0)
     image = series = None
@@ -287,7 +287,7 @@ class _Work:
                 return None
             raise DamagedPatchError(
                 f"patch {dataset.index.ids[patch]} is damaged: {error}\n"
-                "Run scripts/check.py on the data set, or set dataset.on_damaged=skip."
+                "Run `flair2-exp check` on the data set, or set dataset.on_damaged=skip."
             ) from None
 
 

@@ -130,7 +130,7 @@ def describe(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"dataset.store={path} is not a prepared store ({error}).\n"
-            "Prepare one with scripts/prepare.py."
+            "Prepare one with `flair2-exp prepare`."
         ) from None
 
 
@@ -151,7 +151,7 @@ def read_table(path: Path, index: Patches) -> dict[str, NDArray[Any]]:
 
 
 def refuse(
-    path: Path, what: str, fix: str = "Prepare it (again) with scripts/prepare.py"
+    path: Path, what: str, fix: str = "Prepare it (again) with `flair2-exp prepare`"
 ) -> NoReturn:
     """Raise the DataError of a store that does not serve."""
     raise DataError(f"dataset.store={path} {what}.\n{fix}, or omit dataset.store.")

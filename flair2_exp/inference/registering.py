@@ -60,7 +60,7 @@ def register(predictor: Predictor, name: str, tracking_uri: str = "") -> str:
     run = store.find(record.run_id)
     if run is None:
         raise ConfigError(
-            f"{store} has no run {record.run_id}.\nSend it there first: python -m flair2_exp "
+            f"{store} has no run {record.run_id}.\nSend it there first: flair2-exp "
             f"deliver {member.stored.folder} --tracking-uri {store.address}"
         )
     folder_name = f"model_{secrets.token_hex(4)}"  # each version's stays as it is

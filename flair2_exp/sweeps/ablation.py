@@ -313,7 +313,7 @@ class Sweep:
             raise ConfigError(
                 f"{live[0]} is {live[0].live} on {live[0].engine}, one of {len(live)} such jobs: "
                 f"give the command with hydra/launcher={live[0].engine}, or end them with "
-                f"`python -m flair2_exp cancel {shlex.quote(str(self.folder))}`."
+                f"`flair2-exp cancel {shlex.quote(str(self.folder))}`."
             )
 
     @contextmanager
@@ -358,8 +358,8 @@ class Sweep:
         print(
             f"{table}\n{left} jobs are queued or running. The same command submits what is "
             "missing then, and reports when all is done.\n"
-            f"How far they are: python -m flair2_exp status {name}\n"
-            f"To end them:      python -m flair2_exp cancel {name}",
+            f"How far they are: flair2-exp status {name}\n"
+            f"To end them:      flair2-exp cancel {name}",
             flush=True,
         )
         if self._failures:
@@ -396,7 +396,7 @@ class Sweep:
         """Return what to type to make the report of what is in the sweep's folder."""
         from flair2_exp.report.write import FORMATS
 
-        words = ["python", "scripts/leaderboard.py", "--folders", str(self.folder)]
+        words = ["flair2-exp", "report", str(self.folder)]
         words += ["--format", ",".join(FORMATS), "--out", str(self.folder / REPORT)]
         words += ["--baseline", self.baseline] if self.baseline else []
         words += ["--factors", ",".join(self.factors)] if self.factors else []

@@ -238,7 +238,7 @@ def on_finish(result: SearchResult, config: DictConfig) -> None:
     with _parent(result, options) as parent:
         deliver_runs(run_folders(result.folder), parent.store)
         files = write_experiments(result)
-        log.info("Run the best: python -m flair2_exp experiment=%s", files[0])
+        log.info("Run the best: flair2-exp experiment=%s", files[0])
         drawn = _record(result, files, parent)
         synthetic = options.is_synthetic
         page = _show(result, drawn, files, parent, synthetic)

@@ -13,7 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from flair2_exp.cli.export import main
+from flair2_exp.cli.verbs import VERBS
 from flair2_exp.errors import ConfigError, FlairError, TrackingError, UsageError
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.lifecycle.experiment import run
@@ -43,7 +43,7 @@ def test_safetensors_come_with_a_card_of_scores_and_intervals_and_predict_as_the
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "net.safetensors"
-    assert main([str(folder), "--format", "safetensors", "--out", str(out)]) == 0
+    assert VERBS["export"]([str(folder), "--format", "safetensors", "--out", str(out)]) == 0
     assert "net.md is its card" in capsys.readouterr().out
     card = out.with_suffix(".md").read_text()
     assert "Scores on the synthetic sample: they say nothing about real land cover." in card
@@ -69,7 +69,7 @@ def test_the_scores_of_a_run_are_not_those_of_its_other_checkpoints(
     copy = shutil.copytree(folder, tmp_path / "run")
     shutil.copy(RunFolder(copy).best, RunFolder(copy).last)
     out = tmp_path / "net.safetensors"
-    main([str(RunFolder(copy).last), "--format", "safetensors", "--out", str(out)])
+    VERBS["export"]([str(RunFolder(copy).last), "--format", "safetensors", "--out", str(out)])
     card = out.with_suffix(".md").read_text()
     assert "This checkpoint has not been tested." in card
     assert "| mIoU |" not in card
@@ -79,7 +79,7 @@ def test_a_registered_model_predicts_as_the_run_and_a_second_version_leaves_the_
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for version in (1, 2):
-        assert main([str(folder), "--register", "landcover"]) == 0
+        assert VERBS["export"]([str(folder), "--register", "landcover"]) == 0
         assert f"models:/landcover/{version}" in capsys.readouterr().out
     store = json.loads(RunFolder(folder).record.read_text())["store"]
     before = mlflow.get_tracking_uri()
@@ -107,7 +107,7 @@ def test_a_registered_model_predicts_as_the_run_and_a_second_version_leaves_the_
 
 
 def test_a_model_is_registered_without_pickled_objects(folder: Path) -> None:
-    main([str(folder), "--register", "plain"])
+    VERBS["export"]([str(folder), "--register", "plain"])
     artifacts = folder.parent / "mlruns" / "artifacts"
     names = {each.suffix for each in artifacts.rglob("model_*/**/*") if each.is_file()}
     assert names == {"", ".py", ".txt", ".yaml", ".safetensors"}
@@ -139,7 +139,7 @@ def test_mistakes_are_explained_and_leave_nothing(
     for name, place in places.items():
         words = [word.replace(name, str(place)) for word in words]
     with pytest.raises(kind, match=message):
-        main(words)
+        VERBS["export"](words)
     assert (tmp_path / "there.pt2").read_text() == "an earlier file"
     assert not [each for each in tmp_path.iterdir() if each.suffix in (".onnx", ".pt2", ".bin")][2:]
 
@@ -147,4 +147,4 @@ def test_mistakes_are_explained_and_leave_nothing(
 def test_a_checkpoint_without_a_run_is_not_registered(folder: Path, tmp_path: Path) -> None:
     shutil.copy(RunFolder(folder).best, tmp_path / "lone.ckpt")
     with pytest.raises(ConfigError, match="has no MLflow run"):
-        main([str(tmp_path / "lone.ckpt"), "--register", "landcover"])
+        VERBS["export"]([str(tmp_path / "lone.ckpt"), "--register", "landcover"])

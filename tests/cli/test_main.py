@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 from hydra.core.singleton import Singleton
+from hydra.errors import MissingConfigException
 
+from flair2_exp import __version__
+from flair2_exp.config.explain import explain
 from flair2_exp.sweeps import ablation
 from tests.commands import answer
 
@@ -39,8 +42,8 @@ MISTAKES = [
     ("data.bands=red", "data.bands=red: expected a list, as [a,b]."),
     ("name=null", "name=null: expected a value, not null."),
     ("name=../../elsewhere", "name='../../elsewhere': expected the name of a folder"),
-    ("~model", "model.name has no value"),
-    ("+sweep=leaderboard", "give sweep=NAME once"),
+    ("~model", "a group cannot be removed"),
+    ("+sweep=leaderboard", "leave out the +: sweep=leaderboard"),
     ("paths.root=", "paths.root is empty"),
     ("paths.root='~/x'", "paths.root=~/x: ~ is not expanded here; write /"),
     ("hydra.run.dir='~/x'", "~/x: ~ is not expanded here; write /"),
@@ -99,6 +102,11 @@ MISTAKES = [
     ("--multirun sweep.factors.a=1", "sweep.factors.a: no such option; write sweep.factors=VALUE."),
     ("dataset=flair2 +dataset.sample.seed=1", "those of dataset=sample alone; omit them."),
     ("utae=3", "utae=3: expected its options one by one"),
+    ("+experiment=leaderboard/unet", "leave out the +: experiment=leaderboard/unet"),
+    ("~seed", "an option cannot be removed: omit it, or set seed=VALUE."),
+    ("~trainer=cpu", "a group cannot be removed"),
+    ("data.bands=[red, green] seed=1", "without blanks: data.bands=[red,green]"),
+    ("optimizer.betas=[0.9,0.99]", "written +optimizer.options={betas:VALUE}"),
     ("hydra.searchpath=[nowhere]", "hydra.searchpath: there is no folder nowhere."),
     ("--multirun hydra.launcher._target_=x", "chosen from the group: hydra/launcher=NAME"),
 ]
@@ -125,7 +133,7 @@ def test_a_mistake_costs_two_lines_and_leaves_nothing_behind(
 @pytest.mark.parametrize(
     "line",
     [
-        "--foo", "--cfg foo", "--cfg", "--multirun --cfg job", "--cfg job --info all", "--resolve",
+        "-sc query=bash", "--foo", "--cfg foo", "--cfg", "--cfg job --info all", "--resolve",
         "--package data", "-sc x", "-sc install=cmd", "sweep=leaderboard --run",
         "--config-dir missing", "--experimental-rerun missing",
     ],
@@ -145,6 +153,11 @@ def test_a_misused_flag_costs_one_line(line: str, tmp_path: Path) -> None:
         ("--cfg job --package tune.name tune=unet", "unet"),
         ("tune=unet --cfg all -p hydra.sweeper --resolve", "study_name: unet"),
         ("model=unet --cfg job seed=5 -p seed", "5"),
+        ("--multirun --cfg job seed=3,4 -p seed", "3"),
+        ("run --cfg job seed=6 -p seed", "6"),
+        ("--hydra-help seed=1 model=nonsense", "Hydra ("),
+        ("--version seed=1", f"flair2-exp {__version__}"),
+        ("-sc install=bash", "complete -F _flair2_exp flair2-exp"),
         ("sweep=factors --info searchpath", "pkg://hydra.conf"),
     ],
 )
@@ -198,24 +211,6 @@ def test_help_lists_every_group_with_its_options() -> None:
     assert done.status == 0
     for words in ("s2_preproc", "monthly_cloudfree", "leaderboard/utt", "--multirun"):
         assert words in done.out
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("sweep=fa", ["sweep=factors"]),
-        ("seed=1 experiment=leaderboard/unet", ["experiment=leaderboard/unet", "metadata_aug"]),
-        ("experiment=", ["experiment=leaderboard/utt", "experiment=leaderboard/unet"]),
-        ("tune=utt hydra/sweeper/sampler=t", ["hydra/sweeper/sampler=tpe"]),
-    ],
-)
-def test_the_tab_key_offers_what_there_is(
-    line: str, words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COMP_LINE", f"flair2-exp {line}")
-    done = answer("-sc", "query=bash")
-    assert (done.status, done.err) == (0, "")
-    assert all(word in done.out for word in words), done.out
 
 
 COMMANDS = [
@@ -345,7 +340,7 @@ ADVICE = [
      "dataset=flair2 dataset.root=x"),
     ("model=utae ~model", "choose an option of its group", "model=utae"),
     ("model=null", "omit it instead", "model=unet"),
-    ("+sweep=leaderboard", "give sweep=NAME once", "sweep=leaderboard dataset.root=x"),
+    ("+sweep=leaderboard", "leave out the +: sweep=", "sweep=leaderboard dataset.root=x"),
     ("dataset.root=${HOME}", "${oc.env:HOME}", "dataset.root=${oc.env:HOME}"),
     ("name=${oc.env:NO_X}", "${oc.env:NO_X,VALUE}", "name=${oc.env:NO_X,VALUE}"),
     ("name=${nores:HOME}", "${oc.env:NAME}", "name=${oc.env:HOME_X,x}"),
@@ -379,6 +374,29 @@ def test_who_follows_a_message_meets_it_no_more(
     done = answer(*words(followed))
     assert (done.status, done.err) == (0, "")
     assert reached
+
+
+@pytest.mark.parametrize(
+    ("launcher", "extra"), [("joblib", "parallel"), ("submitit_slurm", "slurm")]
+)
+def test_a_launcher_whose_package_is_absent_names_the_extra(launcher: str, extra: str) -> None:
+    # Hydra's own words, of an environment without the plugin.
+    absent = f"Could not find 'hydra/launcher/{launcher}'\n\nAvailable options:\n\tbasic\n\tray"
+    told = explain(MissingConfigException(absent, missing_cfg_file=f"hydra/launcher/{launcher}"))
+    assert told is not None
+    assert told.endswith(f"pip install 'flair2-exp[{extra}]'")
+
+
+def test_an_interpreter_without_what_is_needed_is_told_how_to_get_it(tmp_path: Path) -> None:
+    package = Path(__file__).parents[2] / "flair2_exp"
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "flair2_exp", "--help"],  # -S: no installed packages
+        cwd=tmp_path, env={"PYTHONPATH": str(package.parent)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("flair2-exp: this Python (")
+    assert "bin/activate`" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_options_of_the_sample_beside_another_data_set_are_named() -> None:

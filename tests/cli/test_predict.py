@@ -65,7 +65,7 @@ def refused(made: Answer, *words: str) -> None:
         (["RUN", "--ensemble", "OTHER", "--split", "test"], "name a RUN, or several"),
         (["RUN", "--weights", "1", "--split", "test"], "--weights are of an --ensemble"),
         (["nowhere", "--split", "test"], "nowhere: there is no such run"),
-        (["RUN", "--split", "test", "--tta", "d8"], "invalid choice: 'd8'"),
+        (["RUN", "--split", "test", "--tta", "d8"], "'d8' is not one of"),
         (["RUN", "--image", "a.tif", "--out", "b.tif", "--batch-size", "0"], "--batch-size"),
     ],
 )

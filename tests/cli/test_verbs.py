@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from flair2_exp.cli.verbs import VERBS, verb_of
+from flair2_exp.cli import ui
+from flair2_exp.cli.verbs import RUN, VERBS, verb_of
 from flair2_exp.errors import UsageError
 from flair2_exp.lifecycle.delivery import Delivery
 from flair2_exp.sweeps.delivery import Deliverer
+from flair2_exp.tracking import store
 from tests.commands import answer
 
 
@@ -22,7 +25,7 @@ def test_what_does_not_begin_with_a_verb_is_hydras(words: list[str]) -> None:
 
 @pytest.mark.parametrize("word", ["delivr", "Deliver", "delivery", "delvier"])
 def test_a_word_that_is_nearly_a_verb_is_explained(word: str) -> None:
-    with pytest.raises(UsageError, match="did you mean `python -m flair2_exp deliver`"):
+    with pytest.raises(UsageError, match="did you mean `flair2-exp deliver`"):
         verb_of([word])
     told = answer(word)
     assert (told.status, told.err.count("\n")) == (2, 1)
@@ -33,9 +36,52 @@ def test_help_lists_the_verbs_and_each_has_its_own() -> None:
     for name, verb in VERBS.items():
         assert f"  {name} " in told
         assert verb.help in told
-        assert answer(name, "--help").status == 0
+        shown = answer(name, "--help")
+        assert shown.status == 0
+        assert name == RUN or len(shown.out.splitlines()) <= 48, name  # one screen
     assert "--tracking-uri" in answer("deliver", "--help").out
     assert answer("deliver", "--what").status == 2
+
+
+def test_the_words_behind_a_flag_that_takes_several_are_all_its_own() -> None:
+    words = ["RUN", "--image", "a.tif", "b.tif", "--out", "m.tif", "--probabilities", "--cog"]
+    command = VERBS["predict"].command
+    with command.make_context("predict", words) as ctx:
+        assert ctx.params["run"] == "RUN"
+        assert ctx.params["image"] == (Path("a.tif"), Path("b.tif"))
+        assert ctx.params["probabilities"] == ("",)  # all classes
+        assert ctx.params["cog"]
+    words = ["--ensemble", "A", "B", "--weights", "1", "2.5", "--split", "test"]
+    with command.make_context("predict", words) as ctx:
+        assert ctx.params["run"] is None
+        assert ctx.params["ensemble"] == ("A", "B")
+        assert ctx.params["weights"] == (1.0, 2.5)
+
+
+def test_ui_says_where_there_are_no_runs_and_serves_those_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = answer("ui")
+    assert told.status == 1
+    assert f"{tmp_path}/mlruns: no runs here yet" in told.err
+    assert list(tmp_path.iterdir()) == []
+    opened: list[str] = []
+    served: list[tuple[str, int]] = []
+    monkeypatch.setattr(store, "open_store", opened.append)
+    monkeypatch.setattr(ui, "_serve", lambda uri, port: served.append((uri, port)) or 0)
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "mlflow.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = answer("ui", "--port", str(port))
+    ((uri, other),) = served
+    assert opened == [uri] == [f"sqlite:///{tmp_path}/mlruns/mlflow.db"]
+    assert other > port
+    assert f"Port {port} is taken; this is {other}." in told.out
+    assert f"http://127.0.0.1:{other}/#/experiments/" in told.out
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

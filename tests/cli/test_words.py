@@ -25,7 +25,7 @@ from tests.commands import answer
         ("tune=utt hydra/sweeper=own", {"multirun": True}, "tune=utt hydra/sweeper=own"),
         ("tune=utt -c hydra -p x", {"cfg": "hydra", "package": "x"},
          "hydra/sweeper=optuna_study tune=utt"),
-        ("-sc query=bash", {"shell_completion": True}, "query=bash"),
+        ("-sc install=bash", {"shell_completion": True}, "install=bash"),
     ],
 )  # fmt: skip
 def test_flags_stand_anywhere_and_a_sweep_implies_its_own(

@@ -49,7 +49,7 @@ def test_what_sbatch_would_read_otherwise_is_refused(options: dict[str, Any], wo
 def test_a_sites_file_says_how_it_is_used_and_is_of_slurms_options(path: Path) -> None:
     head, use, *_ = path.read_text().splitlines()
     assert head == "# @package hydra.launcher"
-    assert use.startswith("# python -m flair2_exp ")
+    assert use.startswith("# flair2-exp ")
     assert f"hydra/launcher=slurm hydra/launcher/site={path.stem}" in use
     values: Any = OmegaConf.to_container(OmegaConf.load(path))
     assert slurm(**values)

@@ -50,7 +50,7 @@ def test_every_config_file_composes_and_validates(path: Path) -> None:
 def test_every_config_file_opens_with_a_command_that_chooses_it(path: Path) -> None:
     group, option = _group_option(path)
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
-    assert re.match(r"# (\w+=\S+ )*python -m flair2_exp ", lines[0]), lines[0]
+    assert re.match(r"# (\w+=\S+ )*flair2-exp ", lines[0]), lines[0]
     assert f"{group}={option}" in lines[0]
 
 

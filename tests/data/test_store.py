@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib.util
 import multiprocessing
 import os
 import select
@@ -26,6 +25,7 @@ from flair2_exp.data.preparation import Prepared, prepare
 from flair2_exp.data.readers import StoreReader, TreeReader
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError
 from flair2_exp.files import replacing
+from tests.commands import Answer, answer
 from tests.data.trees import TEST_AREA, Tree, edit_json, groups_of, source_of, write_raster
 
 SERIES = S2PreprocConfig(cloud_filter=True, monthly=True, size=16)
@@ -174,7 +174,7 @@ def test_a_killed_preparation_is_refused_and_then_continued(
         with pytest.raises(KeyboardInterrupt):
             prepared(own_tree, path)
     (path / "shards" / "00001.part77").mkdir()  # what a kill without warning leaves
-    with pytest.raises(DataError, match=r"is not finished.*\n.*scripts/prepare\.py"):
+    with pytest.raises(DataError, match=r"is not finished.*\n.*flair2-exp prepare"):
         opened(own_tree, path)
     first = (path / "shards" / "00000" / "images.npy").stat()
     report = prepared(own_tree, path)
@@ -445,38 +445,29 @@ def test_patches_are_found_behind_shards_of_unequal_series(own_tree: Tree, tmp_p
     assert_same_samples(from_files(own_tree, raw), stored)
 
 
-def test_the_script_prepares_what_its_overrides_say_and_refuses_in_few_lines(
-    shared_tree: Tree,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_verb_prepares_what_its_overrides_say_and_refuses_in_few_lines(
+    shared_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = Path(__file__).parents[2] / "scripts" / "prepare.py"
-    spec = importlib.util.spec_from_file_location("prepare_script", file)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    monkeypatch.chdir(tmp_path)
 
-    def call(*overrides: str) -> int:
-        store = str(tmp_path / "store")
-        monkeypatch.setattr("sys.argv", ["prepare.py", store, "dataset=flair2", *overrides])
-        return int(script.main())
+    def call(*overrides: str) -> Answer:
+        return answer("prepare", str(tmp_path / "store"), "dataset=flair2", *overrides)
 
     root = f"dataset.root={shared_tree.root}"
-    assert call(root, "s2_preproc=monthly_cloudfree", "s2_preproc.size=16") == 0
-    assert "5 patches in" in capsys.readouterr().out
+    done = call(root, "s2_preproc=monthly_cloudfree", "s2_preproc.size=16")
+    assert done.status == 0, done.err
+    assert "5 patches in" in done.out
     assert opened(shared_tree, tmp_path / "store").read(0).frames is not None
-    assert call(root, "s2_preproc=raw", "s2_preproc.size=16") == 1
-    assert "store of other settings" in capsys.readouterr().err
-    assert call(root, "s2_prepoc=raw") == 1
-    assert "did you mean s2_preproc" in capsys.readouterr().err
+    refused = call(root, "s2_preproc=raw", "s2_preproc.size=16")
+    assert refused.status == 1
+    assert "store of other settings" in refused.err
+    refused = call(root, "s2_prepoc=raw")
+    assert refused.status == 1
+    assert "did you mean s2_preproc" in refused.err
     experiment = tmp_path / "experiment" / "mine.yaml"
     experiment.parent.mkdir()
     experiment.write_text("# @package _global_\ns2_preproc: {size: 30}\n")
-    assert call(root, f"experiment={experiment}") == 1
-    assert "s2_preproc.size=30" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["prepare.py", "dataset=flair2", root])
-    with pytest.raises(SystemExit):
-        script.main()
-    assert "name the store's folder first" in capsys.readouterr().err
+    refused = call(root, f"experiment={experiment}")
+    assert refused.status == 1
+    assert "s2_preproc.size=30" in refused.err
+    assert "name the store's folder first" in answer("prepare", "dataset=flair2", root).err

@@ -9,7 +9,6 @@ import pickle
 import shlex
 from pathlib import Path
 
-import leaderboard
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,6 +19,7 @@ from flair2_exp.report import write
 from flair2_exp.sweeps import failures
 from flair2_exp.sweeps.ablation import SweepFailedError
 from flair2_exp.sweeps.failures import Traced, mark_failed
+from tests.commands import answer
 from tests.report.made_runs import make_folder
 from tests.sweeps.made import MadeSweep, config_of, ends, works
 from tests.sweeps.plans import planned
@@ -171,7 +171,7 @@ def test_the_command_that_a_lost_report_names_makes_it(
     with monkeypatch.context() as patch:
         patch.setattr(write, "image", lambda *_: 1 / 0)
         made.run(scored)
-    program, *words = shlex.split(caplog.text.partition("put right: python ")[2].splitlines()[0])
-    assert program == "scripts/leaderboard.py"
-    assert leaderboard.main(words) == 0
+    program, *words = shlex.split(caplog.text.partition("put right: ")[2].splitlines()[0])
+    assert program == "flair2-exp"
+    assert answer(*words).status == 0
     assert (made.folder / "report" / "leaderboard.html").is_file()

@@ -158,7 +158,7 @@ def _summary(errors: Sequence[Finding], super_patch: int) -> str:
         )
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
     return (
-        f"damaged data set: {shown}{more}.\n{counts}; `python scripts/check.py ROOT "
+        f"damaged data set: {shown}{more}.\n{counts}; `flair2-exp check ROOT "
         f"--super-patch {super_patch}` lists all. Download the damaged files again."
     )
 

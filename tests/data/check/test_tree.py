@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from flair2_exp.data.check.tiff import Header, TruncatedError, read_header
 from flair2_exp.data.check.tree import check_tree, require_sound
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
+from tests.commands import Answer, answer
 from tests.data.trees import AREAS, PRODUCTS, TEST_AREA, Tree, groups_of, write_raster, write_tree
 
 ROOT = Path(__file__).parents[3]
@@ -860,37 +859,26 @@ def test_a_crop_too_large_for_the_data_is_told_as_such(tree: Tree) -> None:
     assert message.startswith("s2_preproc.size=56 leaves the areas' series: ")
     assert "Choose a smaller s2_preproc.size" in message
     truncate(tree.image(PATCH))
-    with pytest.raises(DataError, match=r"damaged data set.*\n.*check\.py ROOT --super-patch 56`"):
+    with pytest.raises(
+        DataError, match=r"damaged data set.*\n.*flair2-exp check ROOT --super-patch 56`"
+    ):
         sound(tree, size=56)
 
 
 # --- the command line -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_script", ROOT / "scripts" / "check.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+def test_the_command_passes_a_sound_tree(tree: Tree) -> None:
+    done = answer("check", str(tree.root), "--workers", "1")
+    assert done == Answer(0, "sound: 5 patches, 0 errors, 0 warnings\n", "")
 
 
-def test_the_command_passes_a_sound_tree(
-    tree: Tree, script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert script.main([str(tree.root), "--workers", "1"]) == 0
-    assert capsys.readouterr() == ("sound: 5 patches, 0 errors, 0 warnings\n", "")
-
-
-def test_the_command_shows_damage_in_a_table(
-    tree: Tree, script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_shows_damage_in_a_table(tree: Tree) -> None:
     truncate(tree.image(PATCH))
     tree.mask("IMG_000002").unlink()
-    assert script.main([str(tree.root), "--workers", "1", "--limit", "1", "--headers-only"]) == 1
-    out = capsys.readouterr().out
+    done = answer("check", str(tree.root), "--workers", "1", "--limit", "1", "--headers-only")
+    assert done.status == 1
+    out = done.out
     assert "flair_aerial_train/D004_2021/Z1_NN/img/IMG_000001.tif" in out
     assert "truncated-raster" in out
     assert "and 1 more" in out
@@ -901,15 +889,13 @@ def test_the_command_shows_damage_in_a_table(
 def test_the_command_writes_json(
     tree: Tree,
     tmp_path: Path,
-    script: ModuleType,
-    capsys: pytest.CaptureFixture[str],
     to_file: bool,
 ) -> None:
     truncate(tree.image(PATCH))
     target = str(tmp_path / "findings.json") if to_file else "-"
-    assert script.main([str(tree.root), "--workers", "1", "--json", target]) == 1
-    out = capsys.readouterr().out
-    content = json.loads(Path(target).read_text() if to_file else out)
+    done = answer("check", str(tree.root), "--workers", "1", "--json", target)
+    assert done.status == 1
+    content = json.loads(Path(target).read_text() if to_file else done.out)
     assert content["kinds"] == {"truncated-raster": 1}
     assert (content["patches"], content["errors"], content["warnings"]) == (5, 1, 0)
     (finding,) = content["findings"]
@@ -917,12 +903,10 @@ def test_the_command_writes_json(
     assert finding["subject"] == PATCH
 
 
-def test_findings_that_cannot_be_written_are_still_shown(
-    tree: Tree, tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_findings_that_cannot_be_written_are_still_shown(tree: Tree, tmp_path: Path) -> None:
     truncate(tree.image(PATCH))
-    assert script.main([str(tree.root), "--workers", "1", "--json", str(tmp_path)]) == 2
-    told = capsys.readouterr()
+    told = answer("check", str(tree.root), "--workers", "1", "--json", str(tmp_path))
+    assert told.status == 2
     assert "Is a directory" in told.err
     assert "truncated-raster" in told.out
 
@@ -962,15 +946,9 @@ def test_a_name_that_no_terminal_shows_is_told(tree: Tree) -> None:
         ["TREE", "--json", "/no/x", "--workers", "1"],
     ],
 )
-def test_wrong_usage_ends_with_status_two(
-    tree: Tree, script: ModuleType, arguments: list[str]
-) -> None:
+def test_wrong_usage_ends_with_status_two(tree: Tree, arguments: list[str]) -> None:
     arguments = [str(tree.root) if word == "TREE" else word for word in arguments]
-    try:
-        status = script.main([*arguments])
-    except SystemExit as ended:
-        status = int(str(ended.code))
-    assert status == 2
+    assert answer("check", *arguments).status == 2
 
 
 def test_the_command_runs_in_processes_without_loading_torch(tree: Tree) -> None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from flair2_exp.config.data import DatasetConfig
-from flair2_exp.data.download import unpack
+from flair2_exp.data.download import archives, unpack
 from flair2_exp.data.download.archives import ARCHIVES, Archive, download, placement, select
 from flair2_exp.data.layout import locate
 from flair2_exp.errors import ConfigError, DataError
+from tests.commands import Answer as Done
+from tests.commands import answer
 from tests.data.download.servers import Answer, Request, Server, md5, ranged, zipped
 from tests.data.trees import write_tree
 
@@ -336,42 +336,30 @@ def test_the_table_holds_well_formed_sums() -> None:
 
 # --- the command line -------------------------------------------------------------------------
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "download.py"
-
-
-@pytest.fixture
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("download_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
 
 def test_the_command_downloads_then_finds_all_there(
     server: Server,
     tmp_path: Path,
     sen: Archive,
-    script: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(script, "select", lambda parts: [sen])
+    monkeypatch.setattr(archives, "select", lambda parts: [sen])
     command = [str(tmp_path / "to"), "--parts", "toy", "--base-url", server.url]
     for line in (f"{SEN}: unpacked to {SEN}\n", f"{SEN}: there already: {SEN}\n"):
-        assert script.main(command) == 0
-        assert capsys.readouterr() == (line, "")
+        assert answer("download", *command) == Done(0, line, "")
 
 
 def test_the_command_names_a_failure_in_two_lines_without_the_password(
-    server: Server, tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path
 ) -> None:
     url = server.url.replace("//", "//user:secret@")
-    assert script.main([str(tmp_path), "--parts", "centroids", "--base-url", url]) == 1
-    message = capsys.readouterr().err
+    done = answer("download", str(tmp_path), "--parts", "centroids", "--base-url", url)
+    assert done.status == 1
+    message = done.err
     address = server.url.replace("//", "//***@")
-    assert message.startswith(f"error: {address}/flair_2_centroids_sp_to_patch.zip: the server")
+    assert message.startswith(
+        f"flair2-exp: {address}/flair_2_centroids_sp_to_patch.zip: the server"
+    )
     assert message.count("\n") == 2
     assert "secret" not in message
     files = (path for path in tmp_path.rglob("*") if path.is_file())
@@ -380,30 +368,24 @@ def test_the_command_names_a_failure_in_two_lines_without_the_password(
 
 def test_the_command_stopped_by_its_user_says_how_to_resume(
     tmp_path: Path,
-    script: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "download", stopped)
-    assert script.main([str(tmp_path), "--parts", "toy"]) == 130
-    assert "the same command resumes here" in capsys.readouterr().err
+    monkeypatch.setattr(archives, "download", stopped)
+    done = answer("download", str(tmp_path), "--parts", "toy")
+    assert done.status == 130
+    assert "the same command resumes here" in done.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["to"], ["to", "--parts", "sat"], ["to", "--part"]])
-def test_wrong_usage_ends_with_status_two(script: ModuleType, arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as info:
-        script.main(arguments)
-    assert info.value.code == 2
+def test_wrong_usage_ends_with_status_two(arguments: list[str]) -> None:
+    assert answer("download", *arguments).status == 2
 
 
-def test_the_list_names_every_archive(
-    script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert script.main(["--list"]) == 0
-    listing = capsys.readouterr().out
+def test_the_list_names_every_archive() -> None:
+    listing = answer("download", "--list").out
     assert all(archive.name in listing for archive in ARCHIVES)
     assert all(archive.md5 in listing for archive in ARCHIVES if archive.md5)
 
