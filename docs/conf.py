@@ -37,6 +37,7 @@ nb_execution_mode = "force"
 nb_execution_timeout = 240  # seconds; the whole notebook's are fewer
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_execution_in_temp = True
 nb_merge_streams = True
 
 html_theme = "pydata_sphinx_theme"
@@ -49,6 +50,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+html_sidebars = {page: [] for page in ("index", "tutorial", "notebooks/*", "changes")}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from docutils import nodes
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from sphinx.util.docutils import SphinxDirective
 
 _ROOM: Final = r'(\w+)(?:\["(.*?)"\])?'
 _ARROW: Final = re.compile(rf"^\s*{_ROOM}\s*-->\s*{_ROOM}", re.MULTILINE)
-_WIDTH: Final = 26
+_WIDTH: Final = 32
 """Letters in a line of a box."""
 
 
@@ -60,7 +61,7 @@ def draw(text: str, path: Path) -> None:
     for tail, _, head, _ in arrows:
         (x, y), (x_head, y_head) = places[tail], places[head]
         style = {"arrowstyle": "-|>", "color": "#8a94a6", "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", (x_head, y_head + 0.35), (x, y - 0.35), arrowprops=style)
+        axes.annotate("", (x_head, y_head + 0.35), (x, y - 0.35), arrowprops=style, zorder=1)
     for name, (x, y) in places.items():
         _box(axes, name, labels.get(name, name), x, y)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +77,11 @@ def _rows(arrows: list[tuple[str, str]]) -> list[list[str]]:
     return [[n for n in depth if depth[n] == row] for row in range(max(depth.values()) + 1)]
 
 
-def _box(axes: Any, name: str, label: str, x: float, y: float) -> None:
+def _box(axes: Axes, name: str, label: str, x: float, y: float) -> None:
     lines = textwrap.wrap(label.removeprefix(f"{name}: "), _WIDTH)
-    style = {"boxstyle": "round,pad=0,rounding_size=0.02", "fc": "#eef3f9", "ec": "#5b7aa8"}
-    axes.add_patch(FancyBboxPatch((x - 0.115, y - 0.35), 0.23, 0.7, mutation_aspect=4, **style))
-    body = "\n".join(lines[:4])
-    axes.text(x, y + 0.3, name, ha="center", va="top", fontsize=9.5, weight="bold")
-    axes.text(x, y + 0.1, body, ha="center", va="top", fontsize=7.5, linespacing=1.15)
+    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.02", "fc": "#eef3f9", "ec": "#5b7aa8"}
+    box = FancyBboxPatch((x - 0.115, y - 0.35), 0.23, 0.7, mutation_aspect=4, zorder=2, **style)
+    axes.add_patch(box)
+    body = "\n".join(lines)
+    axes.text(x, y + 0.31, name, ha="center", va="top", fontsize=9.5, weight="bold", zorder=3)
+    axes.text(x, y + 0.13, body, ha="center", va="top", fontsize=7, linespacing=1.15, zorder=3)
