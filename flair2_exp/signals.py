@@ -59,12 +59,16 @@ def exception_of(number: int) -> BaseException:
 class Interruption:
     """A signal that asks this process to end, once it comes.
 
+    Args:
+        lasting: The process is not the run's alone, but a notebook's: a second signal raises again.
+
     Attributes:
         exception: What the signal raises; None until one comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lasting: bool = False) -> None:
         self.exception: BaseException | None = None
+        self._lasting = lasting
         self._postponed = False
         self._settled = False
         self._owner = os.getpid()
@@ -97,6 +101,8 @@ class Interruption:
         if os.getpid() != self._owner:
             os._exit(128 + number)
         if self.exception is not None:
+            if self._lasting:
+                raise self.exception
             if slurm.JOB in os.environ:
                 return
             os._exit(128 + number)
@@ -109,7 +115,7 @@ _current: Interruption | None = None
 
 
 @contextmanager
-def signals_as_exceptions() -> Iterator[Interruption]:
+def signals_as_exceptions(*, lasting: bool = False) -> Iterator[Interruption]:
     """Let the first signal within this context raise; a second one ends the process.
 
     An inner context is the outer one. The handlers before are put back at the end. Outside the main
@@ -117,13 +123,16 @@ def signals_as_exceptions() -> Iterator[Interruption]:
     started to ignore, as a shell's background job ignores Ctrl-C, stays ignored; another program's
     handler of SIGUSR1 and SIGUSR2 stays. Lightning's trainer keeps a SIGTERM handler that is there
     before and calls it after its own.
+
+    Args:
+        lasting: The process outlives the run, as a notebook's: a second signal raises as well.
     """
     global _current
     outside = threading.current_thread() is not threading.main_thread()
     if outside or (_current is not None and _current._owner == os.getpid()):
         yield Interruption() if outside or _current is None else _current
         return
-    _current = Interruption()
+    _current = Interruption(lasting=lasting)
     handled = [each for each in SIGNALS if _is_ours(each)]
     before = {each: signal.signal(each, _current.handle) for each in handled}
     try:

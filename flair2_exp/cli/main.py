@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         verb = verb_of(arguments)
         if verb is not None:
             sys.exit(verb(arguments[1:]))
-        works = not _answers_at_once(arguments) and _run(arguments)
+        works = not _answers_at_once(arguments) and bool(execute(arguments))
     if not works and (status := streams.loss()):
         sys.exit(status)
 
@@ -70,8 +70,13 @@ def _answers_at_once(arguments: Sequence[str]) -> bool:
     return False
 
 
-def _run(arguments: Sequence[str]) -> bool:
-    """Do what the command says; return whether that is more than to show something."""
+def execute(arguments: Sequence[str]) -> Path | bool:
+    """Do what an experiment's command line says; its mistakes are raised as they come.
+
+    Returns:
+        The folder of a single run; of many, whether they were to run; False where the command only
+        shows something.
+    """
     from flair2_exp.cli.preflight import preflight
     from flair2_exp.cli.words import parse, runs_nothing
     from flair2_exp.compat import files_checked, run_hydra_tool
@@ -125,8 +130,8 @@ def _primary(flags: argparse.Namespace) -> tuple[Path, str]:
     return folder, flags.config_name or "config"
 
 
-def _run_one(flags: argparse.Namespace) -> bool:
-    """Compose a single run, check it, and run it in Hydra's output folder; return True."""
+def _run_one(flags: argparse.Namespace) -> Path:
+    """Compose a single run, check it, and run it in Hydra's output folder; return that."""
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import RunMode
 
@@ -152,7 +157,7 @@ def _run_one(flags: argparse.Namespace) -> bool:
             os.environ.update(config.hydra.job.env_set)
             logging.basicConfig(level=logging.WARNING, format=f"process {rank.number}: %(message)s")
             run(experiment, run_folder, list(flags.overrides))
-            return True
+            return run_folder
         before = Footprint.of(run_folder)
 
         def task(job: DictConfig) -> object:
@@ -175,7 +180,7 @@ def _run_one(flags: argparse.Namespace) -> bool:
             if isinstance(error, FlairError) and not RunFolder(run_folder).record.exists():
                 before.restore()  # Hydra 1.4 logs a refusal as a failed job
             raise error
-        return True
+        return run_folder
 
 
 def _run_many(flags: argparse.Namespace) -> bool:

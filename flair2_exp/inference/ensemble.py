@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from flair2_exp.errors import ConfigError, FlairError, nearest
-from flair2_exp.inference.stored import StoredRun, is_run_id
+from flair2_exp.inference.stored import StoredRun
 from flair2_exp.lifecycle.folder import RunFolder, run_folders
 from flair2_exp.lifecycle.record import FINISHED, RunRecord
+from flair2_exp.results.finding import is_run_id
 from flair2_exp.tracking.tags import Tag
 
 log = logging.getLogger(__name__)

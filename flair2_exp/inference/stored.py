@@ -1,9 +1,8 @@
-"""A trained network as a run has left it: found by folder, by checkpoint or by MLflow run id."""
+"""A trained network as a run has left it."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from flair2_exp.errors import CheckpointError, ConfigError, FlairError
 from flair2_exp.inference import weights
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import FINISHED, MEMBERS, TRAINED, RunRecord, read_settings
+from flair2_exp.results.finding import locate, record_in
 from flair2_exp.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LIMITS: Final = ("limit_train_batches", "limit_val_batches")
 
 
@@ -57,36 +56,15 @@ class StoredRun:
             FlairError: There is no such run, it has not trained, it was trained on a few batches
                 alone, or it was written by another version.
         """
-        path = Path(run).expanduser()
-        if path.suffix in (".ckpt", ".pt", weights.SUFFIX) or path.is_file():
-            return cls._of_checkpoint(str(run), path)
-        if path.is_dir():
-            return cls._of_folder(str(run), RunFolder(path))
-        if is_run_id(str(run)):
-            return cls._of_folder(str(run), _folder_of(str(run), tracking_uri))
-        raise ConfigError(
-            f"{run}: there is no such run.\nExpected the folder of a run, a checkpoint "
-            f"({RunFolder(Path()).best}), exported weights ({weights.SUFFIX}), or the 32 digits of "
-            "an MLflow run."
-        )
-
-    @classmethod
-    def _of_checkpoint(cls, name: str, path: Path) -> StoredRun:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: there is no such checkpoint.")
-        folder = RunFolder(path.parent.parent)
-        if path.parent == folder.checkpoints and folder.config.is_file():
-            return cls._of_folder(name, folder, path)
-        return cls(name, path)
+        place = locate(run, tracking_uri)
+        if place.folder is not None:
+            return cls._of_folder(str(run), place.folder, place.checkpoint)
+        assert place.checkpoint is not None, "a place without a folder is a file's"
+        return cls(str(run), place.checkpoint)
 
     @classmethod
     def _of_folder(cls, name: str, folder: RunFolder, path: Path | None = None) -> StoredRun:
-        record = RunRecord.read(folder)
-        if record is None:
-            raise ConfigError(
-                f"{folder} does not hold a run (no readable {folder.record.name}).\n"
-                "Name the folder of one run, as outputs/NAME/TIME or multirun/SWEEP/JOB."
-            )
+        record = record_in(folder)
         if Tag.MEMBERS in record.tags:
             members = " ".join(read_settings(folder)[MEMBERS]["runs"])
             raise ConfigError(
@@ -155,37 +133,5 @@ class StoredRun:
         return f", {version}" if version else ""
 
 
-def is_run_id(text: str) -> bool:
-    """Return whether a text has the form of an MLflow run's id."""
-    return _RUN_ID.fullmatch(text) is not None
-
-
 def _state(record: RunRecord) -> str:
     return f"its run is {record.status.lower()}{f': {record.error}' if record.error else ''}"
-
-
-def _folder_of(run_id: str, tracking_uri: str) -> RunFolder:
-    """Return the folder of an MLflow run.
-
-    Raises:
-        FlairError: The store has no such run, or its folder is not here.
-    """
-    from flair2_exp.config.tracking import PathsConfig
-    from flair2_exp.lifecycle.assembly import store_at
-    from flair2_exp.tracking.store import database_path, local_uri
-
-    uri = tracking_uri or local_uri(PathsConfig().mlflow)
-    if uri.startswith("sqlite:") and not database_path(uri).is_file():
-        raise ConfigError(
-            f"{run_id}: there is no MLflow database {database_path(uri)} to look it up in.\n"
-            "Name the store with --tracking-uri, or the run by its folder."
-        )
-    store = store_at(uri)
-    tags = store.call("looking for the run", lambda client: client.get_run(run_id).data.tags)
-    folder = RunFolder(Path(tags.get(Tag.FOLDER, "")))
-    if not tags.get(Tag.FOLDER) or not folder.path.is_dir():
-        raise ConfigError(
-            f"MLflow run {run_id} was in {tags.get(Tag.FOLDER) or 'no folder'}, which is not on "
-            "this machine.\nName the run's folder, or its checkpoint."
-        )
-    return folder

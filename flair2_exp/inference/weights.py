@@ -20,6 +20,7 @@ from flair2_exp.errors import CheckpointError
 from flair2_exp.files import replacing
 from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.lifecycle.results import SYNTHETIC
+from flair2_exp.results.finding import WEIGHTS
 from flair2_exp.score import convention_of
 from flair2_exp.tracking.scrub import scrub
 from flair2_exp.tracking.tags import Tag
@@ -27,7 +28,7 @@ from flair2_exp.tracking.tags import Tag
 if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Member
 
-SUFFIX: Final = ".safetensors"
+SUFFIX: Final = WEIGHTS
 _OPTIONS: Final = "flair2_exp.hyper_parameters"
 _ORIGIN: Final = "flair2_exp.origin"
 
