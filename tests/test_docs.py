@@ -104,7 +104,10 @@ def looked_up(command: Command) -> None:
     if any(word.endswith(".yaml") or word.startswith("resume=") for word in command.words):
         return  # of a file or a folder that an earlier command writes
     words = [word for word in command.words if word not in ("-m", "--multirun")]
-    if command.is_many:  # the values of a sweep are those of its jobs
+    if command.is_many:  # one job of it: the first of all values, without options of the whole
+        own = {w.partition("=")[0] for w in words if w.startswith(("sweep.", "tune."))}
+        assert own <= {*option_names()}, command
+        words = [word for word in words if word.partition("=")[0] not in own]
         words = [re.sub(r"^([\w./]+=[^\[{',]*),.*", r"\1", word) for word in words]
     shown = answer(*words, *(() if "--cfg" in words else ("--cfg", "job")))
     assert shown.status == 0, (command, shown.err)
@@ -144,8 +147,8 @@ def executed(command: Command) -> Answer:
     words = [word for word in words if not word.startswith("preset=")]
     small = [each for each in SMALL if not command.given(each.partition("=")[0])]
     plain = ("unet", "utt", "unetplusplus")
-    if command.given("model") and not any(command.given("model") and f"model={m}" in words for m in plain):
-        small = [each for each in small if not each.startswith("model.encoder")]
+    if command.given("model") and not {f"model={name}" for name in plain} & {*words}:
+        small.remove("model.encoder=resnet18")  # networks of another encoder's, or without any
     return answer("preset=debug", *words, *small)
 
 
