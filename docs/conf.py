@@ -30,6 +30,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
+default_role = "literal"  # docstrings mark code as Markdown does
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 
@@ -56,5 +57,13 @@ html_css_files = ["site.css"]
 
 
 def setup(app: Sphinx) -> None:
-    """Make Mermaid's pictures known, drawn here rather than in the reader's browser."""
+    """Draw Mermaid's pictures here, not in the reader's browser; mend what Napoleon misreads."""
     app.add_directive("mermaid", drawing.Mermaid)
+    app.connect("autodoc-process-docstring", keep_sentence, priority=400)
+
+
+def keep_sentence(app: object, what: str, name: str, owner: object, options: object,
+                  lines: list[str]) -> None:  # fmt: skip
+    """Keep Napoleon, which comes after, from taking a property's "One row: …" for its type."""
+    if what == "property" and lines:
+        lines[0] = lines[0].replace(": ", " – ", 1)

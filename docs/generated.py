@@ -110,7 +110,7 @@ def _opening(text: str) -> tuple[str, str]:
 
 def options() -> str:
     """Return all options, group by group: type, bounds, default, meaning."""
-    parts = [_section(Config, "", "the experiment itself")]
+    parts = [_section(Config, "", "The experiment itself")]
     parts += [_section(engine, "hydra.launcher.", _launcher(engine)) for engine in ENGINES]
     return "\n".join(parts)
 
@@ -148,7 +148,10 @@ def _row(group: type[Group], item: dataclasses.Field[Any], name: str) -> tuple[s
         kind += f", {low:.10g} to {high:.10g}" if high < OPEN else f", at least {low:.10g}"
     if item.metadata.get("path"):
         kind = kind.replace("text", "path")
-    return f"`{name}`", kind, _default(item), meanings(group).get(item.name, "")
+    meaning = meanings(group).get(item.name, "")
+    if not meaning and item.name == "name":
+        meaning = "What the chosen file of the group is called."
+    return f"`{name}`", kind, _default(item), meaning
 
 
 def _is_number(hint: Any) -> bool:
