@@ -8,6 +8,7 @@ end of a process, not against a loss of power: nothing waits for the disk.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 import unicodedata
@@ -63,6 +64,16 @@ def has_control_characters(text: str) -> bool:
 
 def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
+
+
+_FRESH: Final = re.compile(r"\..+\.[0-9a-f]{8}")
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Return the files below a folder that killed processes left half written (`replacing`)."""
+    return sorted(
+        path for path in folder.rglob(".*.*") if _FRESH.fullmatch(path.name) and path.is_file()
+    )
 
 
 @contextmanager

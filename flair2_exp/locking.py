@@ -166,6 +166,14 @@ def holder_of(folder: Path) -> str:
         return ""
 
 
+def lock_time(folder: Path) -> float | None:
+    """Return when a process last took a folder, in seconds since 1970; None: none ever did."""
+    try:
+        return (folder / FILE).stat().st_mtime
+    except OSError:
+        return None
+
+
 def _holder(folder: Path) -> str:
     """Return `process 12 on host`, as the holder wrote it."""
     try:

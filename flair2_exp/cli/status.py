@@ -1,50 +1,77 @@
-"""`python -m flair2_exp status` and `cancel`: where the jobs of sweeps are, and how to end them."""
+"""`flair2-exp status` and `cancel`: where runs and the jobs of sweeps are, and how to end them."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from flair2_exp.cli.verbs import PROGRAM, Parser
-from flair2_exp.errors import ConfigError
-from flair2_exp.sweeps.overview import JobState, cancel, overview, sweeps_below
+import click
+
+from flair2_exp.cli import shown
+from flair2_exp.cli.verbs import verb
+from flair2_exp.lifecycle.folder import SWEEP_CONFIG, RunFolder
+from flair2_exp.results.finding import multirun, results_folders
+from flair2_exp.results.table import sweep_folder
+from flair2_exp.sweeps.overview import (
+    JobState,
+    at_work,
+    cancel,
+    overview,
+    state_of_run,
+    sweeps_below,
+)
 
 
-def status(arguments: Sequence[str]) -> int:
-    """Print where the jobs of sweeps and searches are.
+@verb(
+    "status",
+    examples="""
+    flair2-exp status                    # all sweeps in multirun/, and the runs at work in outputs/
+    flair2-exp status leaderboard        # one sweep, by its name or its folder
+    flair2-exp status outputs/unet/TIME  # one run
+    flair2-exp status leaderboard --json | jq '.[].jobs[] | select(.state == "failed")'
+    """,
+)
+@click.argument("sweeps", nargs=-1, metavar="[SWEEP]...")
+@shown.as_json
+def status(sweeps: tuple[str, ...], as_json: bool) -> None:
+    """Show how far sweeps, searches and runs are, from any terminal.
 
-    Returns:
-        0.
-
-    Raises:
-        FlairError: There is no such sweep.
+    Each job is waiting, queued, running, done, failed, stopped (the sweep's command resumes it),
+    cancelled or unknown (its cluster does not answer). Everything is read from the folders.
     """
-    options = _parser("status", "Show how far sweeps and searches are, from their folders.", "*")
-    chosen = options.parse_args(list(arguments)).sweeps
-    folders = [sweep for name in chosen for sweep in _sweeps(name)]
-    folders = folders if chosen else list(sweeps_below(_multirun()))
-    if not folders:
-        print(f"No sweep or search in {_multirun()}.")
-    for place, folder in enumerate(folders):
-        print(("\n" if place else "") + table(folder, overview(folder)), flush=True)
-    return 0
+    groups = dict(_group(folder) for name in sweeps for folder in _folders(name))
+    if not sweeps:
+        groups = dict(map(_group, sweeps_below(multirun())))
+        for folder in results_folders():
+            if folder != multirun() and (single := at_work(folder)):
+                groups[folder] = single
+    if as_json:
+        shown.print_json([{"folder": f, "jobs": list(map(_as_json, g))} for f, g in groups.items()])
+    elif not groups:
+        print(f"No sweep or search in {multirun()}, and no run at work.")
+    for place, (folder, jobs) in enumerate({} if as_json else groups.items()):
+        print("\n" if place else "", end="")
+        _print(folder, jobs)
 
 
-def end(arguments: Sequence[str]) -> int:
-    """End the jobs of a sweep, each with a checkpoint.
+@verb(
+    "cancel",
+    examples="""
+    flair2-exp cancel leaderboard            # a sweep or a search
+    flair2-exp cancel multirun/leaderboard/3_unet_seed=1    # one of its jobs
+    """,
+)
+@click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...")
+def end(sweeps: tuple[str, ...]) -> int:
+    """End the jobs of a sweep, a search or one run, each with a checkpoint.
 
-    Returns:
-        0; 1 where the sweep's command runs on another machine and goes on.
-
-    Raises:
-        FlairError: There is no such sweep.
+    The sweep's command starts them again on request alone (`sweep.cancelled=resume`). The exit
+    status is 1 where the sweep's command runs on another machine and goes on.
     """
-    text = "End the jobs of a sweep, a search or one run, each with a checkpoint."
-    options = _parser("cancel", text, "+").parse_args(list(arguments))
     result = 0
-    for folder in [each for name in options.sweeps for each in _sweeps(name)]:
+    for folder in [each for name in sweeps for each in _folders(name)]:
         print(f"{folder}: ending its jobs, each with a checkpoint …", flush=True)
         done = cancel(folder)
         print(f"{folder}: {done.jobs} jobs cancelled")
@@ -54,41 +81,41 @@ def end(arguments: Sequence[str]) -> int:
     return result
 
 
-def table(folder: Path, jobs: Sequence[JobState]) -> str:
-    """Return a sweep's jobs and their states, one line each, and a sum."""
+def _folders(name: str) -> list[Path]:
+    """Return the folders that a word means: sweeps, or a run."""
+    folder = sweep_folder(name)
+    return list(sweeps_below(folder)) or [folder]
+
+
+def _group(folder: Path) -> tuple[Path, list[JobState]]:
+    run = RunFolder(folder)
+    if run.record.is_file() and not (folder / SWEEP_CONFIG).is_file():
+        return folder, [state_of_run(run)]
+    return folder, overview(folder)
+
+
+def _print(folder: Path, jobs: Sequence[JobState]) -> None:
+    """Print jobs and their states, one line each, and a sum."""
     from flair2_exp.report.words import duration, number
 
-    head = ("row", "seed", "state", "epoch", "mIoU", "since", "")
-    rows = [head]
+    head = ["row", " seed", "state", " epoch", " mIoU", " per epoch", " left", " since", "where"]
+    rows = []
     for job in jobs:
-        epochs = f"{job.epoch}/{job.epochs}" if job.epochs else str(job.epoch or "–")
-        seed = str(job.seed) if job.seed >= 0 else "–"
-        since, score = duration(job.seconds), number(job.score)
-        rows.append((job.row, seed, job.state, epochs, score, since, job.note))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
+        epochs = f"{job.epoch}/{job.epochs}" if job.epochs else str(job.epoch or shown.NOTHING)
+        seed = str(job.seed) if job.seed >= 0 else shown.NOTHING
+        times = (duration(each) for each in (job.seconds_per_epoch, job.seconds_left, job.seconds))
+        place = ", ".join(dict.fromkeys(filter(None, (job.note, job.process))))
+        rows.append([job.row, seed, job.state, epochs, number(job.score), *times, place])
+    kept = [at for at, name in enumerate(head)
+            if name not in (" per epoch", " left", " since", "where")
+            or any(row[at] not in ("", shown.NOTHING) for row in rows)]  # fmt: skip
+    shown.print_table(
+        [head[at] for at in kept], [[row[at] for at in kept] for row in rows], title=str(folder)
+    )
     counts = Counter(job.state for job in jobs)
     total = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    lines += [f"{len(jobs)} jobs: {total}"]
-    return "\n".join([str(folder), *(line.rstrip() for line in lines)])
+    print(f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}: {total}", flush=True)
 
 
-def _multirun() -> Path:
-    return Path(os.environ.get("FLAIR2_EXP_ROOT") or ".") / "multirun"
-
-
-def _sweeps(name: str) -> list[Path]:
-    """Return the folders that a word means: a path, or the name of a sweep."""
-    for folder in (Path(name), _multirun() / name):
-        if folder.is_dir():
-            return list(sweeps_below(folder)) or [folder]
-    raise ConfigError(f"{name}: no such folder, and no sweep of this name in {_multirun()}.")
-
-
-def _parser(verb: str, text: str, number: str) -> Parser:
-    made = Parser(prog=f"{PROGRAM} {verb}", description=text)
-    made.add_argument(
-        "sweeps", nargs=number, metavar="SWEEP",
-        help="a sweep's name or folder" + (" (default: all in multirun)" if number == "*" else ""),
-    )  # fmt: skip
-    return made
+def _as_json(job: JobState) -> Mapping[str, Any]:
+    return vars(job) | {"folder": job.folder.path, "seed": job.seed if job.seed >= 0 else None}

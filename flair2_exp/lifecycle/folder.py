@@ -74,6 +74,8 @@ class RunFolder:
     """The newest checkpoint, from which an interrupted run resumes."""
     previous = _file("checkpoints", "previous.ckpt")
     """The one before, should `last` be torn."""
+    writing = _file("checkpoints", "last.writing")
+    """The next `last`, until it is whole."""
     hydra = _file(".hydra")
     """What Hydra keeps of the command; a folder."""
     log = _file("flair2_exp.log")  # by conf/config.yaml: hydra.job.name

@@ -215,6 +215,8 @@ def require_known(name: str, every: Sequence[Entry]) -> None:
     if name in known or f"{name}.name" in known:
         return
     scores = {score for each in every for score in each.run.record.scores}
+    if "/" in name and not scores:  # none of them has measured anything yet
+        return
     raise UsageError(
         f"{name}: no run has that; {nearest(name, sorted({*COLUMNS, *scores, *known}))}"
     )

@@ -25,13 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from flair2_exp.compat import is_basic_launcher
 from flair2_exp.config.fields import build, plain
 from flair2_exp.config.sweep import SweepConfig
-from flair2_exp.engines.engine import LIVE
+from flair2_exp.engines.engine import ACTIVE, LIVE
 from flair2_exp.engines.gpus import visible_gpus
 from flair2_exp.engines.launcher import EngineLauncher
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.lifecycle.assembly import require_store
 from flair2_exp.lifecycle.folder import SWEEP_CONFIG, Footprint, require_own_sweep, require_place
-from flair2_exp.locking import locked
+from flair2_exp.locking import is_held, locked
 from flair2_exp.optuna_sweeper.config import store_once
 from flair2_exp.optuna_sweeper.plugin import register_plugin
 from flair2_exp.sweeps.delivery import deliver_runs
@@ -427,7 +427,9 @@ def job_table(jobs: Sequence[Job], *, identities: bool = False) -> str:
     for job, seconds in zip(jobs, estimated, strict=True):
         expected = "?" if seconds is None else "–" if job.state == DONE else duration(seconds)
         hash_ = job.identity if identities else job.experiment
-        state = job.live or job.state
+        state = job.live or (
+            ACTIVE if job.state != DONE and is_held(job.folder.path) else job.state
+        )
         rows.append((str(job.number), job.row, str(job.seed), hash_, state, expected))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]

@@ -5,18 +5,17 @@ Nothing heavy is imported, and nothing is asked of MLflow: it may be on another 
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from flair2_exp.engines import watching
 from flair2_exp.engines.engine import ACTIVE, CANCELLED, LIVE, last_words
@@ -24,12 +23,25 @@ from flair2_exp.engines.job import Submission
 from flair2_exp.engines.watching import UNKNOWN
 from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.files import write_text
-from flair2_exp.lifecycle.folder import JOBS_FILE, SWEEP_CONFIG, RunFolder, natural_key
-from flair2_exp.lifecycle.record import FAILED as RUN_FAILED
-from flair2_exp.lifecycle.record import FINISHED, KILLED, RUNNING, TRAINED, RunRecord
-from flair2_exp.locking import holder_of, wait_until_free
+from flair2_exp.lifecycle.folder import (
+    JOBS_FILE,
+    SWEEP_CONFIG,
+    RunFolder,
+    natural_key,
+    run_folders,
+)
+from flair2_exp.lifecycle.record import RunRecord
+from flair2_exp.locking import holder_of, lock_time, wait_until_free
+from flair2_exp.results.run import (
+    DONE,
+    ENDED_SILENTLY,
+    FAILED,
+    STOPPED,
+    RecordedRun,
+    state_of,
+)
 
-WAITING, DONE, FAILED, STOPPED = "waiting", "done", "failed", "stopped"
+WAITING: Final = "waiting"
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,11 @@ class JobState:
         score: On the test split, else on the validation split; None where there is none yet.
         note: Where it is, or why it failed.
         seconds: Since it was queued or started; None where that is not known.
+        process: Who is at work in its folder, as `process 12 on host`; empty where nobody is, or an
+            engine's machine does not show it.
+        seconds_per_epoch: Of this process, on average; None before its first epoch ends, and of a
+            run that it resumed.
+        seconds_left: Of training at this pace; None where that is not known.
     """
 
     row: str
@@ -58,6 +75,9 @@ class JobState:
     score: float | None = None
     note: str = ""
     seconds: float | None = None
+    process: str = ""
+    seconds_per_epoch: float | None = None
+    seconds_left: float | None = None
 
 
 def write_jobs(folder: Path, jobs: Sequence[tuple[str, int, RunFolder]]) -> None:
@@ -128,6 +148,19 @@ def _started(folder: Path) -> Iterator[RunFolder]:
     yield from sorted(found, key=lambda own: natural_key(own.path))
 
 
+def state_of_run(folder: RunFolder) -> JobState:
+    """Return where a run is that belongs to no sweep."""
+    record = RunRecord.read(folder)
+    name = (record.row, record.seed) if record is not None else (folder.path.name, -1)
+    return _state_of(folder, name, None, "")
+
+
+def at_work(folder: Path) -> list[JobState]:
+    """Return the runs below a folder that processes are at work in."""
+    held = [each for each in run_folders(folder) if holder_of(each.path)]
+    return [each for each in map(state_of_run, held) if each.state == ACTIVE]
+
+
 def _state_of(
     folder: RunFolder, name: tuple[str, int] | None, job: Submission | None, live: str
 ) -> JobState:
@@ -136,12 +169,17 @@ def _state_of(
         record = RunRecord.read(folder)
     row, seed = name or (f"trial {folder.path.name}", -1)  # of a search, which plans none
     state, note = _state_and_note(folder, record, job, live)
-    epoch, epochs, last = _progress(folder)
-    scores: Mapping[str, Any] = record.scores if record is not None else {}
-    score = scores.get("test/miou", scores.get("val/miou", last))
-    since = job.time if job is not None else (record.start if record is not None else 0)
+    run = RecordedRun(folder, record or RunRecord({}))
+    epoch, epochs, score = _progress(run)
+    since = job.time if job is not None else run.record.start
     seconds = time.time() - since / 1000 if since and state in LIVE else None
-    return JobState(row, seed, folder, state, epoch, epochs, score, note, seconds)
+    process = holder_of(folder.path) if state == ACTIVE else ""
+    pace = _seconds_per_epoch(run, epoch) if process else None
+    left = None
+    if pace is not None and epochs and not run.record.training:
+        left = max(0.0, (epochs - epoch) * pace)
+    return JobState(row, seed, folder, state, epoch, epochs, score, note, seconds, process, pace,
+                    left)  # fmt: skip
 
 
 def _state_and_note(
@@ -149,41 +187,45 @@ def _state_and_note(
 ) -> tuple[str, str]:
     """Return a job's state, and where it is or why it failed."""
     where = f"{job.engine} {job.id}" if job is not None else ""
-    if record is not None and record.status == FINISHED:
+    state, note = state_of(folder, record)
+    if state == DONE:
         return DONE, ""
     if live in LIVE:
         return live, where
-    holder = holder_of(folder.path)
-    if holder:  # a run that no engine has started, or that an engine cannot see from here
-        return ACTIVE, holder
-    if live == CANCELLED:
-        return CANCELLED, where
-    if live == UNKNOWN:
-        return UNKNOWN, where
+    if state == ACTIVE:  # a run that no engine has started, or that an engine cannot see from here
+        return ACTIVE, note
+    if live in (CANCELLED, UNKNOWN):
+        return live, where
     if record is None:
         words = last_words(folder)
         if words:
             return FAILED, words
-        return (STOPPED, "its process ended without a word") if job is not None else (WAITING, "")
-    if record.status == RUN_FAILED:
-        return FAILED, (record.error.splitlines() or [""])[0]
-    ended = "by a signal" if record.status == KILLED else "its process ended without a word"
-    return STOPPED, ended if record.status in (KILLED, RUNNING, TRAINED) else record.status.lower()
+        return (STOPPED, ENDED_SILENTLY) if job is not None else (WAITING, "")
+    return state, note
 
 
-def _progress(folder: RunFolder) -> tuple[int, int, float | None]:
-    """Return the complete epochs, those of the whole training, and the last validation's mIoU."""
+def _progress(run: RecordedRun) -> tuple[int, int, float | None]:
+    """Return the complete epochs, those of the whole training, and the newest mIoU."""
     epochs, done, score = 0, 0, None
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        text = folder.config.read_text("utf-8")
-        found = re.search(r"^  max_epochs: (\d+)$", text, re.MULTILINE)
+    with suppress(OSError, ValueError):
+        found = re.search(r"^  max_epochs: (\d+)$", run.folder.config.read_text("utf-8"), re.M)
         epochs = int(found[1]) if found else 0
-    with suppress(OSError, ValueError), folder.history.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            done += 1
-            with suppress(ValueError, TypeError):
-                score = float(line.get("val/miou") or "nan")
-    return done, epochs, score if score == score else None
+    with suppress(FlairError):
+        done = len(run.history)
+        score = run.history[-1].get("val/miou") if done else None
+    scores = run.record.scores
+    return done, epochs, scores.get("test/miou", scores.get("val/miou", score))
+
+
+def _seconds_per_epoch(run: RecordedRun, epochs: int) -> float | None:
+    """Return how long an epoch takes; None where this process has not trained all of them."""
+    start = run.record.start / 1000
+    taken = lock_time(run.folder.path)
+    if not epochs or taken is None or start < taken:
+        return None
+    with suppress(OSError):
+        return max(0.0, run.folder.history.stat().st_mtime - start) / epochs
+    return None
 
 
 # --- ending -------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from flair2_exp.lifecycle.folder import SWEEP_CONFIG, RunFolder
 from flair2_exp.lifecycle.record import FAILED, FINISHED, KILLED, RUNNING, RunRecord
 from flair2_exp.locking import locked
 from flair2_exp.sweeps.overview import cancel, overview, sweeps_below, write_jobs
+from flair2_exp.tracking.tags import Tag
 from tests.commands import answer
 from tests.engines.scripts import script, until, written
 
@@ -125,6 +129,44 @@ def test_status_shows_all_sweeps_or_the_named_one(
     assert missing.status == 1
     assert "no sweep of this name" in missing.err
     assert answer("cancel").status == 2
+
+
+def test_a_run_at_work_has_its_pace_and_its_process(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAIR2_EXP_ROOT", str(tmp_path))
+    single = RunFolder(tmp_path / "outputs" / "it" / "time")
+    now = time.time()
+    for own in (single, RunFolder(sweep / "0")):
+        own.path.mkdir(parents=True)
+        own.config.write_text("trainer:\n  max_epochs: 10\n")
+        own.history.write_text("epoch,val/miou\n1,0.1\n2,0.2\n")
+        RunRecord({str(Tag.ROW): "it"}, start=int(1000 * (now + 5))).write(own)
+        os.utime(own.history, (now + 25, now + 25))
+    with locked(single.path), locked(sweep / "0"):
+        (job,) = overview(sweep)
+        shown = answer("status", "--json")
+        table = answer("status")
+    assert job.seconds_per_epoch == pytest.approx(10, abs=0.01)
+    assert job.seconds_left == pytest.approx(80, abs=0.1)
+    assert job.process == f"process {os.getpid()} on {socket.gethostname()}"
+    groups = {group["folder"]: group["jobs"] for group in json.loads(shown.out)}
+    assert set(groups) == {str(sweep), str(tmp_path / "outputs")}
+    assert [each["state"] for jobs in groups.values() for each in jobs] == ["running"] * 2
+    assert groups[str(sweep)][0]["seconds_left"] == pytest.approx(80, abs=0.1)
+    assert "1:20 min" in table.out
+    assert "resume" not in table.out
+    assert answer("status").out.count("running") == 0  # nobody holds them any more
+
+
+def test_a_resumed_run_has_no_pace_of_its_own(sweep: Path) -> None:
+    own = RunFolder(sweep / "0")
+    own.path.mkdir()
+    own.history.write_text("epoch,val/miou\n1,0.1\n")
+    RunRecord({}, start=1000).write(own)  # by an earlier process, which trained that epoch
+    with locked(own.path):
+        (job,) = overview(sweep)
+    assert (job.state, job.seconds_per_epoch, job.seconds_left) == ("running", None, None)
 
 
 def test_the_written_jobs_lead_to_their_folders_wherever_the_sweep_is_moved(
