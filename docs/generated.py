@@ -193,6 +193,9 @@ def verbs() -> str:
     """Return the help of each verb, as `VERB --help` prints it."""
     parts = []
     for name, verb in VERBS.items():
+        if not verb.place:  # `run`, which may be omitted: its words are groups and options
+            parts.append(f"## {name}\n\n{verb.help[0].upper()}{verb.help[1:]}.\n")
+            continue
         command: Any = verb.command
         if isinstance(command, click.Command):
             context = click.Context(

@@ -56,7 +56,7 @@ def main() -> None:
         flair("predict", str(run), "--split", "test", "--tta", "d4")
     for row in ("unet", "utt"):
         flair("predict", "--ensemble", f"satellite/{row}", "--split", "test")
-    flair("report", "--folders", "multirun/satellite", "outputs", "--format", "png", "--out", "rows")
+    flair("report", "multirun/satellite", "outputs", "--format", "png", "--out", "rows")
     shutil.copy(work / "rows/forest.png", out / "map_leaderboard.png")
 
     if not (work / "scene").is_dir():
