@@ -35,7 +35,7 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 
 nb_execution_mode = "force"
-nb_execution_timeout = 900  # seconds per cell, for a machine that others use; all take under four minutes
+nb_execution_timeout = 900  # seconds per cell, where others use the machine as well
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_execution_in_temp = True

@@ -79,7 +79,11 @@ def _rows(arrows: list[tuple[str, str]]) -> list[list[str]]:
 
 def _box(axes: Axes, name: str, label: str, x: float, y: float) -> None:
     lines = textwrap.wrap(label.removeprefix(f"{name}: "), _WIDTH)
-    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.02", "fc": "#eef3f9", "ec": "#5b7aa8"}
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=0.02",
+        "fc": "#eef3f9",
+        "ec": "#5b7aa8",
+    }
     box = FancyBboxPatch((x - 0.115, y - 0.35), 0.23, 0.7, mutation_aspect=4, zorder=2, **style)
     axes.add_patch(box)
     body = "\n".join(lines)

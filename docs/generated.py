@@ -66,7 +66,8 @@ def meanings(owner: type) -> Mapping[str, str]:
         for statement, below in zip(body, body[1:], strict=False):
             match statement, below:
                 case (
-                    ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                    ast.AnnAssign(target=ast.Name(id=name))
+                    | ast.Assign(targets=[ast.Name(id=name)]),
                     ast.Expr(value=ast.Constant(value=str(text))),
                 ):
                     texts[name] = text
@@ -204,7 +205,9 @@ def verbs() -> str:
             text = command.get_help(context)
         else:  # argparse's, until all verbs are Click's
             text = verb.help
-        parts.append(f"## {name}\n\n{verb.help[0].upper()}{verb.help[1:]}.\n\n```text\n{text}\n```\n")
+        parts.append(
+            f"## {name}\n\n{verb.help[0].upper()}{verb.help[1:]}.\n\n```text\n{text}\n```\n"
+        )
     return "\n".join(parts)
 
 

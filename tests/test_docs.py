@@ -148,9 +148,9 @@ def executed(command: Command) -> Answer:
         return answer(*words, *(() if command.given("sweep.dry_run") else ("sweep.dry_run=true",)))
     words = [word for word in words if not word.startswith("preset=")]
     small = [each for each in SMALL if not command.given(each.partition("=")[0])]
-    plain = ("unet", "utt", "unetplusplus")
-    if command.given("model") and not {f"model={name}" for name in plain} & {*words}:
-        small.remove("model.encoder=resnet18")  # networks of another encoder's, or without any
+    plain = {"model=unet", "model=utt"}
+    if command.given("model") and not plain & {*words}:  # of another encoder, or without any
+        small = [each for each in small if not each.startswith("model.encoder=")]
     return answer("preset=debug", *words, *small)
 
 
@@ -194,7 +194,11 @@ def test_the_notebook_is_the_page_of_its_name() -> None:
 
 def test_a_clone_of_the_pages_holds_no_path_of_a_machine() -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "docs", "README.md"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "docs", "README.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     for name in (name for name in listed if name.endswith((".md", ".py", ".ipynb"))):
         assert str(Path.home()) + "/" not in (ROOT / name).read_text("utf-8"), name
