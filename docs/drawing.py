@@ -1,7 +1,7 @@
-"""Mermaid's flow charts as SVG: the site is built offline, and its reader's browser fetches nothing.
+"""Mermaid's flow charts as SVG: built offline, and the reader's browser fetches nothing.
 
-Only what the design page uses is understood: `flowchart TD`, `a["text"] --> b["text"]`. On a page of
-a code host the same block is drawn by Mermaid itself.
+Only what the design page uses is understood: `flowchart TD`, `a["text"] --> b["text"]`. A code
+host has Mermaid itself draw the same block.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ def write(place: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table; line breaks and bars in cells are taken care of."""
     cells = [tuple(" ".join(cell.split()).replace("|", "\\|") for cell in row) for row in rows]
     rule = tuple("---" for _ in headings)
@@ -63,7 +64,7 @@ def meanings(owner: type) -> Mapping[str, str]:
         except (OSError, TypeError):  # made at run time
             continue
         body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(source)).body[0]).body
-        for statement, below in zip(body, body[1:], strict=False):
+        for statement, below in itertools.pairwise(body):
             match statement, below:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name))
@@ -194,20 +195,14 @@ def verbs() -> str:
     """Return the help of each verb, as `VERB --help` prints it."""
     parts = []
     for name, verb in VERBS.items():
+        parts.append(f"## {name}\n\n{verb.help[0].upper()}{verb.help[1:]}.\n")
         if not verb.place:  # `run`, which may be omitted: its words are groups and options
-            parts.append(f"## {name}\n\n{verb.help[0].upper()}{verb.help[1:]}.\n")
             continue
         command: Any = verb.command
         if isinstance(command, click.Command):
-            context = click.Context(
-                command, info_name=f"{PROGRAM} {name}", **command.context_settings
-            )
-            text = command.get_help(context)
-        else:  # argparse's, until all verbs are Click's
-            text = verb.help
-        parts.append(
-            f"## {name}\n\n{verb.help[0].upper()}{verb.help[1:]}.\n\n```text\n{text}\n```\n"
-        )
+            settings = command.context_settings
+            context = click.Context(command, info_name=f"{PROGRAM} {name}", **settings)
+            parts.append(f"```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
 
@@ -232,7 +227,7 @@ def run_files() -> str:
 def _constants(module: types.ModuleType) -> Iterator[tuple[str, str]]:
     """Yield the public texts of a module with what is written below each."""
     body = ast.parse(inspect.getsource(module)).body
-    for statement, below in zip(body, body[1:], strict=False):
+    for statement, below in itertools.pairwise(body):
         match statement, below:
             case (
                 ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=str(value))),

@@ -1,6 +1,6 @@
 """Make the images of the README and the site anew: `make images`.
 
-python scripts/images.py --work /tmp/images              # a quarter of an hour on two processor cores
+python scripts/images.py --work /tmp/images              # a quarter of an hour on 2 cores
 python scripts/images.py --work /tmp/images --quick --out /tmp/drawn     # to try it: minutes
 
 All are of one demo run, one sweep on the synthetic sample and one scene; a second call takes over
@@ -30,7 +30,7 @@ QUICK = (
     "seed=1,2", "trainer.max_epochs=2", "dataset.sample.areas_per_domain=1",
     "dataset.sample.patches_per_area=2",
 )  # fmt: skip
-"""The tutorial's sweep (`docs/tutorial.md`), and one that only shows that the images can be made."""
+"""The tutorial's sweep (`docs/tutorial.md`), and one to see that the images can be made."""
 
 
 def main() -> None:

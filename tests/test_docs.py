@@ -84,8 +84,9 @@ def test_other_commands_of_a_page_are_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_leaves_to_real_data_composes(page: Path, tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_what_a_page_leaves_to_real_data_composes(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for command in commands(page):
         if not command.runs:
@@ -119,8 +120,9 @@ def looked_up(command: Command) -> None:
     "page", [page for page in PAGES if any(each.runs for each in commands(page))],
     ids=lambda page: str(page.relative_to(ROOT)),
 )  # fmt: skip
-def test_the_commands_of_a_page_run(page: Path, tmp_path: Path,
-                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_the_commands_of_a_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FLAIR2_EXP_ROOT", raising=False)
     for command in commands(page):

@@ -191,7 +191,7 @@ def test_names_of_a_runs_files_are_spelled_in_one_class() -> None:
 
 
 def arrows() -> list[tuple[str, str]]:
-    """The arrows between rooms in the picture of the design page; `ground` is all ground modules."""
+    """The arrows between rooms in the design page's picture; `ground` is all ground modules."""
     page = (ROOT / "docs" / "explanation" / "design.md").read_text("utf-8")
     picture = re.search(r"```mermaid\n(.*?)```", page, re.DOTALL)
     assert picture is not None
