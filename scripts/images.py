@@ -45,14 +45,14 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
 
-    flair("preset=tiny", "name=demo", "hydra.run.dir=outputs/demo/images",
+    flair("preset=tiny", "name=demo", "hydra.run.dir=demo",
           *(["trainer.max_epochs=2"] if options.quick else []))  # fmt: skip
-    shutil.copy(work / "outputs/demo/images/panel.png", out / "demo_panel.png")
+    shutil.copy(work / "demo/panel.png", out / "demo_panel.png")
 
     flair(*SWEEP, *(QUICK if options.quick else FULL))
     shutil.copy(work / "multirun/satellite/report/forest.png", out / "leaderboard_sample.png")
 
-    for run in sorted(work.glob("multirun/satellite/unet/seed=*")):
+    for run in sorted(work.glob("multirun/satellite/*_unet_seed=*")):
         flair("predict", str(run), "--split", "test", "--tta", "d4")
     for row in ("unet", "utt"):
         flair("predict", "--ensemble", f"satellite/{row}", "--split", "test")
@@ -61,7 +61,7 @@ def main() -> None:
 
     if not (work / "scene").is_dir():
         flair("sample", "scene", "--scene", "3" if options.quick else "12")
-    command("scripts/benchmark.py", "inference", "--seams", "multirun/satellite/unet/seed=1",
+    command("scripts/benchmark.py", "inference", "--seams", "multirun/satellite/0_unet_seed=1",
             "scene", "--figure", str(out / "map_seams.png"))  # fmt: skip
 
 
