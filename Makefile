@@ -10,7 +10,7 @@ NEXT := .venv-hydra14
 NEXT_STAMP := $(NEXT)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-thorough test-engines test-hydra-next campaign lint format ui clean
+.PHONY: help setup demo test test-fast test-thorough test-engines test-hydra-next campaign lint format docs notebook images ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
-		--constraints constraints.txt --editable '.[all,dev]'
+		--constraints constraints.txt --editable '.[all,dev,docs]'
 	touch $@
 
 demo: $(STAMP)  ## train and test a small U-T&T on the synthetic sample (no GPU, no data set)
@@ -73,9 +73,19 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## the site, in docs/_build/html: offline, the notebook executed, warnings are errors
+	OMP_WAIT_POLICY=passive $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+notebook: $(STAMP)  ## docs/notebooks/flair2.ipynb from the page of its name
+	$(BIN)/jupytext --update --to ipynb docs/notebooks/flair2.md
+
+images: $(STAMP)  ## the images of README and site anew, of one run and one sweep (a quarter of an hour)
+	$(BIN)/python scripts/images.py --work outputs/images
+
 ui: $(STAMP)  ## MLflow on 127.0.0.1:5000 (make ui PORT=5001)
 	@$(BIN)/python -m flair2_exp ui --port $(PORT)
 
 clean:  ## remove the environment and all caches; runs and data stay
-	rm -rf $(VENV) $(NEXT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEXT) build dist docs/_build docs/reference/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

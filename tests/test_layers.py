@@ -188,12 +188,13 @@ def test_names_of_a_runs_files_are_spelled_in_one_class() -> None:
             assert named <= NOT_OF_A_RUN
 
 
-# The README's picture.
+# The picture of the design page.
 
 
 def arrows() -> list[tuple[str, str]]:
-    """The arrows between rooms in the README's picture; `ground` is all ground modules."""
-    picture = re.search(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The arrows between rooms in the design page's picture; `ground` is all ground modules."""
+    page = (ROOT / "docs" / "explanation" / "design.md").read_text("utf-8")
+    picture = re.search(r"```mermaid\n(.*?)```", page, re.DOTALL)
     assert picture is not None
     lines = re.findall(r"^\s*(\w+)(?:\[.*?\])?\s*-\.?->\s*(\w+)", picture[1], re.MULTILINE)
     rooms = {*HEIGHT, APART, "ground"}

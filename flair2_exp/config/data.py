@@ -81,11 +81,15 @@ class SampleConfig(Group):
     node: ClassVar[str] = "dataset.sample"
 
     seed: int = option(0, 0, 2**32 - 1)
+    """Of everything random in it."""
     patch_size: int = option(128, 32, 1024)
     """Pixels; a patch always covers 102.4 m, so 128 is 0.8 m per pixel and 512 is 0.2 m."""
     domains: int = option(8, 6, 40)
+    """A quarter of them validates, a quarter tests."""
     areas_per_domain: int = option(4, 1, 20)
+    """Areas in each domain."""
     patches_per_area: int = option(4, 1, 100)
+    """Patches in each area."""
     super_patch: int = option(64, 16, 112)
     """Largest `s2_preproc.size` that fits around every patch; a larger one makes larger files."""
 
@@ -241,7 +245,9 @@ class AugConfig(Group):
     brightness: float = option(0.0, 0.0, 1.0, decides=if_aerial)
     """Largest relative change; the factor is uniform in 1 ± the value, as for the next two."""
     contrast: float = option(0.0, 0.0, 1.0, decides=if_aerial)
+    """Largest relative change of the differences from the mean."""
     gamma: float = option(0.0, 0.0, 1.0, decides=if_aerial)
+    """Largest relative change of the exponent."""
     noise: float = option(0.0, 0.0, 0.5, decides=if_aerial)
     """Standard deviation of Gaussian noise, as a share of the full scale."""
     zoom: float = option(0.0, 0.0, 0.5)
@@ -270,6 +276,7 @@ class MetadataConfig(Group):
 
     name: str = option("", chosen=True, decides=False)
     enabled: bool = option(False, chosen=True)
+    """Whether the network gets place, date and camera of a patch."""
     month: Literal["cyclic", "reference"] = option("cyclic", decides=if_metadata)
     """`reference` is the baseline's angle, the same for every month."""
     fusion: Literal["channels", "rows"] = option("channels", decides=if_metadata)

@@ -62,9 +62,13 @@ class SlurmConfig(EngineConfig):
     """Seconds before the time limit at which a job is asked to write its checkpoint and to queue
     again: more than a batch and a checkpoint take; SLURM may tell it a minute earlier."""
     account: str | None = None
+    """What the jobs are charged to (`--account`)."""
     partition: str | None = None
+    """Where they run (`--partition`)."""
     qos: str | None = None
+    """Their quality of service (`--qos`)."""
     constraint: str | None = None
+    """What their nodes must have (`--constraint`)."""
     memory: str | None = None
     """Of each machine, as `64G`; null: the site's default."""
     gpus: str | None = None

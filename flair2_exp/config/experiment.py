@@ -46,6 +46,7 @@ class Config(DataGroups, Group):
     tune: TuneConfig = field(default_factory=TuneConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     compat: Literal["corrected", "reference"] = option("corrected", chosen=True, decides=False)
+    """Whether the quirks of the published code are corrected, or all as published."""
     quirk: str | None = option(None, decides=False)
     """The quirk of the baseline that `quirk=...` sets right."""
     name: str = option("experiment", decides=False)

@@ -27,6 +27,7 @@ class TrackingConfig(Group):
 
     name: str = option("", chosen=True)
     enabled: bool = option(True, chosen=True)
+    """Whether there is an MLflow run at all."""
     uri: str | None = None
     """`sqlite:////absolute/path/mlflow.db` or `http://HOST:PORT`; null: below `paths.mlflow`."""
     experiment: str = "flair2"

@@ -141,6 +141,7 @@ class OptimizerConfig(Group):
     lr: float = option(1e-3, 0.0, 1e4, chosen=True)
     """The learning rate."""
     weight_decay: float = option(0.0, 0.0, 1e4)
+    """Share of the weights that each step takes off, by the optimizer's own rule."""
     encoder_lr_factor: float = option(1.0, 0.0, 1e4)
     """The learning rate of the network's encoder over `lr`."""
     layer_decay: float = option(1.0, 0.01, 1.0)
@@ -198,6 +199,7 @@ class TrainerConfig(Group):
     node: ClassVar[str] = "trainer"
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = option("auto", decides=False)
+    """What trains; `auto` takes a GPU where there is one."""
     devices: int = option(1, -1, 4096, decides=if_divided)
     """How many; -1: all GPUs. Batches are per device."""
     num_nodes: int = option(1, 1, 65_536, decides=if_divided)
@@ -210,7 +212,9 @@ class TrainerConfig(Group):
     """Lightning's name of how devices work together. Strategies whose processes are copies of this
     one (`ddp_spawn`) are left out: they lose what training measured."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+    """Of the arithmetic, by Lightning's words; `16-mixed` needs a GPU."""
     max_epochs: int = option(100, 1, 1_000_000, decides=if_trained)
+    """Epochs after which training ends, if nothing ends it before."""
     accumulate_grad_batches: int = option(1, 1, 1_000_000, decides=if_trained)
     """Batches whose gradients are summed for one step."""
     gradient_clip_val: float = option(0.0, 0.0, 1e6, decides=if_trained)
@@ -218,10 +222,13 @@ class TrainerConfig(Group):
     deterministic: bool = True
     """Whether operations without a deterministic form give a warning on a GPU."""
     limit_train_batches: int | None = option(None, 1, 1_000_000_000, decides=if_trained)
-    """Batches of an epoch; null: all, as for the next two."""
+    """Batches of an epoch; null: all."""
     limit_val_batches: int | None = option(None, 1, 1_000_000_000)
+    """Validation batches per epoch; null: all."""
     limit_test_batches: int | None = option(None, 1, 1_000_000_000)
+    """Test batches; null: all."""
     log_every_n_steps: int = option(50, 1, 1_000_000_000, decides=False)
+    """Steps between two lines of the learning rate by step."""
     threads: int | None = option(None, 1, 4096, decides=False)
     """Processor threads of torch; null leaves torch's choice."""
 
