@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from flair2_exp.cli.verbs import verb
-from flair2_exp.config.tracking import PathsConfig
+from flair2_exp.results.finding import results_folders
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -34,7 +33,7 @@ def command(folders: tuple[Path, ...], tracking_uri: str) -> int:
     """
     from flair2_exp.sweeps.delivery import Deliverer
 
-    folders = folders or _folders_of_results()
+    folders = folders or results_folders()
     deliverer = Deliverer(tracking_uri)
     count = left = 0
     for folder in folders:
@@ -48,10 +47,3 @@ def command(folders: tuple[Path, ...], tracking_uri: str) -> int:
     elif left:
         print("Not everything is delivered: give the command again when the store takes it.")
     return int(left > 0)
-
-
-def _folders_of_results() -> tuple[Path, ...]:
-    """Return where results are without being told, as far as there are any."""
-    root = Path(os.environ.get("FLAIR2_EXP_ROOT") or ".")
-    folders = (root / PathsConfig().output, root / "multirun")
-    return tuple(folder for folder in folders if folder.is_dir())

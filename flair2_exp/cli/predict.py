@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from flair2_exp.cli.predicting import command_line, predictor_of, results_root, run_arguments
+from flair2_exp.cli.predicting import command_line, predictor_of, run_arguments
 from flair2_exp.cli.progress import progress
 from flair2_exp.cli.verbs import WORDS, option, verb
 from flair2_exp.errors import UsageError
+from flair2_exp.results.finding import results_root
 
 if TYPE_CHECKING:
     from flair2_exp.inference.mapping import MapSummary

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import click
 
 from flair2_exp.cli.verbs import option
 from flair2_exp.errors import UsageError
+from flair2_exp.results.finding import results_root
 
 if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Predictor
@@ -84,11 +83,6 @@ def predictor_of(options: SimpleNamespace) -> Predictor:
 
     symmetries = getattr(options, "tta", "none")
     return Predictor(runs, weights=weights, symmetries=symmetries, device=options.device)
-
-
-def results_root() -> Path:
-    """Return below which folder results are: `paths.root`'s default."""
-    return Path(os.environ.get("FLAIR2_EXP_ROOT") or ".")
 
 
 def command_line(verb: str, arguments: Sequence[str]) -> str:

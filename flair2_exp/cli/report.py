@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flair2_exp.cli.predicting import results_root
 from flair2_exp.cli.verbs import option, verb
-from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.errors import ConfigError
+from flair2_exp.results.finding import local_store
 
 if TYPE_CHECKING:
     from flair2_exp.report.runs import RunSet
@@ -97,6 +97,7 @@ def command(**chosen: Any) -> None:
     from flair2_exp.report.results import ReportOptions
     from flair2_exp.report.statistics import RESAMPLES
     from flair2_exp.report.write import check_formats, draws, report_runs
+    from flair2_exp.tracking.provenance import command_line
 
     formats = check_formats(_listed(options.form))
     wanted = ReportOptions(
@@ -108,6 +109,7 @@ def command(**chosen: Any) -> None:
         resamples=options.resamples or RESAMPLES,
         difference=options.difference,
         strict=options.strict,
+        command=command_line(sys.orig_argv),
     )
     runs = _runs(options, curves=draws(formats))
     for path in report_runs(runs, options.out, formats, wanted).paths:
@@ -118,7 +120,6 @@ def _runs(options: SimpleNamespace, *, curves: bool) -> RunSet:
     """Return the runs that the command line names; `curves` as by `read_mlflow`."""
     from flair2_exp.report.folders import read_folders
     from flair2_exp.report.store import read_mlflow
-    from flair2_exp.tracking.store import local_uri
 
     folders = [*options.folders, *options.more]
     if folders:
@@ -128,11 +129,7 @@ def _runs(options: SimpleNamespace, *, curves: bool) -> RunSet:
     for tag in options.tags:
         if "=" not in tag:
             raise ConfigError(f"--tag {tag} is not KEY=VALUE.")
-    uri = (
-        options.tracking_uri
-        or os.environ.get("MLFLOW_TRACKING_URI")
-        or local_uri(results_root() / PathsConfig().mlflow)
-    )
+    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local_store()
     tags = dict(tag.split("=", 1) for tag in options.tags)
     ids = _listed(options.runs)
     return read_mlflow(uri, sweep=options.sweep, tags=tags, run_ids=ids, curves=curves)

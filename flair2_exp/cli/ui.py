@@ -11,10 +11,9 @@ from typing import Final
 
 import click
 
-from flair2_exp.cli.predicting import results_root
 from flair2_exp.cli.verbs import PROGRAM, option, verb
-from flair2_exp.config.tracking import PathsConfig
 from flair2_exp.errors import ConfigError
+from flair2_exp.results.finding import local_store
 
 _HOST: Final = "127.0.0.1"
 _TRIES: Final = 20
@@ -40,24 +39,24 @@ def command(port: int) -> int:
     The store is mlruns/ in the folder where you are, or in FLAIR2_EXP_ROOT. It answers on this
     machine alone (127.0.0.1); from another one, use a tunnel: `ssh -L 5000:127.0.0.1:5000 HOST`.
     """
-    from flair2_exp.tracking.store import local_uri
+    from flair2_exp.tracking.store import database_path, open_store
 
-    folder = results_root() / PathsConfig().mlflow
-    uri = local_uri(folder)
-    if not os.path.isfile(uri.removeprefix("sqlite:///")):
+    uri = local_store()
+    folder = database_path(uri).absolute().parent
+    if not database_path(uri).is_file():
         raise ConfigError(
-            f"{folder.absolute()}: no runs here yet. Make one with `{PROGRAM} preset=tiny "
+            f"{folder}: no runs here yet. Make one with `{PROGRAM} preset=tiny "
             "name=demo`, or go to the folder that has them."
         )
     free = _free_port(port)
     if free != port:
         print(f"Port {port} is taken; this is {free}.")
-    from flair2_exp.tracking.store import open_store
+    from flair2_exp.tracking.view import address
 
-    open_store(uri)  # one that has moved is told where it lies now
+    store = open_store(uri)  # one that has moved is told where it lies now
     print(
-        f"MLflow for {folder.absolute()}, until Ctrl-C (it takes some seconds to answer):\n"
-        f"http://{_HOST}:{free}/#/experiments/1/runs?workflowType=machine_learning",
+        f"MLflow for {folder}, until Ctrl-C (it takes some seconds to answer):\n"
+        f"{address(f'{_HOST}:{free}', store)}",
         flush=True,
     )
     return _serve(uri, free)

@@ -3,7 +3,7 @@
 A network is a `torch.nn.Module` and a file `conf/model/NAME.yaml` that names it (`_target_`), the
 inputs that it reads (`reads`) and its options (`options`; for ours, also further nodes of the
 config, `nodes`). Nothing else knows it by name. What it is given and what it returns stands in
-docs/own_network.md.
+docs/how-to/own_network.md.
 """
 
 from __future__ import annotations

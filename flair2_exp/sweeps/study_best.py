@@ -85,7 +85,7 @@ def write_experiment(path: Path, name: str, overrides: Sequence[str], comment: s
     if changed:
         content["defaults"] = [{f"override /{group}": each} for group, each in changed.items()]
     content |= {"name": name, **_changed_values(given, wanted)}
-    head = f"# @package _global_\n# python -m flair2_exp experiment={path}\n# {comment}\n\n"
+    head = f"# @package _global_\n# flair2-exp experiment={path}\n# {comment}\n\n"
     write_text(path, head + OmegaConf.to_yaml(content))
     return path
 
