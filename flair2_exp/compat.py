@@ -7,11 +7,14 @@ other projects, has a module of this kind of its own.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
 
 if TYPE_CHECKING:  # whoever needs one library's names does not load the others
     import torch
@@ -246,6 +249,27 @@ def counting_memory() -> Iterator[Callable[[], int]]:
 
     with Watching():  # type: ignore[no-untyped-call]
         yield lambda: peak
+
+
+def end_process(status: object) -> NoReturn:
+    """End this process as at its end: threads are waited for, exit handlers run, streams flushed.
+
+    Only Python's last step is left out. It takes apart all modules and objects one by one: 1.3 s
+    with torch, Lightning and MLflow, and some of their extensions complain there of what was not.
+    The two functions that it calls before have no public names.
+
+    Args:
+        status: As of `SystemExit`: None and 0 are success, a text is printed.
+    """
+    if not isinstance(status, int | None):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status or 0)
 
 
 def has_workers(loader: DataLoader[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # In the background of a shell Ctrl-C is ignored, which the commands that tests interrupt inherit.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As the entry point does: looking for garbage among all that torch and MLflow import takes long.
+gc.set_threshold(50_000, 20, 50)
 
 from flair2_exp.cli.main import register
 

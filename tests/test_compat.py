@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,23 @@ def test_a_trainer_leaves_signals_and_the_checkpoints_of_a_cluster_alone(
     again, steps = trained(left_alone=True)
     assert steps == 6
     assert set(again.handlers) == {before}
+
+
+ENDING = """
+import atexit, sys, threading, time
+from flair2_exp.compat import end_process
+def late(): time.sleep(0.2); print("thread")
+atexit.register(print, "handler")
+threading.Thread(target=late).start()
+sys.stdout.write("written, ")
+end_process({status!r})
+"""
+
+
+@pytest.mark.parametrize(("status", "code"), [(None, 0), (3, 3), ("a text", 1)])
+def test_a_process_ends_with_its_threads_handlers_and_streams(status: object, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING.format(status=status)], capture_output=True, text=True
+    )
+    assert done.stdout == "written, thread\nhandler\n"
+    assert (done.returncode, done.stderr) == (code, "a text\n" if code == 1 else "")

@@ -95,7 +95,7 @@ def compare(one: RunFolder, other: RunFolder, options: ReportOptions) -> Compari
     first, second = map(scored_run, (one, other))
     names = _names(first, second)
     rows = [_as_row(run, name) for run, name in zip((first, second), names, strict=True)]
-    chosen = dataclasses.replace(options, baseline=names[0], factors=None)
+    chosen = dataclasses.replace(options, baseline=names[0], factors=None, strict=True)
     report = build_report(RunSet(tuple(rows)), chosen)
     return Comparison(first, second, option_differences(one, other), report)
 

@@ -32,7 +32,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
     """Config and folder of each run, in place of which a record is left."""
     begun: list[tuple[Config, Path]] = []
 
-    def run(config: Config, folder: Path, *_: Any) -> float:
+    def run(config: Config, folder: Path, *_: Any, **__: Any) -> float:
         begun.append((config, folder))
         record = RunRecord.of(config, "data", RunFolder(folder))
         record.status = FINISHED

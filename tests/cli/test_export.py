@@ -116,7 +116,7 @@ def test_a_model_is_registered_without_pickled_objects(folder: Path) -> None:
 MISTAKES: list[tuple[list[str], type[FlairError], str]] = [
     (["RUN"], UsageError, "nothing to do"),
     (["RUN", "--out", "OUT/net.onnx"], UsageError, "--format and --out go together"),
-    (["RUN", "--format", "tflite", "--out", "OUT/n"], UsageError, "invalid choice: 'tflite'"),
+    (["RUN", "--format", "tflite", "--out", "OUT/n"], UsageError, "'tflite' is not one of"),
     (["RUN", "--format", "onnx", "--out", "OUT/net.bin"], UsageError, r"ends in \.onnx"),
     (["RUN", "--format", "onnx", "--out", "OUT/no/net.onnx"], ConfigError, "there is no folder"),
     (["RUN", "--format", "onnx", "--out", "/proc/net.onnx"], ConfigError, "cannot be written"),

@@ -393,7 +393,7 @@ def test_a_part_of_which_every_patch_is_damaged_is_named_with_its_count(
         list(loaders[part]())
     count = len(PATCHES[part])
     assert f"all {count} {part} patches are damaged or missing; the first is" in str(refusal.value)
-    assert "scripts/check.py" in str(refusal.value)
+    assert "flair2-exp check" in str(refusal.value)
     assert str(refusal.value).count("\n") == 1
 
 

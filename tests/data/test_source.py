@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,46 +171,30 @@ def test_a_patch_that_is_not_what_the_source_says_stops_the_run_with_its_name() 
         next(iter(data.test_dataloader()))
 
 
-def script(name: str) -> Any:
-    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_script", path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_the_check_reads_every_patch_of_any_source(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
-) -> None:
+def test_the_check_reads_every_patch_of_any_source(tmp_path: Path, workers: str) -> None:
     root = write_pairs(tmp_path / "pairs")
     words = ["dataset=geotiff", f"dataset.root={root}", f"dataset.options.ignored=[{IGNORED}]"]
-    check = script("check")
-    assert check.main([*words, "model=unet", "--workers", workers]) == 0
-    assert "sound: 14 patches" in capsys.readouterr().out
+    sound = answer("check", *words, "model=unet", "--workers", workers)
+    assert (sound.status, "sound: 14 patches" in sound.out) == (0, True), sound.err
     (root / "masks" / "train_0_0.tif").unlink()
     image = root / "images" / "test_1_1.tif"
     image.write_bytes(image.read_bytes()[:900])
-    assert check.main([*words, "model=unet", "--json", "-", "--workers", workers]) == 1
-    found = json.loads(capsys.readouterr().out)["findings"]
+    damaged = answer("check", *words, "model=unet", "--json", "-", "--workers", workers)
+    found = json.loads(damaged.out)["findings"]
+    assert damaged.status == 1
     assert [each["path"] for each in found] == ["images/test_1_1.tif", "masks/train_0_0.tif"]
-    assert check.main([*words, "--headers-only", "--json", "-"]) == 1
-    content = json.loads(capsys.readouterr().out)
+    content = json.loads(answer("check", *words, "--headers-only", "--json", "-").out)
     assert (content["patches"], content["kinds"]) == (14, {"unreadable-raster": 2})
-    assert check.main(["dataset=geotiff", "dataset.root=/nowhere", "model=unet"]) == 2
-    assert "is not a folder" in capsys.readouterr().err
+    nowhere = answer("check", "dataset=geotiff", "dataset.root=/nowhere", "model=unet")
+    assert (nowhere.status, "is not a folder" in nowhere.err) == (1, True)
 
 
-def test_the_store_of_any_source_is_prepared_by_the_script_and_trained_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_store_of_any_source_is_prepared_by_its_verb_and_trained_from(tmp_path: Path) -> None:
     root, store = write_pairs(tmp_path / "pairs"), str(tmp_path / "store")
     words = ["dataset=geotiff", f"dataset.root={root}", f"dataset.options.ignored=[{IGNORED}]",
              "model=unet", f"paths.root={tmp_path / 'root'}"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["prepare.py", store, *words])
-    assert script("prepare").main() == 0
-    assert "14 patches in" in capsys.readouterr().out
+    prepared = answer("prepare", store, *words)
+    assert (prepared.status, "14 patches in" in prepared.out) == (0, True), prepared.err
     done = answer(*words, f"dataset.store={store}", "preset=debug", "trainer=cpu", "tracking=off")
     assert done.status == 0, done.err

@@ -116,7 +116,7 @@ def test_a_killed_run_resumes_and_ends_as_one_that_was_not(swept: Path, tmp_path
     assert record.status != "FINISHED", "it was killed too late"
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "resuming from" in done.stdout + done.stderr
+    assert "from which the run resumes" in done.stdout + done.stderr
     assert _scores(folder.path) == _scores(swept / "multirun/own/net/seed=1")
     assert (folder.path / "batches.txt").read_text() == "6"
 

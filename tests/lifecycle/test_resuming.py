@@ -71,7 +71,7 @@ def test_an_interrupted_run_ends_with_the_scores_of_an_uninterrupted_one(
         folder.last.write_bytes(folder.last.read_bytes()[: folder.last.stat().st_size // 2])
     assert scores(run(root, folder.path, *PLATEAU)) == scores(uninterrupted)
     history = folder.history.read_text().splitlines()
-    assert [line.split(",")[0] for line in history[1:]] == ["0", "1", "2", "3"]
+    assert [line.split(",")[0] for line in history[1:]] == ["1", "2", "3", "4"]
 
 
 def signal_at(
