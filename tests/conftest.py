@@ -20,10 +20,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from flair2_exp.cli.main import register
+
 # As the entry point does: looking for garbage among all that torch and MLflow import takes long.
 gc.set_threshold(50_000, 20, 50)
-
-from flair2_exp.cli.main import register
 
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile("tests", deadline=None)

@@ -173,7 +173,9 @@ def test_a_checkpoint_is_due_after_some_minutes_within_an_epoch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [
+    (signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.thorough),
+])  # fmt: skip
 def test_a_signal_to_a_whole_command_keeps_what_it_has_learned(
     number: int, status: int, root: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def whole(place: Path) -> dict[str, float]:
     return scores(read_metrics(folder))
 
 
+@pytest.mark.thorough
 def test_a_signal_to_either_process_stops_both_within_the_epoch_and_they_resume_exactly(
     place: Path, whole: dict[str, float]
 ) -> None:
@@ -57,9 +58,16 @@ def test_a_signal_to_either_process_stops_both_within_the_epoch_and_they_resume_
     ("strike", "status", "says"),
     [
         ("1 0 1 SIGKILL", 1, "process 1 of 2 ended: it said nothing: killed"),
-        ("0 0 1 SIGKILL", -9, "process 0 of 2 ended: it said nothing: killed"),
         ("1 0 1 error", 1, "process 1 of 2 ended: the patch is damaged"),
-        ("0 0 1 bug", 1, "ValueError: no patch is that large"),
+        pytest.param(
+            "0 0 1 SIGKILL",
+            -9,
+            "process 0 of 2 ended: it said nothing: killed",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "0 0 1 bug", 1, "ValueError: no patch is that large", marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_where_one_process_fails_both_end_and_say_why(

@@ -94,6 +94,7 @@ def test_logits_without_metadata_are_the_published_ones(
     _close(logits[..., ::8, ::8], arrays, "out/utt_logits_nometadata_div8", AERIAL)
 
 
+@pytest.mark.thorough
 def test_steps_of_training_lose_what_the_published_ones_lost(
     task: SegmentationTask, arrays: NpzFile, batch: dict[str, Tensor]
 ) -> None:

@@ -15,7 +15,7 @@ from tests.commands import answer
 from tests.configs import SMALL_SAMPLE
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_shares_of_the_labels_are_compared_and_each_normalised_by_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

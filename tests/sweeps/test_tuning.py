@@ -168,7 +168,7 @@ def completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[str,
     return before, root
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_larger_total_is_completed_and_no_trial_is_run_again(
     completed: tuple[list[tuple[str, str]], Path],
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_search_whose_store_was_lost_is_made_again_by_the_same_command(tmp_pat
     assert "best/val/miou" in parent.data.metrics
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_best_is_trained_against_the_default_over_seeds(
     completed: tuple[list[tuple[str, str]], Path],
 ) -> None:
@@ -401,7 +401,11 @@ def test_a_search_that_cannot_be_is_refused_in_two_lines(
     ("overrides", "message"),
     [
         (["objective=train/los"], r"objective=train/los was never logged.*train/loss"),
-        (["model.encoder=nosuch,neither", "tune.max_failures=1"], r"1 trials failed .*\n.*encoder"),
+        pytest.param(
+            ["model.encoder=nosuch,neither", "tune.max_failures=1"],
+            r"1 trials failed .*\n.*encoder",
+            marks=pytest.mark.thorough,
+        ),
     ],
     ids=["objective", "encoder"],
 )
