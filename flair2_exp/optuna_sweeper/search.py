@@ -105,6 +105,10 @@ class Search:
                     self._loop()
                 else:
                     self._loop_on(pool)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # by a signal
+                self._note_progress(error)
+            raise
         finally:
             result = self._result()
             try:
@@ -114,6 +118,14 @@ class Search:
         self._summarise(result)
         self._finish(result, leads=was_complete or self._ledger.ended_last(result.trials))
         return self._returns
+
+    def _note_progress(self, error: BaseException) -> None:
+        """Let what interrupts the search say how far it is, and what resumes it."""
+        with contextlib.suppress(Exception):  # the storage may be what it was interrupted for
+            done = ledger.finished(self._handle.trials())
+            error.add_note(
+                f"{done} of {self._total} trials finished; the same command resumes the search"
+            )
 
     # --- opening --------------------------------------------------------------------------------
 

@@ -615,8 +615,10 @@ def test_an_interrupted_trial_is_tried_again_by_the_next_command(tmp_path: Path)
             raise KeyboardInterrupt
         return parabola(config)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupt:
         run_search(tmp_path, task, "x=interval(0,1)", n_trials=6)
+    (note,) = interrupt.value.__notes__
+    assert note == "2 of 6 trials finished; the same command resumes the search"
     assert (tmp_path / "trials.csv").exists()
     trials = run_search(tmp_path, task, "x=interval(0,1)", n_trials=6)
     assert sorted(states(trials)) == ["COMPLETE"] * 6 + ["FAIL"]
