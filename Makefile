@@ -33,7 +33,7 @@ demo: $(STAMP)  ## train and test a small U-T&T on the synthetic sample (no GPU,
 # of few tests last, which are those of long ones, and one of the two workers waits for the other.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 test: $(STAMP)  ## every check but the thorough ones
-	$(BIN)/python -m pytest -n 2 $(BY_FILE) -m 'not thorough and not engines'
+	$(BIN)/python -m pytest -n 2 $(BY_FILE) -m 'not thorough and not engines and not campaign'
 
 test-thorough: $(STAMP)  ## simulations, kills of whole sweeps, every option against what it changes
 	$(BIN)/python -m pytest -n 2 $(BY_FILE) -m 'thorough and not engines'
@@ -43,7 +43,7 @@ test-engines: $(STAMP)  ## sweeps and searches on a real SLURM (as root, with sl
 	$(BIN)/python -m pytest -n 0 -m engines tests/engines
 
 test-fast: $(STAMP)  ## the checks without the slow ones
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not thorough and not engines'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not thorough and not engines and not campaign'
 
 # Hydra's release candidate and the omegaconf it needs in place of the tested ones, all else the same;
 # uv links what is in its cache, so the second environment takes seconds and little room.
@@ -57,12 +57,13 @@ $(NEXT_STAMP): pyproject.toml constraints.txt Makefile
 	touch $@
 
 test-hydra-next: $(NEXT_STAMP)  ## config, sweeps and tuning with Hydra 1.4's release candidate
-	$(NEXT)/bin/python -m pytest -n 2 $(BY_FILE) -m 'not slow and not thorough and not engines' \
+	$(NEXT)/bin/python -m pytest -n 2 $(BY_FILE) -m 'not slow and not thorough and not engines and not campaign' \
 		tests/config tests/cli tests/sweeps tests/optuna_sweeper tests/test_compat.py \
 		tests/test_registry.py tests/test_projects.py
-	$(NEXT)/bin/python -m pytest -n 2 $(BY_FILE) -m 'not thorough' tests/extension
+	$(NEXT)/bin/python -m pytest -n 2 $(BY_FILE) -m 'not thorough and not campaign' tests/extension
 
-campaign: $(STAMP)  ## what a suite has no time for: 100 kills of sweeps and searches, 270 bad inputs
+campaign: $(STAMP)  ## what a suite has no time for: 100 kills of sweeps and searches, 270 bad inputs, 4 GiB
+	$(BIN)/python -m pytest -n 0 -m campaign
 	$(BIN)/python -m tests.campaign.bad_inputs
 	$(BIN)/python -m tests.campaign.kills --kills 100
 

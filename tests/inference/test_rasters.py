@@ -164,7 +164,7 @@ def test_what_no_block_covers_is_nodata_and_takes_no_room(tmp_path: Path) -> Non
         assert file.tags(ns="TIFF", bidx=1).get("BLOCK_OFFSET_0_0") is None
 
 
-@pytest.mark.thorough
+@pytest.mark.campaign
 @pytest.mark.timeout(1800)
 def test_a_raster_beyond_four_gib_is_written_and_read(tmp_path: Path) -> None:
     layer, side = Layer("probabilities", FLAIR_13, FLAIR_13.names), 37 * BLOCK

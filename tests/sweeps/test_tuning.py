@@ -131,7 +131,7 @@ def test_a_search_on_the_sample_does_not_resume_on_another_sample(searched: Path
     [
         pytest.param(signal.SIGKILL, -9, marks=pytest.mark.thorough),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.thorough),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.campaign),
     ],
 )
 def test_a_search_that_was_stopped_goes_on_from_its_trials_checkpoint(
