@@ -14,7 +14,7 @@ from flair2_exp.cli.verbs import RUN, VERBS, verb_of
 from flair2_exp.errors import UsageError
 from flair2_exp.lifecycle.delivery import Delivery
 from flair2_exp.sweeps.delivery import Deliverer
-from flair2_exp.tracking import store
+from flair2_exp.tracking import store, view
 from tests.commands import answer
 
 
@@ -69,6 +69,7 @@ def test_ui_says_where_there_are_no_runs_and_serves_those_that_there_are(
     opened: list[str] = []
     served: list[tuple[str, int]] = []
     monkeypatch.setattr(store, "open_store", opened.append)
+    monkeypatch.setattr(view, "address", lambda place, _: f"http://{place}/#/experiments/7")
     monkeypatch.setattr(ui, "_serve", lambda uri, port: served.append((uri, port)) or 0)
     (tmp_path / "mlruns").mkdir()
     (tmp_path / "mlruns" / "mlflow.db").touch()
@@ -81,7 +82,7 @@ def test_ui_says_where_there_are_no_runs_and_serves_those_that_there_are(
     assert opened == [uri] == [f"sqlite:///{tmp_path}/mlruns/mlflow.db"]
     assert other > port
     assert f"Port {port} is taken; this is {other}." in told.out
-    assert f"http://127.0.0.1:{other}/#/experiments/" in told.out
+    assert f"http://127.0.0.1:{other}/#/experiments/7" in told.out
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_the_same_command_finds_its_runs_done_and_changed_code_is_noticed(
     assert "holds a run of other code: outside has changed since" in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_killed_run_resumes_and_ends_as_one_that_was_not(swept: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "flair2_exp",

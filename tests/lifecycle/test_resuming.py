@@ -103,8 +103,9 @@ def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(("number", "kind", "epoch", "batch"), [
-    (signal.SIGTERM, Terminated, 0, 2), (signal.SIGTERM, Terminated, 0, -1),
-    (signal.SIGINT, KeyboardInterrupt, 1, 1),
+    (signal.SIGTERM, Terminated, 0, 2),
+    pytest.param(signal.SIGTERM, Terminated, 0, -1, marks=pytest.mark.thorough),
+    pytest.param(signal.SIGINT, KeyboardInterrupt, 1, 1, marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_a_signal_keeps_what_the_epoch_has_learned(
     number: int,
@@ -133,6 +134,7 @@ def test_a_signal_keeps_what_the_epoch_has_learned(
     assert len(steps) == 2 * count - kept["global_step"]
 
 
+@pytest.mark.thorough
 def test_an_epoch_without_its_last_partial_batch_resumes_within_it(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

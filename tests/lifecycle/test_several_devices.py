@@ -83,6 +83,7 @@ def test_where_one_process_fails_both_end_and_say_why(
     assert ("Traceback" in ended.err) == ("bug" in strike), ended.err
 
 
+@pytest.mark.thorough
 def test_the_script_trains_on_several_devices_without_being_given_a_folder(
     place: Path, whole: dict[str, float]
 ) -> None:

@@ -114,7 +114,7 @@ def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path)
         assert "test/miou" not in json.loads(folder.metrics.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_search_on_the_sample_does_not_resume_on_another_sample(searched: Path) -> None:
     before = table(searched)
     done = command(searched, *SEARCH, "tune.n_trials=5", "dataset.sample.seed=7")
