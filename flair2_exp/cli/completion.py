@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -100,8 +101,9 @@ def answer(line: str) -> None:
         line: The command line up to the cursor, with the program.
     """
     try:
-        items = {item.value: item.help for item in completions(line)}
-    except Exception:  # a message would be printed into the prompt
+        with warnings.catch_warnings(action="ignore"):
+            items = {item.value: item.help for item in completions(line)}
+    except Exception:  # a message, or a warning, would be printed into the prompt
         return
     for value, text in items.items():
         shown = re.sub(r"([\s'\"\\$`&|;<>()*?#!])", r"\\\1", value)
