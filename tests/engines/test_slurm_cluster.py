@@ -331,7 +331,7 @@ def test_a_training_that_is_cut_into_jobs_scores_as_one_that_is_not(tmp_path: Pa
         assert run["tags"]["flair2.preempted"] == "true"
         assert "flair2.pid" not in run["tags"]
         start_now(folder)
-        until(lambda: "resuming from" in written(folder, "output.log"), SECONDS)
+        until(lambda: "from which the run resumes" in written(folder, "output.log"), SECONDS)
         call(["scancel", "--signal=USR1", job_id(folder)])  # while it prepares, or trains
         until(lambda: written(folder, "output.log").count("is queued again") == 2, SECONDS)
         start_now(folder)
