@@ -113,8 +113,7 @@ def _stored(folder: RunFolder, place: str) -> tuple[RunRecord, Config]:
     Raises:
         ConfigError: It holds no run, one of another kind, or one whose config is not whole.
     """
-    from flair2_exp.lifecycle.delivery import read_config
-    from flair2_exp.lifecycle.record import RunRecord, read_settings
+    from flair2_exp.lifecycle.record import RunRecord, read_config, read_settings
     from flair2_exp.tracking.scrub import is_scrubbed
     from flair2_exp.tracking.tags import Tag
 

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import build
 from flair2_exp.errors import TrackingError
 from flair2_exp.lifecycle.experiment import log_config, run_name
 from flair2_exp.lifecycle.folder import RunFolder
-from flair2_exp.lifecycle.record import ENDED, FINISHED, KILLED, MEMBERS, RunRecord, read_settings
+from flair2_exp.lifecycle.record import (
+    ENDED,
+    FINISHED,
+    KILLED,
+    MEMBERS,
+    RunRecord,
+    read_config,
+    read_settings,
+)
 from flair2_exp.lifecycle.results import hand_over, is_by_epoch
 from flair2_exp.tracking.outbox import Outbox
 from flair2_exp.tracking.pending import Pending
@@ -131,16 +138,6 @@ def address_now(uri: str, old: Path, new: Path) -> str:
     if not uri.startswith(_SQLITE):
         return uri
     return f"{_SQLITE}{place_now(Path(uri.removeprefix(_SQLITE)), old, new.absolute())}"
-
-
-def read_config(folder: RunFolder) -> Config:
-    """Return a run's config as its folder holds it.
-
-    Raises:
-        DataError: There is none, or it is damaged.
-        ConfigError: It is not one of this version.
-    """
-    return build(Config, {n: each for n, each in read_settings(folder).items() if n != MEMBERS})
 
 
 def lacks(store: Store, run_id: str) -> bool:

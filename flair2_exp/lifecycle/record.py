@@ -18,7 +18,7 @@ from typing import Any, Final
 import yaml
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.config.fields import plain
+from flair2_exp.config.fields import build, plain
 from flair2_exp.config.identity import deciding
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import write_text
@@ -279,6 +279,16 @@ def read_settings(folder: RunFolder) -> dict[str, Any]:
         DataError: There is none, or it is damaged.
     """
     return read_yaml(folder.config)
+
+
+def read_config(folder: RunFolder) -> Config:
+    """Return a run's config as its folder holds it.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+        ConfigError: It is not one of this version.
+    """
+    return build(Config, {n: each for n, each in read_settings(folder).items() if n != MEMBERS})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

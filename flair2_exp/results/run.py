@@ -12,10 +12,17 @@ from typing import Any, Final
 
 from flair2_exp.config.experiment import Config
 from flair2_exp.errors import ConfigError, DataError
-from flair2_exp.lifecycle.delivery import read_config
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import FAILED as RUN_FAILED
-from flair2_exp.lifecycle.record import FINISHED, KILLED, RUNNING, TRAINED, RunRecord, read_settings
+from flair2_exp.lifecycle.record import (
+    FINISHED,
+    KILLED,
+    RUNNING,
+    TRAINED,
+    RunRecord,
+    read_config,
+    read_settings,
+)
 from flair2_exp.locking import holder_of
 from flair2_exp.results.finding import locate, record_in
 from flair2_exp.values import flatten

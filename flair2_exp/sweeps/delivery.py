@@ -16,14 +16,13 @@ from flair2_exp.lifecycle.delivery import (
     address_now,
     address_of,
     lacks,
-    read_config,
     rebuild,
     send_waiting,
     settle,
     waiting,
 )
 from flair2_exp.lifecycle.folder import SWEEP_FILE, RunFolder, run_folders
-from flair2_exp.lifecycle.record import FINISHED, KILLED, RunRecord
+from flair2_exp.lifecycle.record import FINISHED, KILLED, RunRecord, read_config
 from flair2_exp.locking import locked
 from flair2_exp.sweeps.parent import REPORT, Notes, description, parent_of, rebuild_parent
 from flair2_exp.tracking.pending import Pending
