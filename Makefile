@@ -77,7 +77,7 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 docs: $(STAMP)  ## the site, in docs/_build/html: offline, the notebook executed, warnings are errors
-	OMP_WAIT_POLICY=passive $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	GOMP_SPINCOUNT=20000 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 notebook: $(STAMP)  ## docs/notebooks/flair2.ipynb from the page of its name

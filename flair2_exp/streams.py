@@ -47,10 +47,12 @@ def settle() -> None:
     alone.
     """
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported elsewhere
-    # Threads that wait for each other give their core away. By default they hold it, spinning; on a
-    # machine that others use as well, that took 25 times as long. Read when torch is imported.
+    # Threads that wait for each other hold their core, spinning 300,000 times, before they give it
+    # away: on a machine that others use as well, trainings took 25 times as long. A fifteenth of
+    # that costs an idle machine nothing; none at all (OMP_WAIT_POLICY=PASSIVE) half as much time
+    # again. Read when torch is imported.
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["GOMP_SPINCOUNT"] = "20000"
     if os.environ.pop("PYTHONWARNINGS", ""):  # as errors, those of libraries would end a run
         warnings.resetwarnings()
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
