@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from flair2_exp.cli.predicting import command_line, predictor_of, run_arguments
+from flair2_exp.cli.predicting import predictor_of, run_arguments
 from flair2_exp.cli.progress import progress
-from flair2_exp.cli.verbs import WORDS, option, verb
+from flair2_exp.cli.verbs import PROGRAM, WORDS, option, verb
 from flair2_exp.errors import UsageError
 from flair2_exp.results.finding import results_root
 
@@ -92,10 +92,12 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     RUN is a run's folder, its checkpoint, or the id of its MLflow run. A split without --out is
     scored: a run in MLflow, and a row in the leaderboard.
     """
+    from flair2_exp.tracking.provenance import command_line
+
     options = SimpleNamespace(**chosen)
     _require_sense(options, ctx)
     words = ctx.meta[WORDS]
-    line = command_line("predict", words)
+    line = command_line([PROGRAM, "predict", *words])
     predictor = predictor_of(options)
     if options.image:
         _map(predictor, options, line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -83,10 +82,3 @@ def predictor_of(options: SimpleNamespace) -> Predictor:
 
     symmetries = getattr(options, "tta", "none")
     return Predictor(runs, weights=weights, symmetries=symmetries, device=options.device)
-
-
-def command_line(verb: str, arguments: Sequence[str]) -> str:
-    """Return the command as it was given, without credentials, for what it leaves."""
-    from flair2_exp.tracking.scrub import scrub
-
-    return scrub(shlex.join(["flair2-exp", verb, *arguments]))

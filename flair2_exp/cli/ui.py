@@ -19,7 +19,7 @@ _HOST: Final = "127.0.0.1"
 _TRIES: Final = 20
 """Ports that are tried from the wanted one on."""
 _SECONDS: Final = 10.0
-"""In which MLflow must end once it is told to."""
+"""In which MLflow must end after a signal."""
 
 
 @verb(
@@ -53,7 +53,7 @@ def command(port: int) -> int:
         print(f"Port {port} is taken; this is {free}.")
     from flair2_exp.tracking.view import address
 
-    store = open_store(uri)  # one that has moved is told where it lies now
+    store = open_store(uri)  # which sets its paths right where the folder has moved
     print(
         f"MLflow for {folder}, until Ctrl-C (it takes some seconds to answer):\n"
         f"{address(f'{_HOST}:{free}', store)}",

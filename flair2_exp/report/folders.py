@@ -6,7 +6,6 @@ it with its reason.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from flair2_exp.lifecycle.folder import RunFolder, run_folders
 from flair2_exp.lifecycle.record import FINISHED, RunRecord, read_settings
 from flair2_exp.report.counts import read_counts
 from flair2_exp.report.runs import CURVES, AbsentRun, Curve, RunSet, ScoredRun
+from flair2_exp.results.run import read_history
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.values import flat_text
 
@@ -52,7 +52,7 @@ def read_folder(folder: RunFolder) -> ScoredRun | AbsentRun:
             record=record,
             counts=read_counts(folder.confusion),
             settings=_read_settings(folder),
-            curves=_read_history(folder.history),
+            curves=_read_history(folder),
             source=str(folder),
             folder=folder.path,
         )
@@ -78,18 +78,11 @@ def _read_settings(folder: RunFolder) -> dict[str, str]:
     return flat_text(read_settings(folder))
 
 
-def _read_history(path: Path) -> dict[str, Curve]:
-    """Return the curves of a table whose column `epoch` counts from 1; blanks are left out."""
+def _read_history(folder: RunFolder) -> dict[str, Curve]:
+    """Return the curves of a run's history; epochs without a value are left out."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for number, line in enumerate(csv.DictReader(file), 1):
-                epoch = float(line.get("epoch") or number)
-                for name in CURVES:
-                    if line.get(name):
-                        curves.setdefault(name, []).append((epoch, float(line[name])))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}).") from None
+    for row in read_history(folder, CURVES):
+        for name in CURVES:
+            if name in row:
+                curves.setdefault(name, []).append((row["epoch"], row[name]))
     return dict(curves)

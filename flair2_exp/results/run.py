@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -134,10 +134,14 @@ def state_of(folder: RunFolder, record: RunRecord | None) -> tuple[str, str]:
     return STOPPED, "by a signal" if record.status == KILLED else record.status.lower()
 
 
-def read_history(folder: RunFolder) -> list[dict[str, float]]:
+def read_history(folder: RunFolder, names: Collection[str] | None = None) -> list[dict[str, float]]:
     """Return the rows of a run's history, epochs counted from 1; none where it has none.
 
     Earlier versions counted the first epoch as 0.
+
+    Args:
+        folder: The run's.
+        names: The metrics that are wanted; None: all.
 
     Raises:
         DataError: It is damaged.
@@ -145,8 +149,14 @@ def read_history(folder: RunFolder) -> list[dict[str, float]]:
     try:
         with folder.history.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
+        wanted = None if names is None else {"epoch", *names}
         rows = [
-            {name: float(text) for name, text in line.items() if name and text} for line in lines
+            {
+                name: float(text)
+                for name, text in line.items()
+                if name and text and (wanted is None or name in wanted)
+            }
+            for line in lines
         ]
         shift = 1 if rows and rows[0]["epoch"] == 0 else 0
         return [row | {"epoch": row["epoch"] + shift} for row in rows]
