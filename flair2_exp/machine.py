@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +22,21 @@ def cores() -> int:
     The fewest of: those that it is bound to, its control groups' quotas, and those of its SLURM
     job.
     """
-    return max(1, min([len(core_numbers()), *_quotas(SYSTEM), *_of_slurm()]))
+    return max(1, min([len(_bound()), *_quotas(SYSTEM), *_of_slurm()]))
 
 
 def core_numbers() -> list[int]:
+    """Return the numbers of as many cores as this process may use, in order.
+
+    Of more cores that it is bound to they are neighbours from a place drawn at random: another
+    container with a quota may share the machine, and look for its own.
+    """
+    bound, count = _bound(), cores()
+    start = random.randrange(len(bound)) if count < len(bound) else 0
+    return sorted((bound[start:] + bound[:start])[:count])
+
+
+def _bound() -> list[int]:
     """Return the numbers of the cores that this process is bound to, in order."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return sorted(os.sched_getaffinity(0))

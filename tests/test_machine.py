@@ -81,3 +81,14 @@ def test_the_cores_of_a_slurm_job_count(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert machine.cores() == cores
+
+
+@pytest.mark.parametrize(("quota", "count"), [("300000", 3), ("max", 8)])
+def test_there_is_a_number_for_each_core_that_counts(
+    quota: str, count: int, tmp_path: Path
+) -> None:
+    kernel(tmp_path, V2, {"sys/fs/cgroup/slurm/job/cpu.max": f"{quota} 100000\n"})
+    numbers = machine.core_numbers()
+    assert len(set(numbers)) == count
+    assert set(numbers) <= set(range(8))
+    assert numbers == sorted(numbers)

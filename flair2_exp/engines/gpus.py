@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -56,8 +57,12 @@ def _until_no_device(entries: list[str]) -> list[str]:
     return devices
 
 
+@functools.cache
 def listed() -> list[tuple[str, list[str]]]:
-    """Return each GPU's UUID with those of its MIG instances, as `nvidia-smi -L` lists them."""
+    """Return each GPU's UUID with those of its MIG instances, as `nvidia-smi -L` lists them.
+
+    Asked once per process: several parts of a sweep want to know.
+    """
     try:
         answer = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SECONDS, check=False

@@ -16,7 +16,7 @@ from flair2_exp.inference.area import Area, area_of
 from flair2_exp.inference.image import Box, Image, open_image
 from flair2_exp.inference.parts import Parts
 from flair2_exp.inference.patches import Tile
-from flair2_exp.inference.rasters import Layer, layers_of, made_from
+from flair2_exp.inference.rasters import Layer, layers_of
 from flair2_exp.inference.surroundings import surroundings_of
 from flair2_exp.inference.tiling import Axis, Unit, default_overlap, mirrored, units
 
@@ -144,7 +144,7 @@ class Plan:
         """Return all that decides the map's pixels, as plain values."""
         options = self.options
         return {
-            "network": made_from(self.predictor),
+            "network": self.predictor.made_from,
             "device": self.predictor.device.type,
             "images": self.image.state(),
             "image grid": [*self.image.grid.transform[:6], str(self.image.grid.crs)],

@@ -11,6 +11,7 @@ are those of the run's training.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flair2_exp import __version__
 from flair2_exp.config.relevance import scores_by_batches
 from flair2_exp.data import sentinel2
 from flair2_exp.data.dataset import pad_series
@@ -33,6 +35,7 @@ from flair2_exp.inference.reading import read_split
 from flair2_exp.inference.stored import StoredRun
 from flair2_exp.nomenclature import METADATA_VALUES, SATELLITE_BANDS, Nomenclature
 from flair2_exp.training.test_time import SYMMETRIES, one_by_one
+from flair2_exp.values import digest
 
 if TYPE_CHECKING:
     from flair2_exp.config.data import S2PreprocConfig
@@ -75,13 +78,7 @@ class Member:
         return self.task.spec.reads
 
     def batch(self, tiles: Sequence[Tile], bands: Sequence[str], size: int) -> dict[str, Any]:
-        """Return tiles as one batch, not scaled, of what this network reads.
-
-        Args:
-            tiles: Checked.
-            bands: Of their images.
-            size: Pixels on a side.
-        """
+        """Return tiles as one batch, not scaled, of what this network reads."""
         label = torch.zeros(len(tiles), size, size, dtype=torch.uint8)  # for its shape
         batch: dict[str, Any] = {"label": label}
         if "aerial" in self.reads:
@@ -394,6 +391,24 @@ class Predictor:
         files = [image] if isinstance(image, str | os.PathLike) else image
         images = [Path(each) for each in files]
         return map_raster(self, images, Path(out), options or MapOptions())
+
+    @functools.cached_property
+    def made_from(self) -> str:
+        """16 hexadecimal digits over what decides the results.
+
+        These are the checkpoints' content, their weights, test-time augmentation and the version.
+        """
+        networks = []
+        for member in self.members:
+            with member.stored.checkpoint.open("rb") as file:
+                networks.append(hashlib.file_digest(file, "sha256").hexdigest())
+        decides = {
+            "networks": networks,
+            "weights": list(self.weights),
+            "tta": self.symmetries,
+            "version": __version__,
+        }
+        return digest(decides)
 
     # The run's own data.
 

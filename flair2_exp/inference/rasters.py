@@ -5,7 +5,6 @@ A raster is written block by block and appears whole. The same blocks and tags g
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -29,7 +28,6 @@ from flair2_exp.errors import ConfigError, nearest
 from flair2_exp.files import nearest_existing, replacing, unusable
 from flair2_exp.nomenclature import Nomenclature
 from flair2_exp.tracking.scrub import scrub
-from flair2_exp.values import digest
 
 if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Predictor
@@ -205,30 +203,12 @@ def provenance(predictor: Predictor, command: str) -> dict[str, str]:
     return {
         "FLAIR2_RUN": ", ".join(runs),
         "FLAIR2_IDENTITY": ", ".join(identities),
-        MADE_FROM: made_from(predictor),
+        MADE_FROM: predictor.made_from,
         "FLAIR2_COMMAND": scrub(command),
         "FLAIR2_VERSION": __version__,
         "FLAIR2_CLASSES": json.dumps(classes, ensure_ascii=False),
         "FLAIR2_TTA": predictor.symmetries,
     }
-
-
-def made_from(predictor: Predictor) -> str:
-    """Return 16 hexadecimal digits over what decides a predictor's results.
-
-    These are the checkpoints' content, their weights, test-time augmentation and the version.
-    """
-    networks = []
-    for member in predictor.members:
-        with member.stored.checkpoint.open("rb") as file:
-            networks.append(hashlib.file_digest(file, "sha256").hexdigest())
-    decides = {
-        "networks": networks,
-        "weights": list(predictor.weights),
-        "tta": predictor.symmetries,
-        "version": __version__,
-    }
-    return digest(decides)
 
 
 def write_layer(

@@ -260,7 +260,7 @@ class Scored:
         stored = [member.stored for member in predictor.members]
         single, word = len(stored) == 1, predictor.symmetries
         first = config_of(stored[0])
-        if single and word == first.test_time.symmetries and _is_best(stored[0]):
+        if single and word == first.test_time.symmetries and stored[0].is_own:
             raise UsageError(
                 f"{stored[0].name} is one run, predicted as in its own test, which is its score.\n"
                 "Name several runs, or add --tta d4."
@@ -279,7 +279,7 @@ class Scored:
         if single:
             own = {n: each for n, each in records[0].deciding.items() if n not in _BY_PREDICTOR}
             deciding = {**own, **deciding}
-            if not _is_best(stored[0]):
+            if not stored[0].is_own:
                 deciding |= {"ensemble.checkpoint": stored[0].checkpoint.name}
         else:
             deciding |= {"ensemble.members": members, "fingerprint": ",".join(prints)}
@@ -290,7 +290,7 @@ class Scored:
             **_tags(predictor, records),
         }
         node = {
-            "runs": [str(each.folder if _is_best(each) else each.checkpoint) for each in stored],
+            "runs": [str(each.folder if each.is_own else each.checkpoint) for each in stored],
             "identities": [each.identity for each in records],
             "weights": list(predictor.weights),
         }
@@ -361,15 +361,7 @@ def _test_fingerprint(predictor: Predictor) -> str:
     return ""
 
 
-def _is_best(stored: StoredRun) -> bool:
-    """Return whether a network is the one that its run was tested with."""
-    return stored.folder is None or stored.checkpoint in (
-        stored.folder.best,
-        Path(config_of(stored).checkpoint or stored.folder.best),
-    )
-
-
 def _identity(stored: StoredRun) -> str:
     """Return a run's identity, with the checkpoint where that is not the tested one."""
     identity = record_of(stored).identity
-    return identity if _is_best(stored) else f"{identity} {stored.checkpoint.name}"
+    return identity if stored.is_own else f"{identity} {stored.checkpoint.name}"

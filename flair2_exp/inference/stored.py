@@ -79,9 +79,7 @@ class StoredRun:
                 f"{getattr(config.trainer, limited[0])}), as preset=debug makes them: its network "
                 "is not trained.\nTrain without that limit."
             )
-        if path is None:
-            path = folder.best if folder.best.is_file() or config.train else None
-            path = path or (Path(config.checkpoint) if config.checkpoint else folder.best)
+        path = path or _tested(folder, config)
         if not path.is_file():
             raise CheckpointError(
                 f"{folder} has no {path.name} ({_state(record)}).\n"
@@ -121,16 +119,22 @@ class StoredRun:
         return task.eval(), content
 
     @property
-    def is_tested(self) -> bool:
-        """Whether the scores of the run are this checkpoint's: a run has others beside it."""
-        if self.folder is None or self.record is None or "test/miou" not in self.record.scores:
+    def is_own(self) -> bool:
+        """Whether the checkpoint is the one that its run is tested with, of those beside it."""
+        if self.folder is None or self.config is None:
             return False
-        tested = self._of_folder(self.name, self.folder).checkpoint
-        return tested.resolve() == self.checkpoint.resolve()
+        return _tested(self.folder, self.config).resolve() == self.checkpoint.resolve()
 
     def _version(self) -> str:
         version = self.record.tags.get(Tag.VERSION, "") if self.record else ""
         return f", {version}" if version else ""
+
+
+def _tested(folder: RunFolder, config: Config) -> Path:
+    """Return the checkpoint that a run is tested with: its best, or the one that it was given."""
+    if folder.best.is_file() or config.train or not config.checkpoint:
+        return folder.best
+    return Path(config.checkpoint)
 
 
 def _state(record: RunRecord) -> str:

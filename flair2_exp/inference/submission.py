@@ -27,7 +27,7 @@ from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import replacing
 from flair2_exp.inference.patches import SplitPatch
 from flair2_exp.inference.predictor import Predictor
-from flair2_exp.inference.rasters import made_from, quiet, require_free, system_errors
+from flair2_exp.inference.rasters import quiet, require_free, system_errors
 from flair2_exp.inference.reading import positions_of
 from flair2_exp.inference.split import (
     Progress,
@@ -105,7 +105,7 @@ def write_submission(
     _require_classes(predictor)
     positions = positions_of(predictor, "test")
     ids = predictor.data[0].index.ids
-    parts = out.with_name(f".{out.name}.{made_from(predictor)}.parts")
+    parts = out.with_name(f".{out.name}.{predictor.made_from}.parts")
     files = {each: parts / prediction_name(str(ids[each])) for each in positions}
     if len(set(files.values())) < len(files):
         raise DataError("two test patches would have a prediction of the same name.")

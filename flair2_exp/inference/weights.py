@@ -138,7 +138,8 @@ def model_card(member: Member, file: str, intervals: Intervals | None = None) ->
     data = _NO_RUN
     if config and record:
         data = _data(config, record) + "\n\n"
-        data += _scores(member, record, intervals) if member.stored.is_tested else _NOT_TESTED
+        tested = member.stored.is_own and "test/miou" in record.scores
+        data += _scores(member, record, intervals) if tested else _NOT_TESTED
     parts = [
         f"# {name}",
         f"A network that segments land cover into {len(member.task.class_names)} classes: "

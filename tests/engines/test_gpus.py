@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,10 +26,11 @@ A, B, C = (line.partition("UUID: ")[2].rstrip(")") for line in WHOLE.splitlines(
 
 
 @pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     """Put a program in place of `nvidia-smi` that lists these GPUs; None: there is no driver."""
 
     def make(text: str | None, status: int = 0) -> None:
+        listed.cache_clear()
         place = tmp_path / "bin"
         place.mkdir(exist_ok=True)
         if text is not None:
@@ -39,7 +40,8 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
             program.chmod(0o755)
         monkeypatch.setenv("PATH", str(place))
 
-    return make
+    yield make
+    listed.cache_clear()
 
 
 @pytest.mark.parametrize(
