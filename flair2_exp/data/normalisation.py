@@ -6,7 +6,7 @@ numbers: `plain` and `of_plain`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -79,28 +79,22 @@ class Normalisation:
 
         Frames that are padding stay zero.
         """
-        changed = {}
-        if self.image is not None and "image" in batch:
-            changed["image"] = self.image.applied(batch["image"])
-        if self.series is not None and "series" in batch:
-            frames = self.series.applied(batch["series"])
-            changed["series"] = frames.masked_fill_(_padded(batch), 0)
-        return batch | changed
+        return self._changed(batch, Moments.applied)
 
     def undone(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return a normalised batch as it was scaled, for pictures."""
+        return self._changed(batch, Moments.undone)
+
+    def _changed(
+        self, batch: Mapping[str, Any], change: Callable[[Moments, Tensor], Tensor]
+    ) -> dict[str, Any]:
         changed = {}
         if self.image is not None and "image" in batch:
-            changed["image"] = self.image.undone(batch["image"])
+            changed["image"] = change(self.image, batch["image"])
         if self.series is not None and "series" in batch:
-            frames = self.series.undone(batch["series"])
-            changed["series"] = frames.masked_fill_(_padded(batch), 0)
+            padding = batch["padding"][:, :, None, None, None]
+            changed["series"] = change(self.series, batch["series"]).masked_fill_(padding, 0)
         return {**batch, **changed}
-
-
-def _padded(batch: Mapping[str, Any]) -> Tensor:
-    padding: Tensor = batch["padding"]
-    return padding[:, :, None, None, None]
 
 
 def scaled(batch: Mapping[str, Any], *, image: float, series: float) -> dict[str, Any]:

@@ -6,16 +6,12 @@ import contextlib
 import functools
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,6 +20,7 @@ from flair2_exp import locking
 from flair2_exp.config.data import DataConfig, DataGroups, S2PreprocConfig
 from flair2_exp.data import digests
 from flair2_exp.data.arrays import read_npz, write_npz
+from flair2_exp.data.forked import forked
 from flair2_exp.data.sentinel2 import BANDS
 from flair2_exp.data.source import DataSource, Patches, Reader, Sample
 from flair2_exp.data.store import (
@@ -101,13 +98,19 @@ def prepare(
             _require_space(job, missing)
             _ = job.digests  # now: the processes inherit them
         done = len(index) - missing
-        for number in _run(job, todo, workers):
+        for number in forked(job.write, todo, workers, died=_DIED):
             done += len(job.patches(number))
             if progress is not None:
                 progress(done, len(index))
         damaged = int((_finish(job)["damaged"] & ~job.incomplete).sum())
         total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return Prepared(len(index), missing, damaged, int(job.incomplete.sum()), total)
+
+
+_DIED: Final = (
+    "a process of the preparation died: out of memory, or killed.\n"
+    "Call it again, which resumes here, with fewer --workers."
+)
 
 
 def require_store_folder(folder: str | os.PathLike[str]) -> None:
@@ -311,48 +314,6 @@ class _Appended:
         np.lib.format.write_array_header_1_0(self._file, header)
         assert self._file.tell() == HEADER, "the store's reader expects headers of one size"
         self._file.close()
-
-
-_job: _Job | None = None
-
-
-def _inherit(job: _Job) -> None:
-    global _job
-    _job = job
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent was killed: it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _write(shard: int) -> int:
-    assert _job is not None
-    return _job.write(shard)
-
-
-def _run(job: _Job, todo: Sequence[int], workers: int) -> Iterator[int]:
-    """Write shards, in this process or in several; yields each when it is in its place."""
-    if workers <= 1 or len(todo) < 2:
-        yield from map(job.write, todo)
-        return
-    # Forked: the processes share the index instead of copying it.
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, _inherit, (job,)) as pool:
-        try:
-            futures = [pool.submit(_write, shard) for shard in todo]
-            yield from (future.result() for future in as_completed(futures))
-        except BrokenProcessPool:
-            raise DataError(
-                "a process of the preparation died: out of memory, or killed.\n"
-                "Call it again, which resumes here, with fewer --workers."
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _require_space(job: _Job, patches: int) -> None:

@@ -11,14 +11,13 @@ preprocessing and classes.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from flair2_exp.config.fields import plain
 from flair2_exp.data import sentinel2
 from flair2_exp.data.cache import cache_folder
+from flair2_exp.data.forked import forked
 from flair2_exp.data.normalisation import Moments
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.files import write_text
@@ -47,6 +47,10 @@ FORMAT: Final = 1
 
 _CHUNK: Final = 16
 """Patches that a process takes at once."""
+_DIED: Final = (
+    "a process died while it read the training patches: out of memory, or killed.\n"
+    "Give the command again with fewer data.workers."
+)
 
 Progress = Callable[[int, int], None]
 """Is given how many patches are read, and how many there are."""
@@ -198,7 +202,9 @@ def compute(data: FlairDataModule, progress: Progress | None = None) -> Statisti
     each: list[_Sums] = []
     done = 0
     names = data.source.nomenclature.names
-    for sums in _all_sums(dataset, data.groups.data.workers, len(names)):
+    chunks = [range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
+    work = functools.partial(_sums_of, dataset, len(names))
+    for sums in forked(work, chunks, data.groups.data.workers, died=_DIED):
         done += len(sums)
         each += [one for one in sums if one is not None]
         if progress is not None:
@@ -249,62 +255,21 @@ def _moments(bands: tuple[str, ...], sums: list[Any], counts: list[int], divisor
     )
 
 
-def _all_sums(dataset: PatchDataset, workers: int, classes: int) -> Iterator[list[_Sums | None]]:
-    """Yield the sums of all patches, in chunks; None for a damaged one that may be skipped."""
-    chunks = [
-        range(start, min(start + _CHUNK, len(dataset))) for start in range(0, len(dataset), _CHUNK)
-    ]
-    work = _Work(dataset, classes)
-    can_fork = "fork" in multiprocessing.get_all_start_methods()
-    workers = min(workers, len(chunks))
-    if workers < 2 or not can_fork:
-        yield from map(work, chunks)
-        return
-    with Pool(workers, _begin, (work,), context=multiprocessing.get_context("fork")) as pool:
-        for sums in pool.imap(_work_of_process, chunks):
-            if isinstance(sums, str):
-                raise DamagedPatchError(sums)
-            yield sums
+def _sums_of(dataset: PatchDataset, classes: int, positions: range) -> list[_Sums | None]:
+    """Return the sums of a chunk of patches; None for a damaged one that may be skipped."""
+    return [_one(dataset, classes, int(dataset.patches[position])) for position in positions]
 
 
-class _Work:
-    """Sums over chunks of a data set."""
-
-    def __init__(self, dataset: PatchDataset, classes: int) -> None:
-        self.dataset = dataset
-        self.classes = classes
-
-    def __call__(self, positions: range) -> list[_Sums | None]:
-        return [self._one(position) for position in positions]
-
-    def _one(self, position: int) -> _Sums | None:
-        dataset = self.dataset
-        patch = int(dataset.patches[position])
-        try:
-            return _sums(dataset.reader.read(patch), self.classes)
-        except DamagedPatchError as error:
-            if dataset.on_damaged == "skip":
-                return None
-            raise DamagedPatchError(
-                f"patch {dataset.index.ids[patch]} is damaged: {error}\n"
-                "Run `flair2-exp check` on the data set, or set dataset.on_damaged=skip."
-            ) from None
-
-
-_work: list[_Work] = []
-"""Of a worker process, which inherits it: a data set is not sent."""
-
-
-def _begin(work: _Work) -> None:
-    _work[:] = [work]
-
-
-def _work_of_process(positions: range) -> list[_Sums | None] | str:
-    """Return the sums of a chunk, or the message of what stops the computation."""
+def _one(dataset: PatchDataset, classes: int, patch: int) -> _Sums | None:
     try:
-        return _work[0](positions)
+        return _sums(dataset.reader.read(patch), classes)
     except DamagedPatchError as error:
-        return str(error)
+        if dataset.on_damaged == "skip":
+            return None
+        raise DamagedPatchError(
+            f"patch {dataset.index.ids[patch]} is damaged: {error}\n"
+            "Run `flair2-exp check` on the data set, or set dataset.on_damaged=skip."
+        ) from None
 
 
 def _sums(sample: Sample, classes: int) -> _Sums:

@@ -5,18 +5,27 @@ FLAIR #2 has a check of its own (`tree`), which knows its files.
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from flair2_exp.config.data import DataGroups
 from flair2_exp.data.check.findings import Finding
+from flair2_exp.data.forked import forked
 from flair2_exp.data.source import DataSource, Reader
 from flair2_exp.errors import DamagedPatchError
 
 Report = Callable[[int, int], None]
+
+_CHUNK: Final = 16
+"""Patches that a process takes at once."""
+_DIED: Final = (
+    "a process died while it read the patches: out of memory, or killed.\n"
+    "Check again with fewer --workers."
+)
 
 
 def check_patches(
@@ -66,23 +75,19 @@ def _finding(source: DataSource, patch: int, kind: str, message: str) -> Finding
 
 def _read_all(reader: Reader, workers: int, report: Report | None) -> Iterator[tuple[int, str]]:
     """Yield each patch with what is wrong with it; empty where nothing is."""
-    count = len(reader.index)
-    results: Iterator[tuple[int, str]] = (_read(reader, patch) for patch in range(count))
-    if workers <= 1:
-        yield from _reported(results, count, report)
-        return
-    # Forked: the processes share the reader instead of building their own.
-    with multiprocessing.get_context("fork").Pool(workers, _inherit, (reader,)) as pool:
-        yield from _reported(pool.imap_unordered(_read_here, range(count), 16), count, report)
+    count, done = len(reader.index), 0
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    work = functools.partial(_read_chunk, reader)
+    for results in forked(work, chunks, workers, died=_DIED):
+        for result in results:
+            done += 1
+            if report is not None:
+                report(done, count)
+            yield result
 
 
-def _reported(
-    results: Iterator[tuple[int, str]], count: int, report: Report | None
-) -> Iterator[tuple[int, str]]:
-    for done, result in enumerate(results, start=1):
-        if report is not None:
-            report(done, count)
-        yield result
+def _read_chunk(reader: Reader, patches: range) -> list[tuple[int, str]]:
+    return [_read(reader, patch) for patch in patches]
 
 
 def _read(reader: Reader, patch: int) -> tuple[int, str]:
@@ -91,15 +96,3 @@ def _read(reader: Reader, patch: int) -> tuple[int, str]:
     except DamagedPatchError as error:
         return patch, " ".join(str(error).split())
     return patch, ""
-
-
-_readers: list[Reader] = []
-"""A worker's own, inherited."""
-
-
-def _inherit(reader: Reader) -> None:
-    _readers[:] = [reader]
-
-
-def _read_here(patch: int) -> tuple[int, str]:
-    return _read(_readers[0], patch)
