@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+from collections.abc import Callable
+from typing import Final
 
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
@@ -27,11 +29,7 @@ CONFIG_EXCEPTIONS = (HydraException, OmegaConfBaseException)
 
 
 def explain(error: BaseException) -> str | None:
-    """Return the message to show for an exception; None for a bug, which keeps its traceback.
-
-    Args:
-        error: What the entry point caught.
-    """
+    """Return the message to show for an exception; None for a bug, which keeps its traceback."""
     if isinstance(error, FlairError):
         return str(error)
     if isinstance(error, HydraException) and isinstance(error.__cause__, FlairError):
@@ -62,7 +60,7 @@ def explain(error: BaseException) -> str | None:
     for pattern, say in _CASES:
         match = re.search(pattern, text, flags=re.DOTALL)
         if match:
-            return say(match, error)
+            return say.format(**match.groupdict()) if isinstance(say, str) else say(match, error)
     return _first_lines(text)
 
 
@@ -186,10 +184,6 @@ def _several_values(match: re.Match[str], error: BaseException) -> str:
     )
 
 
-def _given_twice(match: re.Match[str], error: BaseException) -> str:
-    return f"{match['group']}: an option of it is chosen already; give {match['group']}=NAME once."
-
-
 def _no_interpolation(match: re.Match[str], error: BaseException) -> str:
     key, name = match["key"], match["name"]
     if "." in name:
@@ -197,45 +191,9 @@ def _no_interpolation(match: re.Match[str], error: BaseException) -> str:
     return f"{key}: ${{{name}}} is not an option; an environment variable is ${{oc.env:{name}}}."
 
 
-def _no_value(match: re.Match[str], error: BaseException) -> str:
-    return f"{match['key']} has no value: choose an option of its group, or set it."
-
-
-def _no_variable(match: re.Match[str], error: BaseException) -> str:
-    key, name = match["key"], match["name"]
-    return (
-        f"{key}: the environment variable {name} is not set: set it, or give another value, as "
-        f"${{oc.env:{name},VALUE}}."
-    )
-
-
-def _no_resolver(match: re.Match[str], error: BaseException) -> str:
-    key, name = match["key"], match["name"]
-    return f"{key}: ${{{name}:...}} is not known; an environment variable is ${{oc.env:NAME}}."
-
-
-def _in_a_circle(match: re.Match[str], error: BaseException) -> str:
-    return f"{match['key']}: its value refers to itself (${{...}}): write the value."
-
-
 def _unresolved(match: re.Match[str], error: BaseException) -> str:
     reason = match["reason"].partition(" expecting {")[0]
     return f"{match['key']}: its interpolation has no value: {reason.rstrip('.')}."
-
-
-def _no_header(match: re.Match[str], error: BaseException) -> str:
-    return (
-        f"{match['name']}.yaml, line 1: expected `# @package _global_`, and options by name in "
-        "the lines after it."
-    )
-
-
-def _no_default(match: re.Match[str], error: BaseException) -> str:
-    return f"{match['file']}.yaml: its defaults list names {match['name']}, which is not there."
-
-
-def _no_primary(match: re.Match[str], error: BaseException) -> str:
-    return f"there is no {match['name']}.yaml in the config folder: omit --config-name."
 
 
 def _first_lines(text: str) -> str:
@@ -243,12 +201,29 @@ def _first_lines(text: str) -> str:
     return "\n".join(lines[:2])
 
 
-_CASES = (
-    (r"In '(?P<name>(?P<group>[^'/]+)/[^']+)': .*Key '(?P=group)' (?:is )?not in", _no_header),
-    (r"In '(?P<file>[^']+)': Could not load '(?P<name>[^']+)'", _no_default),
-    (r"Environment variable '(?P<name>[^']+)' not found.*full_key: (?P<key>\S+)", _no_variable),
-    (r"Unsupported interpolation type (?P<name>\S+)\s+full_key: (?P<key>\S+)", _no_resolver),
-    (r"Recursive interpolation detected\s+full_key: (?P<key>\S+)", _in_a_circle),
+_CASES: Final[tuple[tuple[str, str | Callable[[re.Match[str], BaseException], str]], ...]] = (
+    (
+        r"In '(?P<name>(?P<group>[^'/]+)/[^']+)': .*Key '(?P=group)' (?:is )?not in",
+        "{name}.yaml, line 1: expected `# @package _global_`, and options by name in the lines "
+        "after it.",
+    ),
+    (
+        r"In '(?P<file>[^']+)': Could not load '(?P<name>[^']+)'",
+        "{file}.yaml: its defaults list names {name}, which is not there.",
+    ),
+    (
+        r"Environment variable '(?P<name>[^']+)' not found.*full_key: (?P<key>\S+)",
+        "{key}: the environment variable {name} is not set: set it, or give another value, as "
+        "${{oc.env:{name},VALUE}}.",
+    ),
+    (
+        r"Unsupported interpolation type (?P<name>\S+)\s+full_key: (?P<key>\S+)",
+        "{key}: ${{{name}:...}} is not known; an environment variable is ${{oc.env:NAME}}.",
+    ),
+    (
+        r"Recursive interpolation detected\s+full_key: (?P<key>\S+)",
+        "{key}: its value refers to itself (${{...}}): write the value.",
+    ),
     (
         r"raised while resolving interpolation: (?P<reason>[^\n]+)\s+full_key: (?P<key>\S+)",
         _unresolved,
@@ -262,10 +237,19 @@ _CASES = (
     (r"Key '(?P<key>[^']+)' (?:is )?not in", _unknown_key),
     (r"Error merging override (?P<override>.+?)(?:\n|$)", _wrong_type),
     (r"Ambiguous value for argument '(?P<override>.+?)'\n", _several_values),
-    (r"Multiple values for (?P<group>[^.]+)\. To override", _given_twice),
+    (
+        r"Multiple values for (?P<group>[^.]+)\. To override",
+        "{group}: an option of it is chosen already; give {group}=NAME once.",
+    ),
     (r"Interpolation key '(?P<name>[^']+)' not found\s+full_key: (?P<key>\S+)", _no_interpolation),
-    (r"Cannot find primary config '(?P<name>[^']+)'", _no_primary),
-    (r"Missing mandatory value: (?P<key>\S+)", _no_value),
+    (
+        r"Cannot find primary config '(?P<name>[^']+)'",
+        "there is no {name}.yaml in the config folder: omit --config-name.",
+    ),
+    (
+        r"Missing mandatory value: (?P<key>\S+)",
+        "{key} has no value: choose an option of its group, or set it.",
+    ),
     (
         r"(?P<problem>(?:missing EQUAL|mismatched input|extraneous input|no viable alternative"
         r"|token recognition error|LexerNoViableAltException)[^\n]*)",
