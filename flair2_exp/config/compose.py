@@ -56,9 +56,6 @@ def register() -> None:
 def _common(moment: str) -> str:
     """Return a name of a run that all its processes know: the moment, or that of an srun.
 
-    Args:
-        moment: Of this process.
-
     Raises:
         ConfigError: Several were started that have no name in common; in the first one.
         SystemExit: In the others.
@@ -119,9 +116,6 @@ def make_sources_importable(sources: Iterable[Any]) -> None:
     """Let a job name the classes of the projects whose configs it was composed from.
 
     A launcher may have started its process, on any machine, with nothing but the job's config.
-
-    Args:
-        sources: `hydra.runtime.config_sources`.
     """
     for source in sources:
         if source.schema == "file" and source.provider != "hydra":
@@ -187,12 +181,7 @@ def _require_plain_paths(paths: DictConfig) -> None:
 
 @contextmanager
 def as_hydra_runs(config: DictConfig, folder: str) -> Iterator[None]:
-    """Let `${hydra:…}` resolve as in a run: Hydra sets its own config only when a job begins.
-
-    Args:
-        config: With Hydra's node.
-        folder: Where the job runs.
-    """
+    """Let `${hydra:…}` resolve as in a run: Hydra sets its own config only when a job begins."""
     hydra = HydraConfig.instance()
     before = hydra.cfg
     with open_dict(config.hydra.runtime):
@@ -210,9 +199,6 @@ class JobLoader(ConfigLoader):
     Hydra composes each job from its files, in 0.2 s. Jobs that choose the same groups and differ in
     plain values alone, as in `seed=1,2,3`, come from one composition here, whose values are set as
     Hydra sets them.
-
-    Args:
-        loader: Hydra's own.
     """
 
     def __init__(self, loader: ConfigLoader) -> None:

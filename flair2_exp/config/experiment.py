@@ -252,10 +252,6 @@ def _class_weights_name_classes(config: Config) -> None:
 def require_classes(config: Config, nomenclature: Nomenclature) -> None:
     """Refuse weights of classes that the data set does not have.
 
-    Args:
-        config: The experiment's.
-        nomenclature: The data set's classes.
-
     Raises:
         ConfigError: `loss.class_weights` names another, but for "other", which the losses' files
             weigh and which is idle where there is none.

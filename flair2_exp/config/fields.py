@@ -327,13 +327,7 @@ def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
 
 
 def unknown(group: type[Group], name: str, prefix: str = "") -> ConfigError:
-    """Return the refusal of a name that a group does not have, with what it could be.
-
-    Args:
-        group: The group's class.
-        name: As the user wrote it.
-        prefix: Of the group's dotted name.
-    """
+    """Return the refusal of a name that a group does not have, with what it could be."""
     names = list(hints(group))
     if not is_open(group):
         return ConfigError(f"{prefix}{name}: no such option; {nearest(name, names)}")

@@ -82,9 +82,6 @@ def outline(config: Config) -> dict[str, Any]:
 
     Those that every run is compared by, and those that decide this run's result and are not at
     their default. A class's path is left out where its group's name says which one it is.
-
-    Args:
-        config: The experiment's.
     """
     every = flatten(plain(config))
     decided = deciding(config, UNKNOWN_DATA).keys() & every.keys()

@@ -129,12 +129,7 @@ class Augmentation(SampleTransform):
         self.optical = optical
 
     def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        """Return the sample augmented, which may share arrays with the given one.
-
-        Args:
-            sample: What was read.
-            generator: The sample's own random numbers.
-        """
+        """Return the sample augmented, which may share arrays with the given one."""
         options = self.options
         geometry = draw_geometry(generator, options)
         result = dataclasses.replace(sample, label=geometry.apply(sample.label, labels=True))
@@ -159,10 +154,6 @@ def build_augmentation(options: AugConfig, bands: Sequence[str]) -> SampleTransf
 
     Its constructor is given, by the names of its arguments, `options` (the `AugConfig`) and
     `optical` (for each band whether it is a brightness); its other arguments are `aug.options`.
-
-    Args:
-        options: Of the augmentation.
-        bands: Of the aerial image, in its order.
 
     Raises:
         ConfigError: There is no such class, or it does not take its options.

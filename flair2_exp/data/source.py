@@ -320,13 +320,7 @@ class DataSource(ABC):
 
 
 class SourceReader:
-    """Reads the samples of a source as a run wants them, and refuses what they should not be.
-
-    Args:
-        source: The data.
-        groups: Which bands.
-        reads: Which inputs.
-    """
+    """Reads the samples of a source as a run wants them, and refuses what they should not be."""
 
     def __init__(self, source: DataSource, groups: DataGroups, reads: frozenset[str]) -> None:
         self.index = source.index

@@ -121,11 +121,7 @@ class Resources:
 
 
 class Slots(Engine):
-    """Jobs on the GPUs and cores of this machine.
-
-    Args:
-        options: `hydra.launcher`.
-    """
+    """Jobs on the GPUs and cores of this machine."""
 
     name: ClassVar[str] = "slots"
 

@@ -87,11 +87,7 @@ class _Array:
 
 
 class Slurm(Engine):
-    """Jobs in the queue of a SLURM cluster.
-
-    Args:
-        options: `hydra.launcher`.
-    """
+    """Jobs in the queue of a SLURM cluster."""
 
     name: ClassVar[str] = "slurm"
     outlives = True

@@ -176,12 +176,7 @@ def _spaced(positions: NDArray[np.int64], count: int) -> set[int]:
 
 
 def panel(predictor: Predictor, predicted: Mapping[int, NDArray[np.uint8]]) -> list[PanelRow]:
-    """Return test patches for a panel, with the images that the first member reads.
-
-    Args:
-        predictor: That has predicted them.
-        predicted: `Evaluation.shown`.
-    """
+    """Return test patches for a panel, with the images that the first member reads."""
     data = predictor.data[0]
     places = {int(patch): at for at, patch in enumerate(data.split.test)}
     key = BatchKey(0, tuple(places[patch] for patch in predicted))

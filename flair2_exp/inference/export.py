@@ -168,10 +168,6 @@ def export_onnx(predictor: Predictor, path: Path) -> Agreement:
 def export_program(predictor: Predictor, path: Path) -> Agreement:
     """Write a program of `torch.export`, and keep it where what is loaded gives torch's results.
 
-    Args:
-        predictor: As for `export_onnx`.
-        path: Likewise.
-
     Raises:
         UsageError: As by `export_onnx`.
         ModelError: Likewise.

@@ -150,16 +150,6 @@ def predict_missing(
 ) -> float:
     """Predict the patches that are still missing and write each.
 
-    Args:
-        predictor: Of a run.
-        part: That the patches belong to.
-        missing: Their positions in the index.
-        write: Makes a patch's files.
-        total: Patches of the part, for `progress`.
-        workers: Processes that read.
-        batch_size: Patches at once.
-        progress: Is called after each patch.
-
     Returns:
         The seconds that reading and the network took.
 

@@ -98,15 +98,7 @@ class Flight:
 def metadata_of(
     flight: Flight, x: float, y: float, crs: CRS, month: Month = "cyclic"
 ) -> NDArray[np.float32]:
-    """Return the encoded metadata of a patch, (45,).
-
-    Args:
-        flight: That took it.
-        x: Of its centre.
-        y: Likewise.
-        crs: Of the place.
-        month: As the run was trained (`metadata.month`).
-    """
+    """Return the encoded metadata of a patch, (45,)."""
     east, north = (each[0] for each in transform(crs, LAMBERT_93, [x], [y]))
     records = np.array([flight.record(east, north)], dtype=metadata.RECORD)
     encoded: NDArray[np.float32] = metadata.encode(records, month)[0].astype(np.float32)

@@ -209,13 +209,6 @@ def predict_units(
     """Predict those of some units that nobody predicts; then wait for the others' and see.
 
     A claim is a lock of the kernel's: that of a process that was killed is free again.
-
-    Args:
-        plan: What is predicted.
-        missing: The units.
-        tally: Tiles predicted and skipped, of each process.
-        number: Of this one.
-        step: Called after each tile.
     """
     for waits in (False, True):
         for unit in missing:

@@ -112,11 +112,6 @@ def order_filters(encoder: nn.Module, spec: NetworkSpec) -> None:
 def load_encoder(module: nn.Module, path: str, spec: NetworkSpec) -> None:
     """Load a file with an encoder's three-channel weights, adapted to the bands.
 
-    Args:
-        module: The encoder.
-        path: `.safetensors`, or a state_dict saved by torch.
-        spec: The network's description.
-
     Raises:
         ModelError: The weights are of another encoder; with a list of what does not fit.
         CheckpointError: The file is unreadable.

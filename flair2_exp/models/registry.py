@@ -164,10 +164,6 @@ class SegmentationModel(nn.Module):
         A network without such options ignores them, as this base does. Names stay the same. The
         network may be on any device: the order in memory moves with it to another, and what is
         compiled is compiled at its first use.
-
-        Args:
-            options: `channels_last` and `compile`.
-            backend: Of torch's compiler.
         """
 
 

@@ -180,10 +180,6 @@ def open_storage(name: str, timeout: float = 10.0) -> BaseStorage:
 def require_usable(name: str, timeout: float = 10.0) -> None:
     """Refuse a storage that is away, or is something else; write nothing.
 
-    Args:
-        name: Its full name.
-        timeout: Seconds in which a server must answer.
-
     Raises:
         SweepError: It could not be opened, or what is there belongs to another program.
     """

@@ -113,9 +113,6 @@ class AblationSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> list[list[JobReturn]]:
         """Run the sweep.
 
-        Args:
-            arguments: The overrides of the command line.
-
         Returns:
             Hydra's job returns, one list per launch; empty after a dry run.
 
@@ -167,11 +164,6 @@ class Sweep:
         self, overrides: list[tuple[str, ...]], loader: ConfigLoader, arguments: Sequence[str]
     ) -> list[Job]:
         """Compose, check and show the jobs.
-
-        Args:
-            overrides: Of each job.
-            loader: Composes them.
-            arguments: The overrides of the command line.
 
         Raises:
             FlairError: A job that cannot run.

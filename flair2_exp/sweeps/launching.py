@@ -162,12 +162,6 @@ def launched_again(batch: Sequence[Job], before: Mapping[int, int]) -> list[list
 class OnEngine:
     """Jobs on an engine, each a process of its own.
 
-    Args:
-        launcher: Of the engine.
-        config: The sweep's own, with Hydra's node.
-        options: The group `sweep`.
-        failures: Takes what fails, by job number.
-
     Attributes:
         name: The engine's.
     """

@@ -82,12 +82,7 @@ class JobState:
 
 
 def write_jobs(folder: Path, jobs: Sequence[tuple[str, int, RunFolder]]) -> None:
-    """Note the jobs of a sweep in its folder: those that are not started have none of their own.
-
-    Args:
-        folder: The sweep's.
-        jobs: Row, seed and folder of each.
-    """
+    """Note the jobs of a sweep in its folder: those that are not started have none of their own."""
     values = [
         {"row": row, "seed": seed, "folder": os.path.relpath(own.path, folder)}
         for row, seed, own in jobs
@@ -106,9 +101,6 @@ def sweeps_below(folder: Path) -> Iterator[Path]:
 
 def overview(folder: Path) -> list[JobState]:
     """Return where the jobs of a sweep or a search are.
-
-    Args:
-        folder: The sweep's.
 
     Raises:
         ConfigError: It is not a sweep's.

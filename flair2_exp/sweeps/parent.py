@@ -152,10 +152,6 @@ def description(folder: Path, experiment_id: str) -> str:
 
     The report in short, and links to the pages of its runs, as many as there is room for. The
     links are relative to the page, so that they hold wherever MLflow's pages are served.
-
-    Args:
-        folder: The sweep's.
-        experiment_id: MLflow's id of its experiment.
     """
     from flair2_exp.tracking.view import tagged_runs_page
 

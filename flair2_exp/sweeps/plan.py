@@ -206,12 +206,7 @@ def is_typed(key: str, lines: Sequence[str]) -> bool:
 
 
 class Planner:
-    """Composes and checks the jobs of a sweep, as its launcher will compose them.
-
-    Args:
-        master: The sweep's own config, with Hydra's node.
-        loader: Composes a job.
-    """
+    """Composes and checks the jobs of a sweep, as its launcher will compose them."""
 
     def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
         self._master = master
@@ -221,9 +216,6 @@ class Planner:
 
     def plan(self, jobs: Sequence[tuple[str, ...]]) -> Plan:
         """Compose and check every job, and find out where each stands.
-
-        Args:
-            jobs: The overrides of each.
 
         Returns:
             The jobs; one that is named twice once, with a note.
@@ -366,9 +358,6 @@ def distributes(launcher: DictConfig) -> bool:
 def require_launcher(launcher: DictConfig) -> None:
     """Refuse a launcher that would refuse every job, when the sweep has begun.
 
-    Args:
-        launcher: `hydra.launcher`.
-
     Raises:
         ConfigError: It lacks what it submits with, its options do not make one, or it would start
             many times the processes that the processor has cores.
@@ -468,11 +457,6 @@ def choose_baseline(
     A sweep's file names its baseline for the whole sweep; who asks for a part of its rows need not
     know it. Who types a baseline means it.
 
-    Args:
-        jobs: The sweep's.
-        baseline: `sweep.baseline`.
-        typed: Whether it stands on the command line.
-
     Returns:
         The baseline, and a note where it is not the one that the sweep's file names.
 
@@ -493,11 +477,6 @@ def choose_factors(
     jobs: Sequence[Job], factors: Sequence[str] | None, *, typed: bool
 ) -> tuple[list[str] | None, str]:
     """Return the factors whose effects the report estimates, checked as the baseline is.
-
-    Args:
-        jobs: The sweep's.
-        factors: `sweep.factors`.
-        typed: Whether they stand on the command line.
 
     Returns:
         Those that take two values over the jobs (None: no factorial), and a note on the others.

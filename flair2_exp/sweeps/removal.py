@@ -43,9 +43,6 @@ class Removal:
     def remove(self, *, folder_only: bool = False) -> None:
         """Remove it: from MLflow first, so that what fails there leaves the folder as it is.
 
-        Args:
-            folder_only: Leave MLflow as it is.
-
         Raises:
             FlairError: A process is at work in it, a store does not answer, or a file cannot be
                 removed.

@@ -51,11 +51,6 @@ def _digest(text: str) -> str:
 def shorten(text: str, pointer: str, limit: int = VALUE_LIMIT) -> str:
     """Return the text itself, or its start with a note on where the whole of it is.
 
-    Args:
-        text: A value of any length.
-        pointer: The artifact that holds the whole text.
-        limit: The most characters the result may have.
-
     Returns:
         At most `limit` characters. The note holds a hash of the whole text, so that two long
         values are equal here exactly if they are equal.

@@ -30,11 +30,6 @@ def moved(path: Path, old: Path, new: Path) -> Path:
     What both places of the folder end in alike has moved as well: where `a/one/runs/x` is now at
     `b/two/runs/x`, then `a/one` is at `b/two`.
 
-    Args:
-        path: Anything.
-        old: Where the folder was.
-        new: Where it is.
-
     Returns:
         The new path; the same one where it did not lie in what has moved.
     """
@@ -55,10 +50,6 @@ def place_now(path: Path, old: Path, new: Path) -> Path:
 
 def relocate(connection: sqlite3.Connection, folder: Path) -> None:
     """Set all places right in a store's database, within the caller's transaction.
-
-    Args:
-        connection: To the database.
-        folder: Where it lies now.
 
     Raises:
         sqlite3.Error: It is not MLflow's database, or cannot be written.
@@ -135,11 +126,6 @@ def artifact_here(artifact_uri: str, root: Path | None, folder: Path) -> Path | 
     """Return a run's folder of artifacts where the store lies now; None where none is there.
 
     For a store that is only read, in which the places cannot be set right.
-
-    Args:
-        artifact_uri: As MLflow has it.
-        root: Where the store lay (`root_of`).
-        folder: Where it lies now.
     """
     address = urlsplit(artifact_uri)
     if root is None or address.scheme != "file":

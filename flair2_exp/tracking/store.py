@@ -94,10 +94,6 @@ def open_store(
 def require_usable(uri: str, *, timeout: float = 8.0) -> Path | None:
     """Refuse a store that does not answer, cannot be written or is something else; make nothing.
 
-    Args:
-        uri: As for `open_store`.
-        timeout: Seconds in which a server must answer.
-
     Returns:
         The database of a local store; None for a server.
 
@@ -449,11 +445,6 @@ class Store:
     def artifact(self, client: MlflowClient, run: MlflowRun, path: str) -> Iterator[Path]:
         """Yield an artifact of a run as a file: in a local store itself, else a copy for a while.
 
-        Args:
-            client: As `call` and `call_each` pass it.
-            run: As the client returns it.
-            path: Of the artifact.
-
         Raises:
             TrackingError: There is none, or the store does not answer.
         """
@@ -491,13 +482,7 @@ class Store:
         return artifact_here(run.info.artifact_uri, self._roots[number], self.folder)
 
     def remove_artifacts(self, client: MlflowClient, run_id: str, folder: str) -> None:
-        """Remove an artifact folder of a run; nothing where there is none.
-
-        Args:
-            client: As `call` passes it.
-            run_id: MLflow's id of the run.
-            folder: Within the run's artifacts.
-        """
+        """Remove an artifact folder of a run; nothing where there is none."""
         run = client.get_run(run_id)
         here = self._local_artifacts(client, run)
         if here is not None:

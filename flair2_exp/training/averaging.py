@@ -18,9 +18,6 @@ class AveragedWeights(WeightAveraging):
     Checkpoints hold the average as the network's weights, and those that are trained beside it.
     Until the first weights count there is no average: Lightning's own would be the first weights
     of all, and with them would be validated.
-
-    Args:
-        options: Of the average.
     """
 
     def __init__(self, options: AverageConfig) -> None:

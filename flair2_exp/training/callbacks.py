@@ -135,11 +135,7 @@ class Agreement:
         self._processes = torch.distributed.new_group(backend="gloo") if world > 1 else None
 
     def reached(self, *, due: bool) -> bool:
-        """Return whether it is due in any process, or any is to end; all must call this.
-
-        Args:
-            due: Whether it is time in this process.
-        """
+        """Return whether it is due in any process, or any is to end; all must call this."""
         own = self._interruption.exception
         if self._processes is None:
             self.end = own
@@ -243,9 +239,6 @@ class StepSeeds(Callback):
     resumes from a checkpoint, of an epoch's end or not, computes what an uninterrupted one would.
     In validation and test, where one quirk drops as well (`fusion.dropout=always_batch`), the epoch
     does not count: a checkpoint has its scores in whatever process it is tested.
-
-    Args:
-        seed: The run's seed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -381,10 +374,6 @@ class Scores(Callback):
     """Remembers the validation metrics of the best epoch and the training metrics of the last.
 
     The former are the scores of `best.ckpt`.
-
-    Args:
-        monitor: The metric that decides.
-        mode: `min` or `max`.
 
     Attributes:
         best: The `val/...` metrics of that epoch, and its number (from 1) as `epoch`.

@@ -51,11 +51,6 @@ def require_same_model(path: Path, content: Mapping[str, Any], wanted: NetworkSp
 
     Options that do not decide the network's results may differ (`NetworkSpec.deciding`).
 
-    Args:
-        path: Named in the message.
-        content: What `read_checkpoint` returned.
-        wanted: Of the config.
-
     Raises:
         CheckpointError: The networks differ; the message lists how. Or the checkpoint describes
             none that this version builds.
@@ -127,11 +122,6 @@ def require_same_devices(path: Path, content: Mapping[str, Any], devices: int) -
     """Refuse to resume within an epoch on another number of devices: its batches are divided.
 
     From an epoch's start it is exact: all that comes is as on so many devices.
-
-    Args:
-        path: Named in the messages.
-        content: What `read_checkpoint` returned.
-        devices: Processes that are to train.
 
     Raises:
         CheckpointError: The checkpoint was written between two batches on other devices.

@@ -15,10 +15,6 @@ from flair2_exp.ranks import Rank
 def require_device(trainer: TrainerConfig, workers: int = 0) -> None:
     """Refuse what this machine lacks, before anything is read.
 
-    Args:
-        trainer: Where to train.
-        workers: Processes that read, per device (`data.workers`).
-
     Raises:
         DeviceError: No such device, too few of them, a precision that they do not compute in, more
             processes than the processor can run.

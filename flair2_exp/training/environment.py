@@ -13,9 +13,6 @@ class RankEnvironment(LightningEnvironment):
     Lightning's own environments of SLURM and torchrun read the environment again, where another
     program may have left ranks. That of SLURM refuses `srun -n 2`, takes SIGUSR1 for itself and
     requeues the job.
-
-    Args:
-        rank: Of this process.
     """
 
     def __init__(self, rank: Rank) -> None:

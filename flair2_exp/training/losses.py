@@ -60,10 +60,6 @@ def build_loss(options: LossConfig, names: Sequence[str], head: str) -> nn.Modul
 def require_loss(loss: nn.Module, classes: int) -> None:
     """Refuse what is built like a loss and is none: it is tried on a few pixels.
 
-    Args:
-        loss: As `build_loss` returns it.
-        classes: Their number.
-
     Raises:
         ConfigError: It does not take logits (B, C, H, W) and class indices (B, H, W), or does not
             return a scalar that depends on the logits.

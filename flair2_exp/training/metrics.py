@@ -28,11 +28,6 @@ def build_metrics(
     (`multiclass`) and `ignore_index` (of "other", the last class; null where there is none or with
     `metric.other_pixels=keep`); what a metric's node sets itself replaces that.
 
-    Args:
-        options: Of the score.
-        classes: Their number.
-        has_other: Whether the last one is not scored.
-
     Raises:
         ConfigError: There is no such class, or it does not take these options.
     """
@@ -89,12 +84,6 @@ def require_metrics(
     options: MetricConfig, best: BestConfig, classes: int, *, has_other: bool = True
 ) -> None:
     """Refuse metrics that cannot be computed of class indices, or do not give one number.
-
-    Args:
-        options: Of the score.
-        best: What the best checkpoint is chosen by.
-        classes: Their number.
-        has_other: As for `build_metrics`.
 
     Raises:
         ConfigError: Of the first one; or the best checkpoint would be the worst by it.

@@ -47,9 +47,6 @@ class EpochSums:
     """Sums over the patches of an epoch's batches, of which a checkpoint holds those so far.
 
     Lightning's own means over an epoch are in no checkpoint.
-
-    Args:
-        state: What `state` returned, of a checkpoint.
     """
 
     def __init__(self, state: Mapping[str, float] | None = None) -> None:

@@ -41,10 +41,6 @@ class WholeCheckpoints(TorchCheckpointIO):
 def require_plain(state: Any, owner: str) -> None:
     """Refuse a part's state that could not be read back from a checkpoint.
 
-    Args:
-        state: What its `state_dict` returned.
-        owner: The part, for the message.
-
     Raises:
         ConfigError: It is more than tensors and plain values.
     """

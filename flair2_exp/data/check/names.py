@@ -55,11 +55,6 @@ class _Part:
 def survey(folders: Folders, findings: list[Finding], *, series: bool) -> list[Area]:
     """List a tree and judge its names.
 
-    Args:
-        folders: Where its parts are.
-        findings: Receives what is wrong with names.
-        series: Whether the satellite series matter.
-
     Returns:
         The areas that have images.
     """

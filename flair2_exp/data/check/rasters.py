@@ -33,12 +33,6 @@ def check_patch(
 ) -> dict[Path, Size]:
     """Check a patch's files, each by itself and one against the other's place.
 
-    Args:
-        area: The patch's area, with its files.
-        patch: The patch's id.
-        findings: Receives what is wrong.
-        headers_only: Whether to leave the pixels unread.
-
     Returns:
         The sizes of the files that have a readable header, for `check_sizes` once all are known.
     """

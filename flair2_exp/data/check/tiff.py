@@ -42,10 +42,6 @@ class Header(NamedTuple):
 def open_tiff(path: Path, **options: str) -> Iterator[DatasetReader]:
     """Open a file with GDAL's own GeoTIFF reader and no other.
 
-    Args:
-        path: The file.
-        options: GDAL's options for opening a GeoTIFF.
-
     Raises:
         ValueError: The file, or what is read of it in the context, is not a sound GeoTIFF.
     """

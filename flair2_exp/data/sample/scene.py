@@ -171,11 +171,7 @@ def _write_image(folder: Path, ground: _Ground) -> None:
 
 
 class _Noise:
-    """White noise that goes on from block to block: the same in each, and periodic.
-
-    Args:
-        seed: Of the scene.
-    """
+    """White noise that goes on from block to block: the same in each, and periodic."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

@@ -224,11 +224,6 @@ class Domain:
 class _Area:
     """One area: its place, its ground, its light, and where its patches are.
 
-    Args:
-        number: The domain's.
-        index: The area's in its domain.
-        options: What the sample is made from.
-
     Attributes:
         shape: H and W of the satellite array.
         centres: Row and column of each patch's centre in it.
