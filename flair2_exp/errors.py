@@ -70,3 +70,14 @@ def nearest(word: str, words: Sequence[str]) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"there are {', '.join(sorted(words))}."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def some(names: Sequence[str], count: int = 3) -> str:
+    """Return the first few of some names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
+
+Progress = Callable[[int, int], None]
+"""Is given how much is done, and of how much."""
 
 SECONDS: Final = 30.0
 """Between two lines."""

@@ -101,7 +101,6 @@ def construct(
     given: Mapping[str, Any],
     options: Mapping[str, Any],
     target: str = "",
-    first: tuple[Any, ...] = (),
 ) -> Kind:
     """Build the part at a dotted path.
 
@@ -112,16 +111,13 @@ def construct(
         given: What the constructor gets by name, of which it takes what it has arguments for.
         options: The config's options of it.
         target: The config's option that holds the path; none: `_target_` in the node `where`.
-        first: What the constructor gets by position, before all else.
 
     Raises:
         ConfigError: There is no such class, or it does not take these options; the message names
             the nearest, or what is expected, and where the class is written.
     """
     located = locate(path, kind, target or f"{where}._target_")
-    return located(
-        *first, **arguments_of(located, where, given=given, options=options, skip=len(first))
-    )
+    return located(**arguments_of(located, where, given=given, options=options))
 
 
 def arguments_of(

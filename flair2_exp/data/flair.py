@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from flair2_exp.data.layout import Index
 from flair2_exp.data.source import INPUTS, DataSource, Label, Positions, Sample, all_damaged
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import AERIAL_BANDS, flair
+from flair2_exp.progress import Progress
 
 if TYPE_CHECKING:
     from flair2_exp.data.check.findings import Finding
@@ -84,7 +85,7 @@ class FlairSource(DataSource):
         *,
         headers_only: bool = False,
         workers: int = 1,
-        report: Callable[[int, int], None] | None = None,
+        report: Progress | None = None,
     ) -> list[Finding]:
         """Check every file that the tree names, as `check.tree.check_tree` says."""
         from flair2_exp.data.check.tree import check_tree

@@ -97,7 +97,9 @@ class GeoTiffSource(DataSource):
                 "patches must be square."
             )
         self.patch_size = header.height
-        self.resolution = _metres(self.grid(0))
+        place = self.grid(0)
+        projected = place.crs is not None and place.crs.is_projected
+        self.resolution = place.metres[0] if projected else None
         self.image_type = np.dtype(header.kind)
         self.bands = header.names if bands is None else bands
         if len(self.bands) != header.count or len(set(self.bands)) < header.count:
@@ -178,13 +180,6 @@ class GeoTiffSource(DataSource):
                 "Correct the files or their lines in the table, or set dataset.on_damaged=skip."
             )
         return findings
-
-
-def _metres(grid: Grid) -> float | None:
-    """Return the metres of a pixel; None where the images lie nowhere, or in degrees."""
-    if grid.crs is None or not grid.crs.is_projected:
-        return None
-    return grid.resolution[0] * float(grid.crs.linear_units_factor[1])
 
 
 @dataclass(frozen=True)

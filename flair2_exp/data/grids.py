@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,10 +12,22 @@ from typing import Self
 import rasterio
 from rasterio import Affine, windows
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.transform import array_bounds
 from rasterio.windows import Window
 
 from flair2_exp.errors import DamagedPatchError
+
+Bounds = tuple[float, float, float, float]
+"""West, south, east, north."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the warning that a raster lies nowhere: patches may."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,19 @@ class Grid:
             float(abs(complex(self.transform.a, self.transform.d))),
             float(abs(complex(self.transform.b, self.transform.e))),
         )
+
+    @property
+    def metres(self) -> tuple[float, float]:
+        """Width and height of a pixel; without a CRS, `resolution`."""
+        factor = float(self.crs.linear_units_factor[1]) if self.crs else 1.0
+        width, height = self.resolution
+        return width * factor, height * factor
+
+    @property
+    def bounds(self) -> Bounds:
+        """Its outer edges: west, south, east, north of a grid that is north up."""
+        west, south, east, north = array_bounds(self.height, self.width, self.transform)
+        return float(west), float(south), float(east), float(north)
 
     def part(self, window: Window) -> Grid:
         """Return the grid of a window of whole pixels, which may reach beyond this one."""

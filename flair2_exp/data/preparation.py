@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -37,6 +37,7 @@ from flair2_exp.data.store import (
 )
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.files import write_text
+from flair2_exp.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def prepare(
     workers: int = 1,
     shard: int = SHARD,
     on_damaged: Literal["stop", "skip"] = "stop",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Prepared:
     """Write a store of all patches, or finish or renew one.
 

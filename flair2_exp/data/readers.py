@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +15,13 @@ from typing import Any, Final
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from flair2_exp.config.data import DataGroups, S2PreprocConfig
 from flair2_exp.data import sentinel2, store
 from flair2_exp.data.arrays import DATA_TYPES, MASK_TYPES, open_array
 from flair2_exp.data.cache import State, state_of
+from flair2_exp.data.grids import quiet
 from flair2_exp.data.layout import Index, SeriesFiles
 from flair2_exp.data.sentinel2 import BANDS, Dates, Frames, Series
 from flair2_exp.data.source import DataSource, Sample
@@ -41,8 +41,7 @@ READING: Final = {
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
     """Set GDAL up for `READING`; silence its warning about a place that nobody asked for."""
-    with warnings.catch_warnings(), rasterio.Env(**READING):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with quiet(), rasterio.Env(**READING):
         yield
 
 

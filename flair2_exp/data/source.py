@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -24,6 +24,7 @@ from flair2_exp.config.data import DataGroups
 from flair2_exp.data import digests
 from flair2_exp.errors import ConfigError, DamagedPatchError, DataError, nearest
 from flair2_exp.nomenclature import Nomenclature
+from flair2_exp.progress import Progress
 from flair2_exp.registry import construct, written
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class DataSource(ABC):
         *,
         headers_only: bool = False,
         workers: int = 1,
-        report: Callable[[int, int], None] | None = None,
+        report: Progress | None = None,
     ) -> list[Finding]:
         """Find all damage, by reading every patch; `check.patches.check_patches` has the words."""
         from flair2_exp.data.check.patches import check_patches

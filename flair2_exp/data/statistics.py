@@ -33,6 +33,7 @@ from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.files import write_text
 from flair2_exp.locking import file_lock
 from flair2_exp.nomenclature import SATELLITE_BANDS
+from flair2_exp.progress import Progress
 from flair2_exp.values import digest
 
 if TYPE_CHECKING:
@@ -51,9 +52,6 @@ _DIED: Final = (
     "a process died while it read the training patches: out of memory, or killed.\n"
     "Give the command again with fewer data.workers."
 )
-
-Progress = Callable[[int, int], None]
-"""Is given how many patches are read, and how many there are."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ import logging
 import os
 import re
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import rasterio
@@ -24,14 +23,14 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from flair2_exp.data import readers
 from flair2_exp.data.arrays import DATA_TYPES, MASK_TYPES
 from flair2_exp.data.cache import State, state_of
-from flair2_exp.data.grids import Grid
+from flair2_exp.data.grids import Grid, quiet
 from flair2_exp.data.layout import SeriesFiles
 from flair2_exp.errors import DamagedPatchError, DataError
 from flair2_exp.nomenclature import SATELLITE_BANDS
@@ -63,33 +62,6 @@ class Part(NamedTuple):
     """(T, h, w): whether a pixel has data."""
 
 
-class Source(Protocol):
-    """One acquisition, or several on one grid."""
-
-    @property
-    def grid(self) -> Grid:
-        """Where its pixels lie; its CRS is projected."""
-
-    @property
-    def dates(self) -> NDArray[np.datetime64]:
-        """(T,) days of its acquisitions."""
-
-    @property
-    def unmasked(self) -> Path | None:
-        """The file that lacks snow and cloud probabilities; None where they are there."""
-
-    def read(self, window: Window, masks: bool) -> Part:
-        """Return a window of whole pixels, which lies within the grid.
-
-        Args:
-            window: The window.
-            masks: Whether snow and cloud probabilities are wanted.
-
-        Raises:
-            DataError: A file is damaged, or a probability is more than 100.
-        """
-
-
 @dataclass(frozen=True)
 class _Image:
     """A GeoTIFF of one date."""
@@ -108,13 +80,20 @@ class _Image:
 
     @property
     def dates(self) -> NDArray[np.datetime64]:
+        """(1,) day."""
         return np.array([self.date])
 
     @property
     def unmasked(self) -> Path | None:
+        """The file that lacks snow and cloud probabilities; None where they are there."""
         return self.path if self.clouds is None else None
 
     def read(self, window: Window, masks: bool) -> Part:
+        """Return a window of whole pixels within the grid, with snow and cloud where wanted.
+
+        Raises:
+            DataError: A file is damaged, or a probability is more than 100.
+        """
         path, numbers = self.clouds if masks and self.clouds else (self.path, ())
         together = path == self.path
         pixels = _pixels(self.path, (*self.bands, *numbers) if together else self.bands, window)
@@ -138,12 +117,15 @@ class _Stack:
     files: SeriesFiles
     grid: Grid
     dates: NDArray[np.datetime64]
+    """(T,) days."""
 
     @property
     def unmasked(self) -> Path | None:
+        """As of an `_Image`."""
         return None if self.files.masks.is_file() else self.files.masks
 
     def read(self, window: Window, masks: bool) -> Part:
+        """Return a window, as of an `_Image`."""
         rows, columns = window.toslices()
         data = readers.open_series(self.files.data, len(SATELLITE_BANDS), DATA_TYPES)
         frames = data[:, :, rows, columns]
@@ -152,6 +134,10 @@ class _Stack:
             shares = readers.open_series(self.files.masks, 2, MASK_TYPES)[:, :, rows, columns]
             probabilities = _per_cent(shares, self.files.masks)
         return Part(frames, probabilities, np.ones((len(frames), *frames.shape[2:]), dtype=bool))
+
+
+Source = _Image | _Stack
+"""One acquisition, or several on one grid, whose CRS is projected."""
 
 
 def sources_of(path: Path) -> tuple[Source, ...]:
@@ -199,11 +185,9 @@ def _warn_of_offsets(files: Sequence[Path]) -> None:
 @contextlib.contextmanager
 def _header(path: Path) -> Iterator[DatasetReader]:
     """Open a GeoTIFF whose last pixel can be read, so that it ends where it should."""
-    with _reading(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # refused in words of our own
-        with rasterio.open(path, driver="GTiff") as file:
-            file.read(file.count, window=Window(file.width - 1, file.height - 1, 1, 1))
-            yield file
+    with _reading(path), quiet(), rasterio.open(path, driver="GTiff") as file:
+        file.read(file.count, window=Window(file.width - 1, file.height - 1, 1, 1))
+        yield file
 
 
 def _image(path: Path) -> _Image:
@@ -358,8 +342,7 @@ def _grid(path: Path, width: int, height: int, place: Affine, crs: CRS | None) -
     """
     require_projected(crs, str(path))
     grid = Grid(width, height, place, crs)
-    metres = [each * float(crs.linear_units_factor[1]) for each in grid.resolution]  # type: ignore[union-attr]
-    low, high = _PIXELS
+    metres, (low, high) = grid.metres, _PIXELS
     if place == Affine.identity() or not all(low <= each <= high for each in metres):
         raise DataError(
             f"{path}: pixels of {metres[0]:g} x {metres[1]:g} m; expected about 10 m "

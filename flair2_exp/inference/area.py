@@ -15,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from flair2_exp.data.grids import Grid
+from flair2_exp.data.grids import Bounds, Grid
 from flair2_exp.errors import DataError, UsageError
 from flair2_exp.inference.image import Box, common
 from flair2_exp.values import digest
-
-Bounds = tuple[float, float, float, float]
-"""West, south, east, north."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Area:
         if self.polygons is None or not inside.any():
             return inside
         part = self.grid.part(Window(box[0], box[1], shape[1], shape[0]))
-        near = [shape for bounds, shape in self.polygons if _overlap(bounds, bounds_of(part))]
+        near = [shape for bounds, shape in self.polygons if _overlap(bounds, part.bounds)]
         if not near:
             return np.zeros(shape, np.bool_)
         inside &= geometry_mask(near, shape, part.transform, invert=True)
@@ -60,13 +57,6 @@ class Area:
     def digest(self) -> str:
         """Return what tells another area."""
         return digest({"box": self.box, "polygons": [shape for _, shape in self.polygons or ()]})
-
-
-def bounds_of(grid: Grid) -> Bounds:
-    """Return the outer edges of a grid that is north up."""
-    west, north = grid.transform.c, grid.transform.f
-    width, height = grid.resolution
-    return west, north - grid.height * height, west + grid.width * width, north
 
 
 def _overlap(one: Bounds, other: Bounds) -> bool:
@@ -97,7 +87,7 @@ def area_of(grid: Grid, polygons: Path | None, bounds: Bounds | None) -> Area:
         if not (bounds[0] < bounds[2] and bounds[1] < bounds[3]):
             raise UsageError(
                 f"bounds {' '.join(map(str, bounds))}: expected west south east north, as "
-                f"{' '.join(f'{each:.10g}' for each in bounds_of(grid))} of the whole image."
+                f"{' '.join(f'{each:.10g}' for each in grid.bounds)} of the whole image."
             )
         return Area(grid, _box(grid, bounds, "the bounds"))
     return Area(grid, (0, 0, grid.width, grid.height))
@@ -120,7 +110,7 @@ def _box(grid: Grid, bounds: Bounds, what: str) -> Box:
     if box[0] >= box[2] or box[1] >= box[3]:
         raise DataError(
             f"{what} {_numbers(bounds)} (west south east north) does not touch the image, which "
-            f"lies in {_numbers(bounds_of(grid))}.\nCheck its coordinate reference system."
+            f"lies in {_numbers(grid.bounds)}.\nCheck its coordinate reference system."
         )
     return box
 

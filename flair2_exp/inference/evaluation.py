@@ -20,14 +20,12 @@ from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.stored import StoredRun
 from flair2_exp.lifecycle.record import RunRecord
+from flair2_exp.progress import Progress
 from flair2_exp.score import confusion_matrix, most_frequent_class_miou
 from flair2_exp.tracking.tags import Tag
 from flair2_exp.training.metrics import build_metrics, update
 from flair2_exp.training.panel import PanelCollector, PanelRow, shown_bands
 from flair2_exp.training.task import PatchResult, all_scores
-
-Progress = Callable[[int, int], None]
-"""Takes the number of patches that are done, and of all."""
 
 PREFIXES: Final[Mapping[str, str]] = {"train": "train/", "validation": "val/", "test": "test/"}
 """Of the metrics' names, by part of the split."""

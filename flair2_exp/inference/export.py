@@ -38,7 +38,7 @@ from flair2_exp.config.fields import plain
 from flair2_exp.config.relevance import drops_always, scores_by_batches
 from flair2_exp.data import sentinel2
 from flair2_exp.data.normalisation import SMALLEST_STD, Moments
-from flair2_exp.errors import ConfigError, ModelError, UsageError
+from flair2_exp.errors import ConfigError, ModelError, UsageError, first_line
 from flair2_exp.files import replacing
 from flair2_exp.inference.predictor import Member, Predictor
 from flair2_exp.models.registry import build_network
@@ -287,8 +287,10 @@ def _program(graph: Graph, member: Member) -> torch.export.ExportedProgram:
             return program
         except Exception as error:  # whatever a network does that the tracer does not know
             failure = error
+    assert failure is not None, "one of the sizes was tried"
+    reason = first_line(failure).rstrip(".")
     raise ModelError(
-        f"model={member.task.spec.model.name} cannot be exported: {_first_line(failure)}.\n"
+        f"model={member.task.spec.model.name} cannot be exported: {reason}.\n"
         "Weights alone can: --format safetensors."
     ) from failure
 
@@ -311,7 +313,7 @@ def _onnx(graph: Graph, member: Member) -> bytes:
     except Exception as error:  # as above
         raise ModelError(
             f"model={member.task.spec.model.name} cannot be written as ONNX: "
-            f"{_first_line(error)}.\nUse --format torch."
+            f"{first_line(error).rstrip('.')}.\nUse --format torch."
         ) from error
     assert made is not None, "with dynamo=True it is a program"
     model = made.model_proto
@@ -432,7 +434,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _first_line(error: Exception | None) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from flair2_exp.data.grids import Grid
+from flair2_exp.data.grids import Grid, quiet
 from flair2_exp.errors import DamagedPatchError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -55,8 +54,7 @@ Box = tuple[int, int, int, int]
 @contextmanager
 def raster_settings() -> Iterator[None]:
     """Set GDAL up for work on large rasters; silence its warning of files that lie nowhere."""
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with quiet(), rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):
         yield
 
 
@@ -127,13 +125,6 @@ class Header:
                 f"{tuple(transform)[:6]}); expected north up.\n"
                 f"Turn it first: gdalwarp {self.path} north_up.tif."
             )
-
-    @property
-    def metres(self) -> tuple[float, float]:
-        """Width and height of a pixel."""
-        factor = float(self.grid.crs.linear_units_factor[1]) if self.grid.crs else 1.0
-        width, height = self.grid.resolution
-        return width * factor, height * factor
 
 
 @dataclass(frozen=True)
@@ -313,7 +304,7 @@ def open_image(
     indexes = _indexes(headers, predictor, bands)
     kind = predictor.image_type
     _require_resolution(headers, predictor.resolution, resample)
-    metres = headers[0].metres[0] / headers[0].grid.resolution[0]
+    metres = headers[0].grid.metres[0] / headers[0].grid.resolution[0]
     wanted = predictor.resolution / metres if resample and predictor.resolution else None
     grid, sources = _arranged(headers, wanted)
     return Image(grid, sources, indexes, kind, nodata)
@@ -322,7 +313,9 @@ def open_image(
 def _require_alike(first: Header, other: Header) -> None:
     kinds: dict[str, list[Any]] = {
         "in another coordinate reference system": [first.grid.crs, other.grid.crs],
-        "of another resolution": [[f"{m:.6g}" for m in each.metres] for each in (first, other)],
+        "of another resolution": [
+            [f"{m:.6g}" for m in each.grid.metres] for each in (first, other)
+        ],
         "of other bands": [[len(each.names), *each.names] for each in (first, other)],
         "of another type": [sorted({*each.kinds}) for each in (first, other)],
     }
@@ -397,7 +390,7 @@ def _require_resolution(headers: Sequence[Header], wanted: float | None, resampl
         DataError: The message has both numbers.
     """
     for header in headers:
-        width, height = header.metres
+        width, height = header.grid.metres
         target = wanted or width
         if resample or max(abs(width - target), abs(height - target)) <= TOLERANCE * target:
             continue
@@ -452,8 +445,7 @@ def _placed(header: Header, first: Grid) -> tuple[Box, float]:
 
 def _resampled(headers: Sequence[Header], wanted: float) -> tuple[Grid, tuple[Source, ...]]:
     """Return the grid of a resolution over all files, and each file resampled to it."""
-    sides = [rasterio.transform.array_bounds(h.grid.height, h.grid.width, h.grid.transform)
-             for h in headers]  # fmt: skip
+    sides = [header.grid.bounds for header in headers]
     west, south, east, north = (
         pick(side[at] for side in sides) for at, pick in enumerate((min, min, max, max))
     )

@@ -158,8 +158,7 @@ class Joiner:
                 continue
             chosen = highest[None]
             if layer.kind == "probabilities":
-                names = layer.nomenclature.names
-                chosen = probabilities[[names.index(name) for name in layer.chosen]]
+                chosen = probabilities[layer.positions]
             # In single precision, as the network gave what one tile alone has predicted.
             made.append((chosen.float() * PROBABILITY_STEPS).round().to(torch.uint8))
         return torch.cat(made).cpu().numpy()

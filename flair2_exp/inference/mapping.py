@@ -11,7 +11,7 @@ inputs give the same bytes, whichever way the work was divided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from flair2_exp.inference.rasters import (
 )
 from flair2_exp.inference.tiling import Join
 from flair2_exp.inference.working import Work, devices_beside
+from flair2_exp.progress import Progress
 from flair2_exp.shortage import in_words
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def map_raster(
     options: MapOptions = MapOptions(),
     *,
     command: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> MapSummary:
     """Write the land cover of a raster; beside it, as asked for, probabilities and confidence.
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
 
+from flair2_exp.data.grids import quiet
 from flair2_exp.errors import ConfigError, DataError, UsageError
-from flair2_exp.inference.rasters import NODATA, quiet, require_free
+from flair2_exp.inference.rasters import NODATA, require_free
 from flair2_exp.nomenclature import Nomenclature
 
 _AT_ONCE: Final = 10_000

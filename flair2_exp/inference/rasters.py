@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from flair2_exp import __version__
-from flair2_exp.data.grids import Grid
+from flair2_exp.data.grids import Grid, quiet
 from flair2_exp.errors import ConfigError, nearest
 from flair2_exp.files import nearest_existing, replacing, unusable
 from flair2_exp.nomenclature import Nomenclature
@@ -329,14 +328,6 @@ def _copy_optimised(plain: Path, fresh: Path, layer: Layer) -> None:
         rasterio.shutil.copy(plain, fresh, driver="COG", **options)
     except Exception as error:  # a class that rasterio keeps to itself
         raise RasterioError(str(error)) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the warning that a raster lies nowhere: patches may."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
 
 
 @contextmanager

@@ -30,7 +30,6 @@ from flair2_exp.errors import (
 )
 from flair2_exp.files import write_text
 from flair2_exp.inference.evaluation import (
-    Progress,
     config_of,
     evaluate,
     panel,
@@ -42,6 +41,7 @@ from flair2_exp.inference.stored import StoredRun
 from flair2_exp.lifecycle.folder import Footprint, RunFolder, require_own, require_place
 from flair2_exp.lifecycle.record import FINISHED, MEMBERS, RUNNING, RunRecord
 from flair2_exp.locking import locked
+from flair2_exp.progress import Progress
 from flair2_exp.shortage import in_words, reserved
 from flair2_exp.signals import signals_as_exceptions, status_of
 from flair2_exp.tracking.scrub import scrub

@@ -31,11 +31,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.transform import array_bounds
 from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
-from flair2_exp.data.grids import Grid
+from flair2_exp.data.grids import Bounds, Grid
 from flair2_exp.errors import DataError
 from flair2_exp.inference.acquisitions import (
     Part,
@@ -46,8 +45,6 @@ from flair2_exp.inference.acquisitions import (
 )
 from flair2_exp.inference.patches import Acquisitions
 
-Bounds = tuple[float, float, float, float]
-"""West, south, east, north."""
 Floats = NDArray[np.float64]
 _Places = NDArray[np.intp]
 
@@ -161,8 +158,7 @@ class SeriesFolder:
         """Within what bounds its acquisitions lie, in the map's CRS."""
         each = []
         for grid in self._by_grid:
-            edges = array_bounds(grid.height, grid.width, grid.transform)
-            each.append(transform_bounds(grid.crs, self.crs, *edges))
+            each.append(transform_bounds(grid.crs, self.crs, *grid.bounds))
         low, high = np.min(each, axis=0), np.max(each, axis=0)
         return float(low[0]), float(low[1]), float(high[2]), float(high[3])
 

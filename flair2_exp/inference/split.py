@@ -39,6 +39,7 @@ from flair2_exp.inference.rasters import (
     write_layer,
 )
 from flair2_exp.inference.reading import positions_of
+from flair2_exp.progress import Progress
 from flair2_exp.values import digest
 
 if TYPE_CHECKING:
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
     from flair2_exp.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Is given how many patches are done, and of how many."""
 
 _PREFIX: Final = "PRED_"
 _LEFT: Final = re.compile(r"\..+\.[0-9a-f]{8}(\..+)?")

@@ -23,19 +23,20 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from flair2_exp import locking
+from flair2_exp.data.grids import quiet
 from flair2_exp.errors import ConfigError, DataError
 from flair2_exp.files import replacing
 from flair2_exp.inference.patches import SplitPatch
 from flair2_exp.inference.predictor import Predictor
-from flair2_exp.inference.rasters import quiet, require_free, system_errors
+from flair2_exp.inference.rasters import require_free, system_errors
 from flair2_exp.inference.reading import positions_of
 from flair2_exp.inference.split import (
-    Progress,
     predict_missing,
     prediction_name,
     remove_leftovers,
 )
 from flair2_exp.nomenclature import FLAIR_13
+from flair2_exp.progress import Progress
 
 PATCHES: Final = 16_050
 """Test patches of FLAIR #2."""

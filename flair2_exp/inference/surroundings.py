@@ -20,8 +20,9 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from flair2_exp.data import metadata
+from flair2_exp.data.grids import Bounds
 from flair2_exp.errors import ConfigError, UsageError
-from flair2_exp.inference.series import Bounds, SeriesFolder, open_series
+from flair2_exp.inference.series import SeriesFolder, open_series
 
 if TYPE_CHECKING:
     from flair2_exp.inference.patches import Acquisitions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -9,7 +10,6 @@ import signal
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from flair2_exp.inference.rasters import NODATA
 from flair2_exp.inference.tiling import Unit
 from flair2_exp.locking import file_lock
 from flair2_exp.machine import cores
+from flair2_exp.progress import Progress
 
 if TYPE_CHECKING:
     from flair2_exp.inference.mapping import MapOptions
@@ -35,42 +36,22 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What another process needs to work on the same map."""
-
-    kind: type[Predictor]
-    runs: tuple[StoredRun, ...]
-    weights: tuple[float, ...]
-    symmetries: str
-    images: tuple[Path, ...]
-    out: Path
-    options: MapOptions
-    division: tuple[int, int]
-
-    @classmethod
-    def of(cls, plan: Plan) -> Recipe:
-        """Return what makes a plan anew."""
-        predictor = plan.predictor
-        return cls(
-            type(predictor),
-            tuple(member.stored for member in predictor.members),
-            predictor.weights,
-            predictor.symmetries,
-            plan.images,
-            plan.out,
-            plan.options,
-            plan.division,
-        )
-
-    def plan(self, device: str) -> Plan:
-        """Make the plan again, for a device."""
-        predictor = self.kind(
-            self.runs, weights=self.weights, symmetries=self.symmetries, device=device
-        )
-        plan = Plan(predictor, self.images, self.out, self.options)
-        plan.division = self.division
-        return plan
+def _anew(
+    kind: type[Predictor],
+    runs: Sequence[StoredRun],
+    weights: Sequence[float],
+    symmetries: str,
+    images: Sequence[Path],
+    out: Path,
+    options: MapOptions,
+    division: tuple[int, int],
+    device: str,
+) -> Plan:
+    """Make a plan again in another process, for a device."""
+    predictor = kind(runs, weights=weights, symmetries=symmetries, device=device)
+    plan = Plan(predictor, images, out, options)
+    plan.division = division
+    return plan
 
 
 class Work:
@@ -80,7 +61,7 @@ class Work:
         resumed: Units that were there before.
     """
 
-    def __init__(self, plan: Plan, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(self, plan: Plan, progress: Progress | None) -> None:
         self._plan, self._progress = plan, progress
         every = plan.units()
         self._missing = [unit for unit in every if not plan.parts.has(unit)]
@@ -118,11 +99,18 @@ class Work:
     def _others(self) -> Iterator[None]:
         """Have further processes at work within this context."""
         plan, context = self._plan, multiprocessing.get_context("spawn")
-        devices = devices_beside(plan.predictor.device, plan.options.devices)
+        predictor = plan.predictor
+        devices = devices_beside(predictor.device, plan.options.devices)
+        stored = [member.stored for member in predictor.members]
+        anew = functools.partial(
+            _anew, type(predictor), stored, predictor.weights, predictor.symmetries, plan.images,
+            plan.out, plan.options, plan.division,
+        )  # fmt: skip
+        threads = _threads(plan.options.devices)
         processes = [
             context.Process(
                 target=_work_beside,
-                args=(Recipe.of(plan), self._missing, device, self._tally, number),
+                args=(anew, self._missing, device, threads, self._tally, number),
             )
             for number, device in enumerate(devices, start=1)
         ]
@@ -173,9 +161,10 @@ def devices_beside(own: Any, count: int) -> list[str]:
 
 
 def _work_beside(
-    recipe: Recipe,
+    anew: Callable[[str], Plan],
     missing: Sequence[Unit],
     device: str,
+    threads: int,
     tally: MutableSequence[int],
     number: int,
 ) -> None:
@@ -184,7 +173,7 @@ def _work_beside(
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; that one ends this one
     if device == "cpu":
-        torch.set_num_threads(_threads(recipe.options.devices))
+        torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
 
     def require_parent() -> None:
@@ -192,7 +181,7 @@ def _work_beside(
             os._exit(1)
 
     with raster_settings():
-        plan = recipe.plan(device)
+        plan = anew(device)
         try:
             predict_units(plan, missing, tally, number, require_parent)
         except (FlairError, OSError) as error:  # who started this takes the unit over, and raises

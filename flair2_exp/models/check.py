@@ -26,7 +26,7 @@ from torch.nn import functional
 from flair2_exp.compat import counting_memory
 from flair2_exp.config.data import MetadataConfig
 from flair2_exp.config.model import ModelConfig
-from flair2_exp.errors import FlairError, ModelError
+from flair2_exp.errors import FlairError, ModelError, some
 from flair2_exp.models.registry import NetworkSpec, build_network, by_head, count_parameters
 from flair2_exp.nomenclature import METADATA_VALUES, SATELLITE_BANDS
 
@@ -233,7 +233,7 @@ class _Inspection:
             ]
             if bad:
                 raise _Failed(
-                    f"NaN or infinite gradients in a batch of {size}: {_some(bad)}.",
+                    f"NaN or infinite gradients in a batch of {size}: {some(bad, _LISTED)}.",
                     "Look for roots, norms or logarithms at zero, and for 0/0.",
                 )
         names = [n for n, each in self.network.named_parameters() if each.grad is not None]
@@ -251,7 +251,7 @@ class _Inspection:
             yield Finding(
                 "without gradient",
                 "note",
-                f"{len(idle)} parameters are never used: {_some(idle)}.",
+                f"{len(idle)} parameters are never used: {some(idle, _LISTED)}.",
                 "Remove them or freeze them (requires_grad_(False)): training on several devices "
                 "waits for their gradients.",
             )
@@ -501,11 +501,6 @@ def _change(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
         for head, each in one.items()
     ]
     return float(torch.stack(shares).nan_to_num(nan=float("inf")).max())
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def _place(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import segmentation_models_pytorch as smp
 from torch import nn
 
-from flair2_exp.errors import ConfigError, ModelError, nearest
+from flair2_exp.errors import ConfigError, ModelError, first_line, nearest
 from flair2_exp.models.encoders import (
     IMAGENET,
     first_weights,
@@ -127,7 +127,7 @@ def _construct(spec: NetworkSpec, arguments: Mapping[str, Any], weights: str | b
     except _UNBUILDABLE as error:
         if weights is not None:
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".!")
+        reason = first_line(error).rstrip(".!")
         if model.encoder.startswith("mit_b") and model.decoder in _NEED_HALF:
             reason = "it has no map at half resolution, which the decoder needs"
         instead = "tu-vit_base_patch16_224" if model.decoder == "dpt" else "resnet34"
@@ -161,7 +161,7 @@ def _with_imagenet(spec: NetworkSpec, arguments: Mapping[str, Any]) -> Any:
     except ModelError:
         raise
     except Exception as error:  # hub, HTTP client and timm each raise their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(
             f"The ImageNet weights of {encoder} cannot be had ({reason}). Set "
             "model.encoder_weights=null (random weights) or to a local file; if the Hugging Face "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flair2_exp.compat import COMPILED_PREFIX
-from flair2_exp.errors import CheckpointError
+from flair2_exp.errors import CheckpointError, first_line, some
 
 _LISTED = 8
 """Names listed of each kind of mismatch; the rest are counted."""
@@ -47,7 +47,7 @@ def read_file(path: str | Path) -> object:
     except Exception as error:  # a damaged pickle is a damaged program: it may raise any kind
         raise CheckpointError(
             f"{file} is not a readable checkpoint (damaged, or cut short): fetch it again. "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from error
 
 
@@ -87,17 +87,10 @@ def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> s
             if name in tensors and tensors[name].shape != expected[name].shape
         ],
     }
-    parts = [f"{len(names)} {kind}: {_some(names)}" for kind, names in lists.items() if names]
+    parts = [
+        f"{len(names)} {kind}: {some(names, _LISTED)}" for kind, names in lists.items() if names
+    ]
     return "; ".join(parts) or None
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _unsafe(error: BaseException) -> str:
@@ -105,4 +98,4 @@ def _unsafe(error: BaseException) -> str:
     for line in str(error).splitlines():
         if "GLOBAL" in line or "Unsupported" in line:
             return line.strip().split(". ")[0]
-    return _first_line(error)
+    return first_line(error)

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from flair2_exp.errors import ModelError
+from flair2_exp.errors import ModelError, first_line
 from flair2_exp.models.registry import NetworkSpec
 
 
@@ -67,7 +67,7 @@ def try_out(network: nn.Module, spec: NetworkSpec) -> Trial:
 
 def _unsuitable(spec: NetworkSpec, error: Exception) -> ModelError:
     model = spec.model
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return ModelError(
         f"model.encoder={model.encoder} does not take patches of {spec.patch_size} px with "
         f"model.decoder={model.decoder} and model.depth={model.depth} ({reason[:200]}).\n"

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flair2_exp.errors import ConfigError
+from flair2_exp.errors import ConfigError, first_line
 from flair2_exp.registry import written
 
 
@@ -56,7 +56,7 @@ def stages_of(encoder: nn.Module, image: Sequence[int]) -> dict[int, int]:
             features = encoder(torch.zeros(1, *image, device=like.device, dtype=like.dtype))
             stages = _by_dependence(features, parameters)
     except Exception as error:  # of whatever kind: it is a user's code, given what it may not take
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(
             f"optimizer.layer_decay: the stages of {written(type(encoder))} are not known: "
             f"{reason}\nExpected a list of features from an image; omit the option otherwise."

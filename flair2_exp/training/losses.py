@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flair2_exp.config.training import LossConfig
-from flair2_exp.errors import ConfigError
+from flair2_exp.errors import ConfigError, first_line
 from flair2_exp.registry import construct, written
 
 PLOWED_LAND = "plowed land"
@@ -74,7 +74,7 @@ def require_loss(loss: nn.Module, classes: int) -> None:
     try:
         value = loss(logits, target)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"the loss {written(type(loss))}: {reason}\n{expected}") from error
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         what = (

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from flair2_exp.config.training import BestConfig, MetricConfig, require_mode
-from flair2_exp.errors import ConfigError, nearest
+from flair2_exp.errors import ConfigError, first_line, nearest
 from flair2_exp.registry import construct, locate, written
 
 
@@ -106,7 +106,7 @@ def _tried(name: str, metric: Metric, classes: int) -> Any:
         metric.update(pixels, pixels)
         return metric.compute()
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(
             f"metric.further.{name}: {written(type(metric))}: {reason}\n"
             "Expected a metric of predicted and true class indices (pixels,)."

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from flair2_exp.errors import ConfigError
+from flair2_exp.errors import ConfigError, first_line
 from flair2_exp.files import write_bytes
 
 
@@ -50,7 +50,7 @@ def require_plain(state: Any, owner: str) -> None:
         content.seek(0)
         torch.load(content, weights_only=True)
     except (pickle.PickleError, AttributeError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise ConfigError(
             f"the state of {owner} does not go into a checkpoint: {reason}.\n"
             "Expected tensors and plain values (numbers, texts, lists, dictionaries) alone."

@@ -13,7 +13,7 @@ from rasterio.warp import transform_geom
 
 from flair2_exp.data.grids import Grid
 from flair2_exp.errors import DataError, UsageError
-from flair2_exp.inference.area import area_of, bounds_of
+from flair2_exp.inference.area import area_of
 from flair2_exp.inference.image import Image, open_image, raster_settings
 from flair2_exp.inference.predictor import Predictor
 from tests.inference.mapping_made import METRES, checkpoint, pixels, raster
@@ -206,7 +206,7 @@ def test_an_area_of_polygons_is_brought_to_the_images_system(grid: Grid, tmp_pat
 
 
 def test_bounds_are_the_pixels_whose_centres_they_hold(grid: Grid) -> None:
-    west, _, _, north = bounds_of(grid)
+    west, _, _, north = grid.bounds
     bounds = (west + 2.4 * METRES, north - 9.6 * METRES, west + 7.6 * METRES, north - 4.6 * METRES)
     assert area_of(grid, None, bounds).box == (2, 5, 8, 10)
 

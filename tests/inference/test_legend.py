@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 import rasterio
 
+from flair2_exp.data.grids import quiet
 from flair2_exp.inference.legend import write_legend
-from flair2_exp.inference.rasters import quiet
 from flair2_exp.nomenclature import FLAIR_19, LandCover, Nomenclature
 
 ODD = Nomenclature(

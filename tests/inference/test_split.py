@@ -14,10 +14,9 @@ import rasterio
 from rasterio import Affine
 from rasterio.crs import CRS
 
-from flair2_exp.data.grids import Grid
+from flair2_exp.data.grids import Grid, quiet
 from flair2_exp.errors import ConfigError, DataError, UsageError
 from flair2_exp.inference.predictor import Predictor
-from flair2_exp.inference.rasters import quiet
 from flair2_exp.inference.split import predict_split, prediction_name
 from tests.inference.outputs_made import contents
 from tests.inference.outputs_run import predictor, trained

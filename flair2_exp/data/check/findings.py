@@ -83,9 +83,3 @@ class Entry:
         except OSError as error:
             self.error("unreadable-file", f"cannot be read: {error.strerror}")
         return None
-
-
-def some(values: list[str], count: int = 3) -> str:
-    """Return the first few of some values, and how many more there are."""
-    more = f" and {len(values) - count} more" if len(values) > count else ""
-    return ", ".join(values[:count]) + more

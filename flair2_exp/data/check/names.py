@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from flair2_exp.data.check.findings import Entry, Finding, some
+from flair2_exp.data.check.findings import Entry, Finding
 from flair2_exp.data.layout import AREA, DOMAIN, Folders, SeriesFiles
+from flair2_exp.errors import some
 
 _LEAVES: Final = {"aerial": "img", "labels": "msk", "satellite": "sen"}
 """The folder that an area's files lie in, by part."""

@@ -6,7 +6,7 @@ FLAIR #2 has a check of its own (`tree`), which knows its files.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +17,7 @@ from flair2_exp.data.check.findings import Finding
 from flair2_exp.data.forked import forked
 from flair2_exp.data.source import DataSource, Reader
 from flair2_exp.errors import DamagedPatchError
-
-Report = Callable[[int, int], None]
+from flair2_exp.progress import Progress
 
 _CHUNK: Final = 16
 """Patches that a process takes at once."""
@@ -35,7 +34,7 @@ def check_patches(
     *,
     headers_only: bool = False,
     workers: int = 1,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> list[Finding]:
     """Find the patches that lack something or cannot be read.
 
@@ -73,7 +72,7 @@ def _finding(source: DataSource, patch: int, kind: str, message: str) -> Finding
     return Finding(path, source.index.name(patch), kind, message.removeprefix(f"{path}: "))
 
 
-def _read_all(reader: Reader, workers: int, report: Report | None) -> Iterator[tuple[int, str]]:
+def _read_all(reader: Reader, workers: int, report: Progress | None) -> Iterator[tuple[int, str]]:
     """Yield each patch with what is wrong with it; empty where nothing is."""
     count, done = len(reader.index), 0
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]

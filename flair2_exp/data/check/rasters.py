@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flair2_exp.data.check.findings import Entry, Finding, some
+from flair2_exp.data.check.findings import Entry, Finding
 from flair2_exp.data.check.names import Area
 from flair2_exp.data.check.tiff import open_tiff, read_header
+from flair2_exp.errors import some
 from flair2_exp.nomenclature import AERIAL_BANDS, CLASSES_19
 
 LARGEST: Final = 4096

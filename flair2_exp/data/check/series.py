@@ -7,9 +7,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from flair2_exp.data.arrays import DATA_TYPES, MASK_TYPES, open_array, read_header
-from flair2_exp.data.check.findings import Entry, Finding, some
+from flair2_exp.data.check.findings import Entry, Finding
 from flair2_exp.data.layout import SeriesFiles
 from flair2_exp.data.sentinel2 import acquisition_dates
+from flair2_exp.errors import some
 from flair2_exp.nomenclature import SATELLITE_BANDS
 
 CHANNELS: Final = ("snow", "cloud")

@@ -20,7 +20,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -35,12 +35,10 @@ from flair2_exp.data.check.series import SeriesShape, check_series
 from flair2_exp.data.check.tables import check_centroid, check_metadata, check_table
 from flair2_exp.data.layout import Folders, locate
 from flair2_exp.errors import DataError
+from flair2_exp.progress import Progress
 
 SUPER_PATCH: Final = 40
 """Pixels on a side of the satellite crop, by default."""
-
-Report = Callable[[int, int], None]
-"""Called with the number of patches checked so far and their total."""
 
 
 class _AreaResult(NamedTuple):
@@ -59,7 +57,7 @@ def check_tree(
     super_patch: int = SUPER_PATCH,
     series: bool = True,
     metadata: bool = True,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> list[Finding]:
     """Find everything that is wrong with a data set, or strange.
 

@@ -13,11 +13,12 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from flair2_exp.errors import DataError
+from flair2_exp.progress import Progress
 
 RATIO: Final = 200
 """Unpacked bytes per byte of archive. Masks of few classes reach about 35 (their pixels' 20 GB are
@@ -76,7 +77,7 @@ def unpack(
     archive: Path,
     members: Mapping[PurePosixPath, zipfile.ZipInfo],
     folder: Path,
-    report: Callable[[int, int], None],
+    report: Progress,
 ) -> None:
     """Write the files of an archive into a folder, which is emptied first.
 
