@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def _runs(row: Row) -> Record:
 
 
 def _spread(row: Row) -> Record:
-    score = {f"miou_{name}": value for name, value in asdict(row.miou).items()}
+    score = {f"miou_{name}": value for name, value in vars(row.miou).items()}
     return {**score, "deviation": row.deviation}
 
 
@@ -185,7 +185,7 @@ def _by_class(report: Report, difference: Difference) -> list[Record]:
     names = {"row": difference.row, "other": difference.other}
     scores = {"mIoU": difference.miou, **dict(zip(report.scored, difference.classes, strict=True))}
     return [
-        names | {"class": name} | asdict(score) | {"seeds_known": difference.seeds_known}
+        names | {"class": name} | vars(score) | {"seeds_known": difference.seeds_known}
         for name, score in scores.items()
     ]
 
@@ -202,7 +202,7 @@ def _classes(report: Report) -> Table:
     cells = [[name, words.percent(shares[at]), *(cell(row, at) for row in report.rows)]
              for at, name in enumerate(report.scored)]  # fmt: skip
     records = [
-        {"row": row.name, "class": name, "share": float(share)} | asdict(score)
+        {"row": row.name, "class": name, "share": float(share)} | vars(score)
         for row in report.rows
         for name, share, score in zip(report.scored, shares, row.classes, strict=False)
     ]
