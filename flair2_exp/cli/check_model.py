@@ -21,7 +21,7 @@ _COLOURS: Final = {"passed": "green", "failed": "red", "note": ""}
     "check-model",
     examples="""
     flair2-exp check-model --config-dir my_study/conf model=my_net
-    flair2-exp check-model model=unet dataset.sample.patch_size=64 --no-compare   # quicker
+    flair2-exp check-model model=unet --no-compare   # quicker
     """,
 )
 @overrides_arguments

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     "compare",
     examples="""
     flair2-exp compare outputs/unet/TIME outputs/utt/TIME
-    flair2-exp compare multirun/leaderboard/0_unet_seed=1 multirun/leaderboard/5_utt_seed=1
-    flair2-exp compare RUN RUN --out figures    # and the learning curves, as figures/curves.png
+    flair2-exp compare multirun/models/0_unet_seed=1 multirun/models/5_utt_seed=1
+    flair2-exp compare RUN RUN --out figures    # and figures/curves.png
     """,
 )
 @click.argument("one", metavar="RUN")

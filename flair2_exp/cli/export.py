@@ -24,9 +24,9 @@ SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensor
 
 @verb(
     "export",
-    usage="RUN [--format FORMAT --out FILE] [--register NAME] [OPTIONS]",
+    usage="RUN [--format FORMAT --out FILE] [--register NAME]",
     examples="""
-    flair2-exp export outputs/demo/2026-11-27_10-00-00 --format onnx --out demo.onnx
+    flair2-exp export outputs/demo/TIME --format onnx --out demo.onnx
     flair2-exp export RUN --format safetensors --out demo.safetensors
     flair2-exp export RUN --register landcover
     """,
@@ -44,10 +44,13 @@ def command(**chosen: Any) -> None:
     """Write the network of a run as a file for other programs, or register it.
 
     \b
-    onnx         for ONNX Runtime, and for QGIS's Deepness plugin where the network reads the
-                 image alone; kept if its results are torch's on random patches
-    torch        a program of torch.export, which runs without this package; checked likewise
-    safetensors  the weights, with a model card beside them; every command takes it as a RUN
+    onnx         for ONNX Runtime, and for QGIS's Deepness plugin where the
+                 network reads the image alone; kept if its results are torch's
+                 on random patches
+    torch        a program of torch.export, which runs without this package;
+                 checked likewise
+    safetensors  the weights, with a model card beside them; every command
+                 takes it as a RUN
     """  # noqa: D301 - Click's sign for a paragraph that is not filled
     options = SimpleNamespace(**chosen)
     if bool(options.out) != bool(options.form):

@@ -66,7 +66,7 @@ def _answers_at_once(arguments: Sequence[str]) -> bool:
         from flair2_exp.cli.help import help_text
         from flair2_exp.config.groups import config_folder
 
-        print(help_text(config_folder()))
+        print(help_text(config_folder(), arguments))
     elif "--version" in arguments:  # Hydra's parser would name its own
         print(f"{PROGRAM} {__version__}")
     else:

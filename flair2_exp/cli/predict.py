@@ -44,9 +44,9 @@ _file = click.Path(path_type=Path)
     """,
     examples="""
     flair2-exp predict RUN --image ortho.vrt --out landcover.tif --confidence
-    flair2-exp predict RUN --image ortho.tif --series S2_FOLDER --out landcover.tif
+    flair2-exp predict RUN --image ortho.tif --series S2_FOLDER --out map.tif
     flair2-exp predict RUN --split test --out maps/
-    flair2-exp predict --ensemble leaderboard/utt_monthly_cloudfree_flips --split test --tta d4
+    flair2-exp predict --ensemble leaderboard/utt --split test --tta d4
     """,
 )
 @run_arguments()
@@ -74,7 +74,7 @@ _file = click.Path(path_type=Path)
     "--flight",
     nargs=4,
     metavar="DAY TIME CAMERA M",
-    help="For metadata: 2021-07-09 10h33 UCE-M3 120 (metres).",
+    help="As 2021-07-09 10h33 UCE-M3 120 (metres).",
 )
 @_image("--bands", several=True, metavar="NAME...", help="Of the files, in their order.")
 @_image("--resample", is_flag=True, help="To the run's resolution, where it differs.")

@@ -30,7 +30,7 @@ def run_arguments(*, several: bool = True) -> Callable[[Callable[..., Any]], Cal
         added += [
             network(
                 "--ensemble", several=True, type=folder, metavar="RUN...",
-                help="Average several: runs, folders of runs, rows of a leaderboard.",
+                help="Average several: runs, folders of runs, rows.",
             ),
             network(
                 "--weights", several=True, type=float, metavar="W...",
@@ -38,14 +38,14 @@ def run_arguments(*, several: bool = True) -> Callable[[Callable[..., Any]], Cal
             ),
             network(
                 "--tta", type=click.Choice(("none", "flips", "d4")), default="none",
-                help="Test-time augmentation: average over flips, or all eight symmetries.",
+                help="Average over flips, or all eight symmetries.",
             ),
         ]  # fmt: skip
     added += [
         network("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1."),
         network(
             "--tracking-uri", default="", metavar="URI",
-            help="MLflow store that knows a run's id or a row (default: the local one).",
+            help="Store of a run's id or a row (default: local).",
         ),
     ]  # fmt: skip
 

@@ -17,8 +17,8 @@ from flair2_exp.errors import UsageError
     "prepare",
     usage="STORE [OVERRIDES]... [OPTIONS]",
     examples="""
-    flair2-exp prepare stores/mine dataset=flair2 dataset.root=/data/flair2 s2_preproc=cloudfree
-    flair2-exp prepare stores/mine dataset=flair2 dataset.root=/data/flair2 --workers 8
+    flair2-exp prepare stores/mine dataset=sample s2_preproc=cloudfree
+    flair2-exp prepare stores/mine dataset=flair2 dataset.root=FOLDER --workers 8
     """,
 )
 @click.argument("store", type=click.Path())

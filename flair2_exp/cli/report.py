@@ -22,7 +22,10 @@ _path = click.Path(path_type=Path)
 
 @verb(
     "report",
-    usage="[FOLDER]... | --sweep NAME | --tag KEY=VALUE | --runs ID,ID  [OPTIONS]",
+    usage="""
+    [FOLDER]... [OPTIONS]
+    --sweep NAME | --tag KEY=VALUE | --runs ID,ID [OPTIONS]
+    """,
     examples="""
     flair2-exp report multirun/leaderboard --out report --format html,png
     flair2-exp report --sweep leaderboard --format md,csv,json
@@ -88,10 +91,12 @@ _path = click.Path(path_type=Path)
 @option("--strict", is_flag=True, help="Refuse runs of one row that are different experiments.")
 @option("--resamples", type=int, metavar="N", help="Of the bootstrap (default: 10000).")
 @option("--title", help="Of the report.")
+@option("--json", "as_json", is_flag=True, help="Print what --format json writes; no files.")
 def command(**chosen: Any) -> None:
     """Make a leaderboard with error bars from runs: those below FOLDERs, or those that MLflow has.
 
-    Files are written to --out, and their paths printed.
+    Files are written to --out, and their paths printed. JSON has unrounded numbers; its keys are
+    those of leaderboard.json.
     """
     options = SimpleNamespace(**chosen)
     from flair2_exp.report.results import ReportOptions
@@ -111,6 +116,13 @@ def command(**chosen: Any) -> None:
         strict=options.strict,
         command=command_line(sys.orig_argv),
     )
+    if options.as_json:
+        from flair2_exp.cli.shown import print_json
+        from flair2_exp.report.leaderboard import build_report
+        from flair2_exp.report.write import as_json
+
+        print_json(as_json(build_report(_runs(options, curves=False), wanted)))
+        return
     runs = _runs(options, curves=draws(formats))
     for path in report_runs(runs, options.out, formats, wanted).paths:
         print(path)

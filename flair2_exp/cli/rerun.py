@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @verb(
     "rerun",
     examples="""
-    flair2-exp rerun outputs/unet/TIME --dry-run    # what has changed since; runs nothing
+    flair2-exp rerun outputs/unet/TIME --dry-run    # what has changed since
     flair2-exp rerun outputs/unet/TIME
     flair2-exp compare outputs/unet/TIME outputs/unet/NEW_TIME
     """,

@@ -11,9 +11,9 @@ from flair2_exp.cli.verbs import verb
 @verb(
     "rm",
     examples="""
-    flair2-exp rm outputs/unet/TIME              # a run
-    flair2-exp rm leaderboard                    # a sweep or a search, with all its runs
-    flair2-exp rm $(flair2-exp runs --where status=failed --json | jq -r '.[].folder')
+    flair2-exp rm outputs/unet/TIME      # a run
+    flair2-exp rm leaderboard            # a sweep or a search, with all its runs
+    flair2-exp rm FOLDER1 FOLDER2 --yes
     """,
 )
 @click.argument("words", nargs=-1, required=True, metavar="RUN|SWEEP...")

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from flair2_exp.report.results import Score
 
 _LEFT_OUT: Final = ("paths.", "sweep.", "ensemble.")
+_COUNTED: Final = "trainer.num_nodes"
+"""Recorded within `trainer.devices` among what decides a run's result."""
 
 
 @verb(
     "show",
     examples="""
-    flair2-exp show outputs/unet/TIME            # a run's folder, or one with this run alone in it
+    flair2-exp show outputs/unet/TIME    # a run's folder, or one above it
     flair2-exp show 93dafb2daa7047c5826638c997bfb4aa    # the id of its MLflow run
     flair2-exp show RUN --json | jq .scores
     """,
@@ -32,7 +34,7 @@ _LEFT_OUT: Final = ("paths.", "sweep.", "ensemble.")
 @shown.tracking_uri
 @shown.as_json
 def command(run: str, tracking_uri: str, as_json: bool) -> None:
-    """Show a run: how it ended, options that are not the defaults, scores by class, files, origin.
+    """Show a run: how it ended, options that are not the defaults, scores, files, origin.
 
     Intervals are 95 %, over the domains or areas of the test set.
     """
@@ -96,14 +98,30 @@ def resumed_by(run: RecordedRun) -> str:
 
 
 def changed_options(run: RecordedRun) -> dict[str, tuple[Any, Any]]:
-    """Return the options that are not the defaults, by name, each with its default."""
+    """Return the options that the run reads and that are not the defaults, each with its default.
+
+    One that decides no result is kept where the run reads anything of its group.
+    """
     from flair2_exp.cli.composed import composed
     from flair2_exp.config.fields import plain
+    from flair2_exp.config.identity import decides
     from flair2_exp.values import differences, flatten
 
     defaults = flatten(plain(composed([])))
     changes = differences(run.settings, defaults)
-    return {name: both for name, both in changes.items() if not name.startswith(_LEFT_OUT)}
+    read = run.record.deciding or run.settings
+    idle = set(map(_group, filter(decides, run.settings))) - set(map(_group, read))
+    return {
+        name: both
+        for name, both in changes.items()
+        if not name.startswith(_LEFT_OUT)
+        and _group(name) not in idle
+        and (name in read or name == _COUNTED or not decides(name))
+    }
+
+
+def _group(option: str) -> str:
+    return option.partition(".")[0]
 
 
 def class_scores(run: RecordedRun) -> dict[str, Score]:

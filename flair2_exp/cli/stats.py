@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @verb(
     "stats",
     examples="""
-    flair2-exp stats dataset=flair2 dataset.root=/data/flair2 model=utt data.workers=8
+    flair2-exp stats dataset=flair2 dataset.root=/data/flair2 data.workers=8
     flair2-exp stats data.bands=[nir,green,red] --json
     """,
 )

@@ -28,10 +28,10 @@ from flair2_exp.sweeps.overview import (
 @verb(
     "status",
     examples="""
-    flair2-exp status                    # all sweeps in multirun/, and the runs at work in outputs/
+    flair2-exp status      # all sweeps in multirun/, and runs at work in outputs/
     flair2-exp status leaderboard        # one sweep, by its name or its folder
     flair2-exp status outputs/unet/TIME  # one run
-    flair2-exp status leaderboard --json | jq '.[].jobs[] | select(.state == "failed")'
+    flair2-exp status leaderboard --json | jq '.[].jobs[].state'
     """,
 )
 @click.argument("sweeps", nargs=-1, metavar="[SWEEP]...")
@@ -61,7 +61,7 @@ def status(sweeps: tuple[str, ...], as_json: bool) -> None:
     "cancel",
     examples="""
     flair2-exp cancel leaderboard            # a sweep or a search
-    flair2-exp cancel multirun/leaderboard/3_unet_seed=1    # one of its jobs on an engine
+    flair2-exp cancel multirun/leaderboard/3_unet_seed=1    # one of its jobs
     flair2-exp cancel outputs/unet/TIME      # a run of its own
     """,
 )

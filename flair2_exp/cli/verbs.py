@@ -181,8 +181,8 @@ def verb(
         usage=usage,
         context_settings={
             "help_option_names": ["-h", "--help"],
-            "max_content_width": 100,
-            "terminal_width": 100,
+            "max_content_width": 80,
+            "terminal_width": 80,
         },
     )
 

@@ -31,6 +31,11 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH: Final[float] = 7.2
 """Inches: a printed page's text, so that letters keep their size in print."""
 
+MOST_ROWS: Final = 40
+"""A figure with more lines does not fit on a page; 32 are a factorial of five factors."""
+MOST_CURVES: Final = 12
+"""Panels of learning curves: four lines of three."""
+
 _STYLE: Final[Any] = {  # its keys' type differs between versions of matplotlib
     "font.size": 8.5,
     "axes.spines.top": False,
@@ -90,6 +95,17 @@ def _foot(figure: Figure, report: Report, *parts: str) -> None:
     figure.supxlabel(text, fontsize=7.5, color="#444444")
 
 
+def _foremost(report: Report, rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], list[str]]:
+    """Return the baseline and the best of many rows, in their order, and a line that says so."""
+    if len(rows) <= limit:
+        return rows, []
+    best = sorted(rows, key=lambda row: (row.name != report.baseline, -(row.miou.value or 0.0)))
+    kept = {row.name for row in best[:limit]}
+    return [row for row in rows if row.name in kept], [
+        f"the baseline and the best {limit - 1} of {len(rows) - 1} other rows"
+    ]
+
+
 def _interval(axes: Axes, score: Score, y: float, colour: str, marker: str, size: float) -> None:
     if score.value is None:
         return
@@ -102,7 +118,7 @@ def _interval(axes: Axes, score: Score, y: float, colour: str, marker: str, size
 
 def forest(report: Report) -> Figure:
     """Draw each row's mIoU with its interval and runs, and its difference to the baseline."""
-    rows = report.rows
+    rows, left_out = _foremost(report, report.rows, MOST_ROWS)
     figure = _new(WIDTH, 1.3 + 0.42 * len(rows), wspace=0.03)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.0, 1.0])
     for at, row in enumerate(rows):
@@ -124,7 +140,7 @@ def forest(report: Report) -> Figure:
         axes.margins(x=0.12)  # room for the labels of points at the ends
         axes.locator_params(axis="x", nbins=5)  # small differences have long labels
         _from_above(axes, names, top=-0.6, grid="#dddddd")
-    foot = _drawn(report)
+    foot = left_out + _drawn(report)
     foot += ["◇ published mean"] if any(row.published for row in rows) else []
     foot += ["* seeds missing or failed"] if any(row.absent for row in rows) else []
     _foot(figure, report, *foot)
@@ -194,17 +210,18 @@ def _tenths(scores: Sequence[Score]) -> tuple[float, float]:
 
 def _heat_map(report: Report) -> Figure:
     names = report.scored
-    values = np.array([[each.value for each in row.classes] for row in report.rows], float)
-    figure = _new(WIDTH, 1.9 + 0.24 * len(report.rows))
+    rows, left_out = _foremost(report, report.rows, MOST_ROWS)
+    values = np.array([[each.value for each in row.classes] for row in rows], float)
+    figure = _new(WIDTH, 1.9 + 0.24 * len(rows))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     inks = np.where(values > 0.55, "black", "white")
     _write_in(axes, values, "{:.2f}", inks, 7)
-    axes.set_yticks(range(len(report.rows)), [row.name for row in report.rows])
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     _swatches(axes, names, report.nomenclature, vertical=False)
     figure.colorbar(image, ax=axes, label="IoU, mean over seeds", fraction=0.03)
-    _foot(figure, report)
+    _foot(figure, report, *left_out)
     return figure
 
 
@@ -369,13 +386,17 @@ def _explain(axes: Axes, compared: bool) -> None:
 def learning_curves(report: Report) -> Figure | None:
     """Draw validation mIoU (or loss) over the epochs: mean and range over seeds, by row."""
     for name, label in zip(CURVES, ("validation mIoU", "validation loss"), strict=True):
-        curves = {row.name: row.curves(name) for row in report.rows if row.curves(name)}
-        if curves:
-            return _curves(report, curves, label)
+        measured = [row for row in report.rows if row.curves(name)]
+        if measured:
+            rows, left_out = _foremost(report, measured, MOST_CURVES)
+            return _curves(report, {row.name: row.curves(name) for row in rows}, label, left_out)
     return None
 
 
-def _curves(report: Report, curves: Mapping[str, Sequence[Curve]], label: str) -> Figure:
+def _curves(
+    report: Report, curves: Mapping[str, Sequence[Curve]], label: str, left_out: Sequence[str]
+) -> Figure:
+    """Draw a panel for each row, with the others in grey."""
     from matplotlib.ticker import MaxNLocator
 
     columns = min(3, len(curves))
@@ -402,7 +423,8 @@ def _curves(report: Report, curves: Mapping[str, Sequence[Curve]], label: str) -
         axes.set_ylabel(label)
     for axes in grid[len(curves) :]:
         axes.axis("off")
-    _foot(figure, report, "bold: mean over seeds while all train, band: their range, grey: others")
+    lines_of = "bold: mean over seeds while all train, band: their range, grey: the other panels"
+    _foot(figure, report, *left_out, lines_of)
     return figure
 
 

@@ -128,8 +128,7 @@ def training(report: Report) -> Table:
         })  # fmt: skip
     about = {
         "epochs": "that the runs trained; a range where they differ",
-        "tested epoch": f"whose checkpoint was tested, counted from 1: the best by "
-        f"{words.listed(_monitor(run) for run in _runs(report))}",
+        "tested epoch": f"whose checkpoint was tested, counted from 1{_best_by(report)}",
         "stops": "at most so many epochs; or after so many without a better score",
         "training": "mean over the runs, with validation",
         "inference": "mean over the runs, of the whole test set",
@@ -144,8 +143,9 @@ def _stops(run: ScoredRun) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _monitor(run: ScoredRun) -> str:
-    return run.settings.get("callbacks.best.monitor", "")
+def _best_by(report: Report) -> str:
+    names = [run.settings.get("callbacks.best.monitor", "") for run in _runs(report)]
+    return f": the best by {words.listed(names)}" if any(names) else ""
 
 
 def _range(numbers: Sequence[int | None]) -> str:
@@ -200,18 +200,23 @@ def run_list(report: Report) -> Table:
     """Return each run with its score, its folder and its MLflow run."""
     cells, records = [], []
     for row, run, score in _each(report):
-        folder = words.NOTHING if run.folder is None else str(run.folder)
+        folder = None if run.folder is None else str(run.folder.absolute())
         cells.append([
             row.name, str(run.seed), words.number(score), str(run.best_epoch or words.NOTHING),
-            run.record.identity or words.NOTHING, run.record.run_id or words.NOTHING, folder,
+            run.record.identity or words.NOTHING, run.record.run_id or words.NOTHING,
+            folder or words.NOTHING,
         ])  # fmt: skip
         records.append({
             "row": row.name, "seed": run.seed, "miou": score, "tested_epoch": run.best_epoch,
             "identity": run.record.identity, "mlflow_run": run.record.run_id,
-            "folder": None if run.folder is None else str(run.folder),
+            "folder": folder,
         })  # fmt: skip
     heads = ["row", "seed", "mIoU", "tested epoch", "identity", "MLflow run", "folder"]
-    about = {"identity": "equal for runs of one experiment and seed on the same data"}
+    about = {
+        "identity": "equal for runs of one experiment and seed on the same data",
+        "folder": "a click selects it, to be copied; `open` leads there from this page's own "
+        "file, not from within MLflow, whose view of a page lets no link out",
+    }
     return Table("runs", "runs.csv", "All runs", heads, cells, records, about, second=True)
 
 
@@ -227,7 +232,9 @@ def addresses(report: Report, page: str | None) -> dict[str, str]:
     for _, run, _ in _each(report):
         if run.folder is not None and run.folder.is_dir():
             relative = os.path.relpath(run.folder, page) if page else None
-            links[str(run.folder)] = quote(relative) if relative else run.folder.absolute().as_uri()
+            links[str(run.folder.absolute())] = (
+                quote(relative) if relative else run.folder.absolute().as_uri()
+            )
         if run.record.store.startswith(("http://", "https://")) and run.record.run_id:
             store = run.record.store.rstrip("/")
             links[run.record.run_id] = f"{store}/#/runs/{quote(run.record.run_id)}"

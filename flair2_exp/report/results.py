@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -175,8 +176,7 @@ class Row:
     @property
     def confusion(self) -> Integers:
         """(C, C) int64 pixels, summed over seeds and areas."""
-        total: Integers = sum(run.counts.confusion.sum(axis=0) for run in self.runs)
-        return total
+        return self._totals.sum(axis=0)
 
     @property
     def f1(self) -> float | None:
@@ -192,7 +192,7 @@ class Row:
         right = np.trace(totals, axis1=1, axis2=2) / np.where(pixels > 0, pixels, np.nan)
         return _known(right)
 
-    @property
+    @cached_property
     def _totals(self) -> Integers:
         """(S, C, C) pixels of each run."""
         return np.stack([run.counts.confusion.sum(axis=0) for run in self.runs])
@@ -213,11 +213,11 @@ class Row:
         scores = [
             score(
                 convention,
-                run.counts.confusion.sum(axis=0),
+                total,
                 other_kept=run.convention is Convention.CHALLENGE,
-                scored=run.counts.nomenclature.scored,
+                scored=self._scored,
             )
-            for run in self.runs
+            for run, total in zip(self.runs, self._totals, strict=True)
         ]
         values = [float(each) for each in scores if each is not None and np.isfinite(each)]
         return sum(values) / len(values) if len(values) == len(scores) else None

@@ -89,8 +89,8 @@ which leaves a 95 % quantile nothing to stand on where seeds vary little."""
 RESAMPLES: Final[int] = 10_000
 """Resamples of a report: a p of 0.05 is then known to ± 0.004 (two standard errors)."""
 
-_CHUNK_VALUES: Final[int] = 200_000
-"""Numbers in the largest temporary array: 1.6 MB, which stays in a core's cache (measured)."""
+_CHUNK_VALUES: Final[int] = 100_000
+"""Numbers in the largest array of one row: 0.8 MB, which stays in a core's cache (measured)."""
 
 _ZERO: Final[float] = 1e-24
 """A squared error below this is rounding: scores are near 1, and doubles hold 16 digits."""
@@ -266,7 +266,8 @@ def estimate(
 def unit_variance(rows: Sequence[RowCounts], contrasts: Floats) -> Floats:
     """Return the squared standard error over units alone of contrasts (M, K): (M, 1 + C)."""
     whole = np.ones((1, rows[0].areas))
-    variance: Floats = _contrast_variance(contrasts, _area_covariance(rows, whole))[0]
+    influence = np.stack([resampled(row, whole)[1] for row in rows])
+    variance: Floats = _unit_variances(contrasts, influence)[0]
     return variance
 
 
@@ -295,10 +296,28 @@ def draw_areas(areas: int, resamples: int, seed: int, rows_at_once: int) -> Iter
         yield generator.multinomial(areas, np.full(areas, 1 / areas), size=count).astype(np.float64)
 
 
-def resampled_means(rows: Sequence[RowCounts], weights: Floats) -> Floats:
-    """Return each row's scores (r, K, 1 + C), averaged over seeds, on areas of weights (r, A)."""
-    of_rows = [_scores(_weigh(weights, row.hits), _weigh(weights, row.marks)) for row in rows]
-    return np.stack([known_mean(of_seeds, 1) for of_seeds in of_rows], axis=1)
+def resampled(row: RowCounts, weights: Floats) -> tuple[Floats, Floats]:
+    """Return a row's scores on areas of weights (r, A), and by how much each area moves them.
+
+    Returns:
+        Scores (r, 1 + C), averaged over seeds, and the linearised influence (1 + C, r, A) of each
+        area. With IoU = T / (M - T), the derivative by one area's counts t, m is
+        ((1 + IoU) t - IoU m) / (M - T); the derivatives of all areas sum to 0 by themselves.
+    """
+    hits, marks = _weigh(weights, row.hits), _weigh(weights, row.marks)
+    union = marks - hits
+    inverse = _ratio(np.ones_like(union), union)
+    fall = hits * inverse * inverse
+    present = np.maximum((union > 0).sum(axis=-1, keepdims=True), 1)
+    slopes = np.concatenate([inverse + fall, -fall], axis=1) / row.seeds  # (r, 2S, C)
+    counts = np.concatenate([row.hits, row.marks]).transpose(2, 0, 1)  # (C, 2S, A)
+    influence = np.empty((1 + len(counts), *weights.shape))
+    np.matmul(slopes.transpose(2, 0, 1), counts, out=influence[1:])
+    slopes /= np.tile(present, (1, 2, 1))
+    of_mean = slopes.transpose(0, 2, 1).reshape(len(weights), -1)
+    np.matmul(of_mean, counts.reshape(-1, row.areas), out=influence[0])
+    influence *= np.sqrt(weights)
+    return known_mean(_scores(hits, marks), 1), influence
 
 
 def _weigh(weights: Floats, counts: Floats) -> Floats:
@@ -344,47 +363,26 @@ def _combine(contrasts: Floats, values: Floats) -> Floats:
     return np.where(lacking, np.nan, combined)
 
 
-def _area_covariance(rows: Sequence[RowCounts], weights: Floats) -> Floats:
-    """Return the linearised covariance of the rows' scores over areas, (r, 1 + C, K, K).
+def _unit_variances(contrasts: Floats, influence: Floats) -> Floats:
+    """Return variances over units (r, M, 1 + C) of contrasts (M, K).
 
-    With IoU = T / (M - T), the derivative by one area's counts t, m is
-    ((1 + IoU) t - IoU m) / (M - T); the derivatives of all areas sum to 0 by themselves.
+    Only the covariances of rows that meet in a contrast are computed: of 120 rows against one, a
+    thirtieth of all.
+
+    Args:
+        contrasts: Of the rows.
+        influence: Of the units on each row's scores (K, 1 + C, r, A), as of `resampled`.
     """
-    draws, areas = weights.shape
-    classes = rows[0].hits.shape[2]
-    influence = np.empty((1 + classes, draws, len(rows), areas))
-    for at, row in enumerate(rows):
-        rise, fall, present = _slopes(row, weights)
-        slopes = np.concatenate([rise, -fall], axis=1) / row.seeds  # (r, 2S, C)
-        counts = np.concatenate([row.hits, row.marks]).transpose(2, 0, 1)  # (C, 2S, A)
-        influence[1:, :, at] = slopes.transpose(2, 0, 1) @ counts
-        slopes /= np.tile(present, (1, 2, 1))
-        of_mean = slopes.transpose(0, 2, 1).reshape(draws, -1)
-        influence[0, :, at] = of_mean @ counts.reshape(-1, areas)
-    influence *= np.sqrt(weights)[:, None, :]
-    covariance: Floats = influence @ influence.swapaxes(-1, -2)
-    scale = areas / (areas - 1) if areas > 1 else np.nan
-    return covariance.swapaxes(0, 1) * scale
-
-
-def _slopes(row: RowCounts, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return derivatives of IoU by hits and by marks (sign turned), both (r, S, C).
-
-    Third, how many classes are there, (r, S, 1).
-    """
-    total = _weigh(weights, row.hits)
-    union = _weigh(weights, row.marks) - total
-    inverse = _ratio(np.ones_like(union), union)
-    fall = total * inverse * inverse
-    present = np.maximum((union > 0).sum(axis=-1, keepdims=True), 1)
-    return inverse + fall, fall, present.astype(np.float64)
-
-
-def _contrast_variance(contrasts: Floats, covariance: Floats) -> Floats:
-    """Return variances (r, M, 1 + C) of contrasts (M, K), given covariances (r, 1 + C, K, K)."""
-    product = contrasts @ covariance
-    variance = np.einsum("rcmk,mk->rmc", product, contrasts)
-    return np.where(variance <= _ZERO, 0.0, variance)  # NaN (a single area) stays
+    _, columns, draws, areas = influence.shape
+    taken = (contrasts != 0).astype(np.float64)
+    one, other = np.nonzero(np.triu(taken.T @ taken))
+    covariance = np.empty((len(one), columns, draws))
+    for at, (i, j) in enumerate(zip(one, other, strict=True)):
+        np.einsum("cra,cra->cr", influence[i], influence[j], out=covariance[at])
+    weight = contrasts[:, one] * contrasts[:, other] * np.where(one == other, 1.0, 2.0)
+    variance = (weight @ covariance.reshape(len(one), -1)).reshape(-1, columns, draws)
+    variance *= areas / (areas - 1) if areas > 1 else np.nan
+    return np.where(variance <= _ZERO, 0.0, variance).transpose(2, 0, 1)  # NaN (one area) stays
 
 
 def _seed_draws(
@@ -424,12 +422,16 @@ def _studentised(
     luck, spread = draws
     areas, classes = rows[0].areas, rows[0].hits.shape[2]
     drawn = np.empty((len(luck), *value.shape), dtype=np.float32)
-    chunk = max(1, _CHUNK_VALUES // (areas * len(rows) * (1 + classes)))
+    chunk = max(1, _CHUNK_VALUES // (areas * (1 + classes)))
     start = 0
     for weights in draw_areas(areas, len(luck), seed, chunk):
         part = slice(start, start + len(weights))
-        means = resampled_means(rows, weights) + luck[part, :, None] * np.sqrt(spreads)
-        variance = _contrast_variance(contrasts, _area_covariance(rows, weights))
+        means = np.empty((len(weights), len(rows), 1 + classes))
+        influence = np.empty((len(rows), 1 + classes, len(weights), areas))
+        for at, row in enumerate(rows):
+            means[:, at], influence[at] = resampled(row, weights)
+        means += luck[part, :, None] * np.sqrt(spreads)
+        variance = _unit_variances(contrasts, influence)
         variance += _combine(contrasts**2, spreads * spread[part, :, None])
         moved = np.abs(_combine(contrasts, means) - value)
         fixed = np.where(moved > 0, np.inf, moved)  # where nothing varies

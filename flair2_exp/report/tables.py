@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,15 @@ from flair2_exp.report.origins import (
     settings,
     training,
 )
-from flair2_exp.report.results import SIGNIFICANT, Contrast, Difference, Report, Row, domain_of
+from flair2_exp.report.results import (
+    FEW_ROWS,
+    SIGNIFICANT,
+    Contrast,
+    Difference,
+    Report,
+    Row,
+    domain_of,
+)
 from flair2_exp.report.statistics import sum_by_area
 from flair2_exp.report.table import Record, Table
 from flair2_exp.score import PUBLISHED
@@ -115,7 +123,7 @@ def _runs(row: Row) -> Record:
 
 
 def _spread(row: Row) -> Record:
-    score = {f"miou_{name}": value for name, value in asdict(row.miou).items()}
+    score = {f"miou_{name}": value for name, value in vars(row.miou).items()}
     return {**score, "deviation": row.deviation}
 
 
@@ -185,7 +193,7 @@ def _by_class(report: Report, difference: Difference) -> list[Record]:
     names = {"row": difference.row, "other": difference.other}
     scores = {"mIoU": difference.miou, **dict(zip(report.scored, difference.classes, strict=True))}
     return [
-        names | {"class": name} | asdict(score) | {"seeds_known": difference.seeds_known}
+        names | {"class": name} | vars(score) | {"seeds_known": difference.seeds_known}
         for name, score in scores.items()
     ]
 
@@ -202,14 +210,14 @@ def _classes(report: Report) -> Table:
     cells = [[name, words.percent(shares[at]), *(cell(row, at) for row in report.rows)]
              for at, name in enumerate(report.scored)]  # fmt: skip
     records = [
-        {"row": row.name, "class": name, "share": float(share)} | asdict(score)
+        {"row": row.name, "class": name, "share": float(share)} | vars(score)
         for row in report.rows
         for name, share, score in zip(report.scored, shares, row.classes, strict=False)
     ]
     title = "IoU by class"
     if report.differences:
         title += f" (* differs from {report.baseline}: joint p < 0.05 over pairs × classes)"
-    heads = ["class", "share", *(row.name for row in report.rows)]
+    heads, cells = _lines(["class", "share"], report, cells)
     about = {
         "share": "of the test set's counted pixels whose truth is the class",
         "the rows": "IoU of the whole test set, all its pixels together; mean over the runs",
@@ -236,7 +244,7 @@ def _domains(report: Report) -> Table | None:
         facts = {"domain": domain, "areas": number, "share": share, "classes": classes}
         records += [{"row": row.name} | facts | {"miou": value}
                     for row, value in zip(report.rows, values, strict=True)]  # fmt: skip
-    heads = ["domain", "areas", "share", "classes", *(row.name for row in report.rows)]
+    heads, cells = _lines(["domain", "areas", "share", "classes"], report, cells)
     about = {
         "share": "of the test set's counted pixels",
         "classes": "scored classes that occur there",
@@ -244,6 +252,17 @@ def _domains(report: Report) -> Table | None:
         "truth or prediction; mean over the runs. The mean of a column is not the row's mIoU",
     }
     return Table("domains", "miou_by_domain.csv", "mIoU by domain", heads, cells, records, about)
+
+
+def _lines(
+    facts: Sequence[str], report: Report, cells: Sequence[Sequence[str]]
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return heads and cells of a table with a column per row; with a line per row of many."""
+    heads = [*facts, *(row.name for row in report.rows)]
+    if len(report.rows) <= FEW_ROWS:
+        return heads, cells
+    turned = [list(column) for column in zip(heads, *cells, strict=True)]
+    return turned[0], turned[1:]
 
 
 def _conventions(report: Report) -> Table:

@@ -137,8 +137,6 @@ def state_of(folder: RunFolder, record: RunRecord | None) -> tuple[str, str]:
 def read_history(folder: RunFolder, names: Collection[str] | None = None) -> list[dict[str, float]]:
     """Return the rows of a run's history, epochs counted from 1; none where it has none.
 
-    Earlier versions counted the first epoch as 0.
-
     Args:
         folder: The run's.
         names: The metrics that are wanted; None: all.
@@ -149,17 +147,16 @@ def read_history(folder: RunFolder, names: Collection[str] | None = None) -> lis
     try:
         with folder.history.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
-        wanted = None if names is None else {"epoch", *names}
-        rows = [
-            {
+        wanted = None if names is None else {*names}
+        return [
+            {"epoch": float(line["epoch"])}
+            | {
                 name: float(text)
                 for name, text in line.items()
                 if name and text and (wanted is None or name in wanted)
             }
             for line in lines
         ]
-        shift = 1 if rows and rows[0]["epoch"] == 0 else 0
-        return [row | {"epoch": row["epoch"] + shift} for row in rows]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:

@@ -80,6 +80,18 @@ def test_a_run_is_shown_with_what_is_not_the_default(root: Path) -> None:
     assert "config.yaml" in values["files"]
 
 
+def test_options_that_a_run_does_not_read_are_not_shown(root: Path) -> None:
+    shown = {}
+    for model in ("unet", "utae"):
+        overrides = (f"model={model}", "trainer.num_nodes=2", "utae.checkpointing=true")
+        config = config_below(root, *overrides)
+        finished_folder(root / model, config, status=FAILED)
+        shown[model] = json.loads(answer("show", str(root / model), "--json").out)["options"]
+        assert {"trainer.num_nodes", "trainer.max_epochs", "data.batch_size"} <= {*shown[model]}
+    assert not [name for name in shown["unet"] if name.startswith(("utae.", "fusion."))]
+    assert "utae.checkpointing" in shown["utae"]
+
+
 def test_two_runs_are_compared_by_class(tmp_path: Path) -> None:
     one, other = (make_folder(tmp_path, "unet", seed) for seed in (1, 2))
     shown = answer("compare", str(one), str(other), "--out", str(tmp_path / "figures"))

@@ -206,11 +206,15 @@ def test_a_reader_that_has_had_enough_costs_no_traceback(tmp_path: Path) -> None
     assert done.wait(timeout=120) == 141
 
 
-def test_help_lists_every_group_with_its_options() -> None:
+def test_help_lists_every_group_and_of_those_that_are_named_the_choices() -> None:
     done = answer("--help")
     assert done.status == 0
-    for words in ("s2_preproc", "monthly_cloudfree", "leaderboard/utt", "--multirun"):
+    for words in ("s2_preproc", "experiment", "--multirun"):
         assert words in done.out
+    named = answer("experiment", "s2_preproc", "--help").out
+    assert "monthly_cloudfree" in named
+    assert "leaderboard/utt" in named
+    assert "deeplabv3plus" not in named
 
 
 COMMANDS = [

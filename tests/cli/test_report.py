@@ -24,6 +24,19 @@ def test_the_verb_reports_run_folders(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "leaderboard.md").is_file()
 
 
+def test_the_verb_prints_what_a_program_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (run,) = make_runs(tmp_path / "sweep", {"unet": 1.0}, seeds=1, areas=6)
+    report("sweep", "--resamples", "200", "--format", "json", "--out", "out")
+    done = report("sweep", "--resamples", "200", "--json")
+    printed = json.loads(done.out)
+    stored = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    assert {**printed, "origin": []} == {**stored, "origin": []}  # but for the command
+    assert printed["runs"][0]["folder"] == str(run.folder)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -91,3 +92,26 @@ def test_nothing_is_cut_off_or_printed_over(tmp_path: Path, more: int) -> None:
         assert 0 <= inches.y0 < inches.y1 <= height
     left, right = (axes.get_tightbbox() for axes in drawn["forest"].axes)
     assert left.x1 < right.x0
+
+
+def test_of_very_many_rows_the_baseline_and_the_best_are_drawn_and_it_is_said(
+    written: tuple[Report, Path],
+) -> None:
+    report, _ = written
+    rows = [
+        dataclasses.replace(row, runs=tuple(changed(run, apart=f"lr={at}") for run in row.runs),
+                            miou=dataclasses.replace(row.miou, value=at / 100))
+        for at in range(45) for row in [report.rows[at % 3]]
+    ]  # fmt: skip
+    many = dataclasses.replace(report, rows=tuple(rows), baseline=rows[1].name)
+    best = [row.name for row in rows[6:]]
+    left, _ = figures.forest(many).axes
+    names = [label.get_text().removesuffix(" *") for label in left.get_yticklabels()]
+    assert names == [rows[1].name, *best]
+    (heat, _) = figures.iou_by_class(many).axes
+    assert [label.get_text() for label in heat.get_yticklabels()] == names
+    curves = figures.learning_curves(many)
+    assert curves is not None
+    assert [axes.get_title(loc="left") for axes in curves.axes] == [names[0], *names[-11:]]
+    said = "the baseline and the best 11 of 44 other rows; bold"
+    assert said in curves.get_supxlabel()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -86,6 +87,10 @@ def test_page_is_well_formed_and_needs_no_network(written: tuple[Report, Path]) 
     folders = [link for link in links if not link.startswith("#")]
     assert len(folders) == 6
     assert all((out / unquote(link)).is_dir() for link in folders)
+    # MLflow shows a page in a frame that lets no link out: the path itself is there to be copied.
+    copied = re.findall('<span class="copy">([^<]+)</span>', content)
+    assert all(Path(each).is_dir() and Path(each).is_absolute() for each in copied)
+    assert len(copied) == 6
     assert "Synthetic sample data" in page.text
     pictures = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) == 4
@@ -117,3 +122,19 @@ def test_terminal_shows_rows_findings_and_notes(written: tuple[Report, Path]) ->
     assert "2 of 3 (seed 3: failed)" in text
     assert "joint over 3 comparisons" in text
     assert "Synthetic sample data" in text
+
+
+def test_tables_by_class_and_domain_of_many_rows_have_a_line_per_row(
+    written: tuple[Report, Path],
+) -> None:
+    report, _ = written
+    many = dataclasses.replace(report, rows=report.rows * 3)
+    for name in ("classes", "domains"):
+        few_table, table = ({each.name: each for each in tables(of)}[name]
+                            for of in (report, many))  # fmt: skip
+        assert len(few_table.heads) < len(table.heads) + len(table.cells)
+        assert [line[0] for line in table.cells[-9:]] == [row.name for row in many.rows]
+        assert table.heads[1:] == [line[0] for line in few_table.cells]
+        column = few_table.heads.index("utt")
+        assert table.cells[-8][1:] == [line[column] for line in few_table.cells]
+        assert {len(line) for line in table.cells} == {len(table.heads)}
