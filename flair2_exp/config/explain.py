@@ -93,8 +93,8 @@ def _missing_option(match: re.Match[str], error: BaseException) -> str:
 def _unknown_key(match: re.Match[str], error: BaseException) -> str:
     key = match["key"]
     names = option_names()
-    # A misspelt word deep in the name is nearer than the whole name suggests, so the last part
-    # counts within its own node.
+    # A misspelt word deep in the name is nearer than the whole name tells, so the last part counts
+    # within its own node.
     node, _, last = key.rpartition(".")
     if key in names:
         return f"{key}: it has no such entry; to add one, write +{key}={{NAME:VALUE}}"
