@@ -171,7 +171,7 @@ def _write_image(folder: Path, ground: _Ground) -> None:
 
 
 class _Noise:
-    """White noise that continues from block to block: the same in each, and periodic.
+    """White noise that goes on from block to block: the same in each, and periodic.
 
     Args:
         seed: Of the scene.
