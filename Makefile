@@ -62,7 +62,7 @@ test-hydra-next: $(NEXT_STAMP)  ## config, sweeps and tuning with Hydra 1.4's re
 		tests/test_registry.py tests/test_projects.py
 	$(NEXT)/bin/python -m pytest -n 2 $(BY_FILE) -m 'not thorough and not campaign' tests/extension
 
-campaign: $(STAMP)  ## what a suite has no time for: 100 kills of sweeps and searches, 270 bad inputs, 4 GiB
+campaign: $(STAMP)  ## what a suite has no time for: 100 kills of sweeps and searches, 350 bad inputs, 4 GiB
 	$(BIN)/python -m pytest -n 0 -m campaign
 	$(BIN)/python -m tests.campaign.bad_inputs
 	$(BIN)/python -m tests.campaign.kills --kills 100

@@ -11,12 +11,13 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import re
 import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import click
 import yaml
@@ -30,6 +31,9 @@ from flair2_exp.config.groups import config_folder, options_of
 from flair2_exp.lifecycle import folder
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.tracking.tags import Tag
+
+_COMMAND: Final = re.compile(rf"([A-Z0-9_]+=\S+ )*({PROGRAM}|make) ")
+"""What a line begins with that is a command rather than prose."""
 
 ENGINES: tuple[type[EngineConfig], ...] = (SlotsConfig, SlurmConfig, RayConfig)
 
@@ -103,11 +107,10 @@ def _opening(text: str) -> tuple[str, str]:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# ").strip())
-    commands = [line for line in lines if line.startswith(("python -m flair2_exp", PROGRAM))]
+    commands = [line for line in lines if _COMMAND.match(line)]
     prose = " ".join(line for line in lines if line not in commands).strip()
     sentence = prose.partition(". ")[0].rstrip(".:")
-    command = commands[0].partition("   ")[0] if commands else ""
-    return command.replace("python -m flair2_exp", PROGRAM), sentence
+    return commands[0].partition("   ")[0] if commands else "", sentence
 
 
 def options() -> str:

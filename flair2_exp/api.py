@@ -249,7 +249,7 @@ def run(overrides: Sequence[str] = ()) -> Run:
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Put back at the end what a run sets for its whole process: a notebook's goes on."""
+    """Put back at the end what a run sets for its whole process: a notebook's process lives on."""
     from hydra.core.hydra_config import HydraConfig
 
     root, hydra = logging.getLogger(), HydraConfig.instance()

@@ -360,5 +360,5 @@ MLFLOW_PLACES: Final = (
     ("logged_models", "artifact_location"),
 )
 """The tables and columns of MLflow's database that hold absolute places of artifacts. Nothing in
-its interface changes them, so that a store that has moved goes on writing where it was
+its interface changes them, so that a store that has moved keeps writing where it was
 (github.com/mlflow/mlflow/issues/3144)."""

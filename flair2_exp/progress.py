@@ -40,7 +40,7 @@ class Pace:
         return True
 
     def left(self, done: int, total: int) -> float | None:
-        """Return the seconds that the rest takes; None as long as nothing tells."""
+        """Return the seconds that the rest takes; None as long as nothing is known."""
         made = done - (done if self._first is None else self._first)
         return (time.monotonic() - self._start) / made * (total - done) if made else None
 

@@ -221,7 +221,7 @@ def _by_hand(devices: int, nodes: int, environ: Mapping[str, str]) -> Rank:
     """Return the rank of a process that somebody started on this machine, and perhaps on others.
 
     Raises:
-        DeviceError: Others are needed, and it is not said which machine is the first.
+        DeviceError: Others are needed, and nothing names the first machine.
     """
     devices = max(0, devices)
     if nodes == 1:

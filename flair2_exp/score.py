@@ -128,7 +128,7 @@ class Convention(StrEnum):
     `metric.other_pixels=drop` scores."""
     FLAIR_HUB = "FLAIR-HUB"
     """Rows and columns of "other" are dropped: pixels count where truth and prediction are both
-    scored classes, so that "other" predicted on a scored class is no miss. Mean over all twelve;
+    scored classes, so that "other" predicted on a scored class is not a miss. Mean over all twelve;
     an absent class counts 0. Source: the data set FLAIR-HUB."""
     MAESTRO = "MAESTRO"
     """Pixels whose truth is "other" are dropped (rows); "other" predicted on a scored class stays a

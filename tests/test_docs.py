@@ -172,6 +172,10 @@ def test_the_reference_leaves_out_no_option_verb_choice_or_tag() -> None:
         if group.is_dir() and group.name != "hydra":
             choices = options_of(group)
             assert not [each for each in choices if f"| `{group.name}={each}` |" not in groups]
+    # Each row says what its option, choice, file or tag means.
+    for text in (options, groups, generated.run_files(), generated.tags()):
+        rows = [line for line in text.splitlines() if line.startswith("| `")]
+        assert not [row for row in rows if re.search(r"\| +\|", row)]
     # Bounds and words as they are declared, read here from the page a reader sees.
     assert "| `data.batch_size` | whole number, 1 to 100000 | `10` |" in options
     assert "| `data.normalisation` | `none`, `imagenet`, `dataset` | `none` |" in options

@@ -40,10 +40,11 @@ class DataConfig(Group):
     bands: tuple[str, ...] | None = option(None, decides=if_aerial)
     """Bands of the aerial patch, in the order in which the network sees them; null: all."""
     normalisation: Literal["none", "imagenet", "dataset"] = option("none", decides=if_aerial)
-    """Of the scaled image, by band: `none` (the baseline), by the mean and deviation of ImageNet
-    (0.5 and 0.25 for bands that it lacks), or of the training patches."""
+    """How the scaled image is centred and divided, band by band: `none` (the baseline), `imagenet`
+    (its mean and standard deviation; 0.5 and 0.25 for bands that it lacks), or `dataset` (those of
+    the training patches)."""
     classes: Literal[13, 19] = option(13, decides=if_flair)
-    """Which nomenclature of FLAIR #2; other data sets bring their own."""
+    """Number of classes of FLAIR #2's nomenclature; other data sets bring their own classes."""
     batch_size: int = option(10, 1, 100_000, decides=if_trained)
     """Training patches in a batch, per device."""
     val_batch_size: int = option(10, 1, 100_000, decides=if_validated_by_batches)
@@ -81,11 +82,12 @@ class SampleConfig(Group):
     node: ClassVar[str] = "dataset.sample"
 
     seed: int = option(0, 0, 2**32 - 1)
-    """Of everything random in it."""
+    """Seeds everything random in the sample."""
     patch_size: int = option(128, 32, 1024)
-    """Pixels; a patch always covers 102.4 m, so 128 is 0.8 m per pixel and 512 is 0.2 m."""
+    """Pixels on a side of a patch. A patch always covers 102.4 m, so 128 is 0.8 m per pixel and 512
+    is 0.2 m."""
     domains: int = option(8, 6, 40)
-    """A quarter of them validates, a quarter tests."""
+    """Number of domains: a quarter of them validates, a quarter tests, the others train."""
     areas_per_domain: int = option(4, 1, 20)
     """Areas in each domain."""
     patches_per_area: int = option(4, 1, 100)
@@ -102,27 +104,28 @@ class DatasetConfig(Group):
 
     name: str = option("", chosen=True, decides=False)
     _target_: str = FLAIR
-    """The class that reads it: a `flair2_exp.data.source.DataSource`."""
+    """The class that reads the data: a `flair2_exp.data.source.DataSource`."""
     options: Mapping[str, Any] = option({}, -1e9, 1e9)
-    """Further options of it, by the names of its constructor's arguments."""
+    """Further options of the class, by the names of its constructor's arguments."""
     root: str | None = option(None, decides=False, path=True)
-    """The data set's folder; of FLAIR #2 each part below may stand elsewhere."""
+    """The data set's folder. Each part of FLAIR #2 may lie elsewhere: name it by the options
+    below."""
     aerial_train: str | None = option(None, decides=False, path=True)
     """Training and validation images; replaces what is found under `root`, like those below."""
     aerial_test: str | None = option(None, decides=False, path=True)
-    """Test images."""
+    """Folder of the test images."""
     labels_train: str | None = option(None, decides=False, path=True)
-    """Masks of the training and validation images."""
+    """Folder of the masks of the training and validation images."""
     labels_test: str | None = option(None, decides=False, path=True)
-    """Masks of the test images."""
+    """Folder of the masks of the test images."""
     satellite_train: str | None = option(None, decides=False, path=True)
-    """Series of the training and validation areas."""
+    """Folder of the series of the training and validation areas."""
     satellite_test: str | None = option(None, decides=False, path=True)
-    """Series of the test areas."""
+    """Folder of the series of the test areas."""
     centroids: str | None = option(None, decides=False, path=True)
-    """JSON of each patch's place in its area's series."""
+    """JSON file with each patch's place in its area's series."""
     aerial_metadata: str | None = option(None, decides=False, path=True)
-    """JSON of each patch's place, date and camera."""
+    """JSON file with each patch's place, date and camera."""
     sample: SampleConfig | None = option(None, decides=False)
     store: str | None = option(None, decides=False, path=True)
     """A prepared store (`flair2-exp prepare`) to read from instead of the files."""
@@ -147,19 +150,20 @@ class SplitConfig(Group):
         "official", chosen=True
     )
     file: str | None = option(None, decides=False, path=True)  # by content: in the fingerprint
-    """For `split=file`: YAML with lists `train`, `validation`, `test` of domains or patch ids."""
+    """For `split=file`: a YAML file with the lists `train`, `validation` and `test` of domains or
+    patch ids."""
     domains: tuple[str, ...] = option((), decides=if_domains_left_out)
     """For `split=leave_domains_out`: the domains of the train tree that test, as D004_2021."""
     train_fraction: float = option(0.8, 0.05, 0.95, decides=if_shuffled_split)
-    """For `split=reference` and `leave_domains_out`: the share of the domains that trains, of those
-    that do not test; the others validate."""
+    """For `split=reference` and `leave_domains_out`: the share of the domains outside the test set
+    that trains; the others validate."""
     seed: int = option(2022, 0, 2**32 - 1, decides=if_shuffled_split)
-    """For `split=reference` and `leave_domains_out`: of the shuffled domains."""
+    """For `split=reference` and `leave_domains_out`: seeds the shuffling of the domains."""
     label_fraction: float = option(1.0, 1e-6, 1.0, decides=if_trained)
     """Share of the training patches that are used. Every patch of a smaller share is in a larger
     one, and all domains are covered as soon as there are as many patches as domains."""
     label_seed: int = option(0, 0, 2**32 - 1, decides=if_labels_drawn)
-    """Which patches `label_fraction` draws; independent of `seed`."""
+    """Seeds the choice of the patches for `label_fraction`; independent of `seed`."""
 
     def validate(self) -> None:
         """Refuse a split by file that names none, and held-out domains without their split."""
@@ -199,16 +203,21 @@ class S2PreprocConfig(Group):
     max_cover: float = option(0.5, 0.0, 2.0, decides=if_filtered)
     """Share of covered pixels from which an acquisition is left out."""
     cover: Literal["union", "sum"] = option("union", decides=if_filtered)
-    """`sum` counts a pixel twice that is both snow and cloud (the baseline)."""
+    """How covered pixels are counted: a pixel that is both snow and cloud counts once (`union`) or
+    twice (`sum`, the baseline)."""
     on_empty: Literal["clearest", "error"] = option("clearest", decides=if_filtered)
-    """Where no acquisition is left: keep the clearest, or stop with the patch's name."""
+    """What happens where the filter leaves no acquisition: keep the clearest ones, or stop with the
+    patch's name."""
     scale: Literal["reflectance", "reference"] = "reflectance"
-    """`reflectance` divides by 10,000; `reference` by 65,535, and monthly means by nothing."""
+    """What the series are divided by: 10,000 (`reflectance`), or as in the baseline 65,535, and
+    monthly means by nothing (`reference`)."""
     days: Literal["day_of_year", "reference"] = option("day_of_year", decides=if_single_dates)
-    """How 29 February is read: by day of year, or as 28 February."""
+    """How days to 15 May are counted: `day_of_year` by each date's own year, `reference` within
+    2021 (the baseline), with 29 February read as the 28th."""
     normalisation: Literal["none", "dataset"] = "none"
-    """Of the scaled frames, by band: `none` (the baseline), or by the mean and deviation of the
-    training patches' series; padding stays zero."""
+    """How the scaled frames are centred and divided, band by band: `none` (the baseline), or
+    `dataset` (by the mean and standard deviation of the training patches' series; padding stays
+    zero)."""
 
     def validate(self) -> None:
         """Refuse a size that U-TAE cannot halve three times."""
@@ -232,22 +241,23 @@ class AugConfig(Group):
 
     name: str = option("", chosen=True, decides=False)
     _target_: str = _AUGMENTATION
-    """Its class: a `flair2_exp.data.augment.SampleTransform`."""
+    """The augmentation's class: a `flair2_exp.data.augment.SampleTransform`."""
     options: Mapping[str, Any] = option({}, -1e9, 1e9)
     """Further options of the class, by the names of its constructor's arguments."""
     geometry: Literal["none", "flips", "d4"] = "none"
     """`flips`: vertical flip, horizontal flip, quarter turns, each with `probability` (the
     baseline's); `d4`: one of the square's eight symmetries, uniformly."""
     probability: float = option(0.5, 0.0, 1.0, decides=if_flips)
-    """Of each flip and of the quarter turn, for `geometry: flips`."""
+    """Probability of each flip and of the quarter turn, for `geometry: flips`."""
     satellite: bool = option(True, decides=if_series_move)
     """Whether series and satellite target follow the aerial patch."""
     brightness: float = option(0.0, 0.0, 1.0, decides=if_aerial)
-    """Largest relative change; the factor is uniform in 1 ± the value, as for the next two."""
+    """Largest relative change of the pixel values: the factor is uniform in 1 ± this value, as for
+    `contrast` and `gamma`."""
     contrast: float = option(0.0, 0.0, 1.0, decides=if_aerial)
-    """Largest relative change of the differences from the mean."""
+    """Largest relative change of the pixels' differences from mid-grey."""
     gamma: float = option(0.0, 0.0, 1.0, decides=if_aerial)
-    """Largest relative change of the exponent."""
+    """Largest relative change of the exponent of the pixel values."""
     noise: float = option(0.0, 0.0, 0.5, decides=if_aerial)
     """Standard deviation of Gaussian noise, as a share of the full scale."""
     zoom: float = option(0.0, 0.0, 0.5)
@@ -278,9 +288,11 @@ class MetadataConfig(Group):
     enabled: bool = option(False, chosen=True)
     """Whether the network gets place, date and camera of a patch."""
     month: Literal["cyclic", "reference"] = option("cyclic", decides=if_metadata)
-    """`reference` is the baseline's angle, the same for every month."""
+    """How the month is encoded: by an angle of its own (`cyclic`), or by the baseline's angle,
+    which is the same for every month (`reference`)."""
     fusion: Literal["channels", "rows"] = option("channels", decides=if_metadata)
-    """What the encoded metadata are added to: each channel of the deepest map, or each row."""
+    """What the encoded metadata are added to: each channel of the deepest map, or each of its rows
+    (the baseline)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ class EngineConfig(Group):
     decides: ClassVar[bool] = False
 
     retries: int = option(2, 0, 1000)
-    """How often a job is started again that was killed, or found no room on its GPU. Starts that
-    got beyond the checkpoint of the one before do not count. A failure of the code is final."""
+    """How often a job that was killed, or found its GPU full, is started again. A start that got
+    beyond the checkpoint of the one before does not count. A failure of the code is final."""
     gpus_per_job: float | None = option(None, 0.0, 4096.0)
     """GPUs of each job, on each of its machines; 0.5: two jobs share one; null: as many as
     `trainer.devices`, none where it trains on the processor."""
@@ -44,7 +44,8 @@ class SlotsConfig(EngineConfig):
     """`hydra/launcher=slots`: several jobs at a time on this machine."""
 
     slots: int | None = option(None, 1, 1024)
-    """Jobs at a time; null: as the GPUs allow, without any one for every two cores."""
+    """Jobs at a time; null: as many as the GPUs allow, or without a GPU one job for every two
+    cores."""
     stagger: float = option(1.0, 0.0, 3600.0)
     """Seconds between two starts, so that they do not all read the same files at once."""
 
@@ -54,25 +55,28 @@ class SlurmConfig(EngineConfig):
     """`hydra/launcher=slurm`: jobs in SLURM's queue; `hydra/launcher/site=NAME` sets a site's."""
 
     at_once: int | None = option(None, 1, 100_000)
-    """Jobs that run at the same time, those of earlier commands included; null: as SLURM lets."""
+    """Jobs that run at the same time, those of earlier commands included; null: as many as SLURM
+    allows."""
     time: str | None = None
     """Time limit of a job, as `20:00:00` or `1-12:00:00`; a longer training resumes in further
     jobs. null: the site's."""
     grace: int = option(120, 10, 3600)
     """Seconds before the time limit at which a job is asked to write its checkpoint and to queue
-    again: more than a batch and a checkpoint take; SLURM may tell it a minute earlier."""
+    again. Choose more than a batch and a checkpoint take; SLURM may send the signal a minute
+    earlier."""
     account: str | None = None
-    """What the jobs are charged to (`--account`)."""
+    """The account that the jobs are charged to (`--account`)."""
     partition: str | None = None
-    """Where they run (`--partition`)."""
+    """The partition that the jobs run in (`--partition`)."""
     qos: str | None = None
-    """Their quality of service (`--qos`)."""
+    """The jobs' quality of service (`--qos`)."""
     constraint: str | None = None
-    """What their nodes must have (`--constraint`)."""
+    """Features that the jobs' nodes must have (`--constraint`)."""
     memory: str | None = None
-    """Of each machine, as `64G`; null: the site's default."""
+    """Memory of each machine, as `64G`; null: the site's default."""
     gpus: str | None = None
-    """How a machine's GPUs are asked for, `{n}` their number; null: `--gres=gpu:{n}`."""
+    """The option of sbatch that asks for a machine's GPUs, with `{n}` for their number; null:
+    `--gres=gpu:{n}`."""
     cores_per_process: int | None = option(None, 1, 4096)
     """Processor cores of each process (each device has one); null: `cores_per_job` shared out, or
     one more than `data.workers`."""
@@ -139,10 +143,11 @@ class RayConfig(EngineConfig):
     """`hydra/launcher=ray`: jobs on a Ray cluster."""
 
     address: str | None = None
-    """Of the cluster, as `10.0.0.5:6379`, or `auto` for the one of this machine; null: a new one of
-    this machine alone, which ends with the command."""
+    """The cluster's address, as `10.0.0.5:6379`, or `auto` for the cluster of this machine; null:
+    start one on this machine alone, which ends with the command."""
     at_once: int | None = option(None, 1, 100_000)
-    """Jobs at a time; null: as the cluster's GPUs allow, without any one for every two cores."""
+    """Jobs at a time; null: as many as the cluster's GPUs allow, or without a GPU one job for every
+    two cores."""
 
     def validate(self) -> None:
         """Refuse the addresses of Ray's client, which is another way to connect."""

@@ -48,11 +48,11 @@ class Config(DataGroups, Group):
     compat: Literal["corrected", "reference"] = option("corrected", chosen=True, decides=False)
     """Whether the quirks of the published code are corrected, or all as published."""
     quirk: str | None = option(None, decides=False)
-    """The quirk of the baseline that `quirk=...` sets right."""
+    """The quirk of the baseline that `quirk=...` corrects."""
     name: str = option("experiment", decides=False)
     """What the run is called: in its folder, in MLflow, in tables."""
     seed: int = option(1, 0, 2**32 - 1, decides=if_seeded)
-    """Of the first weights, the order of the patches, augmentation and dropout."""
+    """Seeds the first weights, the order of the patches, augmentation and dropout."""
     train: bool = True
     """Whether to train, rather than to test a trained model."""
     test: bool = option(True, decides=False)

@@ -104,7 +104,7 @@ class Group:
         self.validate()
 
     def validate(self) -> None:
-        """Refuse what no single field can tell; groups with such rules override this."""
+        """Refuse what no single field can check; groups with such rules override this."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

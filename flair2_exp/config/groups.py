@@ -28,7 +28,7 @@ def option_names() -> list[str]:
 
 
 def single_values() -> frozenset[str]:
-    """Return the dotted names of the options that are no mapping."""
+    """Return the dotted names of the options that are not mappings."""
     return frozenset(_single_values(Config, ""))
 
 

@@ -50,11 +50,12 @@ class ModelConfig(Group):
     reads: tuple[Input, ...] = option((), chosen=True, decides=False)
     """The inputs that the network takes; what none takes is not read from the disk."""
     nodes: tuple[str, ...] = option((), decides=False)
-    """Further nodes of the config that hold options of the network, as `utae`."""
+    """Other groups that hold options of the network, as `utae`."""
     options: Mapping[str, Any] = option({}, -1e9, 1e9)
     """Further options of the network, by the names of its constructor's arguments."""
     patch_multiple: int | None = option(None, 1, 65_536, decides=False)
-    """Of what the aerial patch's size must be a multiple; null: what decoder and depth need."""
+    """The aerial patch's size must be a multiple of this number of pixels; null: of what decoder
+    and depth need."""
     encoder: str = option("resnet34", decides=if_aerial)
     """The aerial encoder: one of segmentation_models_pytorch, or `tu-` and a name of timm."""
     encoder_weights: str | None = option(AUTO, decides=if_first_weights)
@@ -118,7 +119,7 @@ class UTAEConfig(Group):
     encoder_widths: tuple[int, ...] = option((64, 64, 128, 128), 4, 65_536)
     """Channels of the four scales, full resolution first."""
     decoder_widths: tuple[int, ...] = option((64, 64, 128, 128), 4, 65_536)
-    """The same of the decoder; the last of both is the deepest map's."""
+    """Channels of the decoder's four scales; the last one of both lists is the deepest map's."""
     heads: int = option(16, 1, 1024)
     """Heads of the temporal attention; each takes an equal share of the channels."""
     d_model: int = option(256, 4, 65_536)
@@ -126,7 +127,8 @@ class UTAEConfig(Group):
     d_k: int = option(4, 1, 4096)
     """Width of a key."""
     aggregation: Literal["att_group", "att_mean", "mean"] = "att_group"
-    """How skips are averaged over time: by each head's attention, by the heads' mean, evenly."""
+    """How skips are averaged over time: by each head's attention (`att_group`), by the heads' mean
+    attention (`att_mean`), or evenly (`mean`)."""
     head_widths: tuple[int, ...] = option((32,), 1, 65_536)
     """Widths of the output block between the last map and the classes."""
     normalise_padding: bool = False
@@ -180,9 +182,11 @@ class FusionConfig(Group):
     terms: Literal["both", "cropped", "collapsed"] = "both"
     """What joins: the map under the patch (cropped), its mean over the super-patch (collapsed)."""
     collapsed: Literal["each_sample", "first_sample"] = option("each_sample", decides=if_context)
-    """Whose mean a sample gets: its own, or that of the batch's first sample (the baseline)."""
+    """Which mean over the super-patch a sample gets: its own, or that of the batch's first sample
+    (the baseline)."""
     dropout: Literal["each_sample", "always_batch"] = option("each_sample", decides=if_series_drop)
-    """Modality dropout of single samples in training, or of whole batches always (the baseline)."""
+    """How modality dropout works: for each sample by itself and in training only, or for whole
+    batches and in validation and test too (the baseline)."""
     dropout_rate: float = option(0.0, 0.0, 1.0, decides=if_series_may_drop)
     """Probability of leaving the satellite features out (modality dropout)."""
     mlp_dropout: float = option(0.3, 0.0, 0.9, decides=if_context_drops)

@@ -58,23 +58,25 @@ class LossConfig(Group):
 
     name: str = option("", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
-    """Its class: any `torch.nn.Module` over logits and target, as those of
+    """The loss's class: any `torch.nn.Module` over logits and target, as those of
     `flair2_exp.training.losses`."""
     options: Mapping[str, Any] = option({}, -1e9, 1e9)
     """Further options of the class, by the names of its constructor's arguments."""
     aerial: float = option(1.0, 0.0, 1e6)
-    """Weight of the aerial head."""
+    """Weight of the aerial head's loss."""
     satellite: float = option(1.0, 0.0, 1e6, decides=if_series)
-    """Weight of the satellite head."""
+    """Weight of the satellite head's loss."""
     class_weights: Mapping[str, float] = option({"other": 0.0}, 0.0, 1e6)
     """Weight by class name; a class not named weighs 1."""
     class_weighting: Literal["none", "inverse", "sqrt_inverse", "log"] = "none"
-    """By what each class's weight is multiplied, from its share p of the training pixels: 1 / p,
-    1 / sqrt(p), or ENet's 1 / ln(1.02 + p); 1 on average. Classes that weigh nothing stay so."""
+    """What each class's weight is multiplied by, from its share p of the training pixels: 1 / p
+    (`inverse`), 1 / sqrt(p) (`sqrt_inverse`) or ENet's 1 / ln(1.02 + p) (`log`), scaled to 1 on
+    average. A class of weight 0 keeps it."""
     satellite_class_weights: Literal["as_aerial", "reference"] = option(
         "as_aerial", decides=if_series
     )
-    """`reference`: plowed land weighs nothing in the satellite head (the baseline)."""
+    """Class weights of the satellite head: those of the aerial head, or these with 0 for plowed
+    land (`reference`, the baseline)."""
     label_smoothing: float = option(0.0, 0.0, 0.5)
     """Share of the target that is spread over all classes."""
     gamma: float = option(
@@ -137,15 +139,15 @@ class OptimizerConfig(Group):
     decides: ClassVar[Decides] = if_trained
 
     _target_: str = option("torch.optim.SGD", chosen=True)
-    """Its dotted path, as `torch.optim.AdamW`."""
+    """The optimizer's class, as `torch.optim.AdamW`."""
     lr: float = option(1e-3, 0.0, 1e4, chosen=True)
     """The learning rate."""
     weight_decay: float = option(0.0, 0.0, 1e4)
-    """Share of the weights that each step takes off, by the optimizer's own rule."""
+    """Weight decay, applied by the optimizer's own rule."""
     encoder_lr_factor: float = option(1.0, 0.0, 1e4)
-    """The learning rate of the network's encoder over `lr`."""
+    """Factor on `lr` for the network's encoder."""
     layer_decay: float = option(1.0, 0.01, 1.0)
-    """The learning rate of each stage of the encoder over that of the next deeper one."""
+    """Factor on the learning rate from each stage of the encoder to the next shallower one."""
     decay_norms: bool = True
     """Whether the weights of norms, biases and other vectors decay as well."""
     options: Mapping[str, Any] = option({}, -1e9, 1e9)
@@ -161,7 +163,7 @@ class SchedulerConfig(Group):
 
     name: str = option("none", chosen=True, decides=False)
     _target_: str = option("", chosen=True)
-    """Its class: any `torch.optim.lr_scheduler.LRScheduler`, as those of
+    """The schedule's class: any `torch.optim.lr_scheduler.LRScheduler`, as those of
     `flair2_exp.training.schedules`."""
     options: Mapping[str, Any] = option({}, -1e9, 1e9)
     """Further options of the class, by the names of its constructor's arguments."""
@@ -170,11 +172,11 @@ class SchedulerConfig(Group):
     warmup_epochs: int = option(0, 0, 1_000_000, decides=unless(node, _PLATEAU))
     """Epochs over which the rate rises linearly to the optimizer's."""
     final_factor: float = option(0.01, 0.0, 1.0, decides=unless(node, _CONSTANT, _PLATEAU))
-    """Cosine: the last learning rate over the first."""
+    """For `scheduler=cosine`: the last learning rate as a share of the first."""
     factor: float = option(0.5, 0.01, 0.99, decides=unless(node, _CONSTANT, _COSINE))
-    """Plateau: what the learning rate is multiplied with."""
+    """For `scheduler=plateau`: what the learning rate is multiplied by."""
     patience: int = option(10, 0, 1_000_000, decides=unless(node, _CONSTANT, _COSINE))
-    """Plateau: epochs without a better validation loss before that."""
+    """For `scheduler=plateau`: epochs without a better validation loss before the rate falls."""
 
     def validate(self) -> None:
         """Refuse a warm-up that would not happen, and a plateau of steps."""
@@ -199,20 +201,21 @@ class TrainerConfig(Group):
     node: ClassVar[str] = "trainer"
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = option("auto", decides=False)
-    """What trains; `auto` takes a GPU where there is one."""
+    """The kind of device that trains; `auto` takes a GPU where there is one."""
     devices: int = option(1, -1, 4096, decides=if_divided)
-    """How many; -1: all GPUs. Batches are per device."""
+    """How many devices train on each machine; -1: all GPUs. Batch sizes are per device."""
     num_nodes: int = option(1, 1, 65_536, decides=if_divided)
     """Machines that share the training."""
     sync_batchnorm: bool = option(False, decides=if_batches_shared)
-    """Whether batch normalisation is over the batches of all devices, not of each its own."""
+    """Whether batch normalisation is over the batches of all devices together, not over each
+    device's own."""
     strategy: Literal[
         "auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
     ] = option("auto", decides=False)
     """Lightning's name of how devices work together. Strategies whose processes are copies of this
-    one (`ddp_spawn`) are left out: they lose what training measured."""
+    one (`ddp_spawn`) are not offered: they lose what training measured."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
-    """Of the arithmetic, by Lightning's words; `16-mixed` needs a GPU."""
+    """Precision of the arithmetic, by Lightning's names; `16-mixed` needs a GPU."""
     max_epochs: int = option(100, 1, 1_000_000, decides=if_trained)
     """Epochs after which training ends, if nothing ends it before."""
     accumulate_grad_batches: int = option(1, 1, 1_000_000, decides=if_trained)
@@ -222,13 +225,13 @@ class TrainerConfig(Group):
     deterministic: bool = True
     """Whether operations without a deterministic form give a warning on a GPU."""
     limit_train_batches: int | None = option(None, 1, 1_000_000_000, decides=if_trained)
-    """Batches of an epoch; null: all."""
+    """Training batches per epoch; null: all."""
     limit_val_batches: int | None = option(None, 1, 1_000_000_000)
     """Validation batches per epoch; null: all."""
     limit_test_batches: int | None = option(None, 1, 1_000_000_000)
     """Test batches; null: all."""
     log_every_n_steps: int = option(50, 1, 1_000_000_000, decides=False)
-    """Steps between two lines of the learning rate by step."""
+    """Steps between two recorded values of the learning rate."""
     threads: int | None = option(None, 1, 4096, decides=False)
     """Processor threads of torch; null leaves torch's choice."""
 
@@ -250,7 +253,8 @@ class BestConfig(Group):
     """The metric of validation by which it is chosen and training stops: `val/loss`, `val/miou`,
     `val/accuracy`, or `val/NAME` of a further metric."""
     mode: Literal["min", "max"] = option("min", decides=False)
-    """Whether less or more of `monitor` is better; which, `monitor` says already."""
+    """Whether a smaller (`min`) or a larger (`max`) value of `monitor` is better; the wrong one is
+    refused."""
 
     def validate(self) -> None:
         """Refuse a mode by which the worst checkpoint would be kept."""
@@ -281,7 +285,7 @@ class EarlyStoppingConfig(Group):
     node: ClassVar[str] = "callbacks.early_stopping"
 
     patience: int = option(30, 0, 1_000_000)
-    """Epochs without a better `callbacks.best.monitor` before that; 0: never."""
+    """Epochs without a better `callbacks.best.monitor` after which training stops; 0: never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,9 +298,11 @@ class AverageConfig(Group):
     """`ema`: after each step, older weights fading exponentially; `swa`: after each epoch, all of
     them alike (Izmailov et al., 2018)."""
     decay: float = option(0.999, 0.0, 1.0, decides=if_averaged_exponentially)
-    """What remains of the average at each step of `ema`; the rest is the step's weights."""
+    """For `ema`: the share of the average that each step keeps; the rest comes from the step's
+    weights."""
     start_epoch: int = option(1, 1, 1_000_000, decides=if_averaged)
-    """The first epoch (from 1) whose weights count; before it the weights are what they are."""
+    """The first epoch (from 1) whose weights are averaged; until then the weights themselves are
+    validated and kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +313,8 @@ class ResumeConfig(Group):
     decides: ClassVar[Decides] = False
 
     save_minutes: float = option(10.0, 0.0, 1e6)
-    """Minutes between two of them within an epoch, beside that at its end; 0: none within."""
+    """Minutes between two checkpoints within an epoch, beside the one at its end; 0: none
+    within."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +325,8 @@ class ProgressConfig(Group):
     decides: ClassVar[Decides] = False
 
     bars: Literal["auto", "always", "never"] = "auto"
-    """`auto`: bars on a terminal, elsewhere a line every half minute. Each epoch has its line."""
+    """When progress bars are shown; `auto`: on a terminal, and elsewhere one line every half
+    minute. Each epoch has a line of its own in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +337,7 @@ class PanelConfig(Group):
     decides: ClassVar[Decides] = False
 
     patches: int = option(6, 0, 64)
-    """How many test patches it shows."""
+    """How many test patches the figure shows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -214,7 +214,7 @@ def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
 
 
 def _require_plain(node: yaml.Node) -> None:
-    """Refuse tags, numbers without end, and keys that are no text or given twice."""
+    """Refuse tags, numbers without end, and keys that are not text or given twice."""
     if node.tag.removeprefix(_PREFIX) not in _TAGS or not node.tag.startswith(_PREFIX):
         raise _Mistake(node, f"the tag {node.tag.replace(_PREFIX, '!!')} is not plain YAML.")
     if _kind(node) in ("int", "float") and len(node.value) > _DIGITS:

@@ -289,7 +289,7 @@ class FlairDataModule(LightningDataModule):
         return tuple(self.source.bands[place] for place in self.source.wanted(self.groups))
 
     def _require_photometry(self) -> None:
-        """Refuse augmentation of brightness where pixels are no bytes."""
+        """Refuse augmentation of brightness where pixels are not bytes."""
         aug, kind = self.groups.aug, self.source.image_type
         changes = ("brightness", "contrast", "gamma", "noise")
         asked = [f"aug.{name}" for name in changes if getattr(aug, name)]

@@ -58,7 +58,7 @@ class GeoTiffSource(DataSource):
         classes: The CSV or YAML file of classes in it, or the classes themselves. Those that are
             not scored are trained like the others (see `loss.class_weights`).
         bands: Names of the images' bands; None takes the files' band descriptions, else band_1, ….
-        ignored: Mask values that are no class, such as nodata: they become "other", which is not
+        ignored: Mask values that are not classes, such as nodata: they become "other", which is not
             scored, and which the losses' files leave out.
         divisor: What images are divided by; None is 255 for uint8, 65535 for uint16, else 1.
 
@@ -184,7 +184,7 @@ class GeoTiffSource(DataSource):
 
 @dataclass(frozen=True)
 class _Header:
-    """What is said of a raster without reading its pixels."""
+    """What is known of a raster without reading its pixels."""
 
     count: int
     height: int
@@ -256,10 +256,10 @@ def _read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
         if name not in names:
             raise DataError(
                 f"{path} has no column {name!r}; {nearest(name, names or ['none'])}\n"
-                f"Expected a head line with {', '.join(required)}."
+                f"Expected a header line with {', '.join(required)}."
             )
     if not rows:
-        raise DataError(f"{path} has a head line and no other.\nAdd a line for each of them.")
+        raise DataError(f"{path} has a header line and nothing else.\nAdd a line for each of them.")
     for line, row in enumerate(rows, start=2):
         for name in required:
             if not row[name]:
@@ -279,7 +279,7 @@ def _index(rows: Sequence[Mapping[str, str]], path: Path) -> Patches:
         if name in lines:
             raise DataError(
                 f"{path}: lines {lines[name]} and {line} are both patch {name!r}.\n"
-                "Take one out, or add a column id with a name for each."
+                "Remove one, or add a column id with a name for each."
             )
         lines[name] = line
     parts = [row.get("part", "") for row in rows]

@@ -234,7 +234,7 @@ class StoreReader:
         reads: Of `aerial` and `satellite`; the mask is always read.
 
     Raises:
-        DataError: `dataset.store` is no store, an unfinished one, one of other settings, or one
+        DataError: `dataset.store` is not a store, an unfinished one, one of other settings, or one
             whose sources have changed; the message names the difference.
     """
 

@@ -488,7 +488,7 @@ def _new_folder(parent: Path) -> Path:
 
 
 def _foothold(folder: RunFolder) -> tuple[RunFolder, str | None]:
-    """Make a run's folder; return what it said of an earlier job."""
+    """Make a run's folder; return what it holds of an earlier job."""
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         return folder, folder.job.read_text("utf-8")

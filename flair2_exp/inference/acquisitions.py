@@ -1,6 +1,6 @@
 """The acquisitions of a folder: GeoTIFFs, or FLAIR's arrays of one area.
 
-What the files may be is said in `series`, which cuts them.
+`series`, which cuts them, describes what the files may be.
 """
 
 from __future__ import annotations

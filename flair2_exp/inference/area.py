@@ -176,6 +176,6 @@ def _projected(
 
     others = {each["type"] for each in shapes} - {"Polygon", "MultiPolygon"}
     if others:
-        raise DataError(f"{path} holds {', '.join(sorted(others))}; expected polygons alone.")
+        raise DataError(f"{path} holds {', '.join(sorted(others))}; expected polygons only.")
     moved = [transform_geom(crs, grid.crs, each) for each in shapes]
     return tuple((bounds(each), each) for each in moved)

@@ -73,7 +73,7 @@ def write_picture(path: Path, nomenclature: Nomenclature) -> None:
     FigureCanvasAgg(figure)
     figure.legend(handles=handles, loc="center", frameon=False, ncols=columns)
     with replacing(path) as fresh:
-        # The version of matplotlib, which it would note, is no part of a legend.
+        # The version of matplotlib, which it would note, does not belong to a legend.
         figure.savefig(fresh, format="png", bbox_inches="tight", metadata={"Software": None})
 
 

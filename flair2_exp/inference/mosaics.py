@@ -21,7 +21,7 @@ _OFF: Final = 0.01
 
 
 class OffGridError(ValueError):
-    """Patches that are no part of one raster; the message says why."""
+    """Patches that are not parts of one raster; the message says why."""
 
 
 @dataclass(frozen=True)

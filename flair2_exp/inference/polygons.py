@@ -137,7 +137,7 @@ def _require_classes(file: Any, nomenclature: Nomenclature) -> None:
     """Read the raster once: what GDAL makes polygons of, it does not say when that is damaged.
 
     Raises:
-        DataError: It cannot be read, or holds a value that is no class's.
+        DataError: It cannot be read, or holds a value that is not a class's.
     """
     known = [NODATA, *(each.value for each in nomenclature.classes)]
     for _, window in file.block_windows(1):
@@ -149,7 +149,7 @@ def _require_classes(file: Any, nomenclature: Nomenclature) -> None:
         other = np.setdiff1d(values, known)
         if len(other):
             raise DataError(
-                f"{file.name}: pixels of {other[0]}, which is no value of the run's classes.\n"
+                f"{file.name}: pixels of {other[0]}, which is not a value of the run's classes.\n"
                 "Name the run that made the raster."
             )
 

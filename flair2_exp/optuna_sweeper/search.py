@@ -391,7 +391,7 @@ class Search:
                 if not self._ledger.take_over(number):
                     continue
             lives = self._add(pool, trial, job, lost=True)
-            log.info("Trial %d: taken over%s", number, ", its job goes on" if lives else "")
+            log.info("Trial %d: taken over%s", number, ", its job still runs" if lives else "")
 
     def _start_new(self, pool: Pool) -> None:
         """Draw trials while there is room, and start their jobs."""
@@ -481,7 +481,7 @@ class Search:
             log.info("Trial %d: %s", trial.number, text)
 
     def _too_many_failures(self, trials: Sequence[FrozenTrial]) -> SweepError | None:
-        """Return with what the search ends for what failed since its start; None: it goes on."""
+        """Return with what the search ends for what failed since its start; None: it continues."""
         failures, limit = self._ledger.new_failures(trials), self.options.max_failures
         misnamed = [f for f in failures if UNKNOWN_OBJECTIVE in f.user_attrs]
         if misnamed and not any(t.values for t in trials):
@@ -512,7 +512,7 @@ class Search:
     def _summarise(self, result: SearchResult) -> None:
         if not result.best:
             self._raise_first_error()
-            log.warning("No trial of study %s came to a result", self._handle.name)
+            log.warning("No trial of study %s has a result", self._handle.name)
         for trial in result.best:
             params = " ".join(f"{name}={value}" for name, value in trial.params.items())
             log.info("Best: trial %d with %s: %s", trial.number, params, _shown(trial.values))

@@ -249,7 +249,7 @@ class Sweep:
             self._engine.require(jobs)
         elif not self.options.wait:
             raise ConfigError(
-                "sweep.wait=false: only jobs of hydra/launcher=slurm go on without the command."
+                "sweep.wait=false: only jobs of hydra/launcher=slurm continue without the command."
             )
         self._refuse_live(jobs)
         # Asking CUDA what it can do would take room on the first GPU until the sweep ends.
@@ -375,7 +375,7 @@ class Sweep:
             if not isinstance(error, FlairError | OSError | UnicodeError):
                 log.exception("the report has a bug")
             log.warning(
-                "no report: %s\nThe finished runs are kept. Once that is put right: %s",
+                "no report: %s\nThe finished runs are kept. When that is corrected: %s",
                 error,
                 self._report_command(),
             )

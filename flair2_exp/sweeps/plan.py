@@ -189,7 +189,7 @@ def split(
         if each.is_sweep_override():
             jobs *= sum(1 for _ in itertools.islice(each.sweep_string_iterator(), MOST_JOBS + 1))
         if not jobs:
-            raise ConfigError(f"{each.input_line}: this is no value, so there would be no job.")
+            raise ConfigError(f"{each.input_line}: this gives no value, so there would be no job.")
         if jobs > MOST_JOBS:
             raise ConfigError(f"{each.input_line}: more than {MOST_JOBS} jobs in one sweep.")
     return split_sweep(swept)

@@ -63,7 +63,7 @@ class Removal:
             except OSError as error:
                 raise ConfigError(
                     f"{error.filename} cannot be removed: {error.strerror}.\nA part of "
-                    f"{self.folder} is still there: set that right, and remove it by hand."
+                    f"{self.folder} is still there: correct that, and remove it by hand."
                 ) from error
         if self.folder.parent not in [each.resolve() for each in results_folders()]:
             with suppress(OSError):  # other runs of this name are there
@@ -147,7 +147,8 @@ def _require_among_results(folder: Path) -> None:
         where = " or ".join(map(str, roots)) or f"outputs or multirun of {Path.cwd()}"
         raise ConfigError(
             f"{folder} is not below {where}: nothing outside of them is removed.\n"
-            "Stand where its outputs and multirun are, or set FLAIR2_EXP_ROOT to that folder."
+            "Change to the folder that holds its outputs and multirun, or set FLAIR2_EXP_ROOT to "
+            "that folder."
         )
 
 

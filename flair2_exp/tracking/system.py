@@ -40,7 +40,7 @@ class SystemMetrics:
 
     Args:
         start: When the run began, in milliseconds since 1970: a measurement's step is the number
-            of seconds since then, so that a resumed run goes on where it was.
+            of seconds since then, so that a resumed run continues where it was.
     """
 
     def __init__(self, start: int) -> None:

@@ -167,7 +167,7 @@ def warn_of_schedule(
     if math.isclose(first, before) and (first != last or first == rate):
         return
     log.warning(
-        "%s: its learning rate had come to %.3g; by the schedule of trainer.max_epochs=%d it is "
+        "%s: its learning rate had reached %.3g; by the schedule of trainer.max_epochs=%d it is "
         "%.3g in epoch %d and %.3g in the last.\nA schedule from its beginning: model.weights=%s "
         "in place of checkpoint=.",
         path, before, epochs, first, begin + 1, last, path,

@@ -132,7 +132,7 @@ class ShownProgress(Callback):
     on_test_end = on_fit_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the bar away where no epoch goes on."""
+        """Remove the bar where no epoch is running."""
         if trainer.state.fn != TrainerFn.FITTING:
             self._stack.close()
 

@@ -52,6 +52,6 @@ def require_plain(state: Any, owner: str) -> None:
     except (pickle.PickleError, AttributeError, TypeError) as error:
         reason = first_line(error).rstrip(".")
         raise ConfigError(
-            f"the state of {owner} does not go into a checkpoint: {reason}.\n"
+            f"the state of {owner} cannot be kept in a checkpoint: {reason}.\n"
             "Expected tensors and plain values (numbers, texts, lists, dictionaries) alone."
         ) from error

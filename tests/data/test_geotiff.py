@@ -159,7 +159,7 @@ def _without(column: str) -> Any:
 
 
 TABLES = {
-    "a column is missing": (_without("area"), r"no column 'area'.*\nExpected a head line with"),
+    "a column is missing": (_without("area"), r"no column 'area'.*\nExpected a header line with"),
     "a word is no part": (lambda row: row | {"part": "val"}, r"line 2: part='val'; expected one"),
     "an id is there twice": (lambda row: row | {"id": "same"}, r"lines 2 and 3 are both patch"),
     "a path is empty": (lambda row: row | {"mask": ""}, r"line 2: mask is empty"),
@@ -181,7 +181,7 @@ CLASS_ROWS = {
     "two of one value": (("value,name,colour", "1,a,#000000", "1,b,#000000"), "the value 1"),
     "neither true nor false": (("value,name,colour,scored", "1,a,#000000,perhaps"), "scored='per"),
     "nothing scored": (("value,name,colour,scored", "1,a,#000000,false"), "0 of 2 classes are sc"),
-    "no line": (("value,name,colour",), "has a head line and no other"),
+    "no line": (("value,name,colour",), "has a header line and nothing else"),
 }
 
 

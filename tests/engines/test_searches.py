@@ -393,7 +393,7 @@ def test_a_killed_search_of_four_at_a_time_leaves_its_jobs_at_work_and_ends_exac
     first.communicate()
     second = command(tmp_path, *arguments)
     assert second.returncode == 0, second.stderr
-    assert "taken over" in second.stdout  # whether its job goes on or has ended meanwhile
+    assert "taken over" in second.stdout  # whether its job still runs or has ended meanwhile
     trials = trials_of(journal, "unet")
     assert len(trials) == 12
     assert set(states(trials)) <= {"COMPLETE", "PRUNED"}

@@ -176,7 +176,7 @@ def test_other_rasters_values_and_areas_are_refused(tmp_path: Path) -> None:
     pixels = np.full((1, 10, 10), 250, np.uint8)
     write_layer(confidence, grid(10, 10), Layer("confidence", FLAIR_13), blocks(pixels), TAGS)
     out = tmp_path / "x.gpkg"
-    with pytest.raises(DataError, match="pixels of 250, which is no value"):
+    with pytest.raises(DataError, match="pixels of 250, which is not a value"):
         write_polygons(confidence, out, FLAIR_13)
     with pytest.raises(DataError, match=r"missing\.tif"):
         write_polygons(tmp_path / "missing.tif", out, FLAIR_13)

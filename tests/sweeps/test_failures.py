@@ -171,7 +171,7 @@ def test_the_command_that_a_lost_report_names_makes_it(
     with monkeypatch.context() as patch:
         patch.setattr(write, "image", lambda *_: 1 / 0)
         made.run(scored)
-    program, *words = shlex.split(caplog.text.partition("put right: ")[2].splitlines()[0])
+    program, *words = shlex.split(caplog.text.partition("is corrected: ")[2].splitlines()[0])
     assert program == "flair2-exp"
     assert answer(*words).status == 0
     assert (made.folder / "report" / "leaderboard.html").is_file()

@@ -67,7 +67,7 @@ def test_an_option_of_the_whole_sweep_is_not_swept_over(line: str, key: str) -> 
 
 
 def test_an_option_swept_over_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"seed=range\(3,1\): this is no value"):
+    with pytest.raises(ConfigError, match=r"seed=range\(3,1\): this gives no value"):
         split(["model=unet,utt", "seed=range(3,1)"], {})
 
 

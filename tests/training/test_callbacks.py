@@ -140,7 +140,7 @@ def test_what_trains_on_from_the_end_of_a_cosine_follows_the_longer_one_and_says
     rates = {int(row.split(",")[0]): float(row.split(",")[column]) for row in rows[1:]}
     for epoch in range(2, epochs):
         assert rates[epoch + 1] == pytest.approx(rates_of(schedule, epoch)[0])
-    assert "its learning rate had come to 3e-05; by the schedule of" in caplog.text
+    assert "its learning rate had reached 3e-05; by the schedule of" in caplog.text
     assert f"model.weights={last.removeprefix('checkpoint=')}" in caplog.text
 
 

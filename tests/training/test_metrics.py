@@ -168,7 +168,7 @@ def test_a_killed_run_with_parts_of_ones_own_resumes_with_them(
 
 def test_a_callback_whose_state_cannot_be_kept_is_named(tmp_path: Path) -> None:
     unkept = f"+callbacks.unkept._target_={__name__}.Unkept"
-    with pytest.raises(ConfigError, match=r"Unkept.* does not go into a checkpoint"):
+    with pytest.raises(ConfigError, match=r"Unkept.* cannot be kept in a checkpoint"):
         run(tmp_path, tmp_path / "run", "model=unet", "data=aerial_only", unkept)
 
 

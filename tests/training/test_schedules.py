@@ -139,7 +139,7 @@ class Unkept(LRScheduler):
 def test_a_schedule_whose_state_cannot_be_kept_is_refused() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=1.0)
     built = build_schedule(optimizer, SchedulerConfig(_target_=f"{__name__}.Unkept"), 3)
-    with pytest.raises(ConfigError, match=r"the state of Unkept .* does not go into a checkpoint"):
+    with pytest.raises(ConfigError, match=r"the state of Unkept .* cannot be kept in a checkpoint"):
         require_kept(built)
 
 
