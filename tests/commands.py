@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
@@ -38,6 +40,19 @@ def answer(*arguments: str) -> Answer:
         except SystemExit as end:
             status = int(end.code or 0)
     return Answer(status, out.getvalue(), err.getvalue())
+
+
+def forked(action: Callable[[], object]) -> int:
+    """Do something in a copy of this process; return its exit status, or the negative signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)  # not reached by what ends its process
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @contextmanager

@@ -262,9 +262,8 @@ class JobLoader(ConfigLoader):
 
     def _is_group(self, name: str) -> bool:
         if name not in self._groups:
-            self._groups[name] = bool(
-                self._loader.get_group_options(name) or self._loader.list_groups(name)
-            )
+            # Not by the loader's own lists of options, each of which copies all it has read.
+            self._groups[name] = any(each.is_group(name) for each in self._loader.get_sources())
         return self._groups[name]
 
     def load_configuration(

@@ -6,6 +6,7 @@ want of a git executable. The environment's variables are never stored.
 
 from __future__ import annotations
 
+import email
 import getpass
 import importlib.metadata
 import os
@@ -200,11 +201,14 @@ def _bounded(diff: str) -> str:
 
 
 def packages() -> tuple[str, ...]:
-    """Return all installed packages as `name==version`, sorted by name; 0.1 s."""
+    """Return all installed packages as `name==version`, sorted by name; 0.05 s."""
     versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        if name := distribution.metadata["Name"]:  # a half-removed package has no name
-            versions.setdefault(name.lower(), f"{name}=={distribution.version}")
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        # Its head alone, once: what follows is a whole README.
+        head = email.message_from_string(text.partition("\n\n")[0])
+        if name := head["Name"]:  # a half-removed package has no name
+            versions.setdefault(name.lower(), f"{name}=={head['Version']}")
     return tuple(versions[name] for name in sorted(versions))
 
 

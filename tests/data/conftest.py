@@ -10,6 +10,11 @@ import pytest
 from tests.data.trees import Tree, write_tree
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _made_once() -> None:
+    """Samples are what these tests make."""
+
+
 @pytest.fixture(autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path_factory.mktemp("cache")

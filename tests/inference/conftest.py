@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,9 @@ from tests.configs import SMALL_SAMPLE, compose_config
 from tests.configs import run_experiment as run
 
 TRAINED = (
-    "preset=tiny", *SMALL_SAMPLE, "trainer=cpu", "tracking=off", "trainer.max_epochs=2",
+    "preset=tiny", *SMALL_SAMPLE, "trainer=cpu", "tracking=off", "trainer.max_epochs=1",
     "model.decoder_channels=[16,8,8,8,8]", "data.workers=0", "callbacks.panel.patches=0",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from flair2_exp.data.grids import Grid, quiet
 from flair2_exp.errors import ConfigError, DataError, UsageError
 from flair2_exp.inference.predictor import Predictor
 from flair2_exp.inference.split import predict_split, prediction_name
+from tests.commands import forked
 from tests.inference.outputs_made import contents
 from tests.inference.outputs_run import predictor, trained
 
@@ -116,35 +116,29 @@ def test_patches_without_a_place_have_files_without_a_crs(
             assert (file.crs, file.transform) == (None, Affine.identity())
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from flair2_exp.inference.predictor import Predictor
-from flair2_exp.inference.split import predict_split
-def die(done, total):
-    if done == 2:
-        Path(sys.argv[2], "D", "x").parent.mkdir(exist_ok=True)
-        Path(sys.argv[2], "D", ".PRED_1.tif.0123abcd").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-predict_split(Predictor.from_run(sys.argv[1], device="cpu"), "test", Path(sys.argv[2]),
-              confidence=True, progress=die)
-"""
-
-
-@pytest.mark.slow
 def test_a_killed_prediction_resumes_and_ends_with_the_same_bytes(
-    predictor: Predictor, trained: Path, tmp_path: Path
+    predictor: Predictor, tmp_path: Path
 ) -> None:
-    words = [sys.executable, "-c", KILLED, str(trained), str(tmp_path / "killed")]
-    assert subprocess.run(words, check=False).returncode == -9
+    killed = tmp_path / "killed"
+
+    def die(done: int, _: int) -> None:
+        if done == 2:
+            (killed / "D").mkdir(exist_ok=True)
+            (killed / "D" / ".PRED_1.tif.0123abcd").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def predict() -> None:
+        predict_split(predictor, "test", killed, confidence=True, progress=die)
+
+    assert forked(predict) == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("PRED_*.tif")}
     assert len(before) == 4
-    resumed = predict_split(predictor, "test", tmp_path / "killed", confidence=True, batch_size=3)
+    resumed = predict_split(predictor, "test", killed, confidence=True, batch_size=3)
     assert resumed.predicted == resumed.patches - 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
     predict_split(predictor, "test", tmp_path / "whole", confidence=True)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    done = predict_split(predictor, "test", tmp_path / "killed", confidence=True)
+    assert contents(killed) == contents(tmp_path / "whole")
+    done = predict_split(predictor, "test", killed, confidence=True)
     assert (done.predicted, done.seconds) == (0, 0.0)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
-import subprocess
-import sys
+import signal
 import zipfile
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from flair2_exp.inference.submission import (
     read_ids,
     write_submission,
 )
+from tests.commands import forked
 from tests.inference.outputs_run import predictor, run_folder, trained
 
 __all__ = ["predictor", "trained"]  # fixtures
@@ -69,25 +70,16 @@ def test_a_submission_holds_the_predicted_classes_as_the_challenge_reads_them(
     assert [each.name for each in tmp_path.iterdir()] == ["submission.zip"]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from flair2_exp.inference.predictor import Predictor
-from flair2_exp.inference.submission import write_submission
-def die(done, total):
-    if done == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-write_submission(Predictor.from_run(sys.argv[1], device="cpu"), Path(sys.argv[2]), progress=die)
-"""
-
-
-@pytest.mark.slow
 def test_a_killed_submission_resumes_and_ends_with_the_same_bytes(
     predictor: Predictor, trained: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed.zip"
-    words = [sys.executable, "-c", KILLED, str(trained), str(out)]
-    assert subprocess.run(words, check=False).returncode == -9
+
+    def die(done: int, _: int) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert forked(lambda: write_submission(predictor, out, progress=die)) == -signal.SIGKILL
     assert not out.exists()
     # Another network does not take what this one predicted; its own remains are removed.
     turned = Predictor.from_run(trained, tta="flips", device="cpu")

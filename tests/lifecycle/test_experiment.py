@@ -16,7 +16,7 @@ import torch
 from flair2_exp.errors import DataError
 from flair2_exp.lifecycle import experiment
 from flair2_exp.lifecycle.folder import RunFolder
-from flair2_exp.lifecycle.record import FAILED, RunRecord
+from flair2_exp.lifecycle.record import FAILED, RunRecord, read_metrics
 from flair2_exp.report.store import read_mlflow
 from flair2_exp.tracking.tags import Tag
 from tests.configs import SMALL_SAMPLE, compose_config, run
@@ -27,10 +27,15 @@ SATELLITE = ["raw", "cloudfree", "monthly", "monthly_cloudfree"]
 CASES = [
     ["model=unet", "data=aerial_only"],
     ["model=unet", "data=aerial_s2", "metadata=on"],
-    *(["model=utae", f"s2_preproc={option}"] for option in SATELLITE),
+    *(["model=utae", f"s2_preproc={option}"] for option in ("raw", "monthly_cloudfree")),
     *(["model=utt", f"s2_preproc={option}"] for option in SATELLITE),
     ["model=utt", "compat=reference", "split=official", "metadata=on", "s2_preproc=raw"],
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_figures() -> None:
+    """These runs draw, as they do outside of tests."""
 
 
 @pytest.mark.parametrize("overrides", CASES, ids=" ".join)
@@ -60,20 +65,6 @@ def test_each_model_and_preprocessing_trains_and_is_scored(
         assert path.stat().st_size > 0
 
 
-def test_a_checkpoint_is_tested_as_it_is_and_trained_on(root: Path, tmp_path: Path) -> None:
-    first = RunFolder(tmp_path / "first")
-    before = run(root, first.path)
-    checkpoint = f"checkpoint={first.best}"
-    tested = run(root, tmp_path / "tested", checkpoint, "train=false")
-    assert tested["test/miou"] == before["test/miou"]
-    assert tested["test/loss"] == before["test/loss"]
-    longer = run(root, tmp_path / "longer", checkpoint, "trainer.max_epochs=2")
-    assert longer["train/epochs"] == 2.0
-    for path in (first.best, first.last):  # they hold tensors and plain values alone
-        content = torch.load(path, weights_only=True)
-        assert content["hyper_parameters"]["network"]["model"]["name"] == "utt"
-
-
 @pytest.fixture(scope="module")
 def tracked(root: Path) -> tuple[RunFolder, Any]:
     """A finished run in a local MLflow store, and the store's client."""
@@ -85,6 +76,22 @@ def tracked(root: Path) -> tuple[RunFolder, Any]:
     from mlflow.tracking import MlflowClient
 
     return folder, MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+
+
+def test_a_checkpoint_is_tested_as_it_is_and_trained_on(
+    tracked: tuple[RunFolder, Any], root: Path, tmp_path: Path
+) -> None:
+    first, _ = tracked
+    before = read_metrics(first)
+    checkpoint = f"checkpoint={first.best}"
+    tested = run(root, tmp_path / "tested", checkpoint, "train=false")
+    assert tested["test/miou"] == before["test/miou"]
+    assert tested["test/loss"] == before["test/loss"]
+    longer = run(root, tmp_path / "longer", checkpoint, "trainer.max_epochs=2")
+    assert longer["train/epochs"] == 2.0
+    for path in (first.best, first.last):  # they hold tensors and plain values alone
+        content = torch.load(path, weights_only=True)
+        assert content["hyper_parameters"]["network"]["model"]["name"] == "utt"
 
 
 def test_mlflow_keeps_all_that_a_run_was_and_measured(tracked: tuple[RunFolder, Any]) -> None:
@@ -128,8 +135,8 @@ def test_a_run_without_mlflow_notes_where_it_comes_from_too(root: Path, tmp_path
     assert {Tag.VERSION, Tag.PACKAGES, Tag.MACHINE} <= tags.keys()
 
 
+@pytest.mark.usefixtures("tracked")  # which writes the sample
 def test_a_patch_damaged_during_the_run_fails_it_by_name(root: Path, tmp_path: Path) -> None:
-    run(root, tmp_path / "sample", "model=unet")  # writes the sample, should this test run alone
     whole = next((root / "data").glob("sample_64px_*"))
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)

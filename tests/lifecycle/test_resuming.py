@@ -20,10 +20,11 @@ from flair2_exp.lifecycle.record import KILLED
 from flair2_exp.signals import Terminated
 from flair2_exp.training import task
 from flair2_exp.training.task import SegmentationTask
+from tests.commands import forked
 from tests.configs import SMALL_SAMPLE, compose_config, run
 from tests.lifecycle.helpers import FULL, Killed, die_at_the_end_of, record_of, scores
 
-PLATEAU = (*FULL, "scheduler=plateau", "scheduler.patience=0")
+PLATEAU = (*FULL, "data.batch_size=4", "scheduler=plateau", "scheduler.patience=0")
 BATCHES = ("trainer.limit_train_batches=null", "trainer.max_epochs=2", "model=utt", "metadata=on",
            "data.batch_size=1", "data.workers=1", "aug=flips", "fusion.dropout_rate=0.3",
            "optimizer=adamw")  # fmt: skip
@@ -202,19 +203,14 @@ def test_a_signal_to_a_whole_command_keeps_what_it_has_learned(
     assert folder.last.exists()
 
 
-def test_a_second_signal_ends_the_process_at_once(root: Path, tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                # Lightning looks after every card's random numbers, also in a run on the processor,
-                # and a fork of a process that has used a card cannot.
-                patch.setattr(torch.cuda, "is_available", lambda: False)
-                signal_at(patch, signal.SIGTERM, 0, 1, times=2)
-                run(root, tmp_path / "run", *BATCHES, "data.workers=0")
-        finally:
-            os._exit(1)  # not reached
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+def test_a_second_signal_ends_the_process_at_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lightning looks after every card's random numbers, also in a run on the processor, and a fork
+    # of a process that has used a card cannot.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    signal_at(monkeypatch, signal.SIGTERM, 0, 1, times=2)
+    assert forked(lambda: run(root, tmp_path / "run", *BATCHES, "data.workers=0")) == 143
 
 
 def test_a_run_killed_while_testing_is_tested_without_being_trained_again(

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flair2_exp.report import write
 from flair2_exp.sweeps import ablation
 from flair2_exp.tracking.store import Store, local_uri, open_store
 from tests.sweeps.made import MadeSweep
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_reports() -> Iterator[None]:
+    """Let reports hold figures that are drawn and not rendered, which takes most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "image", lambda figure, kind: kind.encode())
+        yield
 
 
 @pytest.fixture

@@ -28,13 +28,6 @@ SWEEP = (
 SEEDS = ("seed=1,2", "seed=1,2,3")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> object:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The place of a finished sweep on the sample, and of a copy of the sample with other masks."""

@@ -29,9 +29,10 @@ from flair2_exp.optuna_sweeper import SweepError
 from flair2_exp.optuna_sweeper.config import OptunaStudyConf
 from flair2_exp.optuna_sweeper.search import Search
 from flair2_exp.sweeps.tuning import facts_of, may_change, on_start, require_study_data
+from tests.commands import Answer, answer
 from tests.configs import SMALL_SAMPLE, compose_config
 from tests.optuna_sweeper.toy import Launcher, states, trials_of
-from tests.sweeps.commands import client, command, runs
+from tests.sweeps.commands import client, runs
 from tests.sweeps.test_study_best import composed
 
 pytestmark = pytest.mark.timeout(900)  # a whole search, whose own limit is below
@@ -61,6 +62,11 @@ main({arguments!r})
 """
 
 
+def command(root: Path, *arguments: str) -> Answer:
+    """Give a command with `root` as its place."""
+    return answer(*arguments, f"paths.root={root}")
+
+
 def table(root: Path, name: str = "tune_unet") -> list[dict[str, str]]:
     with (root / "multirun" / name / "trials.csv").open() as file:
         return list(csv.DictReader(file))
@@ -70,7 +76,7 @@ def table(root: Path, name: str = "tune_unet") -> list[dict[str, str]]:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("searched")
     done = command(root, *SEARCH)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.status == 0, done.err[-2000:]
     return root
 
 
@@ -118,10 +124,10 @@ def test_a_pruned_run_is_finished_marked_and_without_checkpoints(searched: Path)
 def test_a_search_on_the_sample_does_not_resume_on_another_sample(searched: Path) -> None:
     before = table(searched)
     done = command(searched, *SEARCH, "tune.n_trials=5", "dataset.sample.seed=7")
-    assert done.returncode == 1
+    assert done.status == 1
     refusal = r"study unet is another search: data \(aerial\) was \w+, now \w+"
-    assert re.search(refusal, done.stderr), done.stderr
-    assert "tune.name" in done.stderr
+    assert re.search(refusal, done.err), done.err
+    assert "tune.name" in done.err
     assert table(searched) == before
 
 
@@ -161,10 +167,10 @@ def completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[str,
     """The trials before, and the search after it was given a larger total and seeds to compare."""
     root = tmp_path_factory.mktemp("completed")
     done = command(root, *SEARCH, "tune.n_trials=2")
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.status == 0, done.err[-2000:]
     before = [(row["number"], row["value"]) for row in table(root)]
     done = command(root, *SEARCH, "tune.n_trials=3", "tune.repeat_best=2")
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.status == 0, done.err[-2000:]
     return before, root
 
 
@@ -182,10 +188,10 @@ def test_a_larger_total_is_completed_and_no_trial_is_run_again(
 @pytest.mark.thorough
 def test_a_search_whose_store_was_lost_is_made_again_by_the_same_command(tmp_path: Path) -> None:
     line = (*SEARCH, "tune.n_trials=2")
-    assert command(tmp_path, *line).returncode == 0
+    assert command(tmp_path, *line).status == 0
     shutil.rmtree(tmp_path / "mlruns")
     done = command(tmp_path, *line)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.status == 0, done.err[-2000:]
     (parent,) = runs(tmp_path, kind="study")
     trials = [run for run in runs(tmp_path, study="unet") if "flair2.trial" in run.data.tags]
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
@@ -390,9 +396,9 @@ def test_a_search_that_cannot_be_is_refused_in_two_lines(
     overrides: list[str], message: str, tmp_path: Path
 ) -> None:
     done = command(tmp_path, "tune=unet", *overrides)
-    assert done.returncode == 1
-    assert re.search(message, done.stderr), done.stderr
-    assert len(done.stderr.splitlines()) <= 2
+    assert done.status == 1
+    assert re.search(message, done.err), done.err
+    assert len(done.err.splitlines()) <= 2
     assert not (tmp_path / "multirun").exists() or not list((tmp_path / "multirun").rglob("*.yaml"))
 
 
@@ -414,9 +420,9 @@ def test_a_search_whose_trials_fail_ends_and_leaves_no_run_open(
 ) -> None:
     """In the first trial, with what is wrong; the study's MLflow run is not RUNNING for ever."""
     done = command(tmp_path, *SEARCH, *overrides)
-    assert done.returncode == 1
-    assert re.search(message, done.stderr), done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("flair2-exp:")]) == 1
+    assert done.status == 1
+    assert re.search(message, done.err), done.err
+    assert len([line for line in done.err.splitlines() if line.startswith("flair2-exp:")]) == 1
     assert len(table(tmp_path)) == 1
     assert [run.info.status for run in runs(tmp_path, kind="study")] == ["FINISHED"]
 

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _made_once() -> None:
+    """Stores are what these tests make."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_figures() -> None:
+    """Figures are what some of these tests look at."""
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A local store, in a folder whose name needs quoting in addresses."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -113,6 +114,7 @@ def test_what_is_collected_reads_back_and_holds_no_secret(monkeypatch: pytest.Mo
     assert kept == ["model=utt", "name='it''s'", "tracking.uri=http://***@host:1", "a=[1,2]"]
     assert origin.command == "python -m flair2_exp x=*** --token *** 'a b'"
     assert "abcdefgh-the-secret" not in json.dumps(files)
+    assert f"mlflow=={importlib.metadata.version('mlflow')}" in origin.packages
     names = [line.partition("==")[0].lower() for line in origin.packages]
     assert names == sorted(names)
     assert {"numpy", "mlflow"} <= set(names)
