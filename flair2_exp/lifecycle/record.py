@@ -306,15 +306,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_overrides(folder: RunFolder) -> list[str]:
-    """Return the overrides of the command that a run was started by; empty where not kept."""
-    try:
-        words = yaml.load((folder.hydra / "overrides.yaml").read_text("utf-8"), _YAML)
-    except (OSError, ValueError, yaml.YAMLError):
-        return []
-    return list(map(str, words)) if isinstance(words, list) else []
-
-
 def read_metrics(folder: RunFolder) -> dict[str, float]:
     """Return the numbers in `metrics.json`; empty where there is none.
 
