@@ -15,6 +15,8 @@ flair2_exp: experiments on FLAIR #2 land cover, from config groups to scored MLf
   flair2-exp model=utt s2_preproc=monthly_cloudfree      one experiment
   flair2-exp preset=tiny                                 a small one, for a processor
   flair2-exp --multirun model=unet,utt seed=1,2,3        several
+  flair2-exp resume=FOLDER                               an interrupted one; it may get more
+                                                         epochs: trainer.max_epochs=N
   flair2-exp model=utae --cfg job                        print the config, run nothing
   flair2-exp --hydra-help                                Hydra's own flags
 

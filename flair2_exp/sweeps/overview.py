@@ -232,7 +232,8 @@ def _seconds_per_epoch(run: RecordedRun, epoch: int) -> float | None:
     if epochs < 1 or taken is None or start < taken:  # the record is of the process before
         return None
     with suppress(OSError):
-        return max(0.0, run.folder.history.stat().st_mtime - start) / epochs
+        spent = run.folder.history.stat().st_mtime - start
+        return spent / epochs if spent > 0 else None
     return None
 
 

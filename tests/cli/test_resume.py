@@ -87,7 +87,7 @@ def test_a_folder_is_enough_to_resume_and_more_epochs_may_follow(place: Path) ->
     done = answer(f"resume={folder}")
     assert done.status == 0, done.err
     assert f"of {folder.last}, from which the run resumes" in done.out
-    assert "epochs    2, batches of 2, or until 30 in a row are no better; 1 are done" in done.out
+    assert "epochs    2, batches of 2, or until 30 in a row are no better; 1 is done" in done.out
     assert "epoch 1/2" not in done.out
     assert "epoch 2/2" in done.out
     assert record_of(folder.path).status == FINISHED
