@@ -150,7 +150,7 @@ def run(
 
 @contextmanager
 def _by_peers(peers: Peers) -> Iterator[None]:
-    """Raise another process's failure in place of what came of it here."""
+    """Raise another process's failure in place of the error that it caused here."""
     from flair2_exp.training.device import leave_group
 
     try:
