@@ -50,6 +50,26 @@ COMMON = (
 )  # fmt: skip
 MODULE = (sys.executable, "-m", "flair2_exp")
 
+TORCHRUN = (
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+    "-m", "flair2_exp",
+)  # fmt: skip
+AS_SRUN = """
+import os, socket, subprocess, sys
+with socket.create_server(("127.0.0.1", 0)) as server:
+    port = server.getsockname()[1]
+step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NODEID": "0", "MASTER_PORT": str(port)}
+tasks = [
+    subprocess.Popen([sys.executable, "-m", "flair2_exp", *sys.argv[1:]],
+                     env={**os.environ, **step, "SLURM_PROCID": n, "SLURM_LOCALID": n})
+    for n in ("0", "1")
+]
+sys.exit(max(task.wait() for task in tasks))
+"""
+SRUN = (sys.executable, "-c", AS_SRUN)
+"""Two processes with what srun sets for its tasks."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -61,7 +81,13 @@ class Ended:
     seconds: float
 
 
-def start(place: Path, *overrides: str, strike: str = "", by: Sequence[str] = MODULE) -> Ended:
+def start(
+    place: Path,
+    *overrides: str,
+    strike: str = "",
+    by: Sequence[str] = MODULE,
+    common: Sequence[str] = COMMON,
+) -> Ended:
     """Run a command in a folder of its own, and see that no process of it is left."""
     (place / "strike.py").write_text(STRIKE)
     paths = os.pathsep.join([str(ROOT), str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -70,7 +96,7 @@ def start(place: Path, *overrides: str, strike: str = "", by: Sequence[str] = MO
         environment["STRIKE"] = strike
     began = time.monotonic()
     process = subprocess.Popen(
-        [*by, *COMMON, *overrides], cwd=place, env=environment, text=True,
+        [*by, *common, *overrides], cwd=place, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:

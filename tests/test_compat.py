@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from flair2_exp import compat
 from flair2_exp.compat import MLFLOW_PLACES
+from flair2_exp.config.groups import config_folder
 from flair2_exp.tracking.store import local_uri, open_store
 
 
@@ -147,6 +148,17 @@ def test_a_config_file_is_checked_before_hydra_reads_it(tmp_path: Path) -> None:
     ):
         hydra.compose_config("config", [], RunMode.RUN)
     assert ("config", tmp_path / "config.yaml") in checked
+
+
+def test_hydra_completes_the_last_override_of_a_line() -> None:
+    with compat.opened_hydra("flair2_exp", config_folder(), None) as hydra:
+        for line, word in (
+            ("hydra/launcher=bas", "hydra/launcher=basic"),
+            ("model=unet hydra.job.na", "hydra.job.name="),
+            ("trainer.max_ep", "trainer.max_epochs="),
+        ):
+            assert word in compat.hydra_completions(hydra, "config", line)
+        assert compat.hydra_completions(hydra, "config", "no_such_option_is_the") == []
 
 
 def test_a_trainer_leaves_signals_and_the_checkpoints_of_a_cluster_alone(

@@ -21,10 +21,12 @@ from typing import Any, Final, Literal
 import click
 from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
 
+from flair2_exp.cli.resume import KEY as RESUME
 from flair2_exp.cli.verbs import COMPLETE, PROGRAM, RUN, SHELLS, VERBS, Verb, verb
 from flair2_exp.config.experiment import Config
 from flair2_exp.config.fields import hints, is_group
 from flair2_exp.config.groups import config_folder, option_names, options_of
+from flair2_exp.lifecycle.folder import RunFolder
 
 _SCRIPTS: Final = {
     "bash": r"""_flair2_exp() {
@@ -71,7 +73,7 @@ _VALUES: Final = {
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }  # fmt: skip
 _FOLDERS: Final = ("--config-dir", "-cd", "--config-path", "-cp")
-_PATHS: Final = ("hydra.run.dir", "hydra.sweep.dir", "resume", "tune.storage")
+_PATHS: Final = ("hydra.run.dir", "hydra.sweep.dir", "tune.storage")
 """Options that are paths without being declared so."""
 
 
@@ -137,6 +139,8 @@ def completions(line: str) -> Iterator[CompletionItem]:
         if first:
             of_verbs = VERBS.items()
             yield from (CompletionItem(n, help=v.help) for n, v in of_verbs if n.startswith(begun))
+        if not words and f"{RESUME}=".startswith(begun):
+            yield CompletionItem(f"{RESUME}=", help="an interrupted run, by its folder")
         yield from map(CompletionItem, overrides(begun, words))
 
 
@@ -184,6 +188,8 @@ def _names(begun: str) -> Iterator[str]:
 
 def _values(key: str, begun: str, words: Sequence[str]) -> Iterator[str] | None:
     """Return what an option's value may become; None where only Hydra can know."""
+    if key == RESUME:
+        return _runs(begun)
     if begun.startswith((".", "/", "~")) or key in _PATHS:
         return files(begun)
     if key.startswith("hydra"):
@@ -240,6 +246,13 @@ def files(begun: str, *, folders_only: bool = False) -> Iterator[str]:
         is_shown = each.name.startswith(start) and (start or not each.name.startswith("."))
         if is_shown and (each.is_dir() or not folders_only):
             yield f"{folder}{slash}{each.name}{'/' if each.is_dir() else ''}"
+
+
+def _runs(begun: str) -> Iterator[str]:
+    """Yield the folders on the way to a run, and runs without the slash that leads further."""
+    for path in files(begun, folders_only=True):
+        is_run = RunFolder(Path(path).expanduser()).record.is_file()
+        yield path.removesuffix("/") if is_run else path
 
 
 def _of_hydra(begun: str, words: Sequence[str]) -> list[str]:

@@ -23,9 +23,10 @@ from flair2_exp.errors import ConfigError, FlairError
 from flair2_exp.signals import Terminated, number_of, signals_as_exceptions
 
 if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
-    from flair2_exp.cli.resume import Resumed
+    from flair2_exp.config.experiment import Config
 
 JOB_NAME: Final = "flair2_exp"
 
@@ -88,14 +89,6 @@ def execute(arguments: Sequence[str]) -> Path | bool:
     from flair2_exp.config.yaml_files import ConfigFiles
     from flair2_exp.projects import make_importable
 
-    # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
-    notices = (
-        "The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_",
-        "Hydra configured Python logging without",  # our formatter, which masks credentials
-    )  # fmt: skip
-    for notice in notices:
-        warnings.filterwarnings("ignore", message=notice)
-    warnings.filterwarnings("error", message="provider=hydra.searchpath")  # of a missing folder
     flags = parse(arguments)
     if flags.shell_completion:
         from flair2_exp.cli.completion import script
@@ -104,9 +97,10 @@ def execute(arguments: Sequence[str]) -> Path | bool:
         return False
     if flags.hydra_help:
         flags.overrides.clear()  # of a command that somebody has half written
-    taken_up = resumed(flags)
-    if taken_up is None:
-        preflight(flags)
+    stored = resumed(flags)
+    if stored is not None:
+        return stored.run(flags.overrides)
+    preflight(flags)
     register()
     if flags.cfg and flags.multirun:
         _show_first_job(flags)
@@ -118,7 +112,7 @@ def execute(arguments: Sequence[str]) -> Path | bool:
             run_hydra_tool(flags, *_primary(flags))
             return False
         with signals_as_exceptions():
-            return _run_many(flags) if flags.multirun else _run_one(flags, taken_up)
+            return _run_many(flags) if flags.multirun else _run_one(flags)
 
 
 def _show_first_job(flags: argparse.Namespace) -> None:
@@ -144,6 +138,14 @@ def register() -> None:
     from flair2_exp.engines import launcher
     from flair2_exp.sweeps import ablation
 
+    # Hydra 1.4 and omegaconf 2.4 announce what their successors will drop; nothing a user can mend.
+    notices = (
+        "The version_base param", r"register_new_resolver\(\)", "Resolver 'widths_",
+        "Hydra configured Python logging without",  # our formatter, which masks credentials
+    )  # fmt: skip
+    for notice in notices:
+        warnings.filterwarnings("ignore", message=notice)
+    warnings.filterwarnings("error", message="provider=hydra.searchpath")  # of a missing folder
     compose.register()
     ablation.register()
     launcher.register()
@@ -158,65 +160,83 @@ def _primary(flags: argparse.Namespace) -> tuple[Path, str]:
     return folder, flags.config_name or "config"
 
 
-def _run_one(flags: argparse.Namespace, taken_up: Resumed | None = None) -> Path:
-    """Compose a single run, check it, and run it in Hydra's output folder; return that.
-
-    Args:
-        flags: The command line.
-        taken_up: The run that it resumes, whose config is in its folder.
-    """
-    from hydra.core.utils import JobStatus, run_job
+def _run_one(flags: argparse.Namespace) -> Path:
+    """Compose a single run, check it, and run it in Hydra's output folder; return that."""
     from hydra.types import RunMode
 
     from flair2_exp.cli.words import is_job
-    from flair2_exp.compat import hydra_context, opened_hydra, outcome
+    from flair2_exp.compat import opened_hydra
     from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
+
+    folder, name = _primary(flags)
+    words = list(flags.overrides)
+    with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
+        config = hydra.compose_config(name, [*words, "hydra.mode=RUN"], RunMode.RUN, True)
+        with as_hydra_runs(config, folder_of(config, "run.dir")):
+            experiment = typed(config)
+        return run_composed(hydra.config_loader, config, experiment, words, of_sweep=is_job(flags))
+
+
+def run_composed(
+    loader: ConfigLoader,
+    config: DictConfig,
+    experiment: Config,
+    words: list[str],
+    *,
+    extended: bool = False,
+    of_sweep: bool = False,
+) -> Path:
+    """Run an experiment in Hydra's output folder, with Hydra's log and files; return the folder.
+
+    Args:
+        loader: Hydra's.
+        config: With Hydra's node.
+        experiment: The same, checked.
+        words: The command's overrides.
+        extended: As of `lifecycle.experiment.run`.
+        of_sweep: Whether it is one job of a sweep or a search.
+    """
+    from hydra.core.utils import JobStatus, run_job
+
+    from flair2_exp.compat import hydra_context, outcome
+    from flair2_exp.config.compose import folder_of
     from flair2_exp.lifecycle.experiment import run
     from flair2_exp.lifecycle.folder import Footprint, RunFolder, require_own, require_place
     from flair2_exp.ranks import rank_of
 
-    folder, name = _primary(flags)
-    with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
-        given = flags.overrides if taken_up is None else taken_up.hydra_overrides()
-        overrides = [*given, "hydra.mode=RUN"]
-        config = hydra.compose_config(name, overrides, RunMode.RUN, True)
-        output = folder_of(config, "run.dir")
-        with as_hydra_runs(config, output):
-            experiment = typed(config) if taken_up is None else taken_up.config
-        extended = taken_up is not None and taken_up.extended
-        require_place(Path(output))
-        run_folder = Path(output).absolute()  # before Hydra changes the folder, where asked to
-        require_own(RunFolder(run_folder))
-        rank = rank_of(experiment.trainer.devices, experiment.trainer.num_nodes)
-        if not rank.first:  # which of Hydra's, too, is one process's to write
-            os.environ.update(config.hydra.job.env_set)
-            logging.basicConfig(level=logging.WARNING, format=f"process {rank.number}: %(message)s")
-            run(experiment, run_folder, list(flags.overrides), extended=extended)
-            return run_folder
-        before = Footprint.of(run_folder)
-
-        def task(job: DictConfig) -> object:
-            if is_job(flags):
-                from flair2_exp.sweeps.job import run_job_of_sweep
-
-                return run_job_of_sweep(job)
-            words = list(flags.overrides)
-            return run(experiment, run_folder, words, None, before, extended=extended)
-
-        context = hydra_context(hydra.config_loader, config)
-        context.callbacks.on_run_start(config=config, config_name=name)
-        try:
-            job = run_job(task, config, "hydra.run.dir", None, context)
-        except OSError:  # Hydra could not write its own files: the disk is full
-            before.restore()
-            raise
-        context.callbacks.on_run_end(config=config, config_name=name, job_return=job)
-        if job.status == JobStatus.FAILED:
-            error = outcome(job)
-            if isinstance(error, FlairError) and not RunFolder(run_folder).record.exists():
-                before.restore()  # Hydra 1.4 logs a refusal as a failed job
-            raise error
+    output = folder_of(config, "run.dir")
+    require_place(Path(output))
+    run_folder = Path(output).absolute()  # before Hydra changes the folder, where asked to
+    require_own(RunFolder(run_folder))
+    rank = rank_of(experiment.trainer.devices, experiment.trainer.num_nodes)
+    if not rank.first:  # which of Hydra's, too, is one process's to write
+        os.environ.update(config.hydra.job.env_set)
+        logging.basicConfig(level=logging.WARNING, format=f"process {rank.number}: %(message)s")
+        run(experiment, run_folder, words, extended=extended)
         return run_folder
+    before = Footprint.of(run_folder)
+
+    def task(job: DictConfig) -> object:
+        if of_sweep:
+            from flair2_exp.sweeps.job import run_job_of_sweep
+
+            return run_job_of_sweep(job)
+        return run(experiment, run_folder, words, None, before, extended=extended)
+
+    context, name = hydra_context(loader, config), config.hydra.job.config_name
+    context.callbacks.on_run_start(config=config, config_name=name)
+    try:
+        job = run_job(task, config, "hydra.run.dir", None, context)
+    except OSError:  # Hydra could not write its own files: the disk is full
+        before.restore()
+        raise
+    context.callbacks.on_run_end(config=config, config_name=name, job_return=job)
+    if job.status == JobStatus.FAILED:
+        error = outcome(job)
+        if isinstance(error, FlairError) and not RunFolder(run_folder).record.exists():
+            before.restore()  # Hydra 1.4 logs a refusal as a failed job
+        raise error
+    return run_folder
 
 
 def _run_many(flags: argparse.Namespace) -> bool:

@@ -53,7 +53,7 @@ def _run(line: socket.socket) -> None:
     except (KeyboardInterrupt, Terminated) as error:
         sys.exit(128 + number_of(error))  # the first process says so
     except PeerError as error:
-        if error.told:
+        if error.explained:
             sys.exit(error.status)
         raise
 

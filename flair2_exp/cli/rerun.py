@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from flair2_exp.cli import shown
+from flair2_exp.cli.stored import Stored, command_of, stored_config
 from flair2_exp.cli.verbs import verb
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.lifecycle.folder import Footprint, RunFolder, require_own, require_place
-from flair2_exp.lifecycle.record import read_overrides
+from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.results.run import RecordedRun
 from flair2_exp.tracking.tags import Tag
 
@@ -46,34 +42,22 @@ def command(run: str, dry_run: bool, out: Path | None, tracking_uri: str) -> Non
     weights and code of your own. On a processor, with as many threads and nothing changed, the
     scores are the same.
     """
-    found = RecordedRun.find(run, tracking_uri)
-    config = repeatable_config(found)
-    folder = (out or _new_folder(config)).absolute()
-    changes = changes_since(found, config)
-    print(f"{found.folder}: {found.record.row} seed {found.record.seed}, {found.state}")
+    earlier = RecordedRun.find(run, tracking_uri)
+    folder = earlier.folder
+    config = stored_config(folder, earlier.record)
+    if out is not None and RunFolder(out).record.exists():
+        raise ConfigError(f"{out} holds a run already: name a new folder with --out.")
+    print(f"{folder}: {earlier.record.row} seed {earlier.record.seed}, {earlier.state}")
+    changes = changes_since(earlier, config)
     if changes:
         rows = [[name, before, now] for name, (before, now) in changes.items()]
         shown.print_table(["changed since", "then", "now"], rows)
     else:
         print("Nothing has changed since: code, packages and data are the same.")
-    print(f"{'would run' if dry_run else 'runs'} in {folder}", flush=True)
-    if not dry_run:
-        _run(config, folder, read_overrides(found.folder))
-
-
-def repeatable_config(run: RecordedRun) -> Config:
-    """Return the config of a run that trains or tests one network.
-
-    Raises:
-        FlairError: It scores an ensemble, or its config is not one of this version.
-    """
-    if Tag.MEMBERS in run.record.tags:
-        raise ConfigError(
-            f"{run.folder} holds the score of an ensemble or of test-time augmentation: it has no "
-            "run of its own to repeat.\nRepeat what it scored, or give its command again: "
-            f"{run.record.tags.get(Tag.SOURCE_NAME, '')}"
-        )
-    return run.config
+    if dry_run:
+        print(f"would run in {out or Path(config.paths.output, config.name, 'TIME')}")
+    else:
+        Stored(folder, config, out and out.absolute()).run(command_of(folder))
 
 
 def changes_since(run: RecordedRun, config: Config) -> dict[str, tuple[str, str]]:
@@ -118,46 +102,7 @@ def _fingerprint(config: Config) -> tuple[str, str]:
     from flair2_exp.lifecycle.assembly import data_fingerprint
 
     try:
-        found = data_fingerprint(config)
+        fingerprint = data_fingerprint(config)
     except FlairError as error:
         return "", str(error).splitlines()[0]
-    return found, "" if found else "not there: the sample is made anew"
-
-
-def _new_folder(config: Config) -> Path:
-    moment = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")  # as conf/config.yaml names them
-    return Path(config.paths.output) / config.name / moment
-
-
-def _run(config: Config, folder: Path, overrides: list[str]) -> None:
-    from flair2_exp.lifecycle.experiment import run
-
-    require_place(folder)
-    require_own(RunFolder(folder))
-    if RunFolder(folder).record.exists():
-        raise ConfigError(f"{folder} holds a run already: name a new folder with --out.")
-    before = Footprint.of(folder)
-    with _logged(RunFolder(folder)):
-        run(config, folder, overrides, None, before)
-
-
-@contextmanager
-def _logged(folder: RunFolder) -> Iterator[None]:
-    """Show messages, and keep them in the run's log, as conf/hydra/job_logging/plain.yaml does."""
-    from flair2_exp.tracking.scrub import ScrubbedFormatter
-
-    console: Any = logging.StreamHandler(sys.stdout)
-    console.setFormatter(ScrubbedFormatter("%(message)s"))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    kept = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace", delay=True)
-    kept.setFormatter(ScrubbedFormatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    root.handlers[:] = [console, kept]
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        kept.close()
+    return fingerprint, "" if fingerprint else "not there: the sample is made anew"

@@ -54,8 +54,8 @@ class Verb:
             if _is_of_a_file(error):  # as where a config names it
                 raise ConfigError(f"{_sentence(error.format_message())}.") from None
             raise UsageError(f"{_sentence(error.format_message())}; see `{name} --help`.") from None
-        except click.Abort:
-            raise KeyboardInterrupt from None
+        except click.Abort as abort:  # which Click makes of Ctrl-C, without what was noted there
+            raise abort.__cause__ or KeyboardInterrupt from None
 
 
 class Option(click.Option):

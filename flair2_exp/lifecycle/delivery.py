@@ -153,8 +153,8 @@ def lacks(store: Store, run_id: str) -> bool:
 def rebuild(folder: RunFolder, record: RunRecord, store: Store, parent: str = "") -> Delivery:
     """Make a run's MLflow run from its folder, and note it there; the caller holds the folder.
 
-    Its params, tags and times, the metrics by epoch, the results. Interrupted, the next call goes
-    on with the same MLflow run.
+    Its params, tags and times, the metrics by epoch, the results. Interrupted, the next call
+    resumes with the same MLflow run.
 
     Args:
         folder: The run's.

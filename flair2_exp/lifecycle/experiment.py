@@ -30,6 +30,7 @@ from flair2_exp.errors import (
 from flair2_exp.files import write_text
 from flair2_exp.lifecycle.folder import Footprint, RunFolder
 from flair2_exp.lifecycle.peers import Peers
+from flair2_exp.lifecycle.prepared import Prepared, epochs_of, prepare
 from flair2_exp.lifecycle.record import (
     CONFIG,
     DECIDING,
@@ -41,7 +42,6 @@ from flair2_exp.lifecycle.record import (
     RunRecord,
 )
 from flair2_exp.locking import locked
-from flair2_exp.machine import cores
 from flair2_exp.ranks import Rank, rank_of
 from flair2_exp.shortage import in_words, reserved
 from flair2_exp.signals import (
@@ -59,8 +59,6 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
     from flair2_exp.data.datamodule import FlairDataModule
-    from flair2_exp.data.normalisation import Normalisation
-    from flair2_exp.models.registry import NetworkSpec
     from flair2_exp.tracking.run import Run
     from flair2_exp.tracking.store import Store
     from flair2_exp.training.callbacks import Scores, Stopwatch
@@ -94,19 +92,6 @@ class Membership:
     tags: Mapping[str, str] = field(default_factory=dict)
     reporter: Reporter | None = None
     require_data: Callable[[str], None] | None = None
-
-
-@dataclass
-class Prepared:
-    """An experiment that has passed every check and has written nothing yet."""
-
-    config: Config
-    data: FlairDataModule
-    spec: NetworkSpec
-    task: SegmentationTask
-    store: Store | None
-    start: Path | None
-    """The checkpoint from which training resumes."""
 
 
 def run(
@@ -165,7 +150,7 @@ def run(
 
 @contextmanager
 def _by_peers(peers: Peers) -> Iterator[None]:
-    """Raise another process's failure in place of what came of it here."""
+    """Raise another process's failure in place of the error that it caused here."""
     from flair2_exp.training.device import leave_group
 
     try:
@@ -211,9 +196,6 @@ class _Life:
 
     def run(self, overrides: Sequence[str]) -> float | list[float] | None:
         """Do what is left to do of the run; return its objective."""
-        from flair2_exp.lifecycle.assembly import describe_data
-        from flair2_exp.lifecycle.results import finish
-
         config, folder = self.config, self.folder
         if self.first:
             _scrub_hydras_files(folder)
@@ -224,58 +206,17 @@ class _Life:
         safe = partial(_safe_and_resumed, folder, self._command())
         worded = partial(in_words, folder.path, safe)
         with _removed_if_refused(self.before, keep=keep), worded():
-            prepared = prepare(
-                config,
-                folder,
-                earlier,
-                first=self.first,
-                processes=self._processes(),
-                extended=self.extended,
-            )
-            self._count_devices()
-            if self.membership.require_data is not None:
-                self.membership.require_data(prepared.data.fingerprint)
-            if earlier is not None:
-                earlier.require_same(config, prepared.data.fingerprint, folder)
-                if earlier.is_done(test=config.test):
-                    log.info("finished before: %s", folder)
-                    _deliver(folder, earlier, prepared.store)
-                    self._tell_pruned(earlier)
-                    return objective(config, earlier.scores)
-            self._require_same_devices(prepared, earlier)
-            record = earlier or RunRecord.of(
-                config, prepared.data.fingerprint, folder, prepared.data.fingerprint_of("test")
-            )
-            if record.training and config.train and config.test and not record.pruned:
-                _require_best(folder)
-            tracked = self._open(prepared, overrides, record)
-            if self.extended and self.first:  # results of the shorter training
-                for path in (folder.metrics, folder.confusion):
-                    path.unlink(missing_ok=True)
+            prepared = self._prepare(earlier)
+            if earlier is not None and earlier.is_done(test=config.test):
+                return self._finished_before(earlier, prepared.store)
+            record, tracked = self._begin(prepared, overrides, earlier)
         self._tell_pruned(record)
         self.peers.on_stuck = partial(self._end, record)
         try:
             room = reserved(folder.reserve) if self.first else nullcontext()
             peers = _by_peers(self.peers)
             with tracked, room, worded(), peers, _raised_as(self.interruption):
-                reported = self.membership.reporter is not None
-                self.peers.start(config, overrides, reported=reported)
-                log_config(config, record, tracked)
-                weights = prepared.task.loss_options.class_weights
-                described = describe_data(config, prepared.data, weights)
-                tracked.log_json(described, "provenance/dataset.json")
-                metrics = self._train_and_test(prepared, tracked, record)
-                value = objective(config, metrics)
-                if self.first:
-                    if record.pruned:
-                        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-                        tracked.set_tags({Tag.PRUNED: True})
-                    finish(config, folder, tracked, metrics, record.tags)
-                # All is sent or kept now. What ends this process while it waits for the store does
-                # not undo that the run is finished.
-                tracked.flush()
-                record.finish(FINISHED)
-                self._write(record)
+                return self._complete(prepared, tracked, record, overrides)
         except BaseException as error:
             # Another process resumes in this folder, or only the delivery was interrupted.
             if getattr(error, "disowned", False) or record.status == FINISHED:
@@ -284,6 +225,80 @@ class _Life:
             if record.status in (KILLED, PREEMPTED) and self.first and not self.membership.tags:
                 error.add_note(f"this resumes: {self._command()}")
             raise
+
+    def _prepare(self, earlier: RunRecord | None) -> Prepared:
+        """Build the run's parts; refuse data and options other than an earlier process had."""
+        config, folder = self.config, self.folder
+        prepared = prepare(
+            config,
+            folder,
+            earlier,
+            first=self.first,
+            processes=self._processes(),
+            extended=self.extended,
+        )
+        self._count_devices()
+        fingerprint = prepared.data.fingerprint
+        if self.membership.require_data is not None:
+            self.membership.require_data(fingerprint)
+        if earlier is not None:
+            earlier.require_same(config, fingerprint, folder)
+        return prepared
+
+    def _finished_before(
+        self, record: RunRecord, store: Store | None
+    ) -> float | list[float] | None:
+        """Send what a finished run could not; return its objective."""
+        more = ""
+        if self.config.train and not self.membership.tags:
+            more = f"; to train it further: {self._command()} trainer.max_epochs=N"
+        log.info("finished before: %s%s", self.folder, more)
+        _deliver(self.folder, record, store)
+        self._tell_pruned(record)
+        return objective(self.config, record.scores)
+
+    def _begin(
+        self, prepared: Prepared, overrides: Sequence[str], earlier: RunRecord | None
+    ) -> tuple[RunRecord, Run]:
+        """Return the run's record and its MLflow run; from here on the folder is this run's."""
+        config, folder, data = self.config, self.folder, prepared.data
+        self._require_same_devices(prepared, earlier)
+        record = earlier or RunRecord.of(
+            config, data.fingerprint, folder, data.fingerprint_of("test")
+        )
+        if record.training and config.train and config.test and not record.pruned:
+            _require_best(folder)
+        tracked = self._open(prepared, overrides, record)
+        if self.extended and self.first:  # results of the shorter training
+            for path in (folder.metrics, folder.confusion):
+                path.unlink(missing_ok=True)
+        return record, tracked
+
+    def _complete(
+        self, prepared: Prepared, tracked: Run, record: RunRecord, overrides: Sequence[str]
+    ) -> float | list[float] | None:
+        """Train, test, and hand the results over; return the objective."""
+        from flair2_exp.lifecycle.assembly import describe_data
+        from flair2_exp.lifecycle.results import finish
+
+        config = self.config
+        self.peers.start(config, overrides, reported=self.membership.reporter is not None)
+        log_config(config, record, tracked)
+        weights = prepared.task.loss_options.class_weights
+        described = describe_data(config, prepared.data, weights)
+        tracked.log_json(described, "provenance/dataset.json")
+        metrics = self._train_and_test(prepared, tracked, record)
+        value = objective(config, metrics)
+        if self.first:
+            if record.pruned:
+                shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+                tracked.set_tags({Tag.PRUNED: True})
+            finish(config, self.folder, tracked, metrics, record.tags)
+        # All is sent or kept now. What ends this process while it waits for the store does not undo
+        # that the run is finished.
+        tracked.flush()
+        record.finish(FINISHED)
+        self._write(record)
         return value
 
     def _end(self, record: RunRecord, error: BaseException) -> None:
@@ -353,7 +368,8 @@ class _Life:
         record.status = TRAINED if record.training else RUNNING
         record.run_id, record.error = run.run_id, ""
         record.store = "" if prepared.store is None else prepared.store.address
-        record.start = record.start or int(time.time() * 1000)
+        record.resumed, record.resumed_epochs = int(time.time() * 1000), prepared.epochs_done
+        record.start = record.start or record.resumed
         if self.first:
             write_text(self.folder.config, resolved_yaml(self.config))
         self._write(record)
@@ -399,8 +415,7 @@ class _Life:
             smaller(config, count_parameters(task.model)),
         )
         self.peers.meet()
-        begins = opening(config, data, task.model, trainer, prepared.start, self.folder, run)
-        log.info("%s\n", begins)
+        log.info("%s\n", opening(config, prepared, trainer, self.folder, run))
         checkpoint = Path(config.checkpoint) if config.checkpoint else None
 
         def evaluate(loop: Callable[..., object]) -> None:
@@ -532,8 +547,6 @@ def read_record(folder: RunFolder) -> RunRecord | None:
 
 def _safe_and_resumed(folder: RunFolder, command: str) -> str:
     """Return which checkpoint is whole, and what resumes from there."""
-    from flair2_exp.lifecycle.opening import epochs_of
-
     kept = next((path for path in (folder.last, folder.previous) if path.exists()), None)
     safe = "No checkpoint was written yet"
     if kept is not None:
@@ -574,148 +587,6 @@ def _deliver(folder: RunFolder, record: RunRecord, store: Store | None) -> None:
             settle(folder, record, store)
         except TrackingError as error:
             log.warning("%s", error)
-
-
-def prepare(
-    config: Config,
-    folder: RunFolder,
-    earlier: RunRecord | None,
-    *,
-    first: bool,
-    processes: int = 1,
-    extended: bool = False,
-) -> Prepared:
-    """Check server, device, checkpoint, data and network, in this order, and build them.
-
-    A sample is written last, when all else is well.
-
-    Args:
-        config: The experiment's.
-        folder: The run's.
-        earlier: What the folder says of an earlier process's part of this run.
-        first: Whether this process writes: no other opens the MLflow store.
-        processes: Of the training, on this machine.
-        extended: Whether the run is to be trained for more epochs than it was begun with.
-
-    Raises:
-        FlairError: The first thing that is wrong.
-    """
-    from flair2_exp.lifecycle.assembly import (
-        build_data,
-        build_task,
-        needs_statistics,
-        network_spec,
-        open_store,
-        recorded_normalisation,
-        require_parts,
-        require_store,
-    )
-
-    # The store is asked before torch is imported, and made when all else is well.
-    if first:
-        require_store(config)
-    from flair2_exp.training.device import require_device
-
-    require_device(config.trainer, config.data.workers)
-    checkpoint = Path(config.checkpoint) if config.checkpoint else None
-    recorded: Normalisation | None = None  # of a trained network, whose statistics stay its own
-    if checkpoint is not None:
-        from flair2_exp.training.checkpoint import read_checkpoint
-
-        content = read_checkpoint(checkpoint)
-        recorded = recorded_normalisation(config, checkpoint, content)
-    elif config.model.weights and not config.train:
-        recorded = _of_weights(config, Path(config.model.weights))
-    _settle_libraries(config, processes)
-    # A sample's patch size is known before it is written, which is done when all else is well.
-    sample = config.dataset.sample
-    data: FlairDataModule | None = None
-    if sample is None:
-        data = build_data(config, normalisation=recorded)
-        patch_size = data.patch_size
-    else:
-        patch_size = sample.patch_size
-    source = data.source if data else None
-    spec = network_spec(config, patch_size, source)
-    require_parts(config, spec, source)
-    if checkpoint is not None:
-        from flair2_exp.training.checkpoint import require_same_model
-
-        require_same_model(checkpoint, content, spec)
-    start = resume_point(folder) if earlier is not None and not earlier.training else None
-    # Weights that a checkpoint will replace are not read, let alone downloaded.
-    resumes = start is not None or (earlier is not None and bool(earlier.training))
-    if data is None and needs_statistics(config):
-        data = build_data(config, normalisation=recorded)
-    task = build_task(config, spec, data=data, fresh=not resumes, source=source)
-    origin = start if extended else checkpoint if not resumes else None
-    if origin is not None and config.train:
-        from flair2_exp.training.checkpoint import (
-            read_checkpoint,
-            require_training_state,
-            warn_of_schedule,
-        )
-
-        epochs, content = config.trainer.max_epochs, read_checkpoint(origin)
-        require_training_state(origin, content, task.hparams, epochs=epochs)
-        warn_of_schedule(origin, content, task.hparams, epochs=epochs)
-    data = build_data(config, normalisation=recorded) if data is None else data
-    store = open_store(config) if first else None
-    return Prepared(config, data, spec, task, store, start)
-
-
-def _of_weights(config: Config, path: Path) -> Normalisation | None:
-    """Return by what the inputs of tested weights were normalised; None where they do not say."""
-    from flair2_exp.lifecycle.assembly import needs_statistics, recorded_normalisation
-    from flair2_exp.models.tensors import read_file
-
-    if not needs_statistics(config):
-        return None
-    content = read_file(path)
-    if isinstance(content, dict) and "hyper_parameters" in content:
-        return recorded_normalisation(config, path, content)
-    log.warning("%s holds no statistics: those of these training patches are used", path)
-    return None
-
-
-_EXPECTED_WARNINGS = (
-    # Few batches per epoch are expected on a small data set, and so is a processor on request.
-    ".*does not have many workers.*",
-    ".*smaller than the logging interval.*",
-    "GPU available but not used.*",
-    # A run that resumes finds its own checkpoints.
-    "Checkpoint directory .* exists and is not empty.*",
-    # A run from another's checkpoint keeps its own best one.
-    "The dirpath has changed.*",
-    # What several devices log is the same on each; and Lightning 2.6 gathers in an older way.
-    ".*to accumulate the metric across devices.*",
-    ".*all_gather is deprecated.*",
-    # A training does not need srun (`ranks.py`).
-    "The `srun` command is available.*",
-    # Lightning 2.6 asks torch 2.15 in a way that the latter deprecates; nothing a user can mend.
-    ".*treespec, LeafSpec.*",
-)
-
-
-def _settle_libraries(config: Config, processes: int) -> None:
-    """Set seeds and threads, and turn the libraries' chatter off."""
-    import os
-    import warnings
-
-    import torch
-    from lightning import seed_everything
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Its retries, a line each; what comes of them is raised.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for message in _EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
-    elif "OMP_NUM_THREADS" not in os.environ:  # by which a launcher or a user shares the cores
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // processes)))
-    seed_everything(config.seed, workers=True, verbose=False)
 
 
 def resolved_yaml(config: Config, members: Mapping[str, object] | None = None) -> str:
@@ -760,21 +631,6 @@ def log_config(
         run.log_dataset(config.dataset.name, record.fingerprint[:_SHORT_DATA], root, profile)
     run.log_text(resolved_yaml(config, members), CONFIG)
     run.log_json(scrub_tree(record.deciding), DECIDING)
-
-
-def resume_point(folder: RunFolder) -> Path | None:
-    """Return the newest readable checkpoint of an interrupted run; None where there is none yet."""
-    from flair2_exp.training.checkpoint import read_checkpoint
-
-    for path in (folder.last, folder.previous):
-        if path.exists():
-            try:
-                read_checkpoint(path)
-            except CheckpointError as error:
-                log.warning("%s", error)
-            else:
-                return path
-    return None
 
 
 def _require_best(folder: RunFolder) -> None:

@@ -235,9 +235,9 @@ def require_own_sweep(folder: Path, others: Iterable[Path] = ()) -> None:
     """
     if not folder.is_dir():
         return
-    known = {locking.FILE, *(path.name for path in others if path.parent == folder)}
+    own = {locking.FILE, *(path.name for path in others if path.parent == folder)}
     names = {path.name for path in folder.iterdir()}
-    foreign = sorted(name for name in names if not name.startswith(tuple(known)))
+    foreign = sorted(name for name in names if not name.startswith(tuple(own)))
     begun = (
         "flair2_exp" in _text(folder / SWEEP_CONFIG)
         or any(name.startswith("optuna.journal") for name in names)

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flair2_exp.config.experiment import Config
-from flair2_exp.errors import CheckpointError
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.machine import cores
 
 if TYPE_CHECKING:
     from lightning import Trainer
-    from torch import nn
 
     from flair2_exp.data.datamodule import FlairDataModule
+    from flair2_exp.lifecycle.prepared import Prepared
     from flair2_exp.tracking.run import Run
 
 _LARGE: Final = 5_000_000
@@ -38,10 +37,8 @@ def smaller(config: Config, parameters: int) -> str:
 
 def opening(
     config: Config,
-    data: FlairDataModule,
-    model: nn.Module,
+    prepared: Prepared,
     trainer: Trainer,
-    start: Path | None,
     folder: RunFolder,
     run: Run,
 ) -> str:
@@ -49,25 +46,24 @@ def opening(
 
     Args:
         config: The experiment's.
-        data: After `setup`.
-        model: The network.
+        prepared: The run's parts.
         trainer: With its devices.
-        start: The checkpoint from which the run resumes.
         folder: The run's.
         run: Its MLflow run, or what stands in for it.
     """
     from flair2_exp.models.registry import count_parameters
 
+    model = prepared.task.model
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     whole = count_parameters(model)
     frozen = "" if trained == whole else f", {trained:,} of them trained"
     facts = {
         "run": f"{config.name}, seed {config.seed}",
         "network": f"{config.model.name}, {whole:,} parameters{frozen}",
-        "weights": _weights(config, start),
-        "data": _data(config, data),
+        "weights": _weights(config, prepared.start),
+        "data": _data(config, prepared.data),
         "device": _device(trainer),
-        "epochs": _epochs(config, start),
+        "epochs": _epochs(config, prepared.epochs_done),
         "folder": str(folder),
         "MLflow": f"run {run.run_id} in experiment {config.tracking.experiment}"
         if run.run_id
@@ -127,25 +123,12 @@ def _device(trainer: Trainer) -> str:
     )
 
 
-def _epochs(config: Config, start: Path | None) -> str:
-    """Return how many epochs are trained, and which is the next of a run that resumes."""
+def _epochs(config: Config, done: int) -> str:
+    """Return how many epochs are trained, and how many of them were before."""
     if not config.train:
         return "0: the weights are tested as they are"
     stopping = config.callbacks.early_stopping
     patience = stopping.patience if stopping is not None else 0
     early = f", or until {patience} in a row are no better" if patience else ""
-    source = start or (Path(config.checkpoint) if config.checkpoint else None)
-    done = epochs_of(source) if source is not None else None
-    resumed = "" if done is None else f"; {done} are done"
+    resumed = f"; {done} {'is' if done == 1 else 'are'} done" if done else ""
     return f"{config.trainer.max_epochs}, batches of {config.data.batch_size}{early}{resumed}"
-
-
-def epochs_of(checkpoint: Path) -> int | None:
-    """Return how many epochs a checkpoint has trained; None where that cannot be read now."""
-    from flair2_exp.compat import epochs_trained
-    from flair2_exp.training.checkpoint import read_checkpoint
-
-    try:
-        return epochs_trained(read_checkpoint(checkpoint))
-    except (CheckpointError, KeyError, OSError):
-        return None

@@ -58,12 +58,12 @@ class PeerError(FlairError):
     """Another process of the training ended, so that this one cannot go on.
 
     Attributes:
-        told: Whether that process said why, and so has told the user.
+        explained: Whether that process said why, to the user too.
     """
 
-    def __init__(self, message: str, *, told: bool) -> None:
+    def __init__(self, message: str, *, explained: bool) -> None:
         super().__init__(message)
-        self.told = told
+        self.explained = explained
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,11 @@ class End:
         """Return what ends another process for that."""
         if self.status - 128 in SIGNALS:
             return exception_of(self.status - 128)
-        told = bool(self.reason)
         why = self.reason or "it said nothing: killed, perhaps for want of memory"
         message = f"process {self.number} of {world} ended: {why}"
-        if not told:
+        if not self.reason:
             message += "\nThe same command, in the same folder, resumes from the last checkpoint."
-        return PeerError(message, told=told)
+        return PeerError(message, explained=bool(self.reason))
 
 
 class Peers:
@@ -177,7 +176,8 @@ class Peers:
             return
         if not self.rank.port:
             self.rank = replace(self.rank, port=_free_port())
-        found = (str(OURS.parent), os.environ.get("PYTHONPATH"))
+        places = filter(None, (str(OURS.parent), os.environ.get("PYTHONPATH")))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
         for local in range(1, self.rank.per_node):
             rank = replace(self.rank, number=self.rank.number + local, local=local)
             ours, theirs = socket.socketpair()
@@ -186,7 +186,7 @@ class Peers:
                     [sys.executable, "-m", CHILD, str(theirs.fileno())],
                     stdin=subprocess.PIPE,
                     pass_fds=[theirs.fileno()],
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found))},
+                    env=environment,
                 )
             self._children.append(child)
             self._take(rank.number, ours)
@@ -297,12 +297,12 @@ class Peers:
         end = None
         with suppress(OSError, ValueError, KeyError), line.makefile(encoding="utf-8") as lines:
             for text in lines:
-                said = json.loads(text)
-                if "folder" in said:
-                    number = int(said["number"])
-                    self._note_meeting(number, line, said["folder"])
+                message = json.loads(text)
+                if "folder" in message:
+                    number = int(message["number"])
+                    self._note_meeting(number, line, message["folder"])
                 else:
-                    end = End(**said)
+                    end = End(**message)
                     self._note(end)
         if end is None and number >= 0:
             self._note(End(number))

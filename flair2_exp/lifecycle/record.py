@@ -74,6 +74,9 @@ class RunRecord:
         store: The address of the store of its MLflow run, without credentials.
         start: When it began, in milliseconds since 1970; 0 where not recorded.
         end: When it ended, likewise.
+        resumed: When the newest process at work in it began, likewise: `start` where it is the
+            first.
+        resumed_epochs: Epochs that were trained before that process.
     """
 
     tags: dict[str, str]
@@ -88,6 +91,8 @@ class RunRecord:
     store: str = ""
     start: int = 0
     end: int = 0
+    resumed: int = 0
+    resumed_epochs: int = 0
 
     @classmethod
     def of(
@@ -304,15 +309,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{path} does not hold a config.")
     return values
-
-
-def read_overrides(folder: RunFolder) -> list[str]:
-    """Return the overrides of the command that a run was started by; empty where not kept."""
-    try:
-        words = yaml.load((folder.hydra / "overrides.yaml").read_text("utf-8"), _YAML)
-    except (OSError, ValueError, yaml.YAMLError):
-        return []
-    return list(map(str, words)) if isinstance(words, list) else []
 
 
 def read_metrics(folder: RunFolder) -> dict[str, float]:

@@ -227,16 +227,16 @@ def caveats(config: Config, metrics: Mapping[str, float]) -> list[str]:
         config: The experiment's.
         metrics: All that it measured.
     """
-    found = [SYNTHETIC] if config.is_synthetic else []
+    texts = [SYNTHETIC] if config.is_synthetic else []
     if "test/miou" not in metrics:
-        return found
+        return texts
     patches = int(metrics.get("test/patches", 0))
     if patches == 1:
-        found.append("One test patch: its score says nothing about others.")
+        texts.append("One test patch: its score says nothing about others.")
     classes = [name for name in metrics if name.startswith(_OF_CLASS)]
     if len(classes) == 1:
-        found.append(f"Only {classes[0].removeprefix(_OF_CLASS)} is in truth and prediction.")
-    return found
+        texts.append(f"Only {classes[0].removeprefix(_OF_CLASS)} is in truth and prediction.")
+    return texts
 
 
 def tested_checkpoint(config: Config, metrics: Mapping[str, float]) -> str:

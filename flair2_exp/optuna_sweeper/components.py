@@ -37,6 +37,10 @@ _RANDOM_SAMPLERS: Final = (
     "GPSampler",
 )
 
+_WARMUP: Final = "n_warmup_steps"
+"""Argument of Optuna's pruners: before this step none prunes. They take the first step for 0, and
+jobs count from 1."""
+
 
 def import_function(key: str, path: str | None) -> Callable[..., Any]:
     """Return the function whose dotted path an option gives; for None one that does nothing.
@@ -106,6 +110,10 @@ def _build(
         for key, value in config.items()
         if not key.startswith("_")
     }
+    if cls.__module__.startswith("optuna.") and _WARMUP in inspect.signature(cls).parameters:
+        steps = arguments.get(_WARMUP, 0)
+        if isinstance(steps, int) and steps >= 0:  # others Optuna refuses
+            arguments[_WARMUP] = steps + 1
     try:
         with warnings.catch_warnings():
             # That Optuna calls a sampler or an argument experimental is for this module to know.

@@ -162,7 +162,8 @@ _SAMPLERS: Final[dict[str, dict[str, Any]]] = {
     "gp": {"_target_": "optuna.samplers.GPSampler", "seed": 1},
 }
 _PRUNERS: Final[dict[str, dict[str, Any]]] = {
-    # Optuna's own values: five trials make a median worth comparing with.
+    # Optuna's own values: five trials make a median worth comparing with. A step is an epoch,
+    # counted from 1; after the first `n_warmup_steps` epochs trials may be pruned.
     "median": {
         "_target_": "optuna.pruners.MedianPruner",
         "n_startup_trials": 5,

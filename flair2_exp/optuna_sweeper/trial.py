@@ -1,7 +1,7 @@
 """The job's side of a trial: report on the way, and learn whether to stop.
 
     trial = current_trial()
-    for epoch in range(epochs):
+    for epoch in range(1, epochs + 1):
         score = train_and_validate(...)
         if trial is not None and trial.report(score, epoch):
             break  # or: raise TrialPruned
@@ -119,7 +119,7 @@ class RunningTrial:
         return dict(self._trial.study.user_attrs)
 
     def report(self, value: float, step: int) -> bool:
-        """Report the objective at a step (an epoch or the like, from 0), and learn whether to stop.
+        """Report the objective at a step (an epoch or the like, from 1), and learn whether to stop.
 
         A study of several objectives knows no pruning: its reports are dropped. A storage that does
         not answer costs the report, not the training.

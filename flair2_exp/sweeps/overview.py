@@ -62,8 +62,7 @@ class JobState:
         seconds: Since it was queued or started; None where that is not known.
         process: Who is at work in its folder, as `process 12 on host`; empty where nobody is, or an
             engine's machine does not show it.
-        seconds_per_epoch: Of this process, on average; None before its first epoch ends, and of a
-            run that it resumed.
+        seconds_per_epoch: Of this process, on average; None before its first epoch ends.
         seconds_left: Of training at this pace; None where that is not known.
     """
 
@@ -132,13 +131,13 @@ def _planned(folder: Path) -> list[tuple[str, int, RunFolder]]:
 
 def _started(folder: Path) -> Iterator[RunFolder]:
     """Yield the folders below a sweep's in which a run began or was submitted, in natural order."""
-    found = []
+    begun = []
     for path, folders, files in os.walk(folder):
         own = RunFolder(Path(path))
         if {own.record.name, own.job.name} & {*files}:
-            found.append(own)
+            begun.append(own)
             folders.clear()
-    yield from sorted(found, key=lambda own: natural_key(own.path))
+    yield from sorted(begun, key=lambda own: natural_key(own.path))
 
 
 def state_of_run(folder: RunFolder) -> JobState:
@@ -152,8 +151,8 @@ def state_of_run(folder: RunFolder) -> JobState:
 
 def at_work(folder: Path) -> list[JobState]:
     """Return the runs below a folder that processes are at work in."""
-    held = [each for each in run_folders(folder) if holder_of(each.path)]
-    return [each for each in map(state_of_run, held) if each.state == ACTIVE]
+    busy = [each for each in run_folders(folder) if holder_of(each.path)]
+    return [each for each in map(state_of_run, busy) if each.state == ACTIVE]
 
 
 def _state_of(
@@ -203,23 +202,30 @@ def _progress(run: RecordedRun) -> tuple[int, int, float | None]:
     """Return the complete epochs, those of the whole training, and the newest mIoU."""
     epochs, done, score = 0, 0, None
     with suppress(OSError, ValueError):
-        found = re.search(r"^  max_epochs: (\d+)$", run.folder.config.read_text("utf-8"), re.M)
-        epochs = int(found[1]) if found else 0
+        option = re.search(r"^  max_epochs: (\d+)$", run.folder.config.read_text("utf-8"), re.M)
+        epochs = int(option[1]) if option else 0
     with suppress(FlairError):
-        done = len(run.history)
-        score = run.history[-1].get("val/miou") if done else None
+        if run.history:
+            last = run.history[-1]  # whose number counts those of another run's checkpoint, too
+            done, score = int(last["epoch"]), last.get("val/miou")
     scores = run.record.scores
     return done, epochs, scores.get("test/miou", scores.get("best/val/miou", score))
 
 
-def _seconds_per_epoch(run: RecordedRun, epochs: int) -> float | None:
-    """Return how long an epoch takes; None where this process has not trained all of them."""
-    start = run.record.start / 1000
+def _seconds_per_epoch(run: RecordedRun, epoch: int) -> float | None:
+    """Return how long an epoch takes the process at work; None where it has trained none yet.
+
+    Args:
+        run: In whose folder the process is at work.
+        epoch: The last complete one.
+    """
+    start, epochs = run.record.resumed / 1000, epoch - run.record.resumed_epochs
     taken = lock_time(run.folder.path)
-    if not epochs or taken is None or start < taken:
+    if epochs < 1 or taken is None or start < taken:  # the record is of the process before
         return None
     with suppress(OSError):
-        return max(0.0, run.folder.history.stat().st_mtime - start) / epochs
+        spent = run.folder.history.stat().st_mtime - start
+        return spent / epochs if spent > 0 else None
     return None
 
 
@@ -283,9 +289,9 @@ def _end_single(folder: RunFolder) -> Cancelled:
             f"{folder} is one of the runs of {record.tags[Tag.SWEEP]}, which are at work in the "
             "process of the whole sweep: name that."
         )
-    held = holder_of(folder.path)
+    holder = holder_of(folder.path)
     elsewhere = _end_command(folder.path)
-    return Cancelled(int(bool(held) and not elsewhere), elsewhere)
+    return Cancelled(int(bool(holder) and not elsewhere), elsewhere)
 
 
 def _end_command(folder: Path) -> str:

@@ -28,7 +28,7 @@ class Reporter(Protocol):
     """Whoever compares this training with others, as a trial of a search."""
 
     def report(self, value: float, step: int) -> bool:
-        """Take the score of a step; return whether the training should stop.
+        """Take the score of a step, an epoch counted from 1; return whether training should stop.
 
         What this raises ends the training as an error, in every process.
         """
@@ -70,13 +70,13 @@ class Pruning(Callback):
                 f"objective={self._metric} was never logged: it is not among the values that "
                 f"validation gives, {', '.join(measured)}."
             )
-        value, epoch = float(trainer.callback_metrics[self._metric]), trainer.current_epoch
+        value, epoch = float(trainer.callback_metrics[self._metric]), trainer.current_epoch + 1
         stop, failure = trainer.strategy.broadcast(self._report(trainer, value, epoch))
         if failure is not None:
             raise failure
         if stop:
-            self.stopped_epoch = epoch + 1
-            log.info("pruned in epoch %d: %s=%.4f", epoch + 1, self._metric, value)
+            self.stopped_epoch = epoch
+            log.info("pruned in epoch %d: %s=%.4f", epoch, self._metric, value)
             trainer.should_stop = True
 
     def _report(self, trainer: Trainer, value: float, epoch: int) -> tuple[bool, Exception | None]:

@@ -25,6 +25,8 @@ def _with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "last.ckpt").touch()
+    (tmp_path / "runs" / "my run").mkdir()
+    (tmp_path / "runs" / "my run" / "run.json").touch()
     (tmp_path / ".hidden").mkdir()
 
 
@@ -42,15 +44,17 @@ def _with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train=", ["train=false", "train=true"]),
         ("data.normalisation=no", ["data.normalisation=none"]),
         ("checkpoint=", ["checkpoint=runs/"]),
-        ("checkpoint=runs/", ["checkpoint=runs/last.ckpt"]),
+        ("checkpoint=runs/l", ["checkpoint=runs/last.ckpt"]),
         ("dataset.root=./r", ["dataset.root=./runs/"]),
-        ("resume=r", ["resume=runs/"]),
+        ("resu", ["resume="]),
+        ("run resume=", ["resume=runs/"]),
+        ("resume=runs/", ["resume=runs/my run"]),
         ("hydra.run.dir=", ["hydra.run.dir=runs/"]),
         ("seed=", []),
         ("--cf", ["--cfg"]),
         ("--cfg j", ["--cfg job"[6:]]),
         ("--config-dir ", ["runs/"]),
-        ("predict runs/", ["runs/last.ckpt"]),
+        ("predict runs/l", ["runs/last.ckpt"]),
         ("predict runs --image r", ["runs/"]),
         ("predict runs --tta ", ["none", "flips", "d4"]),
         ("export runs --form", ["--format"]),
@@ -103,7 +107,7 @@ press() {  # what bash does at TAB: it splits words at = and hands over the last
 
 
 def test_bash_gets_what_follows_its_word_break(tmp_path: Path) -> None:
-    lines = ["flair2-exp -m sweep=fa", "flair2-exp --cf", "flair2-exp checkpoint=runs/"]
+    lines = ["flair2-exp -m sweep=fa", "flair2-exp --cf", "flair2-exp checkpoint=runs/l"]
     presses = "\n".join(f"press '{line}'" for line in lines)
     done = subprocess.run(
         ["bash", "-c", script("bash") + BASH.replace("\\\\", "\\") + presses],

@@ -10,6 +10,7 @@ import pytest
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import read_metrics
 from flair2_exp.tracking.tags import Tag
+from flair2_exp.training.callbacks import ResumePoint
 from tests.commands import answer
 from tests.configs import run
 from tests.lifecycle.helpers import record_of, scores
@@ -31,8 +32,9 @@ def test_the_same_run_again_has_the_same_scores(first: RunFolder) -> None:
     (again,) = (first.path.parent / "unet").iterdir()
     assert scores(read_metrics(RunFolder(again))) == scores(read_metrics(first))
     assert record_of(again).identity == record_of(first.path).identity
-    assert "most frequent class" in done.out
-    assert "most frequent class" in RunFolder(again).log.read_text("utf-8")
+    assert done.out.count("most frequent class") == 1
+    assert RunFolder(again).log.read_text("utf-8").count("most frequent class") == 1
+    assert (RunFolder(again).hydra / "hydra.yaml").is_file()
 
 
 def test_what_has_changed_since_is_listed_and_nothing_runs(
@@ -64,7 +66,27 @@ def test_the_score_of_an_ensemble_and_a_folder_in_use_are_refused(
     record.tags[str(Tag.MEMBERS)] = "a; b"
     copy = RunFolder(tmp_path / "ensemble")
     record.write(copy)
-    assert "score of an ensemble" in answer("rerun", str(copy)).err
+    refused = answer("rerun", str(copy))
+    assert "score of an ensemble" in refused.err
+    assert len(refused.err.splitlines()) == 2
     taken = answer("rerun", str(first), "--out", str(first))
     assert taken.status == 1
     assert "holds a run already" in taken.err
+
+
+def test_an_interrupted_one_says_what_resumes_it(
+    first: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def struck(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumePoint, "on_train_epoch_end", struck)
+        ended = answer("rerun", str(first), "--out", str(tmp_path / "again"))
+    assert ended.status == 130
+    command = f"resume={tmp_path / 'again'}"
+    last = ended.err.strip().splitlines()[-1]
+    assert last == f"flair2-exp: interrupted; this resumes: flair2-exp {command}"
+    done = answer(command)
+    assert done.status == 0, done.err
+    assert scores(read_metrics(RunFolder(tmp_path / "again"))) == scores(read_metrics(first))

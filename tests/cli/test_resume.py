@@ -17,6 +17,7 @@ from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import read_metrics
 from flair2_exp.signals import FINISHED, KILLED
 from flair2_exp.sweeps.launching import Batches
+from flair2_exp.tracking.tags import Tag
 from tests.commands import answer
 from tests.configs import SMALL_SAMPLE
 from tests.lifecycle.helpers import die_at_the_end_of, record_of
@@ -39,6 +40,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         die_at_the_end_of(0, patch)
         with pytest.raises(Killed):
             answer(*SMALL, "hydra.run.dir=run", "callbacks.panel.patches=2")
+    (place / "sweep").mkdir()
+    (place / "sweep" / "multirun.yaml").touch()
     return place
 
 
@@ -55,6 +58,8 @@ def epochs_of(folder: RunFolder) -> list[int]:
 REFUSED = [
     ("resume=nowhere", "resume=nowhere: there is no such folder."),
     ("resume={place}", "it holds no run (no readable run.json)"),
+    ("resume={sweep}", "is many runs: a sweep or a search resumes by its own command"),
+    ("resume={run} hydra.mode=RUN", "hydra.mode=RUN: resume={run} takes the run's own config"),
     ("resume={run} seed=2", "seed=2: resume={run} takes the run's own config"),
     ("resume={run} trainer.max_epochs=1", "is a run of 2 epochs, and can get more, not fewer"),
     ("resume={run} trainer.max_epochs=many", "expected a whole number"),
@@ -71,7 +76,7 @@ REFUSED = [
 def test_what_cannot_resume_is_refused_before_anything_is_announced(
     line: str, message: str, place: Path, tmp_path: Path
 ) -> None:
-    names = {"place": place, "run": place / "run"}
+    names = {"place": place, "run": place / "run", "sweep": place / "sweep"}
     before = record_of(place / "run")
     done = answer(*line.format(**names).split())
     assert done.status in (1, 2)
@@ -87,7 +92,7 @@ def test_a_folder_is_enough_to_resume_and_more_epochs_may_follow(place: Path) ->
     done = answer(f"resume={folder}")
     assert done.status == 0, done.err
     assert f"of {folder.last}, from which the run resumes" in done.out
-    assert "epochs    2, batches of 2, or until 30 in a row are no better; 1 are done" in done.out
+    assert "epochs    2, batches of 2, or until 30 in a row are no better; 1 is done" in done.out
     assert "epoch 1/2" not in done.out
     assert "epoch 2/2" in done.out
     assert record_of(folder.path).status == FINISHED
@@ -97,7 +102,8 @@ def test_a_folder_is_enough_to_resume_and_more_epochs_may_follow(place: Path) ->
 
     again = answer(f"resume={folder}")
     assert again.status == 0
-    assert "finished before" in again.out
+    more = f"; to train it further: flair2-exp resume={folder} trainer.max_epochs=N"
+    assert again.out == f"finished before: {folder}{more}\n"
     before = record_of(folder.path).identity
     longer = answer(f"resume={folder}", "trainer.max_epochs=3")
     assert longer.status == 0, longer.err
@@ -112,6 +118,64 @@ def test_a_folder_is_enough_to_resume_and_more_epochs_may_follow(place: Path) ->
     assert 1 <= metrics["best/epoch"] <= 3
     log = folder.log.read_text(encoding="utf-8")
     assert len(re.findall(r"epoch \d/\d train/loss=", log)) == 3
+
+
+def killed(*words: str) -> None:
+    """Give a command whose training dies after its first epoch."""
+    from tests.lifecycle.helpers import Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        die_at_the_end_of(0, patch)
+        with pytest.raises(Killed):
+            answer(*words)
+
+
+def test_a_job_of_a_sweep_resumes_by_itself_and_stays_the_sweeps(tmp_path: Path) -> None:
+    killed("--multirun", *SMALL, "sweep.name=two", "seed=1,2", "hydra.job.name=mine")
+    folder = RunFolder(tmp_path / "multirun" / "two" / "0_unet_seed=1")
+    done = answer("resume=multirun/two/0_unet_seed=1/")
+    assert done.status == 0, done.err
+    assert "epoch 1/2" not in done.out
+    record = record_of(folder.path)
+    assert (record.status, record.tags[Tag.SWEEP]) == (FINISHED, "two")
+    assert epochs_of(folder) == [1, 2]
+    assert [path.name for path in folder.path.glob("*.log")] == ["mine.log"]
+
+
+def test_a_run_with_a_network_of_ones_own_resumes_and_runs_again_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "my crops"
+    (project / "conf" / "model").mkdir(parents=True)
+    (project / "crop_nets.py").write_text(
+        "from torch import nn\n\nclass Net(nn.Module):\n"
+        "    def __init__(self, bands, classes):\n        super().__init__()\n"
+        "        self.layer = nn.Conv2d(bands, classes, 1)\n"
+        "    def forward(self, image):\n        return self.layer(image)\n"
+    )
+    (project / "conf" / "model" / "crop.yaml").write_text(
+        "name: crop\n_target_: crop_nets.Net\nreads: [aerial]\npatch_multiple: 1\n"
+    )
+    words = [each for each in SMALL if each != "model=unet"]
+    own = ("--config-dir", str(project / "conf"), "model=crop", "hydra.run.dir='my runs/a b'")
+    killed(*own, *words)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+
+    def given(*command: str) -> str:
+        sys.modules.pop("crop_nets")  # as in a process of its own
+        done = answer(*command)
+        assert done.status == 0, done.err
+        return done.out
+
+    assert "epoch 2/2" in given("resume=../my runs/a b")
+    assert epochs_of(RunFolder(tmp_path / "my runs" / "a b")) == [1, 2]
+    assert "Nothing has changed since" in given("rerun", "../my runs/a b", "--out", "the same")
+    again = RunFolder(elsewhere / "the same")
+    assert "model=crop" in (again.hydra / "overrides.yaml").read_text("utf-8")
+    assert "crop_nets.Net" in (again.hydra / "config.yaml").read_text("utf-8")
+    assert "epoch 3/3" in given("resume=the same", "trainer.max_epochs=3")
 
 
 @pytest.mark.parametrize(

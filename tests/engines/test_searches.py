@@ -178,7 +178,7 @@ def test_a_trial_is_pruned_by_its_job(tmp_path: Path) -> None:
         trial = current_trial()
         assert trial is not None
         assert trial.number == command.number
-        trial.report(-1.0 if command.number == 2 else 1.0, 0)
+        trial.report(-1.0 if command.number == 2 else 1.0, 1)
         parabola(command)
 
     threshold = {"_target_": "optuna.pruners.ThresholdPruner", "lower": 0.0}

@@ -11,7 +11,7 @@ from flair2_exp.compat import within_epoch
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import FAILED, KILLED, read_metrics
 from flair2_exp.training.checkpoint import read_checkpoint
-from tests.devices import start
+from tests.devices import SRUN, TORCHRUN, start
 from tests.lifecycle.helpers import record_of, scores
 
 pytestmark = pytest.mark.slow
@@ -52,6 +52,25 @@ def test_a_signal_to_either_process_stops_both_within_the_epoch_and_they_resume_
     done = start(place, "hydra.run.dir=stopped")
     assert done.status == 0, done.err
     assert scores(read_metrics(folder)) == whole
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("by", [SRUN, TORCHRUN], ids=["srun", "torchrun"])
+def test_processes_that_others_start_resume_by_the_folder_alone_and_train_for_longer(
+    by: tuple[str, ...], place: Path
+) -> None:
+    folder = RunFolder(place / f"by {len(by)}")
+    ended = start(place, f"hydra.run.dir='{folder}'", strike="1 1 1 SIGTERM", by=by)
+    assert record_of(folder.path).status == KILLED, ended.err
+    longer = (f"resume={folder.path.name}", "trainer.max_epochs=3")
+    done = start(place, *longer, by=by, common=())
+    assert done.status == 0, done.err
+    assert "2 x processor" in done.out
+    assert record_of(folder.path).is_done(test=True)
+    assert [line.split(",")[0] for line in folder.history.read_text().splitlines()[1:]] == [
+        "1", "2", "3",
+    ]  # fmt: skip
+    assert "epoch 1/3" not in done.out
 
 
 @pytest.mark.parametrize(

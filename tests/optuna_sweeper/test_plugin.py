@@ -165,7 +165,7 @@ def test_a_job_in_another_process_reports_and_is_pruned(
         "bar=1,9,2,8",
         "hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner",
         "+hydra.sweeper.pruner.upper=7",
-        "+hydra.sweeper.pruner.n_warmup_steps=2",
+        "+hydra.sweeper.pruner.n_warmup_steps=1",
         f"hydra.sweeper.storage={tmpdir}/../study.journal",
     ]
     sweep = hydra_sweep_runner(
@@ -208,7 +208,7 @@ ConfigStore.instance().store("config", {
 
 @hydra.main(version_base="1.3", config_path=None, config_name="config")
 def main(cfg):
-    current_trial().report(cfg.lr, 0)
+    current_trial().report(cfg.lr, 1)
     return cfg.lr
 
 main()

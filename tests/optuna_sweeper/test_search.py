@@ -78,7 +78,7 @@ def test_pruning_honours_the_direction(tmp_path: Path, direction: str) -> None:
     def task(config: dict[str, Any]) -> float:
         trial = current_trial()
         assert trial is not None
-        for step in range(4):
+        for step in range(1, 5):
             if trial.report(sign * config["x"], step):
                 assert trial.should_prune()
                 return math.nan  # what a stopped job returns is not looked at
@@ -98,8 +98,8 @@ def test_pruning_honours_the_direction(tmp_path: Path, direction: str) -> None:
     pruned = [t.params["x"] for t in trials if t.state.name == "PRUNED"]
     assert pruned == [1, 2]
     stopped = next(t for t in trials if t.params["x"] == 1)
-    assert stopped.intermediate_values == {0: sign}
-    assert stopped.user_attrs["pruned_at"] == 0
+    assert stopped.intermediate_values == {1: sign}
+    assert stopped.user_attrs["pruned_at"] == 1
 
 
 def test_a_job_that_raises_pruned_is_pruned(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_several_objectives_keep_the_front(tmp_path: Path) -> None:
     def task(config: dict[str, Any]) -> list[float]:
         trial = current_trial()
         assert trial is not None
-        assert trial.report(1.0, 0) is False  # there is no pruning over several objectives
+        assert trial.report(1.0, 1) is False  # there is no pruning over several objectives
         return [config["x"], config["x"] ** 2 if config["x"] < 5 else 100]
 
     options = {"objective": ["gain", "cost"], "direction": ["maximize", "minimize"]}
@@ -692,6 +692,18 @@ def test_a_storage_that_goes_away_is_told_in_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("given", [{}, {"n_warmup_steps": 0}, {"n_warmup_steps": 2}], ids=str)
+def test_so_many_steps_are_never_pruned(tmp_path: Path, given: dict[str, int]) -> None:
+    def task(config: dict[str, Any]) -> float:
+        trial = current_trial()
+        assert trial is not None
+        return float(any(trial.report(9.0, step) for step in (1, 2, 3, 4)))
+
+    pruner = {"_target_": "optuna.pruners.ThresholdPruner", "upper": 1.0, **given}
+    (trial,) = run_search(tmp_path, task, "x=interval(0,1)", n_trials=1, pruner=pruner)
+    assert (trial.state.name, trial.last_step) == ("PRUNED", given.get("n_warmup_steps", 0) + 1)
+
+
 PATIENT = {"_target_": "optuna.pruners.PatientPruner", "patience": 0}
 
 
@@ -699,14 +711,14 @@ def test_a_pruner_may_stand_around_another(tmp_path: Path) -> None:
     def task(config: dict[str, Any]) -> float:
         trial = current_trial()
         assert trial is not None
-        if any(trial.report(float(step), step) for step in range(3)):  # worse at each step
+        if any(trial.report(float(step), step) for step in (1, 2, 3)):  # worse at each step
             raise TrialPruned
         return 2.0
 
-    inner = {"_target_": "optuna.pruners.ThresholdPruner", "upper": 1.5}
+    inner = {"_target_": "optuna.pruners.ThresholdPruner", "upper": 2.5}
     pruner = {**PATIENT, "wrapped_pruner": inner}
     (trial,) = run_search(tmp_path, task, "x=interval(0,1)", n_trials=1, pruner=pruner)
-    assert (trial.state.name, trial.last_step) == ("PRUNED", 2)
+    assert (trial.state.name, trial.last_step) == ("PRUNED", 3)
 
 
 def test_a_sampler_may_have_parts(tmp_path: Path) -> None:
@@ -800,7 +812,7 @@ def test_hyperband_prunes(tmp_path: Path) -> None:
     def task(config: dict[str, Any]) -> float:
         trial = current_trial()
         assert trial is not None
-        for step in range(9):
+        for step in range(1, 10):
             trial.report(config["x"], step)
             if trial.should_prune():
                 break

@@ -81,15 +81,17 @@ def test_reports_reach_the_study_and_the_answer_stays(ticket: Ticket) -> None:
     assert trial is current_trial()
     assert (trial.number, trial.study_name) == (0, "s")
     assert set(trial.params) == {"lr"}
-    assert [trial.report(value, step) for step, value in enumerate([1.0, 2.0, 9.0, 1.0])] == [
+    assert [
+        trial.report(value, step) for step, value in enumerate([1.0, 2.0, 9.0, 1.0], start=1)
+    ] == [
         False,
         False,
         True,
         True,
     ]
     assert trial.should_prune()
-    assert frozen(ticket).intermediate_values == {0: 1.0, 1: 2.0, 2: 9.0}
-    assert frozen(ticket).user_attrs == {WORKER: Process.this().plain(), "pruned_at": 2}
+    assert frozen(ticket).intermediate_values == {1: 1.0, 2: 2.0, 3: 9.0}
+    assert frozen(ticket).user_attrs == {WORKER: Process.this().plain(), "pruned_at": 3}
 
 
 def test_a_trial_that_was_closed_elsewhere_is_told_so_and_is_not_pruned(ticket: Ticket) -> None:
@@ -97,9 +99,9 @@ def test_a_trial_that_was_closed_elsewhere_is_told_so_and_is_not_pruned(ticket: 
     study = optuna.load_study(study_name="s", storage=open_storage(ticket.storage))
     study.tell(0, state=TrialState.FAIL)
     with pytest.raises(TrialClosed, match="trial 0 was closed by another worker"):
-        trial.report(1.0, 0)
+        trial.report(1.0, 1)
     with pytest.raises(TrialClosed):
-        trial.prune(0)
+        trial.prune(1)
     assert not trial.should_prune()
 
 
@@ -130,9 +132,9 @@ def test_a_storage_that_went_away_costs_the_report_alone(
 
     with monkeypatch.context() as patch:
         patch.setattr(type(open_storage(ticket.storage)), "set_trial_intermediate_value", gone)
-        assert trial.report(1.0, 0) is False
-    assert "could not report step 0" in caplog.text
-    assert trial.report(9.0, 1)
+        assert trial.report(1.0, 1) is False
+    assert "could not report step 1" in caplog.text
+    assert trial.report(9.0, 2)
 
 
 @pytest.mark.parametrize("text", ["nonsense", "7", "%7B%22storage%22%3A%20%22a%22%7D"])

@@ -171,7 +171,8 @@ def test_a_run_at_work_has_its_pace_and_its_process(
         own.path.mkdir(parents=True)
         own.config.write_text("trainer:\n  max_epochs: 10\n")
         own.history.write_text("epoch,val/miou\n1,0.1\n2,0.2\n")
-        RunRecord({str(Tag.ROW): "it"}, start=int(1000 * (now + 5))).write(own)
+        begun = int(1000 * (now + 5))
+        RunRecord({str(Tag.ROW): "it"}, start=begun, resumed=begun).write(own)
         os.utime(own.history, (now + 25, now + 25))
     with locked(single.path), locked(sweep / "0"):
         (job,) = overview(sweep)
@@ -189,14 +190,30 @@ def test_a_run_at_work_has_its_pace_and_its_process(
     assert answer("status").out.count("running") == 0  # nobody holds them any more
 
 
-def test_a_resumed_run_has_no_pace_of_its_own(sweep: Path) -> None:
-    own = RunFolder(sweep / "0")
+@pytest.mark.parametrize(
+    ("resumed", "written", "pace"),
+    [
+        (-50, -60, None),  # by the process before, while this one prepares
+        (5, -60, None),  # no epoch has ended since; a row is of what was trained after a checkpoint
+        (5, 35, 15.0),  # two epochs have
+    ],
+)
+def test_a_resumed_run_has_the_pace_of_what_was_trained_since(
+    sweep: Path, resumed: int, written: int, pace: float | None
+) -> None:
+    own, now = RunFolder(sweep / "0"), time.time()
     own.path.mkdir()
-    own.history.write_text("epoch,val/miou\n1,0.1\n")
-    RunRecord({}, start=1000).write(own)  # by an earlier process, which trained that epoch
+    own.config.write_text("trainer:\n  max_epochs: 10\n")
+    own.history.write_text("epoch,val/miou\n" + "".join(f"{n},0.1\n" for n in (4, 5, 6, 7)))
+    os.utime(own.history, (now + written, now + written))
+    record = RunRecord({}, start=1000, resumed=int(1000 * (now + resumed)), resumed_epochs=5)
+    record.write(own)
     with locked(own.path):
         (job,) = overview(sweep)
-    assert (job.state, job.seconds_per_epoch, job.seconds_left) == ("running", None, None)
+    left = None if pace is None else pytest.approx(3 * pace, abs=0.1)
+    assert (job.state, job.epoch, job.epochs) == ("running", 7, 10)
+    assert job.seconds_per_epoch == (None if pace is None else pytest.approx(pace, abs=0.01))
+    assert job.seconds_left == left
 
 
 def test_the_written_jobs_lead_to_their_folders_wherever_the_sweep_is_moved(

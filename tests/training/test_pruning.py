@@ -52,7 +52,7 @@ def test_scores_are_reported_as_they_are_and_only_the_trial_stops_the_training()
     assert pruning.stopped_epoch is None
     assert validate(pruning, trainer_at(2, 0.25))
     assert pruning.stopped_epoch == 3
-    assert trial.reports == [(0.5, 0), (0.75, 1), (0.25, 2)]
+    assert trial.reports == [(0.5, 1), (0.75, 2), (0.25, 3)]
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
