@@ -28,7 +28,7 @@ _LEFT_OUT: Final = ("paths.", "sweep.", "ensemble.")
     flair2-exp show RUN --json | jq .scores
     """,
 )
-@click.argument("run")
+@click.argument("run", type=shown.PLACE)
 @shown.tracking_uri
 @shown.as_json
 def command(run: str, tracking_uri: str, as_json: bool) -> None:
