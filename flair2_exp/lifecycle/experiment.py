@@ -46,6 +46,7 @@ from flair2_exp.ranks import Rank, rank_of
 from flair2_exp.shortage import in_words, reserved
 from flair2_exp.signals import (
     Interruption,
+    held_back,
     interrupt_of,
     signals_as_exceptions,
     status_of,
@@ -614,6 +615,8 @@ def prepare(
     # The store is asked before torch is imported, and made when all else is well.
     if first:
         require_store(config)
+    with held_back():  # an exception within torch's import aborts the process in C++
+        import torch  # noqa: F401
     from flair2_exp.training.device import require_device
 
     require_device(config.trainer, config.data.workers)
