@@ -19,20 +19,24 @@ def main() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         sys.exit(f"flair2-exp: this Python ({sys.executable}) has no {missing[0]}: {_remedy()}.")
-    from flair2_exp.cli.main import main
-    from flair2_exp.compat import end_process
-
     # Importing torch, Lightning and MLflow makes half a million objects that stay. To look through
     # them for garbage at every 700 new ones takes a fifth of the start.
     gc.set_threshold(50_000, 20, 50)
     status: object = None
     try:
+        from flair2_exp.cli.main import main
+
         main()
     except SystemExit as end:
         status = end.code
+    except KeyboardInterrupt:  # while that is imported: it answers all later ones
+        print("flair2-exp: interrupted", file=sys.stderr)
+        status = 130
     except BaseException:  # a bug's traceback
         sys.excepthook(*sys.exc_info())
         status = 1
+    from flair2_exp.compat import end_process
+
     end_process(status)
 
 

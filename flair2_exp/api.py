@@ -242,7 +242,7 @@ def run(overrides: Sequence[str] = ()) -> Run:
             message = explain(error)
             if message is None:
                 raise
-            raise ConfigError(message) from error
+            raise ConfigError(message) from None  # Hydra's frames are three screens of a notebook
     assert isinstance(folder, Path), "a single run returns its folder"
     return open_run(folder)
 

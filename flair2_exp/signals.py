@@ -115,6 +115,19 @@ _current: Interruption | None = None
 
 
 @contextmanager
+def held_back() -> Iterator[None]:
+    """Let a signal raise at the end of this context rather than within it."""
+    current = _current
+    if current is None:
+        yield
+        return
+    with current.postponed():
+        yield
+    if current.exception is not None:
+        raise current.exception
+
+
+@contextmanager
 def signals_as_exceptions(*, lasting: bool = False) -> Iterator[Interruption]:
     """Let the first signal within this context raise; a second one ends the process.
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +97,10 @@ def test_the_same_run_again_is_not_run_and_what_a_run_sets_is_put_back(
 def test_what_the_command_refuses_is_raised(
     words: list[str], kind: type[FlairError], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message) as caught:
         flair2_exp.run([f"paths.root={tmp_path}", *words])
     assert not any(tmp_path.iterdir())
+    assert "hydra/_internal" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_second_ctrl_c_ends_the_run_and_not_the_notebook() -> None:

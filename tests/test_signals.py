@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,6 +14,7 @@ from flair2_exp.signals import (
     Interruption,
     Preempted,
     Terminated,
+    held_back,
     interrupt_of,
     signals_as_exceptions,
     status_of,
@@ -183,3 +186,33 @@ def test_in_another_thread_nothing_is_installed() -> None:
     thread.start()
     thread.join()
     assert handlers == [before]
+
+
+def test_a_signal_that_is_held_back_raises_at_the_end() -> None:
+    reached = []
+
+    def work() -> None:
+        with signals_as_exceptions(), held_back():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached
+    with held_back():  # of no run: nothing to hold back
+        pass
+
+
+def test_ctrl_c_before_a_command_has_begun_costs_one_line() -> None:
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'flair2_exp.cli.main':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from flair2_exp.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "flair2-exp: interrupted\n")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     flair2-exp compare RUN RUN --out figures    # and figures/curves.png
     """,
 )
-@click.argument("one", metavar="RUN")
-@click.argument("other", metavar="RUN")
+@click.argument("one", metavar="RUN", type=shown.PLACE)
+@click.argument("other", metavar="RUN", type=shown.PLACE)
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Write the learning curves there, as a figure.",

@@ -30,8 +30,8 @@ from flair2_exp.lifecycle.folder import RunFolder
 
 _SCRIPTS: Final = {
     "bash": r"""_flair2_exp() {
-    local line="${COMP_LINE:0:COMP_POINT}" word
-    word="${line##*[[:space:]]}"
+    local line="${COMP_LINE:0:COMP_POINT}" word='([^[:space:]\]|\\.)*$'
+    [[ $line =~ $word ]] && word="${BASH_REMATCH[0]}"
     mapfile -t COMPREPLY < <(VARIABLE="$line" "$1" 2>/dev/null)
     COMPREPLY=("${COMPREPLY[@]%%$'\t'*}")
     COMPREPLY=("${COMPREPLY[@]#"${word%"$2"}"}")  # bash replaces what follows its last word break

@@ -24,15 +24,18 @@ SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensor
 
 @verb(
     "export",
-    usage="RUN [--format FORMAT --out FILE] [--register NAME]",
+    usage="RUN [--out FILE] [--register NAME] [OPTIONS]",
     examples="""
-    flair2-exp export outputs/demo/TIME --format onnx --out demo.onnx
-    flair2-exp export RUN --format safetensors --out demo.safetensors
+    flair2-exp export outputs/demo/TIME --out demo.onnx
+    flair2-exp export RUN --out demo.safetensors
     flair2-exp export RUN --register landcover
     """,
 )
 @run_arguments(several=False)
-@option("--format", "form", type=click.Choice(tuple(SUFFIXES)), help="What is written.")
+@option(
+    "--format", "form", type=click.Choice(tuple(SUFFIXES)),
+    help="What is written (default: by the name of --out).",
+)  # fmt: skip
 @option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to.")
 @option(
     "--register",
@@ -53,11 +56,13 @@ def command(**chosen: Any) -> None:
                  takes it as a RUN
     """  # noqa: D301 - Click's sign for a paragraph that is not filled
     options = SimpleNamespace(**chosen)
-    if bool(options.out) != bool(options.form):
-        raise UsageError("--format and --out go together: the one says what the other holds.")
+    if options.form and not options.out:
+        file = f"FILE{SUFFIXES[options.form]}"
+        raise UsageError(f"--format {options.form} says what is written: add --out {file}.")
     if not options.out and not options.register:
-        raise UsageError("nothing to do: give --format and --out FILE, or --register NAME.")
+        raise UsageError("nothing to do: give --out FILE, or --register NAME.")
     if options.out:
+        options.form = _form(options.out, options.form)
         _require_place(options.out, options.form, options.overwrite)
     predictor = predictor_of(options)
     from flair2_exp.inference import export
@@ -127,15 +132,25 @@ def _intervals(folder: RunFolder | None) -> Intervals | None:
     )
 
 
+def _form(out: Path, form: str | None) -> str:
+    """Return the format of a file, by its name.
+
+    Raises:
+        UsageError: Its name does not go with the format, or with any.
+    """
+    forms = {suffix: name for name, suffix in SUFFIXES.items() if form in (None, name)}
+    if out.suffix not in forms:
+        raise UsageError(f"--out {out}: expected a name that ends in {' or '.join(forms)}.")
+    return forms[out.suffix]
+
+
 def _require_place(out: Path, form: str, overwrite: bool) -> None:
     """Refuse a file that could not be written, or is there already.
 
     Raises:
-        UsageError: Its name does not go with the format, or it is there.
+        UsageError: It is there.
         ConfigError: Its folder is not there.
     """
-    if out.suffix != SUFFIXES[form]:
-        raise UsageError(f"--out {out}: expected a name that ends in {SUFFIXES[form]}.")
     if not out.parent.is_dir():
         raise _unwritable(out, f"there is no folder {out.parent}")
     files = [out, out.with_suffix(".md")] if form == "safetensors" else [out]

@@ -119,11 +119,15 @@ def _show_first_job(flags: argparse.Namespace) -> None:
     """Let `--multirun --cfg` show the first of the jobs: Hydra shows only what is one job."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    chosen = []
     for place, word in enumerate(flags.overrides):
         override = OverridesParser.create().parse_override(word)
         if override.is_sweep_override() and not override.is_interval_sweep():
             first = next(override.sweep_string_iterator())
             flags.overrides[place] = f"{override.get_key_element()}={first}"
+            chosen.append(flags.overrides[place])
+    if chosen:
+        print(f"{PROGRAM}: this is the first job, {' '.join(chosen)}", file=sys.stderr)
     flags.multirun = False
 
 

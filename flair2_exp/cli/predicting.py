@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flair2_exp.cli import shown
 from flair2_exp.cli.verbs import option
 from flair2_exp.errors import UsageError
 from flair2_exp.results.finding import results_root
@@ -24,12 +25,11 @@ def run_arguments(*, several: bool = True) -> Callable[[Callable[..., Any]], Cal
         several: Whether ensembles and test-time augmentation make sense to it.
     """
     network = partial(option, section="Network")
-    folder = click.Path()  # or an id, or a row: for TAB alone
-    added = [click.argument("run", required=not several, type=folder)]
+    added = [click.argument("run", required=not several, type=shown.PLACE)]
     if several:
         added += [
             network(
-                "--ensemble", several=True, type=folder, metavar="RUN...",
+                "--ensemble", several=True, type=shown.PLACE, metavar="RUN...",
                 help="Average several: runs, folders of runs, rows.",
             ),
             network(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     flair2-exp compare outputs/unet/TIME outputs/unet/NEW_TIME
     """,
 )
-@click.argument("run")
+@click.argument("run", type=shown.PLACE)
 @click.option("--dry-run", is_flag=True, help="Say what has changed since, and run nothing.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",

@@ -16,7 +16,7 @@ from flair2_exp.cli.verbs import verb
     flair2-exp rm FOLDER1 FOLDER2 --yes
     """,
 )
-@click.argument("words", nargs=-1, required=True, metavar="RUN|SWEEP...")
+@click.argument("words", nargs=-1, required=True, metavar="RUN|SWEEP...", type=shown.PLACE)
 @click.option("--folder-only", is_flag=True, help="Leave MLflow as it is.")
 @shown.yes
 @shown.tracking_uri

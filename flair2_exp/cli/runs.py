@@ -34,7 +34,7 @@ _FURTHER: Final = 4
     flair2-exp runs --where status=failed --json | jq -r '.[].folder'
     """,
 )
-@click.argument("folders", nargs=-1, metavar="[FOLDER|SWEEP]...")
+@click.argument("folders", nargs=-1, metavar="[FOLDER|SWEEP]...", type=shown.PLACE)
 @click.option(
     "--where", "conditions", multiple=True, metavar="CONDITION",
     help="NAME=VALUE, also with !=, <, <=, >, >=; several values with commas, * for any letters. "

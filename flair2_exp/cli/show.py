@@ -30,7 +30,7 @@ _COUNTED: Final = "trainer.num_nodes"
     flair2-exp show RUN --json | jq .scores
     """,
 )
-@click.argument("run")
+@click.argument("run", type=shown.PLACE)
 @shown.tracking_uri
 @shown.as_json
 def command(run: str, tracking_uri: str, as_json: bool) -> None:

@@ -16,6 +16,9 @@ from flair2_exp.errors import UsageError
 
 NOTHING: Final = "–"
 
+PLACE: Final = click.Path()
+"""Type of a run or a sweep, which may be an id or a name instead: TAB offers paths."""
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 tracking_uri = click.option(
     "--tracking-uri", metavar="URI", default="",

@@ -34,7 +34,7 @@ from flair2_exp.sweeps.overview import (
     flair2-exp status leaderboard --json | jq '.[].jobs[].state'
     """,
 )
-@click.argument("sweeps", nargs=-1, metavar="[SWEEP]...")
+@click.argument("sweeps", nargs=-1, metavar="[SWEEP]...", type=shown.PLACE)
 @shown.as_json
 def status(sweeps: tuple[str, ...], as_json: bool) -> None:
     """Show how far sweeps, searches and runs are, from any terminal.
@@ -65,7 +65,7 @@ def status(sweeps: tuple[str, ...], as_json: bool) -> None:
     flair2-exp cancel outputs/unet/TIME      # a run of its own
     """,
 )
-@click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...")
+@click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...", type=shown.PLACE)
 def end(sweeps: tuple[str, ...]) -> int:
     """End the jobs of a sweep, a search or one run, each with a checkpoint.
 

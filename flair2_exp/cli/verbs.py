@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
@@ -49,13 +51,33 @@ class Verb:
         command = self.command
         name = f"{PROGRAM} {command.name}"
         try:
-            return int(command.main(list(arguments), name, standalone_mode=False) or 0)
+            with _messages_shown():
+                return int(command.main(list(arguments), name, standalone_mode=False) or 0)
         except click.ClickException as error:
             if _is_of_a_file(error):  # as where a config names it
                 raise ConfigError(f"{_sentence(error.format_message())}.") from None
             raise UsageError(f"{_sentence(error.format_message())}; see `{name} --help`.") from None
         except click.Abort as abort:  # which Click makes of Ctrl-C, without what was noted there
             raise abort.__cause__ or KeyboardInterrupt from None
+
+
+@contextmanager
+def _messages_shown() -> Iterator[None]:
+    """Show on standard error what the package logs, such as what takes long, as a run does.
+
+    A verb that sets up handlers of its own keeps them alone: the last resort is for the others.
+    """
+    own, last = logging.getLogger("flair2_exp"), logging.lastResort
+    levels = own.level, last.level if last else logging.WARNING
+    own.setLevel(logging.INFO)
+    if last:
+        last.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        own.setLevel(levels[0])
+        if last:
+            last.setLevel(levels[1])
 
 
 class Option(click.Option):

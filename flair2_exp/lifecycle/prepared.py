@@ -15,6 +15,7 @@ from flair2_exp.errors import CheckpointError
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.machine import cores
+from flair2_exp.signals import held_back
 
 if TYPE_CHECKING:
     from flair2_exp.data.datamodule import FlairDataModule
@@ -73,6 +74,8 @@ def prepare(
     # The store is asked before torch is imported, and made when all else is well.
     if first:
         assembly.require_store(config)
+    with held_back():  # an exception within torch's import aborts the process in C++
+        import torch  # noqa: F401
     from flair2_exp.training.checkpoint import read_checkpoint, require_same_model
     from flair2_exp.training.device import require_device
 

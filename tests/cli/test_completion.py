@@ -61,6 +61,13 @@ def _with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("stats model=utt --js", ["--json"]),
         ("stats model=utt data.workers=1 split=off", ["split=official"]),
         ("check r", ["runs/"]),
+        ("show r", ["runs/"]),
+        ("compare runs r", ["runs/"]),
+        ("rerun r", ["runs/"]),
+        ("rm runs r", ["runs/"]),
+        ("runs r", ["runs/"]),
+        ("status r", ["runs/"]),
+        ("cancel r", ["runs/"]),
         ("completion ", ["bash", "zsh", "fish"]),
         ("hydra/launcher=bas", ["hydra/launcher=basic"]),
         ("hydra.job.na", ["hydra.job.name="]),
@@ -98,7 +105,9 @@ BASH = """
 COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'
 press() {  # what bash does at TAB: it splits words at = and hands over the last piece
     COMP_LINE="$1" COMP_POINT=${#1} COMPREPLY=()
-    local last="${1##*[ =:]}"
+    local last="$1"
+    last="${last//\\\\\\\\ /__}" last="${last##*[ =:]}"
+    last="${1: -${#last}}"
     compopt() { :; }
     _flair2_exp flair2-exp "$last" ""
     printf '%s\\n' "${COMPREPLY[@]}"
@@ -107,13 +116,18 @@ press() {  # what bash does at TAB: it splits words at = and hands over the last
 
 
 def test_bash_gets_what_follows_its_word_break(tmp_path: Path) -> None:
-    lines = ["flair2-exp -m sweep=fa", "flair2-exp --cf", "flair2-exp checkpoint=runs/l"]
+    (tmp_path / "my data").mkdir()
+    lines = [
+        "flair2-exp -m sweep=fa", "flair2-exp --cf", "flair2-exp checkpoint=runs/l",
+        "flair2-exp dataset.root=my\\ d", "flair2-exp show my\\ d",
+    ]  # fmt: skip
     presses = "\n".join(f"press '{line}'" for line in lines)
     done = subprocess.run(
         ["bash", "-c", script("bash") + BASH.replace("\\\\", "\\") + presses],
         cwd=tmp_path, env=program(tmp_path), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.stdout.split() == ["factors", "--cfg", "runs/last.ckpt"], done.stderr
+    words = ["factors", "--cfg", "runs/last.ckpt", "my\\ data/", "my\\ data/"]
+    assert done.stdout.splitlines() == words, done.stderr
     assert done.stderr == ""
 
 

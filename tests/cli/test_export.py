@@ -43,7 +43,7 @@ def test_safetensors_come_with_a_card_of_scores_and_intervals_and_predict_as_the
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "net.safetensors"
-    assert VERBS["export"]([str(folder), "--format", "safetensors", "--out", str(out)]) == 0
+    assert VERBS["export"]([str(folder), "--out", str(out)]) == 0
     assert "net.md is its card" in capsys.readouterr().out
     card = out.with_suffix(".md").read_text()
     assert "Scores on the synthetic sample: they say nothing about real land cover." in card
@@ -115,7 +115,8 @@ def test_a_model_is_registered_without_pickled_objects(folder: Path) -> None:
 
 MISTAKES: list[tuple[list[str], type[FlairError], str]] = [
     (["RUN"], UsageError, "nothing to do"),
-    (["RUN", "--out", "OUT/net.onnx"], UsageError, "--format and --out go together"),
+    (["RUN", "--out", "OUT/net"], UsageError, r"ends in \.onnx or \.pt2 or \.safetensors"),
+    (["RUN", "--format", "onnx"], UsageError, r"add --out FILE\.onnx"),
     (["RUN", "--format", "tflite", "--out", "OUT/n"], UsageError, "'tflite' is not one of"),
     (["RUN", "--format", "onnx", "--out", "OUT/net.bin"], UsageError, r"ends in \.onnx"),
     (["RUN", "--format", "onnx", "--out", "OUT/no/net.onnx"], ConfigError, "there is no folder"),

@@ -153,7 +153,7 @@ def test_a_misused_flag_costs_one_line(line: str, tmp_path: Path) -> None:
         ("--cfg job --package tune.name tune=unet", "unet"),
         ("tune=unet --cfg all -p hydra.sweeper --resolve", "study_name: unet"),
         ("model=unet --cfg job seed=5 -p seed", "5"),
-        ("--multirun --cfg job seed=3,4 -p seed", "3"),
+        ("--multirun --cfg job seed=3 -p seed", "3"),
         ("run --cfg job seed=6 -p seed", "6"),
         ("--hydra-help seed=1 model=nonsense", "Hydra ("),
         ("--version seed=1", f"flair2-exp {__version__}"),
@@ -168,6 +168,12 @@ def test_what_a_sweep_and_a_search_start_from_is_shown(
     assert (done.status, done.err) == (0, "")
     assert shown in done.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_of_many_jobs_is_said_to_be_the_first_ones() -> None:
+    done = answer("--multirun", "--cfg", "job", "seed=3,4", "model=unet,utt", "-p", "seed")
+    assert done.err == "flair2-exp: this is the first job, seed=3 model=unet\n"
+    assert done.out.splitlines()[-1] == "3"
 
 
 @pytest.mark.parametrize(

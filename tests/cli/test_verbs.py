@@ -50,6 +50,16 @@ def _require_screen(text: str, lines: int = 48) -> None:
     assert max(map(len, text.splitlines())) <= 80, text
 
 
+def test_a_verb_says_on_standard_error_what_takes_long(tmp_path: Path) -> None:
+    words = ["--patch-size", "32", "--domains", "6", "--areas-per-domain", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flair2_exp", "sample", str(tmp_path / "new"), *words],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{tmp_path / 'new'}\n"
+    assert done.stderr == f"writing the synthetic sample to {tmp_path / 'new'}, this once\n"
+
+
 def test_the_words_behind_a_flag_that_takes_several_are_all_its_own() -> None:
     words = ["RUN", "--image", "a.tif", "b.tif", "--out", "m.tif", "--probabilities", "--cog"]
     command = VERBS["predict"].command

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import os
 import secrets
@@ -31,6 +32,8 @@ from flair2_exp.data.sample.landscape import THEMES, Landscape
 from flair2_exp.data.sample.rendering import plan_flight, render_patch, render_series
 from flair2_exp.errors import DataError
 from flair2_exp.shortage import shortage
+
+log = logging.getLogger(__name__)
 
 MANIFEST: Final = "sample.json"
 """The file that tells which options made a tree. It is written last."""
@@ -97,6 +100,7 @@ def ensure_sample(root: str | os.PathLike[str], options: SampleConfig) -> Path:
         partial = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
         try:
             partial.mkdir()
+            log.info("writing the synthetic sample to %s, this once", target)
             _write_tree(partial, options)
             _publish(partial, place, options)
         finally:

@@ -459,6 +459,16 @@ def test_an_empty_folder_and_missing_parents_are_filled(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("hollow")
+def test_the_first_writing_alone_is_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="flair2_exp")
+    for _ in range(2):
+        ensure_sample(tmp_path / "new", TINY)
+    assert caplog.messages == [f"writing the synthetic sample to {tmp_path / 'new'}, this once"]
+
+
+@pytest.mark.usefixtures("hollow")
 @pytest.mark.parametrize("below", ["", "below"])
 def test_a_file_in_the_way_gives_one_sentence(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("mine")
