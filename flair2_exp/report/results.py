@@ -176,7 +176,8 @@ class Row:
     @property
     def confusion(self) -> Integers:
         """(C, C) int64 pixels, summed over seeds and areas."""
-        return self._totals.sum(axis=0)
+        total: Integers = self._totals.sum(axis=0)
+        return total
 
     @property
     def f1(self) -> float | None:

@@ -217,12 +217,12 @@ def _classes(report: Report) -> Table:
     title = "IoU by class"
     if report.differences:
         title += f" (* differs from {report.baseline}: joint p < 0.05 over pairs × classes)"
-    heads, cells = _lines(["class", "share"], report, cells)
+    heads, lines = _lines(["class", "share"], report, cells)
     about = {
         "share": "of the test set's counted pixels whose truth is the class",
         "the rows": "IoU of the whole test set, all its pixels together; mean over the runs",
     }
-    return Table("classes", "iou_by_class.csv", title, heads, cells, records, about)
+    return Table("classes", "iou_by_class.csv", title, heads, lines, records, about)
 
 
 def _domains(report: Report) -> Table | None:
@@ -244,14 +244,14 @@ def _domains(report: Report) -> Table | None:
         facts = {"domain": domain, "areas": number, "share": share, "classes": classes}
         records += [{"row": row.name} | facts | {"miou": value}
                     for row, value in zip(report.rows, values, strict=True)]  # fmt: skip
-    heads, cells = _lines(["domain", "areas", "share", "classes"], report, cells)
+    heads, lines = _lines(["domain", "areas", "share", "classes"], report, cells)
     about = {
         "share": "of the test set's counted pixels",
         "classes": "scored classes that occur there",
         "the rows": "mIoU of the domain's pixels together, over the classes that occur in their "
         "truth or prediction; mean over the runs. The mean of a column is not the row's mIoU",
     }
-    return Table("domains", "miou_by_domain.csv", "mIoU by domain", heads, cells, records, about)
+    return Table("domains", "miou_by_domain.csv", "mIoU by domain", heads, lines, records, about)
 
 
 def _lines(
