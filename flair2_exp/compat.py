@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
 
+from flair2_exp.signals import held_back
+
 if TYPE_CHECKING:  # whoever needs one library's names does not load the others
     import torch
     from hydra.core.config_loader import ConfigLoader
@@ -270,6 +272,12 @@ def end_process(status: object) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(status or 0)
+
+
+def import_torch() -> None:
+    """Import torch; a signal raises afterwards, since torch's C++ aborts within or forgets it."""
+    with held_back():
+        import torch  # noqa: F401
 
 
 def has_workers(loader: DataLoader[Any]) -> bool:

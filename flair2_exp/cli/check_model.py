@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from flair2_exp.cli.composed import composed, overrides_arguments
 from flair2_exp.cli.verbs import option, verb
+from flair2_exp.compat import import_torch
 
 if TYPE_CHECKING:
     from flair2_exp.models.check import Finding
@@ -36,6 +37,7 @@ def command(
     memory beside U-T&T's. Nothing is read or downloaded. The exit status is 1 where a check fails.
     """
     config = composed(overrides, config_dir)
+    import_torch()
     from flair2_exp.lifecycle.assembly import foreseen_network
     from flair2_exp.models.check import check_network
 

@@ -18,8 +18,7 @@ flair2_exp: experiments on FLAIR #2 land cover, from config to scored MLflow run
   flair2-exp preset=tiny                             a small one, on a processor
   flair2-exp model=utt s2_preproc=monthly_cloudfree  one experiment
   flair2-exp --multirun model=unet,utt seed=1,2,3    several
-  flair2-exp resume=FOLDER                           one that was interrupted; with
-                                                     trainer.max_epochs=N for longer
+  flair2-exp resume=FOLDER                           one that was interrupted
   flair2-exp model=utae --cfg job                    print the config only
   flair2-exp --help model loss                       the choices of these groups
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from flair2_exp import __version__, streams
 from flair2_exp.cli.verbs import COMPLETE, PROGRAM, RUN, verb_of
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.signals import Terminated, number_of, signals_as_exceptions
+from flair2_exp.signals import Terminated, held_back, number_of, signals_as_exceptions
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -175,7 +175,8 @@ def _run_one(flags: argparse.Namespace) -> Path:
     folder, name = _primary(flags)
     words = list(flags.overrides)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
-        config = hydra.compose_config(name, [*words, "hydra.mode=RUN"], RunMode.RUN, True)
+        with held_back():  # omegaconf makes errors of its own of an exception within it
+            config = hydra.compose_config(name, [*words, "hydra.mode=RUN"], RunMode.RUN, True)
         with as_hydra_runs(config, folder_of(config, "run.dir")):
             experiment = typed(config)
         return run_composed(hydra.config_loader, config, experiment, words, of_sweep=is_job(flags))
@@ -234,6 +235,10 @@ def run_composed(
     except OSError:  # Hydra could not write its own files: the disk is full
         before.restore()
         raise
+    except (KeyboardInterrupt, Terminated):
+        if not of_sweep and not RunFolder(run_folder).record.exists():  # it had not begun
+            before.restore()
+        raise
     context.callbacks.on_run_end(config=config, config_name=name, job_return=job)
     if job.status == JobStatus.FAILED:
         error = outcome(job)
@@ -265,7 +270,8 @@ def _run_many(flags: argparse.Namespace) -> bool:
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
         overrides = [*flags.overrides, "hydra.mode=MULTIRUN"]
-        config = hydra.compose_config(name, overrides, RunMode.MULTIRUN, True)
+        with held_back():
+            config = hydra.compose_config(name, overrides, RunMode.MULTIRUN, True)
         _require_search(config, flags.overrides)
         context = hydra_context(JobLoader(hydra.config_loader), config)
         context.callbacks.on_multirun_start(config=config, config_name=name)

@@ -11,6 +11,7 @@ import click
 
 from flair2_exp.cli import shown
 from flair2_exp.cli.verbs import option
+from flair2_exp.compat import import_torch
 from flair2_exp.errors import UsageError
 from flair2_exp.results.finding import results_root
 
@@ -69,6 +70,7 @@ def predictor_of(options: SimpleNamespace) -> Predictor:
     weights = getattr(options, "weights", ()) or None
     if weights and not ensemble:
         raise UsageError("--weights are of an --ensemble.")
+    import_torch()
     from flair2_exp.inference.stored import StoredRun
 
     uri = options.tracking_uri

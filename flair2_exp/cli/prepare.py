@@ -10,6 +10,7 @@ import click
 from flair2_exp.cli.composed import composed, overrides_arguments
 from flair2_exp.cli.progress import progress
 from flair2_exp.cli.verbs import option, verb
+from flair2_exp.compat import import_torch
 from flair2_exp.errors import UsageError
 
 
@@ -40,6 +41,7 @@ def command(store: str, overrides: tuple[str, ...], config_dir: str | None, work
     from flair2_exp.lifecycle.assembly import build_data
 
     require_store_folder(store)
+    import_torch()
     data = build_data(config)
     start = time.perf_counter()
     try:

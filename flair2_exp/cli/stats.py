@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flair2_exp.cli.composed import composed, overrides_arguments
 from flair2_exp.cli.progress import progress
 from flair2_exp.cli.verbs import option, verb
+from flair2_exp.compat import import_torch
 
 if TYPE_CHECKING:
     from flair2_exp.data.normalisation import Moments
@@ -32,7 +33,8 @@ def command(overrides: tuple[str, ...], config_dir: str | None, as_json: bool) -
     config = composed(overrides, config_dir)
     from flair2_exp.lifecycle.assembly import build_data, require_files
 
-    require_files(config)  # before torch is imported
+    require_files(config)
+    import_torch()
     from flair2_exp.data import statistics
 
     data = build_data(config, parts=("train",))

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import click
 
 from flair2_exp.errors import ConfigError, UsageError
+from flair2_exp.signals import signals_as_exceptions
 
 PROGRAM: Final = "flair2-exp"
 
@@ -51,7 +52,7 @@ class Verb:
         command = self.command
         name = f"{PROGRAM} {command.name}"
         try:
-            with _messages_shown():
+            with _messages_shown(), signals_as_exceptions():
                 return int(command.main(list(arguments), name, standalone_mode=False) or 0)
         except click.ClickException as error:
             if _is_of_a_file(error):  # as where a config names it

@@ -215,11 +215,13 @@ class FlairDataModule(LightningDataModule):
         seed: int = 1,
         parts: Sequence[str] = PARTS,
         normalisation: Normalisation | None = None,
+        source: DataSource | None = None,
     ) -> None:
         """Choose the data; nothing is read before `setup`.
 
         The seed is that of order and augmentation; `parts` must not be empty; `normalisation` is
-        that of a trained network, None that of the options and of these data.
+        that of a trained network, None that of the options and of these data; `source` is the data
+        set, None that of the groups.
         """
         super().__init__()
         self.groups = groups
@@ -229,6 +231,8 @@ class FlairDataModule(LightningDataModule):
         self._normalisation = normalisation
         self._datasets: dict[str, PatchDataset] = {}
         self._lacking: dict[str, int] = {}
+        if source is not None:
+            self.source = source
 
     @functools.cached_property
     def source(self) -> DataSource:

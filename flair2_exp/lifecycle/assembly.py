@@ -121,6 +121,7 @@ def build_data(
     *,
     normalisation: Normalisation | None = None,
     parts: Sequence[str] | None = None,
+    source: DataSource | None = None,
 ) -> FlairDataModule:
     """Return the data module, its index read and its splits known; write the sample at first use.
 
@@ -128,6 +129,7 @@ def build_data(
         config: The experiment's.
         normalisation: That of a trained network; None: by the options and the data.
         parts: The parts that must not be empty; None: those that the experiment reads.
+        source: The data set, where it is open.
 
     Raises:
         DataError: The data set is missing, incomplete, or gives a split no patches or batches.
@@ -154,6 +156,7 @@ def build_data(
         seed=config.seed,
         parts=config.parts if parts is None else parts,
         normalisation=normalisation,
+        source=source,
     )
     if dataset.check == "headers" and dataset.store is None:
         findings = data.source.require_sound()

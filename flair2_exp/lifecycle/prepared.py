@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from flair2_exp.compat import import_torch
 from flair2_exp.config.experiment import Config
 from flair2_exp.errors import CheckpointError
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.machine import cores
-from flair2_exp.signals import held_back
 
 if TYPE_CHECKING:
     from flair2_exp.data.datamodule import FlairDataModule
@@ -54,7 +54,7 @@ def prepare(
     processes: int = 1,
     extended: bool = False,
 ) -> Prepared:
-    """Check server, device, checkpoint, data and network, in this order, and build them.
+    """Check server, data, device, checkpoint and network, in this order, and build them.
 
     A sample is written last, when all else is well.
 
@@ -69,13 +69,15 @@ def prepare(
     Raises:
         FlairError: The first thing that is wrong.
     """
+    from flair2_exp.data.source import open_source
     from flair2_exp.lifecycle import assembly
 
-    # The store is asked before torch is imported, and made when all else is well.
+    # Store and data are looked at before torch is imported; the store is made when all is well.
     if first:
         assembly.require_store(config)
-    with held_back():  # an exception within torch's import aborts the process in C++
-        import torch  # noqa: F401
+    sample = config.dataset.sample  # its patch size is known before it is written
+    source = open_source(config.data_groups, config.reads) if sample is None else None
+    import_torch()
     from flair2_exp.training.checkpoint import read_checkpoint, require_same_model
     from flair2_exp.training.device import require_device
 
@@ -85,14 +87,12 @@ def prepare(
     recorded = _recorded_normalisation(config, checkpoint, content)
     _settle_libraries(config, processes)
 
-    sample = config.dataset.sample  # its patch size is known before it is written
     data: FlairDataModule | None = None
     if sample is None:
-        data = assembly.build_data(config, normalisation=recorded)
+        data = assembly.build_data(config, normalisation=recorded, source=source)
         patch_size = data.patch_size
     else:
         patch_size = sample.patch_size
-    source = data.source if data else None
     spec = assembly.network_spec(config, patch_size, source)
     assembly.require_parts(config, spec, source)
     if checkpoint is not None and content is not None:

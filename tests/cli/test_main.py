@@ -16,6 +16,7 @@ from flair2_exp import __version__
 from flair2_exp.config.explain import explain
 from flair2_exp.sweeps import ablation
 from tests.commands import answer
+from tests.devices import ROOT
 
 HEAVY = ("torch", "lightning", "mlflow", "rasterio", "optuna", "pandas")
 
@@ -246,6 +247,68 @@ def test_nothing_heavy_is_imported_before_an_experiment(tmp_path: Path) -> None:
     heavy = [line for line in done.stdout.splitlines() if line.startswith("heavy: ")]
     assert heavy == ["heavy: []"] * 7, done.stderr
     assert "6 jobs, 0 done; to go: unknown" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+INTERRUPTED = """
+import builtins, os, signal, sys, traceback
+import omegaconf
+real = builtins.__import__
+def importing(name, *rest):
+    if name == {within!r}:
+        builtins.__import__ = real
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *rest)
+def composing(*arguments):
+    names = {{frame.name for frame in traceback.extract_stack()}}
+    if arguments[1] == 1 and "compose_config" in names:
+        ListConfig._set_item_impl = set_item
+        os.kill(os.getpid(), signal.SIGINT)
+    return set_item(*arguments)
+from omegaconf import ListConfig
+from flair2_exp.cli.main import main
+if {within!r} == "omegaconf":
+    set_item = ListConfig._set_item_impl
+    ListConfig._set_item_impl = composing
+else:
+    builtins.__import__ = importing
+main(sys.argv[1:])
+"""
+"""Sends itself Ctrl-C where it does harm: torch's import of NumPy forgets it, and omegaconf makes
+an AttributeError of it, in a list whose second item is not there yet."""
+
+
+@pytest.mark.parametrize(
+    ("within", "words"),
+    [
+        ("numpy._core._multiarray_umath", ["check-model", "model=unet"]),
+        ("omegaconf", ["preset=debug"]),
+    ],
+)
+def test_ctrl_c_at_the_start_costs_one_line_and_leaves_nothing(
+    within: str, words: list[str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(within=within), *words],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.strip()) == (130, "flair2-exp: interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_are_not_there_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom flair2_exp.cli.main import main\n"
+        f"words = ['dataset=flair2', 'dataset.root={tmp_path}/none']\n"
+        "try:\n    main(words)\nfinally:\n    print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "False\n"), done.stderr
+    assert f"dataset.root={tmp_path}/none is not a folder" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
