@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _answers_at_once(arguments: Sequence[str]) -> bool:
     """Print help, version or completion; return whether that was all."""
-    if {"--help", "-h"} & set(arguments):
+    if {"--help", "-h"} & set(arguments) or list(arguments[:1]) == ["help"]:
         # Hydra's own help copies the schema for every group that it lists: two seconds.
         from flair2_exp.cli.help import help_text
         from flair2_exp.config.groups import config_folder

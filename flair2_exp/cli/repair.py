@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @verb(
     "repair",
     examples="""
-    flair2-exp repair         # all below outputs/ and multirun/, and their MLflow
+    flair2-exp repair                       # all of outputs/ and multirun/
     flair2-exp repair multirun/leaderboard  # one sweep
     flair2-exp repair --yes                 # without asking
     """,

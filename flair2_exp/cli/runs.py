@@ -27,8 +27,8 @@ _FURTHER: Final = 4
 @verb(
     "runs",
     examples="""
-    flair2-exp runs                             # all below outputs/ and multirun/
-    flair2-exp runs leaderboard --sort name      # of one sweep, or of any folder
+    flair2-exp runs                          # all below outputs/ and multirun/
+    flair2-exp runs leaderboard --sort name  # of one sweep, or of any folder
     flair2-exp runs --where model=utt --where 'test/miou>=0.5' --where seed=1,2
     flair2-exp runs --columns name,optimizer.lr,test/miou,test/iou/water
     flair2-exp runs --where status=failed --json | jq -r '.[].folder'

@@ -25,8 +25,8 @@ _COUNTED: Final = "trainer.num_nodes"
 @verb(
     "show",
     examples="""
-    flair2-exp show outputs/unet/TIME    # a run's folder, or one above it
-    flair2-exp show 93dafb2daa7047c5826638c997bfb4aa    # the id of its MLflow run
+    flair2-exp show outputs/unet/TIME                 # its folder, or one above
+    flair2-exp show 93dafb2daa7047c5826638c997bfb4aa  # the id of its MLflow run
     flair2-exp show RUN --json | jq .scores
     """,
 )

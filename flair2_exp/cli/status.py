@@ -28,7 +28,7 @@ from flair2_exp.sweeps.overview import (
 @verb(
     "status",
     examples="""
-    flair2-exp status      # all sweeps in multirun/, and runs at work in outputs/
+    flair2-exp status                    # sweeps, and runs that are at work
     flair2-exp status leaderboard        # one sweep, by its name or its folder
     flair2-exp status outputs/unet/TIME  # one run
     flair2-exp status leaderboard --json | jq '.[].jobs[].state'
@@ -60,9 +60,9 @@ def status(sweeps: tuple[str, ...], as_json: bool) -> None:
 @verb(
     "cancel",
     examples="""
-    flair2-exp cancel leaderboard            # a sweep or a search
-    flair2-exp cancel multirun/leaderboard/3_unet_seed=1    # one of its jobs
-    flair2-exp cancel outputs/unet/TIME      # a run of its own
+    flair2-exp cancel leaderboard                       # a sweep or a search
+    flair2-exp cancel multirun/leaderboard/unet/seed=1  # one of its jobs
+    flair2-exp cancel outputs/unet/TIME                 # a run of its own
     """,
 )
 @click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...", type=shown.PLACE)

@@ -28,7 +28,7 @@ _SHOWN: Final = 20
     --check ZIP [--ids FILE|RUN]
     """,
     examples="""
-    flair2-exp submit outputs/demo/2026-11-27_10-00-00 --tta d4
+    flair2-exp submit outputs/demo/TIME --tta d4
     flair2-exp submit --ensemble RUN1 RUN2 --out submission.zip
     flair2-exp submit --check submission.zip --ids test_ids.txt
     """,

@@ -1,6 +1,6 @@
 """Land cover of a raster of any size, by windows, in memory that does not grow with it.
 
-    predictor = Predictor.from_run("outputs/demo/2026-11-27_10-00-00")
+    predictor = Predictor.from_run("outputs/demo/TIME")
     map_raster(predictor, [Path("ortho.tif")], Path("landcover.tif"))
 
 The raster is cut into tiles (`tiling`) and these into units, rectangles of some hundreds of tiles.

@@ -1,6 +1,6 @@
 """Predictions of one trained network, or of several together, from arrays as files hold them.
 
-    predictor = Predictor.from_run("outputs/demo/2026-11-27_10-00-00")
+    predictor = Predictor.from_run("outputs/demo/TIME")
     prediction = predictor.predict(image)                 # (5, 512, 512) uint8
     prediction.classes, prediction.confidence             # (512, 512) class indices, 0..1
 

@@ -216,6 +216,7 @@ def test_a_reader_that_has_had_enough_costs_no_traceback(tmp_path: Path) -> None
 def test_help_lists_every_group_and_of_those_that_are_named_the_choices() -> None:
     done = answer("--help")
     assert done.status == 0
+    assert answer("help").out == done.out
     for words in ("s2_preproc", "experiment", "--multirun"):
         assert words in done.out
     named = answer("experiment", "s2_preproc", "--help").out
