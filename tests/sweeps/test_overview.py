@@ -73,7 +73,7 @@ def test_each_job_is_where_its_folder_says(sweep: Path) -> None:
     Submission("slots", "1", cancelled=True).write(cancelled)
     at_work = _run(sweep, "at_work", RUNNING)
     at_work.config.write_text("trainer:\n  max_epochs: 7\n")
-    at_work.history.write_text("epoch,val/miou\n0,0.125\n1,\n")
+    at_work.history.write_text("epoch,val/miou\n1,0.125\n2,\n")
     folders = [done, failed, refused, stopped, died, cancelled, at_work]
     waiting = RunFolder(sweep / "waiting")
     write_jobs(sweep, [(each.path.name, 3, each) for each in [*folders, waiting]])
