@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # whoever needs one library's names does not load the others
     from lightning import Trainer
     from omegaconf import DictConfig
     from torch.utils.data import DataLoader
+
+log = logging.getLogger(__name__)
 
 # --- Hydra --------------------------------------------------------------------------------------
 
@@ -275,7 +278,12 @@ def end_process(status: object) -> NoReturn:
 
 
 def import_torch() -> None:
-    """Import torch; a signal raises afterwards, since torch's C++ aborts within or forgets it."""
+    """Import torch, and say so: from a cold or distant disk that takes a minute.
+
+    A signal raises afterwards, since torch's C++ aborts within or forgets it.
+    """
+    if "torch" not in sys.modules:
+        log.info("loading torch, Lightning and MLflow")
     with held_back():
         import torch  # noqa: F401
 
