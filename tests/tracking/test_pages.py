@@ -21,7 +21,8 @@ from flair2_exp.lifecycle import experiment
 from flair2_exp.lifecycle.folder import RunFolder
 from flair2_exp.lifecycle.record import RunRecord
 from flair2_exp.tracking.store import local_uri, open_store
-from flair2_exp.tracking.view import address, run_page
+from flair2_exp.tracking.tags import Tag
+from flair2_exp.tracking.view import address, run_page, tagged_runs_page
 from tests.configs import SMALL_SAMPLE, compose_config
 from tests.lifecycle.helpers import record_of
 from tests.tracking.test_server import free_port
@@ -124,6 +125,16 @@ def test_the_prepared_view_shows_runs_by_score_with_their_data(site: Site, page:
     scores = page.locator("[role=gridcell][col-id='metrics.`test/miou`']").all_inner_texts()
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 2
+
+
+def test_the_runs_of_a_tag_are_shown_alone_as_a_sweeps_page_links_them(
+    site: Site, page: Any
+) -> None:
+    wanted, other = site.runs
+    page.goto(f"{site.address}/{tagged_runs_page(site.experiment_id, Tag.MODEL, 'unet')}")
+    link = page.get_by_role("link", name=f"{wanted.row} seed={wanted.seed} sample")
+    link.first.wait_for()
+    assert page.get_by_role("link", name=f"{other.row} seed={other.seed} sample").count() == 0
 
 
 def test_a_compare_page_names_runs_and_options_that_differ(site: Site, page: Any) -> None:
