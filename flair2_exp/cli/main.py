@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from flair2_exp import __version__, streams
 from flair2_exp.cli.verbs import COMPLETE, PROGRAM, RUN, verb_of
 from flair2_exp.errors import ConfigError, FlairError
-from flair2_exp.signals import Terminated, held_back, number_of, signals_as_exceptions
+from flair2_exp.signals import Terminated, number_of, signals_as_exceptions
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -169,14 +169,13 @@ def _run_one(flags: argparse.Namespace) -> Path:
     from hydra.types import RunMode
 
     from flair2_exp.cli.words import is_job
-    from flair2_exp.compat import opened_hydra
+    from flair2_exp.compat import compose_whole, opened_hydra
     from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
 
     folder, name = _primary(flags)
     words = list(flags.overrides)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
-        with held_back():  # omegaconf makes errors of its own of an exception within it
-            config = hydra.compose_config(name, [*words, "hydra.mode=RUN"], RunMode.RUN, True)
+        config = compose_whole(hydra, name, [*words, "hydra.mode=RUN"], RunMode.RUN)
         with as_hydra_runs(config, folder_of(config, "run.dir")):
             experiment = typed(config)
         return run_composed(hydra.config_loader, config, experiment, words, of_sweep=is_job(flags))
@@ -256,7 +255,7 @@ def _run_many(flags: argparse.Namespace) -> bool:
     from hydra.core.plugins import Plugins
     from hydra.types import RunMode
 
-    from flair2_exp.compat import hydra_context, opened_hydra
+    from flair2_exp.compat import compose_whole, hydra_context, opened_hydra
     from flair2_exp.config.compose import JobLoader
     from flair2_exp.ranks import ranks_from_outside
     from flair2_exp.sweeps.job import run_job_of_sweep
@@ -270,8 +269,7 @@ def _run_many(flags: argparse.Namespace) -> bool:
     folder, name = _primary(flags)
     with opened_hydra(JOB_NAME, folder, flags.config_dir) as hydra:
         overrides = [*flags.overrides, "hydra.mode=MULTIRUN"]
-        with held_back():
-            config = hydra.compose_config(name, overrides, RunMode.MULTIRUN, True)
+        config = compose_whole(hydra, name, overrides, RunMode.MULTIRUN)
         _require_search(config, flags.overrides)
         context = hydra_context(JobLoader(hydra.config_loader), config)
         context.callbacks.on_multirun_start(config=config, config_name=name)

@@ -72,10 +72,11 @@ class Stored:
         from hydra.types import RunMode
         from omegaconf import OmegaConf
 
+        from flair2_exp.compat import compose_whole
         from flair2_exp.config.fields import plain
 
         overrides = [*self._hydra_overrides(), "hydra.mode=RUN"]
-        node = hydra.compose_config("config", overrides, RunMode.RUN, True).hydra
+        node = compose_whole(hydra, "config", overrides, RunMode.RUN).hydra
         stored: dict[str, Any] = {"overrides": {"task": command_of(self.source)}}
         if sources := _sources(self.source):  # by which the project is found once more
             stored["runtime"] = {"config_sources": sources}
