@@ -277,13 +277,15 @@ def end_process(status: object) -> NoReturn:
     os._exit(status or 0)
 
 
-def compose_whole(hydra: HydraApp, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
+def compose_whole(
+    hydra: HydraApp, name: str, overrides: list[str], mode: RunMode, *, log_config: bool = True
+) -> DictConfig:
     """Compose a config with Hydra's own node.
 
     A signal raises afterwards: omegaconf makes errors of its own of an exception within it.
     """
     with held_back():
-        return hydra.compose_config(name, overrides, mode, True)
+        return hydra.compose_config(name, overrides, mode, log_config)
 
 
 def import_torch() -> None:

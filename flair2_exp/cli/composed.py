@@ -46,7 +46,7 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     from flair2_exp.cli.main import JOB_NAME, register
     from flair2_exp.cli.preflight import preflight
     from flair2_exp.cli.words import parse
-    from flair2_exp.compat import files_checked, opened_hydra
+    from flair2_exp.compat import compose_whole, files_checked, opened_hydra
     from flair2_exp.config.compose import as_hydra_runs, folder_of, typed
     from flair2_exp.config.groups import config_folder
     from flair2_exp.config.yaml_files import ConfigFiles
@@ -65,6 +65,8 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> Config:
         files_checked(ConfigFiles().check),
         opened_hydra(JOB_NAME, config_folder(), flags.config_dir) as hydra,
     ):
-        config = hydra.compose_config("config", [*flags.overrides, "hydra.mode=RUN"], RunMode.RUN)
+        config = compose_whole(
+            hydra, "config", [*flags.overrides, "hydra.mode=RUN"], RunMode.RUN, log_config=False
+        )
         with as_hydra_runs(config, folder_of(config, "run.dir")):
             return typed(config)
